@@ -1,0 +1,154 @@
+"""Stages → one Ray Data chain, one block per shard from end to end.
+
+What Ray 2.60 guarantees decides the form: with `target_max_block_size=None` and row-preserving stages a task
+emits one block, so a task that dies is redone as a whole and its output counts once. Without both, worker death
+loses and doubles rows without an error. Retries are bounded: by default Ray repeats a crashing task for ever.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Literal
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+Stage = Callable[[pa.Table], pa.Table]
+
+RETRIES = {"max_restarts": 20, "max_task_retries": 3}
+"""Ray's own default is "for ever" for both; a task that dies four times is given up and its shard reported."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One stage of a chain and what it runs on."""
+
+    name: str
+    make: Callable[[], Stage]
+    """Builds the stage in the process that runs it; must be picklable (a `functools.partial` of the class)."""
+    actors: int = 0
+    """Long-lived processes that hold the stage; 0 = short tasks that build it anew (cheap stages)."""
+    cpus: float = 0.25
+    gpus: float = 0.0
+    kind: Literal["read", "map", "write"] = "map"
+    """Only the reader makes rows, only the writer ends them; a `map` stage returns exactly the rows it got."""
+
+
+class RowsLost(RuntimeError):
+    """A stage returned another number of rows than it got: a defect of that stage, never of the data."""
+
+
+class StageRunner:
+    """A stage with its time written beside the rows (`seconds_<name>`) and its row count checked."""
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+        self.stage = step.make()
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        start = time.perf_counter()
+        out = self.stage(batch)
+        if self.step.kind == "write":
+            return out
+        if self.step.kind == "map" and out.num_rows != batch.num_rows:
+            raise RowsLost(f"stage {self.step.name} got {batch.num_rows} rows and returned {out.num_rows}")
+        seconds = pa.array([time.perf_counter() - start] * out.num_rows, type=pa.float32())
+        return out.append_column(f"seconds_{self.step.name}", seconds)
+
+
+def run_task(batch: pa.Table, step: Step) -> pa.Table:
+    """A cheap stage as a plain task."""
+    return StageRunner(step)(batch)
+
+
+def run_local(items: Iterable[dict[str, Any]], steps: Sequence[Step]) -> Iterator[dict[str, Any]]:
+    """The same chain without Ray, in this process: for tests and for looking at one shard."""
+    runners = [StageRunner(step) for step in steps]
+    for item in items:
+        batch = pa.Table.from_pylist([item])
+        for runner in runners:
+            batch = runner(batch)
+        yield from batch.to_pylist()
+
+
+def run_chain(
+    items: Sequence[dict[str, Any]], steps: Sequence[Step], *, segment: int = 2000, name: str = "chain"
+) -> Iterator[dict[str, Any]]:
+    """Run every item (one shard each) through the steps and yield the rows the last step returns.
+
+    Args:
+        items: what the first step turns into rows; one task, one block each.
+        steps: first the reader, last the writer.
+        segment: items per Dataset execution, so that the driver's state stays bounded.
+
+    A shard whose task failed for good is not among the results: the caller compares with `items`, because Ray
+    calls an execution with dropped blocks a success.
+    """
+    pending = iter(items)
+    while part := list(islice(pending, segment)):
+        with DataContext.current(chain_context(len(part))):
+            dataset = ray.data.from_items(part, override_num_blocks=len(part))
+            for step in steps:
+                dataset = _apply(dataset, step)
+            dataset.set_name(name)
+            for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                yield from batch.to_pylist()
+
+
+def stream_blocks(items: Sequence[dict[str, Any]], step: Step) -> Iterator[pa.Table]:
+    """Tables of `items` in their order, read ahead by other processes: the input of a training worker.
+
+    Raises:
+        ray.exceptions.RayTaskError: an item cannot be read; training never goes on with a hole.
+    """
+    if not items:
+        return
+    context = chain_context(0)
+    context.execution_options.preserve_order = True
+    with DataContext.current(context):
+        dataset = ray.data.from_items(list(items), override_num_blocks=len(items))
+        dataset = _apply(dataset, step)
+        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
+
+
+def chain_context(shards: int) -> DataContext:
+    """Ray Data's settings for a chain: whole blocks, bounded retries, no bars of its own."""
+    context = DataContext.get_current().copy()
+    context.target_max_block_size = None
+    context.max_errored_blocks = shards // 100 + (3 if shards > 3 else 0)
+    context.actor_init_retry_on_errors = True
+    context.max_consecutive_actor_init_deaths = 3
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    return context
+
+
+def _apply(dataset: ray.data.Dataset, step: Step) -> ray.data.Dataset:
+    # The internal form of map_batches: the public one wants an integer batch size for GPU stages, and that
+    # merges neighbouring blocks as soon as a shard has fewer rows.
+    common: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "num_cpus": step.cpus}
+    if step.gpus:
+        common["num_gpus"] = step.gpus
+    if step.actors:
+        return dataset.map_batches_internal(
+            StageRunner,
+            fn_constructor_args=(step,),
+            compute=ActorPoolStrategy(size=step.actors),
+            **RETRIES,
+            **common,
+        )
+    return dataset.map_batches_internal(run_task, fn_args=(step,), max_retries=3, **common)
+
+
+def call_all(fn: Callable[[Any], Any], items: Sequence[Any], *, cpus: float, gpus: float) -> list[Any]:
+    """`[fn(item) for item in items]`, each in a process of its own on the cluster.
+
+    Raises:
+        ray.exceptions.RayTaskError: with the function's own error inside.
+    """
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=3)(fn)
+    return list(ray.get([remote.remote(item) for item in items]))

@@ -1,0 +1,93 @@
+"""Connect to the Ray cluster this process belongs to, or start one inside it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import ray
+from annotated_types import Ge, Gt
+
+MINIMUM_LOGICAL_CPUS = 4
+"""A chain holds two model actors and a fetch actor while its read and write tasks need a slot too; on a machine
+of fewer cores Ray's scheduler would wait for ever, so an embedded Ray counts at least this many."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterConfig:
+    """Where the work runs and how many actors each stage gets; nothing given = taken from the cluster."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    address: str = "auto"
+    """`auto`: the cluster of this job (`ray job submit`) or of RAY_ADDRESS, else a Ray started inside this
+    process; `local`: always the latter; or `host:port`."""
+    fetch_actors: Annotated[int, Ge(1)] | None = None
+    """Fetchers; by default one per 4 CPUs of the cluster."""
+    caption_actors: Annotated[int, Ge(1)] | None = None
+    """Captioner replicas; by default about 60 % of the GPUs, or a third of the CPUs where there is no GPU."""
+    filter_actors: Annotated[int, Ge(1)] | None = None
+    """Filter replicas; by default the other GPUs or CPUs."""
+    gpus_per_actor: Annotated[float, Gt(0)] | None = None
+    """GPUs (or a share of one) each captioner and filter replica asks for; by default 1, or 0.5 on one GPU."""
+    segment: Annotated[int, Ge(1)] = 2000
+    """Shards per Ray Data execution: what the driver keeps in mind at a time."""
+    object_store_gb: Annotated[float, Gt(0)] | None = None
+    """Object store of an embedded Ray, in GB; Ray's own choice when not given."""
+
+
+class ClusterError(RuntimeError):
+    """The cluster cannot be reached or has not what the run needs."""
+
+
+@contextmanager
+def session(config: ClusterConfig) -> Iterator[None]:
+    """Ray for the body's duration. Only a Ray that was started here is shut down here.
+
+    Raises:
+        ClusterError: no cluster answers at the address.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    logging.getLogger("ray").setLevel(logging.WARNING)
+    try:
+        _connect(config)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        raise ClusterError(
+            f"cluster.address: no Ray cluster answers at {config.address!r} ({_first_line(error)}); "
+            "start one with `ray start --head`, or set cluster.address=local"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _connect(config: ClusterConfig) -> None:
+    in_cluster = "RAY_ADDRESS" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    if config.address == "local" or (config.address == "auto" and not in_cluster):
+        cpus = max(MINIMUM_LOGICAL_CPUS, len(os.sched_getaffinity(0)))
+        memory = int(config.object_store_gb * 1e9) if config.object_store_gb else None
+        # No dashboard, no usage report: a laptop run starts in seconds and speaks to nobody.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            object_store_memory=memory,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+        return
+    address = None if config.address == "auto" else config.address
+    ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.WARNING)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,67 @@
+"""How many actors each stage gets and what each asks for, from what the cluster has."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import ray
+
+from cluster.session import ClusterConfig, ClusterError
+
+
+@dataclass(frozen=True)
+class Share:
+    """Actors of one stage and what each of them asks for."""
+
+    actors: int
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """The chain's stages on this cluster."""
+
+    fetch: Share
+    caption: Share
+    filter: Share
+    cpus: float
+    gpus: float
+
+
+def size(config: ClusterConfig) -> Sizing:
+    """Divide the connected cluster among the stages.
+
+    Raises:
+        ClusterError: the config asks for GPUs that the cluster does not have.
+    """
+    resources = ray.cluster_resources()
+    return divide(config, cpus=resources.get("CPU", 1.0), gpus=resources.get("GPU", 0.0))
+
+
+def divide(config: ClusterConfig, *, cpus: float, gpus: float) -> Sizing:
+    """Pure form of `size`. Captioning costs more than filtering (16 decoding steps against one text pass), so it
+    gets 60 %. At least a quarter of the CPUs stay free for reading and writing."""
+    fetch = Share(config.fetch_actors or max(1, int(cpus // 4)), 0.5, 0.0)
+    if gpus > 0:
+        each = config.gpus_per_actor or (1.0 if gpus >= 2 else 0.5)
+        slots = max(2, int(gpus / each))
+        caption = config.caption_actors or max(1, math.ceil(slots * 0.6) if slots > 2 else 1)
+        judge = config.filter_actors or max(1, slots - caption)
+        if (caption + judge) * each > gpus + 1e-6:
+            raise ClusterError(
+                f"cluster: {caption} captioners and {judge} filters at {each:g} GPU each need "
+                f"{(caption + judge) * each:g} GPUs, the cluster has {gpus:g}; lower cluster.caption_actors, "
+                "cluster.filter_actors or cluster.gpus_per_actor"
+            )
+        return Sizing(fetch, Share(caption, 0.0, each), Share(judge, 0.0, each), cpus, gpus)
+    if config.gpus_per_actor is not None:
+        raise ClusterError(
+            f"cluster.gpus_per_actor: {config.gpus_per_actor:g} GPU asked for each actor, but the cluster has "
+            "no GPU; leave the key out to run on CPUs"
+        )
+    models = max(2, int(cpus * 0.75 - fetch.actors * fetch.cpus))
+    caption = config.caption_actors or max(1, models // 2)
+    judge = config.filter_actors or max(1, models - caption if models > 3 else 1)
+    return Sizing(fetch, Share(caption, 1.0, 0.0), Share(judge, 1.0, 0.0), cpus, gpus)

@@ -1,0 +1,174 @@
+"""Ray Train: any learner over any stream, on one or more workers, resumed from its last checkpoint."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Protocol
+
+import ray.train
+import ray.train.torch
+import torch
+from annotated_types import Ge, Gt
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+
+from cluster.metrics import Board
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkersConfig:
+    """Workers of a training node."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    workers: Annotated[int, Ge(1)] = 1
+    """Data-parallel workers; the global batch is divided among them."""
+    cpus_per_worker: Annotated[float, Gt(0)] = 1
+    """CPUs each worker asks for, and its torch threads where it has no GPU."""
+    gpus_per_worker: Annotated[float, Ge(0)] | None = None
+    """GPUs each worker asks for; by default 1 where the cluster has GPUs."""
+    max_failures: Annotated[int, Ge(0)] = 3
+    """Worker deaths after which the node fails; each costs the steps since the last checkpoint."""
+    checkpoint_every: Annotated[int, Ge(1)] = 1000
+    """Steps between checkpoints of everything a resume needs."""
+
+
+class Learner(Protocol):
+    """What `fit` trains. Its state after `load` is exactly its state at `save`, data position included."""
+
+    step: int
+    total_steps: int
+
+    def train_step(self) -> Callable[[], dict[str, float]]:
+        """Take the next batch and one optimizer step. The result gives the step's numbers when called, which
+        may wait for the device and is therefore done seldom."""
+
+    def save(self, folder: str) -> None:
+        """Write everything a resume needs (called on rank 0 only; workers hold equal state)."""
+
+    def load(self, folder: str) -> None: ...
+
+    def finish(self) -> dict[str, Any]:
+        """Write the result (called on rank 0 only)."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Where a learner runs."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob:
+    """One training node."""
+
+    node: str
+    name: str
+    """Changes with everything that determines the result; Ray Train resumes by it."""
+    storage: str
+    """Folder for checkpoints on storage that all workers reach."""
+    storage_filesystem: Any = None
+    """pyarrow filesystem of `storage` when it is no local path."""
+    workers: WorkersConfig
+    gpus: float
+    """GPUs per worker, resolved."""
+    build: Callable[[Worker], Learner]
+    board: Board | None = None
+
+
+def fit(job: TrainJob) -> dict[str, Any]:
+    """Train to the end, or on from the last checkpoint of the same name.
+
+    Returns:
+        What the learner's `finish` returned, with "steps" and "seconds".
+
+    Raises:
+        ray.train.TrainingFailedError: a worker failed more often than `max_failures`.
+    """
+    trainer = ray.train.torch.TorchTrainer(
+        _train,
+        train_loop_config={"job": job},
+        scaling_config=ScalingConfig(
+            num_workers=job.workers.workers,
+            use_gpu=job.gpus > 0,
+            resources_per_worker={"CPU": job.workers.cpus_per_worker}
+            | ({"GPU": job.gpus} if job.gpus else {}),
+        ),
+        run_config=RunConfig(
+            name=job.name,
+            storage_path=job.storage,
+            storage_filesystem=job.storage_filesystem,
+            failure_config=FailureConfig(max_failures=job.workers.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    start = time.monotonic()
+    result = trainer.fit()
+    return dict(result.metrics or {}) | {"seconds": time.monotonic() - start}
+
+
+def _train(config: dict[str, Any]) -> None:
+    job: TrainJob = config["job"]
+    context = ray.train.get_context()
+    device = ray.train.torch.get_device()
+    if device.type == "cpu":
+        torch.set_num_threads(max(1, int(job.workers.cpus_per_worker)))
+    rank = context.get_world_rank()
+    learner = job.build(Worker(rank, context.get_world_size(), device))
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            learner.load(folder)
+    tell = _Teller(job, learner) if rank == 0 else None
+    while learner.step < learner.total_steps:
+        numbers = learner.train_step()
+        if tell is not None:
+            tell(numbers)
+        # The last step's state is not kept: what follows it is the result itself.
+        if learner.step % job.workers.checkpoint_every == 0 and learner.step < learner.total_steps:
+            _checkpoint(learner, rank)
+    result = learner.finish() if rank == 0 else {}
+    ray.train.report({"steps": learner.step, **result})
+
+
+def _checkpoint(learner: Learner, rank: int) -> None:
+    name = f"step_{learner.step:09d}"
+    if rank != 0:
+        ray.train.report({"steps": learner.step}, checkpoint=None, checkpoint_dir_name=name)
+        return
+    with tempfile.TemporaryDirectory(prefix="capfilt-") as folder:
+        learner.save(folder)
+        checkpoint = ray.train.Checkpoint.from_directory(folder)
+        ray.train.report({"steps": learner.step}, checkpoint=checkpoint, checkpoint_dir_name=name)
+
+
+class _Teller:
+    """Posts loss and speed to the driver's board about once a second."""
+
+    def __init__(self, job: TrainJob, learner: Learner) -> None:
+        self.job, self.learner = job, learner
+        self.start, self.first_step, self.last = time.monotonic(), learner.step, 0.0
+        # Worker processes have no terminal; the pid helps whoever looks for one that hangs.
+        if job.board is not None:
+            job.board.post(job.node, pid=os.getpid(), total=learner.total_steps)
+
+    def __call__(self, numbers: Callable[[], dict[str, float]]) -> None:
+        now = time.monotonic()
+        done = self.learner.step == self.learner.total_steps
+        if self.job.board is None or (now - self.last < 1.0 and not done):
+            return
+        self.last = now
+        speed = (self.learner.step - self.first_step) / max(now - self.start, 1e-9)
+        self.job.board.post(
+            self.job.node,
+            step=self.learner.step,
+            total=self.learner.total_steps,
+            steps_per_second=speed,
+            **numbers(),
+        )

@@ -1,0 +1,133 @@
+"""The stages of fetch and bootstrap nodes as one chain: read → fetch → caption → filter → write."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+
+import pyarrow as pa
+
+from cluster.engine import Step
+from cluster.sizing import Sizing
+from pipeline.config import Config
+from pipeline.serve import serve_folder
+from stages.caption import Caption
+from stages.fetch import Fetch, FetchConfig
+from stages.filter import Filter
+from stages.read import Read, ReadConfig
+from stages.store import Store
+from stages.write import Provenance, Write, WriteConfig
+
+
+class FetchBySource:
+    """The fetch stage with each source's own settings; a shard has rows of one source only."""
+
+    def __init__(self, configs: Mapping[str, FetchConfig]) -> None:
+        self.stages = {source: Fetch(config) for source, config in configs.items()}
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        return self.stages[batch["source"][0].as_py()](batch)
+
+
+def fetch_configs(config: Config, sources: tuple[str, ...], stack: ExitStack) -> dict[str, FetchConfig]:
+    """Fetch settings per source; folders that the run serves are served until `stack` closes."""
+    configs = {}
+    for name in sources:
+        section = config.sources[name]
+        fetch = section.fetch or config.fetch
+        if section.images is not None:
+            fetch = replace(fetch, image_root=section.images)
+        elif section.base_url is not None:
+            fetch = replace(fetch, base_url=section.base_url)
+        elif section.serve is not None:
+            address = stack.enter_context(serve_folder(section.serve))
+            fetch = replace(fetch, base_url=address, allow_private=(*fetch.allow_private, "127.0.0.1"))
+        configs[name] = fetch
+    return configs
+
+
+def fetch_steps(
+    run: Store, configs: Mapping[str, FetchConfig], fingerprints: Mapping[str, str], sizing: Sizing
+) -> list[Step]:
+    """Manifest slice → corpus shard."""
+    return [
+        _read(run),
+        _fetch(configs, sizing),
+        _write(WriteConfig(run=run, corpus_fingerprints=dict(fingerprints))),
+    ]
+
+
+def bootstrap_steps(
+    config: Config,
+    run: Store,
+    round_: int,
+    *,
+    models: Mapping[str, str],
+    tokenizers: Mapping[str, str | None],
+    digests: Mapping[str, str],
+    fingerprint: str,
+    fetching: Mapping[str, FetchConfig],
+    corpus_fingerprints: Mapping[str, str],
+    sizing: Sizing,
+) -> list[Step]:
+    """Shard → candidates with scores and verdicts; with `fetching` also url → corpus shard, in the same pass.
+
+    Args:
+        models, tokenizers, digests: of "captioner" and "filter": address, tokenizer address, first 16 hex
+            digits of the checkpoint's sha256.
+    """
+    generate, judge = config.captioner.generate, config.filter.judge
+    caption = partial(
+        Caption,
+        generate,
+        checkpoint=models["captioner"],
+        tokenizer=tokenizers["captioner"],
+        seed=config.run.seed,
+        round=round_,
+    )
+    score = partial(
+        Filter,
+        judge,
+        checkpoint=models["filter"],
+        tokenizer=tokenizers["filter"],
+        keep_images=bool(fetching),
+    )
+    made = Provenance(
+        captioner=digests["captioner"],
+        filter=digests["filter"],
+        top_p=generate.sampling.top_p,
+        top_k=generate.sampling.top_k,
+        repetition_penalty=generate.sampling.repetition_penalty,
+        threshold=judge.threshold,
+    )
+    write = WriteConfig(
+        run=run,
+        corpus_fingerprints=dict(corpus_fingerprints),
+        round=round_,
+        round_fingerprint=fingerprint,
+        provenance=made,
+    )
+    shares = sizing.caption, sizing.filter
+    steps = [_read(run)]
+    if fetching:
+        steps.append(_fetch(fetching, sizing))
+    for name, make, share in zip(("caption", "filter"), (caption, score), shares, strict=True):
+        steps.append(Step(name=name, make=make, actors=share.actors, cpus=share.cpus, gpus=share.gpus))
+    return [*steps, _write(write)]
+
+
+def _read(run: Store) -> Step:
+    return Step(name="read", make=partial(Read, ReadConfig(run=run)), kind="read")
+
+
+def _fetch(configs: Mapping[str, FetchConfig], sizing: Sizing) -> Step:
+    share = sizing.fetch
+    return Step(
+        name="fetch", make=partial(FetchBySource, dict(configs)), actors=share.actors, cpus=share.cpus
+    )
+
+
+def _write(config: WriteConfig) -> Step:
+    return Step(name="write", make=partial(Write, config), kind="write")

@@ -1,0 +1,131 @@
+"""Config files: read, override, check. One line per mistake, with its dotted path and the way out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from pipeline.config import Config
+
+
+class ConfigError(ValueError):
+    """One or more mistakes in a config; the message has one line for each."""
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Config of a YAML file with `a.b=value` overrides on top.
+
+    Raises:
+        ConfigError: no such file, not YAML, or values that are unknown, mistyped or out of range.
+    """
+    file = Path(path)
+    if not file.is_file():
+        shipped = sorted(str(p) for p in Path("configs").glob("*.yaml"))
+        hint = f"; shipped configs: {', '.join(shipped)}" if shipped else ""
+        raise ConfigError(f"{path}: no such config file{hint}")
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: a config is a mapping with keys such as run and sources, not {_kind(data)}")
+    for override in overrides:
+        _set(data, override)
+    return parse_config(data, str(path))
+
+
+def parse_config(data: dict[str, Any], origin: str) -> Config:
+    """Checked config of plain data; `origin` opens every error line."""
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        lines = [f"{origin}: {_explain(detail)}" for detail in error.errors(include_url=False)]
+        raise ConfigError("\n".join(dict.fromkeys(lines))) from error
+
+
+def dump_config(config: Config) -> str:
+    """The resolved config as YAML: every key with the value it has."""
+    return yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True, width=110)
+
+
+def plain(config: BaseModel) -> dict[str, Any]:
+    """Resolved config as JSON-like data."""
+    return config.model_dump(mode="json")
+
+
+def _set(data: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"--set {override}: write it as key.path=value, for example --set run.seed=1")
+    *parents, last = path.strip().split(".")
+    node = data
+    for name in parents:
+        if node.get(name) is None:
+            node[name] = {}
+        node = node[name]
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {override}: {name} is a value, not a section")
+    node[last] = yaml.safe_load(text) if text else None
+
+
+def _explain(detail: ErrorDetails) -> str:
+    path = ".".join(str(part) for part in detail["loc"])
+    kind, value = detail["type"], detail["input"]
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+        known = _known_keys(detail["loc"][:-1])
+        close = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
+        advice = f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(known)}"
+        return f"{path}: unknown key; {advice}"
+    if kind in ("missing", "missing_keyword_only_argument"):
+        return f"{path}: missing; this key must be given"
+    message = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    message = message[:1].lower() + message[1:]
+    if kind == "value_error":
+        return f"{path}: {message}" if path else message
+    return f"{path}: {message}, got {value!r}"
+
+
+def _known_keys(loc: Sequence[int | str]) -> list[str]:
+    """Keys allowed at a place of the config tree."""
+    current: Any = Config
+    for part in loc:
+        current = _type_of(current, str(part))
+    return _keys(current)
+
+
+def _keys(type_: Any) -> list[str]:
+    if isinstance(type_, type) and issubclass(type_, BaseModel):
+        return list(type_.model_fields)
+    return [f.name for f in fields(type_)] if is_dataclass(type_) else []
+
+
+def _type_of(type_: Any, key: str) -> Any:
+    """Type of the section at `key`; unions and dicts are looked through."""
+    if isinstance(type_, type) and issubclass(type_, BaseModel):
+        annotation: Any = type_.model_fields[key].annotation if key in type_.model_fields else None
+    elif is_dataclass(type_):
+        from typing import get_type_hints
+
+        annotation = get_type_hints(type_).get(key)
+    else:
+        return _section_in(type_)
+    section = _section_in(annotation)
+    return section if section is not None else annotation
+
+
+def _section_in(annotation: Any) -> Any:
+    for candidate in (annotation, *get_args(annotation)):
+        if _keys(candidate):
+            return candidate
+    return None
+
+
+def _kind(value: Any) -> str:
+    return "empty" if value is None else type(value).__name__

@@ -1,0 +1,272 @@
+"""The learner that the training nodes run: a MED, an objective, an optimizer, and the stream of pairs.
+
+Everything random is keyed by (run seed, step, rank) or by the sample's number, so that a resumed training goes
+on as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import islice
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+
+from cluster.engine import Step, stream_blocks
+from cluster.train import Worker
+from models.augment import TrainAugment
+from models.checkpoints import load_checkpoint, load_text_start, load_vision_start, save_checkpoint
+from models.images import decode_image
+from models.med import MED
+from models.objectives import Objective
+from models.optimizer import build_optimizer, learning_rate
+from models.tokenizer import Tokenizer, normalise_caption
+from pipeline.config import ModelSection, TrainSection
+from stages.artifacts import local_artifact
+from stages.pairs import Pair, PairsConfig, PairStream, Position, ReadPairs, ShardRef
+from stages.store import Store
+
+STATE_FILE = "learner.pt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnerSpec:
+    """Everything a training worker needs to know; picklable."""
+
+    node: str
+    kind: Literal["pretrain", "captioner", "filter"]
+    run: Store
+    train: TrainSection
+    model: ModelSection
+    start: str | None
+    """Checkpoint folder to start from; None = a new MED as `model` says."""
+    tokenizer: str
+    """Tokenizer folder."""
+    shards: tuple[ShardRef, ...]
+    round: int
+    """Round whose kept candidates train; 0 = the texts as they came."""
+    seed: int
+    total_steps: int
+    steps_per_epoch: int
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One worker's share of a global batch: uint8 pixels [B,3,S,S], B texts, image ids [B]."""
+
+    pixels: torch.Tensor
+    texts: list[str]
+    image_ids: torch.Tensor
+    position: Position
+    """Where the stream stands after the global batch."""
+
+
+def build_learner(spec: LearnerSpec, worker: Worker) -> PairLearner:
+    """A fresh learner on a worker (picklable by `functools.partial`)."""
+    return PairLearner(spec, worker)
+
+
+class PairLearner:
+    """Trains a MED's part on pairs; satisfies `cluster.train.Learner`."""
+
+    def __init__(self, spec: LearnerSpec, worker: Worker) -> None:
+        self.spec, self.worker = spec, worker
+        self.step, self.total_steps = 0, spec.total_steps
+        self.position = Position()
+        torch.manual_seed(spec.seed)
+        self.med, self.tokenizer = start_model(spec)
+        self.size = spec.train.image_size or self.med.config.vision.image_size
+        self.objective = Objective(self.med, self.tokenizer, spec.train.objective).to(worker.device)
+        self.optimizer = build_optimizer(self.med, spec.train.optimizer)
+        self._batches: Iterator[Batch] | None = None
+
+    def train_step(self) -> Callable[[], dict[str, float]]:
+        """One optimizer step on the next batch; the result reads its losses when called."""
+        if self._batches is None:
+            self._batches = self._loader()
+        batch = next(self._batches)
+        train = self.spec.train
+        rate = learning_rate(
+            self.step, self.total_steps, train.optimizer, steps_per_epoch=self.spec.steps_per_epoch
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group.get("lr_scale", 1.0)
+        # Dropout and negatives draw from the global generator; seeding it per step makes resume exact.
+        torch.manual_seed(hash((self.spec.seed, self.step, self.worker.rank)) & 0x7FFFFFFF)
+        self.objective.train()
+        losses = self.objective(
+            {
+                "pixels": batch.pixels.to(self.worker.device, non_blocking=True),
+                "texts": batch.texts,
+                "image_ids": batch.image_ids.to(self.worker.device),
+            },
+            progress=self.step / max(1, self.spec.steps_per_epoch),
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        losses["loss"].backward()
+        average_gradients(self.med)
+        if train.optimizer.clip_grad is not None:
+            torch.nn.utils.clip_grad_norm_(self.med.parameters(), train.optimizer.clip_grad)
+        self.optimizer.step()
+        self.objective.after_step()
+        self.step += 1
+        self.position = batch.position
+        detached = {name: value.detach() for name, value in losses.items()}
+        return partial(read_numbers, detached, rate)
+
+    def save(self, folder: str) -> None:
+        state = {
+            "step": self.step,
+            "position": asdict(self.position),
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        torch.save(state, os.path.join(folder, STATE_FILE))
+
+    def load(self, folder: str) -> None:
+        state = torch.load(
+            os.path.join(folder, STATE_FILE), map_location=self.worker.device, weights_only=True
+        )
+        self.step, self.position = state["step"], Position(**state["position"])
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._batches = None
+
+    def finish(self) -> dict[str, Any]:
+        """Write the checkpoint folder `models/<node>/`; provenance.json last."""
+        target = self.spec.run / f"models/{self.spec.node}"
+        with tempfile.TemporaryDirectory(prefix="capfilt-") as folder:
+            provenance = self.spec.provenance | {"steps": self.step, "node": self.spec.node}
+            save_checkpoint(folder, self.med, self.tokenizer, provenance)
+            names = sorted(os.listdir(folder), key=lambda n: n == "provenance.json")
+            for name in names:
+                with open(os.path.join(folder, name), "rb") as stream:
+                    target.put(name, stream.read())
+        return {}
+
+    def _loader(self) -> Iterator[Batch]:
+        spec = self.spec
+        step = Step(name="pairs", make=partial(ReadPairs, PairsConfig(run=spec.run, round=spec.round)), kind="read")
+        stream = PairStream(
+            spec.shards,
+            partial(stream_blocks, step=step),
+            seed=spec.seed,
+            window_shards=spec.train.window_shards,
+            position=replace(self.position),
+        )
+        augment = TrainAugment(self.size, spec.train.augment)
+        batches = assemble(stream, self.step, spec, self.worker, augment)
+        return ahead(batches) if spec.train.decode_threads else batches
+
+
+def read_numbers(losses: dict[str, torch.Tensor], rate: float) -> dict[str, float]:
+    """Loss values and learning rate as plain numbers; waits for the device."""
+    return {name: float(value) for name, value in losses.items()} | {"lr": rate}
+
+
+def start_model(spec: LearnerSpec) -> tuple[MED, Tokenizer]:
+    """The model a training begins with.
+
+    A finetuning starts from the last MED; pretraining from new weights, with the image encoder and the text
+    transformer of the config's starts where they are given.
+    """
+    if spec.start is not None:
+        med, tokenizer, _ = load_checkpoint(
+            local_artifact(spec.start, spec.node), parts=spec.kind, image_size=spec.train.image_size
+        )
+        return med, tokenizer
+    tokenizer = Tokenizer.from_folder(local_artifact(spec.tokenizer, "model.tokenizer"))
+    config = spec.model.med
+    vision = config.vision
+    if spec.train.image_size is not None:
+        vision = replace(vision, image_size=spec.train.image_size)
+    config = replace(config, vision=vision, text=replace(config.text, vocab_size=tokenizer.vocab_size))
+    med = MED(config)
+    if spec.model.vision_start is not None:
+        load_vision_start(med, spec.model.vision_start)
+    if spec.model.text_start is not None:
+        load_text_start(med, local_artifact(spec.model.text_start, "model.text_start"))
+    return med, tokenizer
+
+
+def assemble(
+    stream: PairStream, step: int, spec: LearnerSpec, worker: Worker, augment: TrainAugment
+) -> Iterator[Batch]:
+    """Cut the stream into global batches and make this worker's share of each: samples rank, rank + world, …"""
+    size, pairs = spec.train.batch_size, iter(stream)
+    pool = ThreadPoolExecutor(spec.train.decode_threads) if spec.train.decode_threads else None
+    each: Callable[..., Any] = pool.map if pool is not None else map
+    while chunk := list(islice(pairs, size)):
+        position = replace(stream.position)
+        first = step * size
+        numbers = range(worker.rank, len(chunk), worker.world)
+        mine = [chunk[i] for i in numbers]
+        seeds = [hash((spec.seed, first + i)) & 0x7FFFFFFF for i in numbers]
+        pixels = torch.stack(list(each(partial(_pixels, augment), mine, seeds)))
+        texts = [normalise_caption(pair.text, spec.train.max_words) for pair in mine]
+        yield Batch(pixels, texts, torch.tensor([pair.image_id for pair in mine]), position)
+        step += 1
+
+
+def _pixels(augment: TrainAugment, pair: Pair, seed: int) -> torch.Tensor:
+    return augment(decode_image(pair.image), seed)
+
+
+def ahead(batches: Iterator[Batch], depth: int = 2) -> Iterator[Batch]:
+    """The same batches, made by a thread while the step before them runs. Its error is raised here."""
+    made: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=depth)
+
+    def work() -> None:
+        try:
+            for batch in batches:
+                made.put(batch)
+            made.put(None)
+        except BaseException as error:  # handed to the consumer, who raises it
+            made.put(error)
+
+    threading.Thread(target=work, daemon=True, name="capfilt-batches").start()
+    while (item := made.get()) is not None:
+        if isinstance(item, BaseException):
+            raise item
+        yield item
+
+
+def average_gradients(module: torch.nn.Module) -> None:
+    """Mean of the gradients over all workers, in one message per 64 MB; nothing to do alone."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return
+    gradients = []
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+    for bucket in _buckets(gradients, 64 << 20):
+        flat = torch.cat([gradient.flatten() for gradient in bucket])
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
+        parts = flat.split([gradient.numel() for gradient in bucket])
+        for gradient, part in zip(bucket, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+
+def _buckets(tensors: list[torch.Tensor], limit: int) -> Iterator[list[torch.Tensor]]:
+    bucket: list[torch.Tensor] = []
+    size = 0
+    for tensor in tensors:
+        bucket.append(tensor)
+        size += tensor.numel() * tensor.element_size()
+        if size >= limit:
+            yield bucket
+            bucket, size = [], 0
+    if bucket:
+        yield bucket

@@ -1,0 +1,53 @@
+"""Checkpoints and tokenizers by address: a local path as it is, anything else copied once per machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import uuid
+from pathlib import Path
+
+import fsspec
+
+
+def local_artifact(address: str, key: str) -> str:
+    """Local path of a file or folder given by path or fsspec URL (s3://, gs://, hf://org/name).
+
+    Args:
+        address: what the user or the run's ledger named.
+        key: the config key it came from, for the message.
+
+    Raises:
+        ValueError: nothing is there, or it cannot be reached.
+    """
+    if "://" not in address:
+        path = Path(address).expanduser().absolute()
+        if not path.exists():
+            raise ValueError(
+                f"{key}: nothing at {address}; give a checkpoint folder or file, or a URL such as hf://org/name"
+            )
+        return str(path)
+    digest = hashlib.sha256(address.encode()).hexdigest()[:16]
+    target = Path(tempfile.gettempdir()) / f"capfilt-artifacts-{os.getuid()}" / digest
+    if not target.exists():
+        _download(address, target, key)
+    return str(target)
+
+
+def _download(address: str, target: Path, key: str) -> None:
+    """Copy under a temporary name and rename, so that two processes of a machine never see half a checkpoint."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        fs, path = fsspec.core.url_to_fs(address)
+        if not fs.exists(path):
+            raise ValueError(f"{key}: nothing at {address}; give an existing checkpoint folder or file")
+        fs.get(path.rstrip("/") + ("/" if fs.isdir(path) else ""), str(temporary), recursive=True)
+        os.rename(temporary, target)
+    except (OSError, ImportError) as error:
+        if not target.exists():  # else another process was first, and its copy serves
+            raise ValueError(f"{key}: cannot read {address} ({type(error).__name__}: {error})") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

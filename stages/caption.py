@@ -1,0 +1,91 @@
+"""Image → synthetic texts, by the captioner (BLIP paper, section 3.3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
+
+import pyarrow as pa
+from annotated_types import Ge
+
+from models.captioner import Captioner
+from models.images import decode_image
+from models.sampling import SamplingConfig
+from stages.rows import CAPTION, with_column
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionConfig:
+    """How synthetic texts are written."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    captions_per_image: Annotated[int, Ge(0)] = 1
+    """Texts written for each image; the paper writes one. 0 = none: only the web texts are judged."""
+    prompt: str = "a picture of "
+    """Text the decoder continues (reference: configs/caption_coco.yaml); not part of the stored caption."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """Decoding; the paper's nucleus sampling with p = 0.9 unless told otherwise."""
+    batch_size: Annotated[int, Ge(1)] = 64
+    """Images per forward pass; halved by itself when the device runs out of memory."""
+    image_size: Annotated[int, Ge(8)] | None = None
+    """Side of the square input in pixels; the checkpoint's own when not given, else positions are resampled."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto`: bfloat16 on GPUs that have it, else float32."""
+
+
+class Caption:
+    """Adds column `captions` (list of `rows.CAPTION`) to every row; empty for rows without an image.
+
+    Args:
+        config: decoding.
+        checkpoint: folder or file of the captioner.
+        tokenizer: tokenizer folder, needed by checkpoints that carry none (BLIP .pth).
+        seed, round: with a row's key and the caption's index they fix every random draw.
+        device: "auto" takes the GPU this process was given.
+    """
+
+    def __init__(
+        self,
+        config: CaptionConfig,
+        *,
+        checkpoint: str,
+        tokenizer: str | None = None,
+        seed: int = 0,
+        round: int = 1,
+        device: str = "auto",
+    ) -> None:
+        self.config, self.seed, self.round = config, seed, round
+        self.captioner = Captioner.from_checkpoint(
+            checkpoint,
+            tokenizer=tokenizer,
+            device=device,
+            precision=config.precision,
+            image_size=config.image_size,
+            prompt=config.prompt,
+            sampling=config.sampling,
+            batch_size=config.batch_size,
+        )
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        images = batch["image"].to_pylist()
+        keys = batch["key"].to_pylist()
+        live = [i for i, image in enumerate(images) if image is not None]
+        captions: list[list[dict[str, object]]] = [[] for _ in images]
+        count = self.config.captions_per_image
+        step = self.config.batch_size
+        for start in range(0, len(live) if count else 0, step):
+            rows = live[start : start + step]
+            written = self.captioner.caption(
+                [decode_image(images[i]) for i in rows],
+                [keys[i] for i in rows],
+                n=count,
+                run_seed=self.seed,
+                round=self.round,
+            )
+            for i, texts in zip(rows, written, strict=True):
+                captions[i] = [
+                    {"caption_index": c.caption_index, "text": c.text, "seed": c.seed, "logprob": c.logprob}
+                    for c in texts
+                ]
+        return with_column(batch, "captions", captions, pa.list_(CAPTION))

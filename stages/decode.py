@@ -1,0 +1,158 @@
+"""Image bytes → one stored picture, or a status. What the header says is checked before any pixel is decoded.
+
+Upright, on white, RGB is what `models.images.decode_image` returns; here the limits, the size in which a picture is
+stored, and its perceptual hash are added. The stored JPEG carries no metadata.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+from annotated_types import Ge, Le
+from PIL import Image, UnidentifiedImageError
+
+from models.images import decode_image
+from stages.status import Failure
+
+# Formats of the web. Others that Pillow knows are left out because they start programs (EPS), hold no pictures
+# (PDF) or are unused, and every parser of hostile bytes is one more way in.
+FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "BMP", "ICO", "TIFF", "JPEG2000", "PPM")
+PILLOW_LIMIT = 178_956_970  # Pillow refuses beyond twice its own MAX_IMAGE_PIXELS whatever we allow
+FULL_CHROMA_BELOW = 128  # pixels: 4:2:0 bleeds colours over much of so small a picture, and 4:4:4 costs little
+HASH_SIDE = 8  # 8 x 8 frequencies = 64 bits
+HASH_PICTURE = 32  # of a grey picture of 32 x 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeConfig:
+    """Which pictures are taken and how they are stored."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    min_side: Annotated[int, Ge(1)] = 256
+    """Shorter side, pixels, from which a picture is taken. The paper uses web images above 256 (section 4.1,
+    footnote)."""
+    max_aspect: Annotated[float, Ge(1)] = 10.0
+    """Longest side / shortest side up to which a picture is taken; beyond are banners and rules."""
+    max_pixels: Annotated[int, Ge(1), Le(PILLOW_LIMIT)] = 64_000_000
+    """Width x height up to which pixels are decoded: about 6 bytes of memory per pixel and decoding thread."""
+    resize: Literal["shorter", "longer", "original"] = "shorter"
+    """`shorter` / `longer`: that side is brought down to `size`, the aspect kept, never enlarged, stored as JPEG.
+    `original`: the bytes are stored as they came, metadata and all."""
+    size: Annotated[int, Ge(16), Le(8192)] = 384
+    """Pixels of the side that `resize` names; the paper finetunes at 384 and pretrains at 224."""
+    quality: Annotated[int, Ge(1), Le(100)] = 92
+    """JPEG quality of stored pictures."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as it is stored."""
+
+    image: bytes
+    width: int
+    height: int
+    """Pixels of the stored picture, as it is seen (EXIF orientation applied)."""
+    original_width: int
+    original_height: int
+    """Pixels of the picture that came, as it is seen."""
+    phash: str
+    """64-bit DCT hash, 16 hex digits."""
+
+
+def decode_picture(data: bytes, config: DecodeConfig) -> Picture:
+    """Check, decode, scale and encode one picture.
+
+    Raises:
+        Failure: not_image, too_small, too_many_pixels, aspect or decode; empty_body for no bytes.
+    """
+    if not data:
+        raise Failure("empty_body", "no bytes")
+    _check_header(data, config)
+    try:
+        seen = decode_image(data)
+    except ValueError as error:
+        raise Failure("decode", str(error)) from error
+    stored = seen if config.resize == "original" else _scaled(seen, config)
+    return Picture(
+        image=data if config.resize == "original" else _jpeg(stored, config.quality),
+        width=stored.width,
+        height=stored.height,
+        original_width=seen.width,
+        original_height=seen.height,
+        phash=perceptual_hash(stored),
+    )
+
+
+def perceptual_hash(picture: Image.Image) -> str:
+    """64-bit DCT hash: near-equal pictures differ in few bits (Hamming distance), whatever size or quality.
+
+    The 8 x 8 lowest frequencies of the 32 x 32 grey picture, each compared with their median, row by row
+    (the common "pHash", bit for bit that of the imagehash package where rounding allows).
+
+    Returns:
+        16 hex digits; first bit = the constant part.
+    """
+    grey = picture.convert("L").resize((HASH_PICTURE, HASH_PICTURE), Image.Resampling.LANCZOS)
+    basis = _cosines()
+    # Rounded, or the sign of a zero coefficient of a flat picture would depend on the machine's arithmetic.
+    frequencies = np.round(basis @ np.asarray(grey, dtype=np.float64) @ basis.T, 3)
+    bits = (frequencies > np.median(frequencies)).flatten()
+    return np.packbits(bits).tobytes().hex()
+
+
+def _cosines() -> np.ndarray:
+    """First rows of the DCT-II matrix, [8, 32]: cos(pi k (2n + 1) / 64)."""
+    k = np.arange(HASH_SIDE)[:, None]
+    n = np.arange(HASH_PICTURE)[None, :]
+    return np.cos(np.pi * k * (2 * n + 1) / (2 * HASH_PICTURE))
+
+
+def _check_header(data: bytes, config: DecodeConfig) -> None:
+    try:
+        # Opening reads the header only; pixels are decoded by load().
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise Failure("too_many_pixels", f"{error}; at most {config.max_pixels} are decoded") from error
+    except UnidentifiedImageError as error:
+        raise Failure("not_image", f"no known picture format in {len(data)} bytes{_glimpse(data)}") from error
+    except Exception as error:  # plugins raise nearly anything on a damaged header
+        raise Failure("decode", f"damaged header: {type(error).__name__}: {error}") from error
+    shorter, longer = sorted((width, height))
+    if shorter < 1:
+        raise Failure("decode", f"damaged header: {width} x {height} pixels")
+    if width * height > config.max_pixels:
+        raise Failure("too_many_pixels", f"{width} x {height} pixels exceed {config.max_pixels}")
+    if shorter < config.min_side:
+        raise Failure("too_small", f"{width} x {height} pixels; the shorter side must be {config.min_side}")
+    if longer > config.max_aspect * shorter:
+        raise Failure("aspect", f"{width} x {height} pixels; the aspect may be {config.max_aspect:g} at most")
+
+
+def _glimpse(data: bytes) -> str:
+    """What unknown bytes look like, so that a thousand web pages are recognised as such in a report."""
+    start = data[:256].lstrip().lower()
+    for mark, kind in ((b"<!doctype html", "HTML"), (b"<html", "HTML"), (b"<svg", "SVG"), (b"<?xml", "XML")):
+        if start.startswith(mark):
+            return f" ({kind})"
+    return ""
+
+
+def _scaled(picture: Image.Image, config: DecodeConfig) -> Image.Image:
+    side = min(picture.size) if config.resize == "shorter" else max(picture.size)
+    if side <= config.size:
+        return picture
+    width, height = (max(1, round(length * config.size / side)) for length in picture.size)
+    return picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+def _jpeg(picture: Image.Image, quality: int) -> bytes:
+    sink = io.BytesIO()
+    # A new picture from pixels alone: comments, profiles and positions of the original stay behind.
+    clean = Image.frombytes("RGB", picture.size, picture.tobytes())
+    clean.save(sink, "JPEG", quality=quality, subsampling=0 if min(picture.size) < FULL_CHROMA_BELOW else 2)
+    return sink.getvalue()

@@ -1,0 +1,344 @@
+"""Manifests of any supported form, cut once into an index of fixed slices.
+
+The index is a handful of Parquet files under `corpus/<source>/index/`, one row group per shard, so that a
+worker reads exactly its slice with one ranged read whatever the manifest was: a 20 GB TSV, a thousand Parquet
+files with row groups of a million, a COCO annotation file, or image tars that already exist.
+`index/index.json` is written last and decides that the index is whole.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Annotated, Any, ClassVar, Literal
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from annotated_types import Ge, Le
+
+from stages.annotations import annotation_rows
+from stages.rows import ROWS_PER_SHARD_LIMIT
+from stages.store import Store
+
+INDEX_SCHEMA = pa.schema(
+    [("url", pa.string()), ("texts", pa.list_(pa.string())), ("truth", pa.string()), ("tar", pa.string())]
+)
+SHARDS_PER_PART = 1000
+"""Row groups per index file: its footer stays about 1 MB, and 400 M rows make 400 files."""
+
+FORMATS = {
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".tar": "tar",
+}
+URL_NAMES = ("url", "URL", "image_url", "image", "image_path", "path")
+CAPTION_NAMES = ("caption", "TEXT", "text", "alt_text", "title")
+
+
+class ManifestError(ValueError):
+    """A manifest that cannot be used; the message names file, key and remedy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManifestConfig:
+    """Where a source's rows come from and what its columns are called."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    manifest: str | tuple[str, ...] = ""
+    """File, glob, folder or list of them; local or any fsspec URL. Parquet, CSV, TSV, JSON, JSONL (each also
+    .gz), COCO / Karpathy / BLIP annotation json, or image tars (WebDataset, img2dataset, DataComp)."""
+    format: Literal["auto", "parquet", "csv", "tsv", "jsonl", "json", "tar"] = "auto"
+    """`auto` goes by the file name."""
+    url_column: str | None = None
+    """Column of the image's url or path; looked for under the usual names when not given."""
+    caption_column: str | None = None
+    """Column of the text; looked for under the usual names when not given."""
+    truth_column: str | None = None
+    """Column that says what is really wrong with a text (`clean` or a kind of noise), where somebody planted
+    the noise; used for the filter's precision, recall and AUC and never shown to a model."""
+    columns: tuple[str, ...] = ()
+    """Column names of a CSV/TSV file without a header line (CC3M: `[caption, url]`)."""
+    storage_options: dict[str, Any] = field(default_factory=dict)
+    """fsspec options for reading the manifest (endpoint, profile, anonymous access)."""
+    shard_size: Annotated[int, Ge(1), Le(ROWS_PER_SHARD_LIMIT)] = 1000
+    """Manifest rows per shard: the unit of work, retry, commit and resume."""
+
+
+@dataclass(frozen=True)
+class Index:
+    """What `index.json` says."""
+
+    rows: int
+    shards: int
+    identity: str
+    """sha256 over the names, sizes and modification marks of the manifest's files: the input's identity."""
+    files: tuple[str, ...]
+
+
+def build_index(config: ManifestConfig, store: Store, *, source: str) -> Index:
+    """Cut the manifest into slices, or return the index that is there if it was cut from the same files.
+
+    Args:
+        config: the source's manifest section.
+        store: the folder `corpus/<source>/index`.
+        source: the source's name, for messages.
+
+    Raises:
+        ManifestError: nothing matches, a column is missing, the manifest is empty or has changed since.
+    """
+    where = f"sources.{source}"
+    files = manifest_files(config, where)
+    identity = _identity(files, config)
+    if store.exists("index.json"):
+        known = store.read_json("index.json")
+        if known["identity"] != identity:
+            raise ManifestError(
+                f"{where}.manifest: {config.manifest} has changed since this run cut it into shards; "
+                "put the old file back, or start another run directory (--set run.dir=...)"
+            )
+        return Index(known["rows"], known["shards"], identity, tuple(known["files"]))
+    rows, shards = _write_parts(config, files, store, where)
+    if rows == 0:
+        raise ManifestError(f"{where}.manifest: {', '.join(str(f) for f in files)} has no rows; give a manifest with some")
+    index = {"rows": rows, "shards": shards, "identity": identity, "files": [str(f) for f in files]}
+    store.put_json("index.json", index)
+    return Index(rows, shards, identity, tuple(index["files"]))
+
+
+def read_slice(store: Store, shard: int) -> pa.Table:
+    """Index rows of one shard (schema `INDEX_SCHEMA`)."""
+    part, row_group = divmod(shard, SHARDS_PER_PART)
+    with store.fs.open(store.path(_part_name(part)), "rb") as stream:
+        return pq.ParquetFile(stream).read_row_group(row_group)
+
+
+@dataclass(frozen=True)
+class ManifestFile:
+    """One file of a manifest: its filesystem, path and form."""
+
+    fs: Any
+    path: str
+    form: str
+
+    def __str__(self) -> str:
+        return self.path
+
+
+def manifest_files(config: ManifestConfig, where: str) -> list[ManifestFile]:
+    """Every file the `manifest` key names, in a fixed order."""
+    patterns = [config.manifest] if isinstance(config.manifest, str) else list(config.manifest)
+    if not any(patterns):
+        raise ManifestError(f"{where}.manifest: nothing given; name a file, folder or glob")
+    found: list[ManifestFile] = []
+    for pattern in patterns:
+        try:
+            fs, path = fsspec.core.url_to_fs(pattern, **config.storage_options)
+            paths = _expand(fs, path)
+        except (OSError, ValueError, ImportError) as error:
+            raise ManifestError(f"{where}.manifest: cannot read {pattern} ({error})") from error
+        if not paths:
+            raise ManifestError(f"{where}.manifest: no file at {pattern}; give an existing file, folder or glob")
+        found.extend(ManifestFile(fs, p, _form(p, config, where)) for p in paths)
+    return found
+
+
+def _expand(fs: Any, path: str) -> list[str]:
+    if any(c in path for c in "*?["):
+        return sorted(str(p) for p in fs.glob(path))
+    if fs.isdir(path):
+        return sorted(p for p in (str(p) for p in fs.find(path)) if _suffix(p) in FORMATS)
+    return [path] if fs.exists(path) else []
+
+
+def _suffix(path: str) -> str:
+    return PurePosixPath(path.removesuffix(".gz")).suffix.lower()
+
+
+def _form(path: str, config: ManifestConfig, where: str) -> str:
+    if config.format != "auto":
+        return config.format
+    form = FORMATS.get(_suffix(path))
+    if form is None:
+        raise ManifestError(
+            f"{where}.manifest: cannot tell the form of {path} by its name; "
+            f"allowed endings: {', '.join(FORMATS)} (also .gz), or set {where}.format"
+        )
+    return form
+
+
+def _identity(files: Sequence[ManifestFile], config: ManifestConfig) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        info = file.fs.info(file.path)
+        mark = info.get("ETag") or info.get("mtime") or info.get("LastModified") or ""
+        digest.update(f"{PurePosixPath(file.path).name}\0{info.get('size')}\0{mark}\n".encode())
+    reading = (config.url_column, config.caption_column, config.truth_column, config.columns, config.shard_size)
+    digest.update(repr(reading).encode())
+    return digest.hexdigest()
+
+
+def _write_parts(
+    config: ManifestConfig, files: Sequence[ManifestFile], store: Store, where: str
+) -> tuple[int, int]:
+    """Write the index parts; each is built in memory (urls and texts of a million rows at most) and put whole."""
+    rows = shards = 0
+    sink: io.BytesIO | None = None
+    writer: pq.ParquetWriter | None = None
+
+    def close() -> None:
+        nonlocal sink, writer
+        if writer is not None and sink is not None:
+            writer.close()
+            store.put(_part_name((shards - 1) // SHARDS_PER_PART), sink.getvalue())
+        sink = writer = None
+
+    for table in _slices(config, files, where):
+        if writer is None:
+            sink = io.BytesIO()
+            writer = pq.ParquetWriter(sink, INDEX_SCHEMA, compression="zstd")
+        writer.write_table(table, row_group_size=table.num_rows)
+        rows, shards = rows + table.num_rows, shards + 1
+        if shards % SHARDS_PER_PART == 0:
+            close()
+    close()
+    return rows, shards
+
+
+def _part_name(part: int) -> str:
+    return f"{part:05d}.parquet"
+
+
+def _slices(config: ManifestConfig, files: Sequence[ManifestFile], where: str) -> Iterator[pa.Table]:
+    """Tables of `shard_size` rows; a tar is a slice of its own, since its images are in it already."""
+    pending: list[dict[str, Any]] = []
+    for file in files:
+        if file.form == "tar":
+            yield pa.Table.from_pylist([{"tar": file.fs.unstrip_protocol(file.path)}], schema=INDEX_SCHEMA)
+            continue
+        for row in _rows(file, config, where):
+            pending.append(row)
+            if len(pending) == config.shard_size:
+                yield pa.Table.from_pylist(pending, schema=INDEX_SCHEMA)
+                pending = []
+    if pending:
+        yield pa.Table.from_pylist(pending, schema=INDEX_SCHEMA)
+
+
+def _rows(file: ManifestFile, config: ManifestConfig, where: str) -> Iterator[dict[str, Any]]:
+    try:
+        if file.form == "json":
+            with _open_text(file) as stream:
+                document = json.load(stream)
+            annotated = annotation_rows(document)
+            yield from annotated if annotated is not None else _records(document, config, file, where)
+        else:
+            yield from _records(_READERS[file.form](file, config), config, file, where)
+    except ManifestError:
+        raise
+    except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
+        raise ManifestError(f"{where}.manifest: cannot read {file} as {file.form} ({error})") from error
+
+
+def _records(
+    records: Any, config: ManifestConfig, file: ManifestFile, where: str
+) -> Iterator[dict[str, Any]]:
+    """Any iterable of mappings as index rows; a value that is no text becomes null and later a row status."""
+    columns: tuple[str | None, str | None, str | None] | None = None
+    for number, record in enumerate(records):
+        if not isinstance(record, dict):
+            raise ManifestError(f"{where}.manifest: row {number} of {file} is {type(record).__name__}, not an object")
+        if columns is None:
+            columns = _columns(record, config, file, where)
+        url, caption, truth = ((record.get(c) if c else None) for c in columns)
+        texts = caption if isinstance(caption, list) else [caption]
+        yield {
+            "url": url if isinstance(url, str) else None,
+            "texts": [t for t in texts if isinstance(t, str)],
+            "truth": None if truth is None else str(truth),
+        }
+
+
+def _columns(
+    record: dict[str, Any], config: ManifestConfig, file: ManifestFile, where: str
+) -> tuple[str | None, str | None, str | None]:
+    def choose(key: str, given: str | None, usual: Sequence[str], *, needed: bool) -> str | None:
+        if given is not None:
+            if given in record:
+                return given
+        else:
+            for name in usual:
+                if name in record:
+                    return name
+            if not needed:
+                return None
+        wanted = given if given is not None else " or ".join(usual)
+        raise ManifestError(
+            f"{where}.{key}: no column {wanted!r} in {file}; it has {', '.join(map(str, record))}; set {where}.{key}"
+        )
+
+    return (
+        choose("url_column", config.url_column, URL_NAMES, needed=True),
+        choose("caption_column", config.caption_column, CAPTION_NAMES, needed=False),
+        choose("truth_column", config.truth_column, (), needed=False),
+    )
+
+
+def _parquet_records(file: ManifestFile, config: ManifestConfig) -> Iterator[dict[str, Any]]:
+    with file.fs.open(file.path, "rb") as stream:
+        parquet = pq.ParquetFile(stream)
+        names = parquet.schema_arrow.names
+        given = {c for c in (config.url_column, config.caption_column, config.truth_column) if c}
+        wanted = [n for n in names if n in given or n in URL_NAMES or n in CAPTION_NAMES]
+        # With a name that is not there every column is read, so that the error can list what is.
+        complete = given <= set(names) and any(n in URL_NAMES or n == config.url_column for n in names)
+        for batch in parquet.iter_batches(batch_size=10_000, columns=wanted if complete else None):
+            yield from batch.to_pylist()
+
+
+def _delimited_records(file: ManifestFile, config: ManifestConfig) -> Iterator[dict[str, Any]]:
+    # A caption may be long: the module's own limit of 128 kB per field would end the run on one bad row.
+    csv.field_size_limit(1 << 30)
+    with _open_text(file) as stream:
+        delimiter = "\t" if file.form == "tsv" else ","
+        # TSV lists of the field (CC3M, CC12M) are not quoted: a lone quote must not swallow lines.
+        quoting = csv.QUOTE_NONE if file.form == "tsv" else csv.QUOTE_MINIMAL
+        lines = (line.replace("\0", "") for line in stream)
+        yield from csv.DictReader(
+            lines, fieldnames=list(config.columns) or None, delimiter=delimiter, quoting=quoting
+        )
+
+
+def _jsonl_records(file: ManifestFile, config: ManifestConfig) -> Iterator[dict[str, Any]]:
+    with _open_text(file) as stream:
+        for number, line in enumerate(stream, start=1):
+            if line.strip():
+                try:
+                    yield json.loads(line)
+                except ValueError as error:
+                    raise ManifestError(f"line {number} of {file} is not JSON ({error})") from error
+
+
+_READERS = {
+    "parquet": _parquet_records,
+    "csv": _delimited_records,
+    "tsv": _delimited_records,
+    "jsonl": _jsonl_records,
+}
+
+
+def _open_text(file: ManifestFile) -> io.TextIOWrapper:
+    raw = file.fs.open(file.path, "rb")
+    stream = gzip.open(raw) if file.path.endswith(".gz") else raw
+    return io.TextIOWrapper(stream, encoding="utf-8", errors="replace", newline="")  # type: ignore[arg-type]

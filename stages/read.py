@@ -1,0 +1,139 @@
+"""One slice of a manifest, or one shard of the corpus, as rows. The only stage that makes rows."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stages.manifest import read_slice
+from stages.rows import CORPUS_SCHEMA, ROW_SCHEMA, row_key, table_of
+from stages.store import Store
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadConfig:
+    """Where the run lives."""
+
+    run: Store
+    """The run directory."""
+    images: bool = True
+    """Read the image bytes of corpus shards too; without them only the rows come."""
+
+
+class Read:
+    """Turns {"source", "shard"} into the rows of that shard.
+
+    A shard whose corpus record stands is read from the corpus: its images were fetched once and for ever. Any
+    other comes from the manifest's index, its rows `pending`.
+    """
+
+    def __init__(self, config: ReadConfig) -> None:
+        self.config = config
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """One row {"source", "shard"} in, the rows of that shard (`ROW_SCHEMA`) out."""
+        tables = [self.read(item["source"], item["shard"]) for item in batch.to_pylist()]
+        return tables[0] if len(tables) == 1 else pa.concat_tables(tables)
+
+    def read(self, source: str, shard: int) -> pa.Table:
+        corpus = self.config.run / f"corpus/{source}"
+        if corpus.exists(f"{shard:06d}.json"):
+            return read_corpus_shard(corpus, shard, images=self.config.images)
+        index = read_slice(corpus / "index", shard).to_pylist()
+        if index[0]["tar"] is not None:
+            rows = list(tar_rows(index[0]["tar"]))
+        else:
+            rows = [{"url": r["url"], "texts": r["texts"], "truth": r["truth"]} for r in index]
+        for number, row in enumerate(rows):
+            texts = row["texts"] or []
+            row.update(
+                key=row_key(shard, number),
+                source=source,
+                shard=shard,
+                status="pending",
+                caption=texts[0] if texts else None,
+            )
+        return table_of(rows, ROW_SCHEMA)
+
+
+def read_corpus_shard(corpus: Store, shard: int, *, images: bool = True) -> pa.Table:
+    """Rows of a committed corpus shard, with image bytes where the fetch succeeded (schema `ROW_SCHEMA`).
+
+    Raises:
+        ValueError: the tar lacks an image that the Parquet lists as stored.
+    """
+    name = f"{shard:06d}"
+    rows = pq.read_table(io.BytesIO(corpus.read(f"{name}.parquet")), schema=CORPUS_SCHEMA)
+    stored: dict[str, bytes] = {}
+    if images and corpus.exists(f"{name}.tar"):
+        stored = read_tar_images(corpus.read(f"{name}.tar"))
+    values = []
+    for key, status in zip(rows["key"].to_pylist(), rows["status"].to_pylist(), strict=True):
+        if images and status == "success" and key not in stored:
+            raise ValueError(
+                f"{corpus.address(name)}.tar has no image {key} that {name}.parquet lists; "
+                "the shard is damaged: remove its record and run again"
+            )
+        values.append(stored.get(key))
+    return rows.append_column(ROW_SCHEMA.field("image"), pa.array(values, type=pa.large_binary()))
+
+
+def read_tar_images(data: bytes) -> dict[str, bytes]:
+    """{key: encoded image} of a WebDataset tar held in memory."""
+    found = {}
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        for member in tar:
+            path = PurePosixPath(member.name)
+            if member.isfile() and path.suffix.lower() in IMAGE_SUFFIXES:
+                found[path.name.split(".", 1)[0]] = tar.extractfile(member).read()  # type: ignore[union-attr]
+    return found
+
+
+def tar_rows(address: str) -> Iterable[dict[str, Any]]:
+    """Rows of an image tar that exists already (WebDataset, img2dataset or DataComp layout).
+
+    The samples keep their order; the url comes from the sample's json where there is one. An image that came
+    with the tar is stored as it is after the same checks as a downloaded one.
+    """
+    samples: dict[str, dict[str, bytes]] = {}
+    with fsspec.open(address, "rb") as stream, tarfile.open(fileobj=io.BytesIO(stream.read())) as tar:
+        for member in tar:
+            if member.isfile():
+                base, _, extension = member.name.rpartition("/")[2].partition(".")
+                folder = member.name.rpartition("/")[0]
+                payload = tar.extractfile(member).read()  # type: ignore[union-attr]
+                samples.setdefault(f"{folder}/{base}", {})[f".{extension.lower()}"] = payload
+    for name, parts in samples.items():
+        image = next((parts[s] for s in IMAGE_SUFFIXES if s in parts), None)
+        meta = _json_object(parts.get(".json"))
+        text = parts[".txt"].decode("utf-8", "replace").strip() if ".txt" in parts else meta.get("caption")
+        url = meta.get("url")
+        yield {
+            "url": url if isinstance(url, str) else f"{address}#{name.lstrip('/')}",
+            "texts": [text] if isinstance(text, str) else [],
+            "truth": None,
+            "image": image,
+            "error_message": None if image is not None else "the sample has no image member",
+        }
+
+
+def _json_object(data: bytes | None) -> dict[str, Any]:
+    """A sidecar that is no JSON object tells nothing, and the sample's image and text still count."""
+    if data is None:
+        return {}
+    try:
+        value = json.loads(data)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,207 @@
+"""Shard → image tar, Parquet and the commit record that decides (shared design, contract 4).
+
+The record is created exclusively and last. Until it exists the shard is done again from the start; once it
+exists nobody touches the shard, not even a late attempt that lost.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stages.rows import CANDIDATE_SCHEMA, CORPUS_SCHEMA, SCHEMA_VERSION, table_of
+from stages.store import Store, encode_json
+
+SECONDS_PREFIX = "seconds_"
+"""Columns of this prefix carry how long each stage took for the shard; they end in the record."""
+
+WRITTEN_SCHEMA = pa.schema([("source", pa.string()), ("shard", pa.int64()), ("records", pa.string())])
+"""What the writer returns for a shard: its commit records as JSON, {"corpus": …, "candidates": …}."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What is written beside every candidate of a bootstrap."""
+
+    captioner: str
+    filter: str
+    """Digests of the two checkpoints (first 16 hex digits of their sha256)."""
+    top_p: float
+    top_k: int
+    repetition_penalty: float
+    threshold: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteConfig:
+    """What the writer makes of a shard."""
+
+    run: Store
+    """The run directory."""
+    corpus_fingerprints: dict[str, str] = field(default_factory=dict)
+    """Fingerprints of the sources whose shards' images and rows are written to the corpus, unless their record
+    stands already. Needs the image bytes: see `keep_images` of the filter stage."""
+    round: int = 0
+    """Round of the candidates."""
+    round_fingerprint: str | None = None
+    """Set: write the shard's candidates."""
+    provenance: Provenance | None = None
+
+
+class Write:
+    """Ends the rows of a shard: files first, the commit record last. The only stage that ends rows."""
+
+    def __init__(self, config: WriteConfig) -> None:
+        self.config = config
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """One shard in; one row (`WRITTEN_SCHEMA`) with its commit records out."""
+        source, shard = batch["source"][0].as_py(), batch["shard"][0].as_py()
+        records: dict[str, Any] = {}
+        if source in self.config.corpus_fingerprints:
+            records["corpus"] = self._write_corpus(batch, source, shard)
+        if self.config.round_fingerprint is not None:
+            records["candidates"] = self._write_candidates(batch, source, shard)
+        return table_of([{"source": source, "shard": shard, "records": json.dumps(records)}], WRITTEN_SCHEMA)
+
+    def _write_corpus(self, batch: pa.Table, source: str, shard: int) -> Any:
+        store, name = self.config.run / f"corpus/{source}", f"{shard:06d}"
+        if store.exists(f"{name}.json"):
+            return store.read_json(f"{name}.json")
+        files = [store.put(f"{name}.tar", corpus_tar(batch))]
+        rows = batch.select(CORPUS_SCHEMA.names).cast(CORPUS_SCHEMA)
+        files.append(store.put(f"{name}.parquet", parquet_bytes(rows)))
+        counts = Counter(batch["status"].to_pylist())
+        record = {
+            "kind": "corpus",
+            "source": source,
+            "shard": shard,
+            "version": SCHEMA_VERSION,
+            "fingerprint": self.config.corpus_fingerprints[source],
+            "files": files,
+            "rows": {"read": batch.num_rows, "status": dict(counts)},
+            "texts": count_texts(batch),
+            "seconds": stage_seconds(batch),
+        }
+        return commit(store, f"{name}.json", record)
+
+    def _write_candidates(self, batch: pa.Table, source: str, shard: int) -> Any:
+        store, name = self.config.run / f"rounds/{self.config.round}/{source}", f"{shard:06d}"
+        rows = self._candidate_rows(batch)
+        file = store.put(f"{name}.parquet", parquet_bytes(table_of(rows, CANDIDATE_SCHEMA)))
+        origins: dict[str, Counter[str]] = {}
+        for row in rows:
+            verdict = {True: "kept", False: "dropped", None: "unjudged"}[row["kept"]]
+            origins.setdefault(row["origin"], Counter())[verdict] += 1
+        record = {
+            "kind": "candidates",
+            "source": source,
+            "shard": shard,
+            "round": self.config.round,
+            "version": SCHEMA_VERSION,
+            "fingerprint": self.config.round_fingerprint,
+            "files": [file],
+            "rows": {"read": batch.num_rows, "status": dict(Counter(batch["status"].to_pylist()))},
+            "candidates": {origin: dict(counts) for origin, counts in sorted(origins.items())},
+            "seconds": stage_seconds(batch),
+        }
+        return commit(store, f"{name}.json", record)
+
+    def _candidate_rows(self, batch: pa.Table) -> list[dict[str, Any]]:
+        made = self.config.provenance
+        assert made is not None, "candidates are written with their provenance"
+        of_image = ("key", "source", "shard", "url", "width", "height", "sha256", "phash")
+        rows = []
+        for row in batch.select([*of_image, "candidates"]).to_pylist():
+            image = {name: row[name] for name in of_image}
+            for candidate in row["candidates"]:
+                sampled = candidate["origin"] == "synthetic"
+                rows.append(
+                    image
+                    | candidate
+                    | {
+                        "round": self.config.round,
+                        "threshold": made.threshold,
+                        "captioner": made.captioner if sampled else None,
+                        "filter": made.filter,
+                        "top_p": made.top_p if sampled else None,
+                        "top_k": made.top_k if sampled else None,
+                        "repetition_penalty": made.repetition_penalty if sampled else None,
+                        "version": SCHEMA_VERSION,
+                    }
+                )
+        return rows
+
+
+def commit(store: Store, name: str, record: dict[str, Any]) -> Any:
+    """Create the record; when another attempt was first, its record is the truth and is returned.
+
+    Raises:
+        AssertionError: rows were lost on the way: the shard's counts do not add up.
+    """
+    rows = record["rows"]
+    assert rows["read"] == sum(rows["status"].values()), f"{name}: rows lost, {rows}"
+    if store.create(name, encode_json(record)):
+        return record
+    return store.read_json(name)
+
+
+def count_texts(batch: pa.Table) -> int:
+    """Texts with words that belong to stored images: the pairs a training on the texts as they came sees."""
+    rows = zip(batch["status"].to_pylist(), batch["texts"].to_pylist(), strict=True)
+    return sum(bool(text.strip()) for status, texts in rows if status == "success" for text in texts or [])
+
+
+def stage_seconds(batch: pa.Table) -> dict[str, float]:
+    """{stage: seconds it spent on this shard}, from the columns the engine added."""
+    names = [n for n in batch.column_names if n.startswith(SECONDS_PREFIX)]
+    return {n.removeprefix(SECONDS_PREFIX): round(batch[n][0].as_py(), 3) for n in names}
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def corpus_tar(batch: pa.Table) -> bytes:
+    """The stored images of a shard as a WebDataset tar: `<key>.jpg`, `<key>.txt`, `<key>.json`.
+
+    Members carry no time and no owner, so equal rows give equal bytes.
+    """
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for row in batch.select([*CORPUS_SCHEMA.names, "image"]).to_pylist():
+            image = row.pop("image")
+            if row["status"] != "success":
+                continue
+            _add(tar, f"{row['key']}.{image_extension(image)}", image)
+            _add(tar, f"{row['key']}.txt", (row["caption"] or "").encode())
+            _add(tar, f"{row['key']}.json", json.dumps(row, ensure_ascii=False).encode())
+    return sink.getvalue()
+
+
+def image_extension(image: bytes) -> str:
+    """File extension by the image's first bytes; stored images are JPEG, PNG or WebP unless kept as they came."""
+    signatures = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG", "png"), (b"GIF8", "gif"), (b"BM", "bmp"))
+    for signature, extension in signatures:
+        if image.startswith(signature):
+            return extension
+    if image[:4] == b"RIFF" and image[8:12] == b"WEBP":
+        return "webp"
+    if image[4:12] in (b"ftypavif", b"ftypavis"):
+        return "avif"
+    return "tif" if image[:4] in (b"II*\0", b"MM\0*") else "img"
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
