@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import ray
+import ray.data
 from annotated_types import Ge, Gt
 
 MINIMUM_LOGICAL_CPUS = 4
@@ -54,7 +55,6 @@ def session(config: ClusterConfig) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    logging.getLogger("ray").setLevel(logging.WARNING)
     try:
         _connect(config)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
@@ -62,6 +62,7 @@ def session(config: ClusterConfig) -> Iterator[None]:
             f"cluster.address: no Ray cluster answers at {config.address!r} ({_first_line(error)}); "
             "start one with `ray start --head`, or set cluster.address=local"
         ) from error
+    _quieten()
     try:
         yield
     finally:
@@ -75,6 +76,9 @@ def _connect(config: ClusterConfig) -> None:
         memory = int(config.object_store_gb * 1e9) if config.object_store_gb else None
         # No dashboard, no usage report: a laptop run starts in seconds and speaks to nobody.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # The C++ core prints its lines to the terminal, "error" for what is harmless here (kept in its files).
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
         ray.init(
             address="local",
             num_cpus=cpus,
@@ -86,6 +90,12 @@ def _connect(config: ClusterConfig) -> None:
         return
     address = None if config.address == "auto" else config.address
     ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.WARNING)
+
+
+def _quieten() -> None:
+    """Ray's own lines stay in its log files: the user sees this program's progress and errors, not the engine's."""
+    for name in ("ray", "ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,162 +1,318 @@
 """Cached batch decoding of captions: nucleus sampling, greedy, beam search.
 
-An image's cross-attention keys and values are computed once and shared by all its sequences; the prompt is read once
-per image; images whose sequences have all ended leave the batch.
+An image's cross-attention keys and values are computed once and shared by all its sequences; the prompt is
+read once per image; images whose sequences have all ended leave the batch.
 
-Shapes: B images, A of them still in play, n sequences (or beams) each, V vocabulary, L new tokens at most.
+Shapes: B images, A of them still in play, n sequences (or K beams) each, P prompt tokens, L new tokens at
+most, V vocabulary, M = A * n sequences, image by image.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from models.med import MED, DecoderCache
+from models.med import MED, DecoderCache, ImageRows
 from models.sampling import SamplingConfig, apply_repetition_penalty, filter_logits, pick, uniform
 
-# How often the host looks which images are done. On a GPU a look waits for all queued work, and a decoding step
-# queues more kernels than a small batch takes to run, so some steps of finished rows are cheaper than a look at each.
-_LOOK_EVERY = {"cpu": 1, "cuda": 4}
+# Steps between two looks at which images are done. A look waits for all work queued on a GPU; a few steps
+# with rows that have ended are cheaper than a look at each.
+_LOOK_EVERY_ON_GPU = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generated:
     """New tokens `ids` int64 [B, n, L]: without the prompt, with the end token where it came, then padding.
 
-    `logprobs` float32 [B, n] sums the model's own log-probabilities of these tokens, before any filter or penalty.
+    `logprobs` float32 [B, n] sums the model's own log-probabilities of these tokens, before any filter or
+    penalty.
     """
 
     ids: Tensor
     logprobs: Tensor
 
 
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """What every sequence begins with, `ids` int64 [P], and the tokens that end and fill it."""
+
+    ids: Tensor
+    end_id: int
+    pad_id: int
+
+
 @torch.inference_mode()
 def generate(
     med: MED,
     image_states: Tensor,
-    prompt_ids: Tensor,
+    prompt: Prompt,
     sampling: SamplingConfig,
     *,
-    end_id: int,
-    pad_id: int,
     seeds: Tensor | None = None,
     n: int = 1,
 ) -> Generated:
-    """n continuations of the prompt `prompt_ids` int64 [P] for each of the image states [B, N, D].
+    """n continuations of the prompt for each of the image states [B, N, W] of `med.encode_image`.
 
-    `seeds` int64 [B * n], image by image, decides nucleus sampling (see `sampling.uniform`); the others need none.
-    Beam search returns an image's n best beams, best first.
+    `seeds` int64 [B * n], image by image, decides nucleus sampling (see `sampling.uniform`); the others need
+    none. Beam search returns an image's n best beams, best first, by log-probability per token as BLIP's own
+    search. Raises ValueError for lengths, n or seeds that do not fit.
     """
-    _check(med, image_states, prompt_ids, sampling, seeds, n)
-    if image_states.shape[0] == 0:
-        shape = (0, n, sampling.max_new_tokens)
-        empty = torch.full(shape, pad_id, device=image_states.device)
-        return Generated(ids=empty, logprobs=empty[:, :, 0].float())
-    task = _Task(prompt_ids=prompt_ids.to(image_states.device), sampling=sampling, end_id=end_id, pad_id=pad_id)
-    decoding = _Decoding(med, image_states)
+    _check(med, image_states, prompt, sampling, seeds, n)
+    decoding = _Decoding(med, image_states, prompt, sampling)
     if sampling.strategy == "beam":
-        return _search(decoding, task, n)
-    return _sample(decoding, task, seeds, n)
+        return _search(decoding, n)
+    return _sample(decoding, seeds, n)
 
 
 def _check(
-    med: MED, image_states: Tensor, prompt_ids: Tensor, sampling: SamplingConfig, seeds: Tensor | None, n: int
+    med: MED, image_states: Tensor, prompt: Prompt, sampling: SamplingConfig, seeds: Tensor | None, n: int
 ) -> None:
-    limit, length = med.config.text.max_positions, len(prompt_ids) + sampling.max_new_tokens
+    images = len(image_states)
+    if images == 0 or med.training:
+        why = "image_states is empty" if images == 0 else "med is in training mode, call med.eval() first"
+        raise ValueError(f"cannot generate: {why}")
+    limit, length = (med.config.text.max_positions, len(prompt.ids) + sampling.max_new_tokens)
     if length > limit:
         raise ValueError(
-            f"the prompt's {len(prompt_ids)} tokens and max_new_tokens {sampling.max_new_tokens} make {length}; "
-            f"the decoder has {limit} positions: lower max_new_tokens"
+            f"the prompt's {len(prompt.ids)} tokens and max_new_tokens {sampling.max_new_tokens} make "
+            f"{length}, but the decoder has {limit} positions: lower max_new_tokens"
         )
     most = {"nucleus": n, "greedy": 1, "beam": sampling.num_beams}[sampling.strategy]
     if not 1 <= n <= most:
         raise ValueError(
-            f"n is {n} captions per image; strategy {sampling.strategy!r} gives 1 to "
+            f"{n} captions per image asked for; strategy {sampling.strategy!r} gives at least 1 and at most "
             f"{'any number' if sampling.strategy == 'nucleus' else most}"
         )
-    if sampling.strategy == "nucleus" and (seeds is None or seeds.shape != (len(image_states) * n,)):
-        raise ValueError(
-            f"nucleus sampling needs one seed per sequence: seeds has shape {None if seeds is None else [*seeds.shape]},"
-            f" {len(image_states)} images times {n} captions need [{len(image_states) * n}]"
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Task:
-    """What the sequences of a batch have in common."""
-
-    prompt_ids: Tensor
-    sampling: SamplingConfig
-    end_id: int
-    pad_id: int
-
-    def adjust(self, scores: Tensor, new_ids: Tensor, step: int) -> Tensor:
-        """Scores [M, V] (logits or log-probabilities) after penalty and minimum length; `new_ids` [M, step]."""
-        if self.sampling.penalty_scope == "all":
-            new_ids = torch.cat([self.prompt_ids.expand(len(new_ids), -1), new_ids], dim=1)
-        scores = apply_repetition_penalty(scores, new_ids, self.sampling.repetition_penalty)
-        if step < self.sampling.min_new_tokens:
-            scores = scores.clone()
-            scores[:, self.end_id] = -torch.inf
-        return scores
+    if sampling.strategy == "nucleus" and (seeds is None or seeds.shape != (images * n,)):
+        given = "none" if seeds is None else f"shape {list(seeds.shape)}"
+        raise ValueError(f"nucleus sampling needs seeds of shape [{images * n}] (images x n), got {given}")
 
 
 class _Decoding:
     """The images in play: their cross-attention K/V, and the self-attention cache of their sequences.
 
-    Every image has the same number of sequences, next to each other: so attention reads one image's K/V for all of
-    them, and a done sequence stays until its whole image is done.
+    Every image has equally many sequences, side by side, so that all of them attend to its one copy of K/V;
+    hence a sequence that ended stays until its whole image is done.
     """
 
-    def __init__(self, med: MED, image_states: Tensor) -> None:
-        self.med = med
+    def __init__(self, med: MED, image_states: Tensor, prompt: Prompt, sampling: SamplingConfig) -> None:
+        self.med, self.sampling, self.prompt = med, sampling, prompt
+        self.device = image_states.device
+        self.prompt_ids = prompt.ids.to(self.device)
         self.cross_kv = med.cross_kv(image_states, which="decoder")
         self.cache = DecoderCache()
         self.images = len(image_states)
-        self.look_every = _LOOK_EVERY.get(image_states.device.type, 4)
+        self._lay_out(1)
 
-    def read_prompt(self, prompt_ids: Tensor) -> Tensor:
+    def _lay_out(self, sequences: int) -> None:
+        self.sequences = sequences  # of each image
+        image_index = torch.arange(self.images).repeat_interleave(sequences)
+        self.rows = ImageRows.plan(image_index, len(image_index), self.images, self.device)
+
+    def read_prompt(self) -> Tensor:
         """Logits [B, V] of the first new token: one pass per image, however many sequences will follow."""
-        return self.step(prompt_ids.expand(self.images, -1))
+        return self.step(self.prompt_ids.expand(self.images, -1))
 
     def step(self, ids: Tensor) -> Tensor:
-        """Logits [M, V] float32 of the token after `ids` [M, T], which join the cache."""
-        sequences = torch.arange(len(ids), device=ids.device)
-        image_index = sequences // (len(ids) // self.images)
-        logits = self.med.decode(ids, self.cross_kv, image_index=image_index, cache=self.cache)
-        return logits[:, -1].float()
+        """Logits [M, V], float32, of the token after `ids` [M, T], which join the cache."""
+        states = self.med.decode_states(ids, self.cross_kv, self.rows, cache=self.cache)
+        return self.med.lm_logits(states[:, -1]).float()
 
     def fan_out(self, sequences: int) -> None:
-        """Give every image so many sequences, all of which have read what its one sequence read."""
-        rows = torch.arange(self.images, device=self.cross_kv[0][0].device)
-        self.cache.select(rows.repeat_interleave(sequences))
+        """Give every image so many sequences, all of which have read what its one has read."""
+        self.cache.select(torch.arange(self.images, device=self.device).repeat_interleave(sequences))
+        self._lay_out(sequences)
 
-    def looks_at(self, step: int) -> bool:
-        return (step + 1) % self.look_every == 0
+    def adjust(self, scores: Tensor, new_ids: Tensor) -> Tensor:
+        """Scores [M, V] (logits or log-probabilities) after penalty and minimum length, given `new_ids` [M,
+        t]."""
+        step = new_ids.shape[1]
+        if self.sampling.penalty_scope == "all":
+            new_ids = torch.cat([self.prompt_ids.expand(len(new_ids), -1), new_ids], dim=1)
+        scores = apply_repetition_penalty(scores, new_ids, self.sampling.repetition_penalty)
+        if step < self.sampling.min_new_tokens:
+            ban = torch.tensor(self.prompt.end_id, device=self.device)
+            scores = scores.index_fill(1, ban, -torch.inf)
+        return scores
 
-    def keep(self, done: Tensor, steps_left: int) -> Tensor | None:
-        """Drop the images that are `done` [A] if it pays: the positions kept [A'], or None where all stay.
+    def drop(self, done: Tensor, step: int) -> Tensor | None:
+        """Let images that are `done` [A] leave, if it is time and pays: the positions that stay, or None.
 
-        Dropping copies the K/V of those that stay (read and written once); else each step reads the done ones' too.
+        Leaving copies the K/V of those that stay, one read and one write; staying reads those that are done,
+        and runs their text, once in each step that is left. Sequences go with their images.
         """
-        flags = done.tolist()
-        leaving = sum(flags)
-        if leaving < len(flags) and leaving * steps_left <= 2 * (len(flags) - leaving):
+        if self.device.type != "cpu" and (step + 1) % _LOOK_EVERY_ON_GPU:
             return None
-        kept = torch.tensor([i for i, flag in enumerate(flags) if not flag], dtype=torch.long, device=done.device)
-        sequences = torch.arange(self.images, device=done.device)
-        self.cross_kv = [(k[kept], v[kept]) for k, v in self.cross_kv]
-        del sequences
-        self.images = len(kept)
-        return kept
+        flags = done.tolist()
+        leaving, steps_left = sum(flags), self.sampling.max_new_tokens - step - 1
+        staying = len(flags) - leaving
+        if leaving * steps_left <= 2 * staying:
+            return None
+        stay = torch.tensor(
+            [i for i, flag in enumerate(flags) if not flag], dtype=torch.long, device=self.device
+        )
+        self.images = staying
+        if staying:
+            self.cross_kv = [(key[stay], value[stay]) for key, value in self.cross_kv]
+            self.cache.select(self.sequences_of(stay))
+            self._lay_out(self.sequences)
+        return stay
+
+    def sequences_of(self, images: Tensor) -> Tensor:
+        """The rows [A * n] of the sequences of images [A]."""
+        return (images[:, None] * self.sequences + torch.arange(self.sequences, device=self.device)).flatten()
 
 
 # ---- nucleus sampling and greedy
 
 
-def _sample(decoding: _Decoding, task: _Task, seeds: Tensor | None, n: int) -> Generated:
-    raise NotImplementedError
+def _sample(decoding: _Decoding, seeds: Tensor | None, n: int) -> Generated:
+    prompt, device = decoding.prompt, decoding.device
+    images, length = decoding.images, decoding.sampling.max_new_tokens
+    seeds = torch.zeros(images * n, dtype=torch.long) if seeds is None else seeds
+    seeds = seeds.to(device)
+    ids = torch.full((images * n, length), prompt.pad_id, device=device)
+    logprobs = torch.zeros(images * n, device=device)
+    ended = torch.zeros(images * n, dtype=torch.bool, device=device)
+    live = torch.arange(images * n, device=device)  # which row of the results each sequence in play fills
+
+    logits = decoding.read_prompt().repeat_interleave(n, dim=0)
+    decoding.fan_out(n)
+    for step in range(length):
+        tokens = _next_tokens(decoding, logits, ids[live, :step], seeds[live])
+        gained = logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+        over = ended[live]
+        ids[live, step] = tokens.masked_fill(over, prompt.pad_id)
+        logprobs[live] += gained.masked_fill(over, 0)
+        ended[live] = over | (tokens == prompt.end_id)
+        if step + 1 == length:
+            break
+        stay = decoding.drop(ended[live].view(-1, n).all(1), step)
+        if stay is not None:
+            live = live[decoding.sequences_of(stay)]
+            if not decoding.images:
+                break
+        logits = decoding.step(ids[live, step, None])
+    return Generated(ids=ids.view(images, n, length), logprobs=logprobs.view(images, n))
 
 
-def _search(decoding: _Decoding, task: _Task, n: int) -> Generated:
-    raise NotImplementedError
+def _next_tokens(decoding: _Decoding, logits: Tensor, new_ids: Tensor, seeds: Tensor) -> Tensor:
+    sampling = decoding.sampling
+    scores = decoding.adjust(logits, new_ids)
+    if sampling.strategy == "greedy":
+        return scores.argmax(-1)
+    scores = filter_logits(scores, sampling.temperature, sampling.top_k, sampling.top_p)
+    return pick(scores.softmax(-1), uniform(seeds, new_ids.shape[1]))
+
+
+# ---- beam search
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Beams:
+    """K hypotheses per image, best first: tokens [A, K, L], the scores that rank them, log-probabilities, [A,
+    K]."""
+
+    ids: Tensor
+    scores: Tensor
+    logprobs: Tensor
+
+    def of(self, images: Tensor) -> "_Beams":
+        """All hypotheses of the images [A']."""
+        return _Beams(ids=self.ids[images], scores=self.scores[images], logprobs=self.logprobs[images])
+
+    def pick(self, beams: Tensor) -> "_Beams":
+        """Of each image, the hypotheses [A, K']."""
+        at = torch.arange(len(beams), device=beams.device)[:, None], beams
+        return _Beams(ids=self.ids[at], scores=self.scores[at], logprobs=self.logprobs[at])
+
+    def best_with(self, other: "_Beams") -> "_Beams":
+        """The K best of these and the other's."""
+        both = _Beams(
+            ids=torch.cat([self.ids, other.ids], dim=1),
+            scores=torch.cat([self.scores, other.scores], dim=1),
+            logprobs=torch.cat([self.logprobs, other.logprobs], dim=1),
+        )
+        return both.pick(both.scores.topk(self.scores.shape[1]).indices)
+
+    def put(self, images: Tensor, beams: "_Beams") -> None:
+        """Overwrite the hypotheses of the images [A']."""
+        self.ids[images], self.scores[images], self.logprobs[images] = (
+            beams.ids,
+            beams.scores,
+            beams.logprobs,
+        )
+
+
+def _new_beams(decoding: _Decoding, beams: int, score: float) -> _Beams:
+    shape = (decoding.images, beams)
+    return _Beams(
+        ids=torch.full(
+            (*shape, decoding.sampling.max_new_tokens), decoding.prompt.pad_id, device=decoding.device
+        ),
+        scores=torch.full(shape, score, device=decoding.device),
+        logprobs=torch.zeros(shape, device=decoding.device),
+    )
+
+
+def _search(decoding: _Decoding, n: int) -> Generated:
+    """Beam search by the rules of transformers (early_stopping False, length penalty 1), image by image.
+
+    A finished caption's score is its log-probability per token, end token included. An image is done when its
+    best open beam, ended here, would score no better than the worst of its K finished captions.
+    """
+    beams, length = decoding.sampling.num_beams, decoding.sampling.max_new_tokens
+    result = _new_beams(decoding, beams, -torch.inf)
+    live = torch.arange(decoding.images, device=decoding.device)
+    finished, open_beams = result.of(live), _new_beams(decoding, 1, 0.0)
+    done = torch.zeros_like(live, dtype=torch.bool)
+
+    logits = decoding.read_prompt()
+    for step in range(length):
+        grown, parents = _grow(decoding, logits, open_beams, step)
+        ends = (grown.ids[:, :, step] == decoding.prompt.end_id) | (step + 1 == length)
+        finished = finished.best_with(_ended(grown, ends & ~done[:, None], step + 1, beams))
+        if step + 1 == length:
+            break
+        scores, order = grown.scores.masked_fill(ends, -torch.inf).topk(beams)
+        open_beams, parents = grown.pick(order), parents.gather(1, order)
+        done = done | (scores[:, 0] / (step + 1) <= finished.scores[:, -1])
+        if step == 0:
+            decoding.fan_out(beams)  # every beam grew from the image's only one
+        else:
+            first_rows = torch.arange(decoding.images, device=decoding.device)[:, None] * beams
+            decoding.cache.select((first_rows + parents).flatten())
+        stay = decoding.drop(done, step)
+        if stay is not None:
+            result.put(live, finished)
+            live, done = live[stay], done[stay]
+            finished, open_beams = finished.of(stay), open_beams.of(stay)
+            if not decoding.images:
+                break
+        logits = decoding.step(open_beams.ids[:, :, step].reshape(-1, 1))
+    result.put(live, finished)
+    return Generated(ids=result.ids[:, :n], logprobs=result.logprobs[:, :n])
+
+
+def _grow(decoding: _Decoding, logits: Tensor, beams: _Beams, step: int) -> tuple[_Beams, Tensor]:
+    """The 2K best ways to lengthen any beam of an image by one token, and the beam [A, 2K] each grew from.
+
+    2K, since at most K of them can be ends: K that go on always remain.
+    """
+    images, count = beams.scores.shape
+    logprobs = logits.log_softmax(-1)
+    scores = decoding.adjust(logprobs, beams.ids[:, :, :step].flatten(0, 1))
+    scores = (scores.view(images, count, -1) + beams.scores[:, :, None]).flatten(1)
+    vocabulary = logits.shape[-1]
+    top, where = scores.topk(2 * decoding.sampling.num_beams)
+    parents, tokens = where // vocabulary, where % vocabulary
+    grown = beams.pick(parents)
+    grown.ids[:, :, step] = tokens
+    gained = logprobs.view(images, -1).gather(1, where)
+    return _Beams(ids=grown.ids, scores=top, logprobs=grown.logprobs + gained), parents
+
+
+def _ended(grown: _Beams, ends: Tensor, length: int, beams: int) -> _Beams:
+    """Those of the first K hypotheses that end, scored per token; the others at -inf."""
+    scores = (grown.scores / length).masked_fill(~ends, -torch.inf)
+    return _Beams(ids=grown.ids[:, :beams], scores=scores[:, :beams], logprobs=grown.logprobs[:, :beams])

@@ -1,7 +1,7 @@
 """Encoded bytes to an RGB picture, and pictures to the pixels a vision transformer takes.
 
-Whatever the file holds (a turned photograph, transparency, a palette, CMYK, 16 bits), what comes out is what a person
-would see on a white page; what cannot be decoded whole is an error, never half a picture.
+Whatever the file holds (a turned photograph, transparency, a palette, CMYK, 16 bits), what comes out is what
+a person would see on a white page; what cannot be decoded whole is an error, never half a picture.
 """
 
 import io
@@ -47,7 +47,7 @@ _UPRIGHT = {
 
 
 def decode_image(data: bytes) -> Image.Image:
-    """The picture in `data` (any format Pillow reads; of an animation, the first frame): RGB, upright, on white.
+    """The picture in `data` (any format Pillow reads; an animation's first frame): RGB, upright, on white.
 
     Raises ValueError for what is no image, damaged, truncated, or beyond Pillow's pixel limit.
     """
@@ -84,27 +84,30 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _grey_to_8_bits(image: Image.Image) -> Image.Image:
     """Grey of more than 8 bits, scaled: Pillow's own conversion cuts at 255 and shows a white page.
 
-    Integers span 0..65535 (Pillow widens 16-bit files to that, in modes I and I;16 alike); floats span 0..1 where
-    none is greater, else 0..255.
+    Integers span 0..65535 (Pillow widens 16-bit files to that, in modes I and I;16 alike); floats span 0..1
+    where none is greater, else 0..255.
     """
     grey = np.asarray(image).astype(np.float64)
+    whole = 65535.0
     if image.mode == "F":
-        scale = 255.0 if np.nanmax(grey, initial=0.0) <= 1 else 1.0
-    else:
-        scale = 255.0 / 65535.0
-    return Image.fromarray(np.clip(np.nan_to_num(grey) * scale + 0.5, 0, 255).astype(np.uint8))
+        whole = 1.0 if np.nanmax(grey, initial=0.0) <= 1 else 255.0
+    return Image.fromarray(np.clip(np.nan_to_num(grey) * (255.0 / whole) + 0.5, 0, 255).astype(np.uint8))
 
 
 def to_pixels(images: list[Image.Image], size: int) -> Tensor:
-    """RGB pictures -> uint8 [B, 3, size, size]: squashed to a square, bicubic, no crop (BLIP's test transform)."""
+    """RGB pictures -> uint8 [B, 3, size, size]: squashed to a square, bicubic, no crop (BLIP's test
+    transform)."""
     pixels = np.empty((len(images), size, size, 3), dtype=np.uint8)
     for row, image in enumerate(images):
         pixels[row] = np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC))
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
 
-def normalise(pixels: Tensor, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
-    """uint8 [B, 3, S, S] -> (pixels / 255 - MEAN) / STD in `dtype` on `device` (moved as bytes, a quarter of floats)."""
+def normalise(
+    pixels: Tensor, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None
+) -> Tensor:
+    """uint8 [B, 3, S, S] -> (pixels / 255 - MEAN) / STD in `dtype` on `device` (moved as bytes, a quarter of
+    floats)."""
     pixels = pixels.to(device=device, non_blocking=True)
     mean = torch.tensor(MEAN, device=pixels.device).view(1, 3, 1, 1)
     std = torch.tensor(STD, device=pixels.device).view(1, 3, 1, 1)

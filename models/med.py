@@ -140,7 +140,7 @@ class MED(nn.Module):
         return F.normalize(self.vision_proj(image_states[:, 0]).float(), dim=-1)
 
     def text_feature(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The text's point on the unit sphere of ITC: [M, E]. `ids` [M, T] open with [CLS], `mask` as in `match`."""
+        """The text's point on ITC's unit sphere, [M, E]; `ids` [M, T] open with [CLS], mask as in `match`."""
         self._need(self.has_encoder, "text_feature", "filter")
         states_MTD = self.text_encoder(ids, TextReads(mask_M1TS=_padding_mask(mask)))
         return F.normalize(self.text_proj(states_MTD[:, 0]).float(), dim=-1)

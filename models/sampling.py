@@ -21,7 +21,8 @@ class SamplingConfig:
     __pydantic_config__: ClassVar[dict] = {"extra": "forbid"}
 
     strategy: Literal["nucleus", "beam", "greedy"] = "nucleus"
-    """Nucleus sampling is the paper's choice for CapFilt (Table 2); beam 3 is its choice for caption benchmarks."""
+    """Nucleus sampling is the paper's choice for CapFilt (Table 2); beam 3 is its choice for caption
+    benchmarks."""
     top_p: Annotated[float, Gt(0), Le(1)] = 0.9
     """Nucleus only: probability mass to keep; paper 0.9, 1 keeps all."""
     top_k: Annotated[int, Ge(0)] = 0
@@ -46,8 +47,8 @@ class SamplingConfig:
             raise ValueError(f"top_k is {self.top_k}; it must be 0 (off) or the number of tokens to keep")
         if self.temperature <= 0 or self.repetition_penalty <= 0:
             raise ValueError(
-                f"temperature is {self.temperature} and repetition_penalty is {self.repetition_penalty}; both must "
-                "be above 0 (strategy 'greedy' takes the most probable token)"
+                f"temperature is {self.temperature} and repetition_penalty is {self.repetition_penalty}; "
+                "both must be above 0 (strategy 'greedy' takes the most probable token)"
             )
         if not 0 <= self.min_new_tokens <= self.max_new_tokens or self.max_new_tokens < 1:
             raise ValueError(
@@ -67,16 +68,18 @@ class SamplingConfig:
 
 
 def sequence_seed(run_seed: int, round: int, key: str, caption_index: int) -> int:
-    """The 63-bit seed of one caption: a hash of what identifies it, the same on every machine and in every batch."""
+    """The 63-bit seed of one caption: a hash of what identifies it, the same on every machine and in every
+    batch."""
     identity = f"{run_seed}:{round}:{caption_index}:{key}".encode("utf-8", "surrogatepass")
     digest = hashlib.blake2b(identity, digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 def uniform(seeds: Tensor, step: int | Tensor) -> Tensor:
-    """Uniform numbers in [0, 1), float64, one per seed: a function of the seed (int64 [M]) and the step alone.
+    """Uniform numbers in [0, 1), float64, one per seed: a function of seed (int64 [M]) and step alone.
 
-    Integer arithmetic only (int64 wraps around alike on CPU and GPU), so that every device draws the same bits.
+    Integer arithmetic only (int64 wraps around alike on CPU and GPU), so that every device draws the same
+    bits.
     """
     x = seeds + (step + 1) * _signed(0x9E3779B97F4A7C15)
     x = (x ^ _shift_right(x, 30)) * _signed(0xBF58476D1CE4E5B9)
@@ -86,7 +89,8 @@ def uniform(seeds: Tensor, step: int | Tensor) -> Tensor:
 
 
 def _signed(constant: int) -> Tensor:
-    """An unsigned 64-bit constant as the int64 with the same bits (a 0-dim CPU tensor mixes with any device)."""
+    """An unsigned 64-bit constant as the int64 with the same bits (a 0-dim CPU tensor mixes with any
+    device)."""
     return torch.tensor(constant - (1 << 64) if constant >= 1 << 63 else constant)
 
 
@@ -96,7 +100,7 @@ def _shift_right(x: Tensor, bits: int) -> Tensor:
 
 
 def pick(probs: Tensor, u: Tensor) -> Tensor:
-    """Inverse of the cumulative distribution: token ids [M] for probabilities [M, V] (any positive sum) and u [M].
+    """Inverse of the cumulative distribution: token ids [M] for probabilities [M, V], of any sum, and u [M].
 
     In float64, so that no token's share of [0, 1) drowns in rounding and one of probability 0 is never drawn.
     """
@@ -111,8 +115,9 @@ def pick(probs: Tensor, u: Tensor) -> Tensor:
 def filter_logits(logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Tensor:
     """Logits [M, V] over the temperature, with all but the top_k tokens, then all but the nucleus, at -inf.
 
-    The nucleus is the smallest set of most probable tokens that holds at least `top_p` of the mass. Tokens that tie
-    with the least probable one kept are kept too: the outcome depends on no sorting order, and bf16 ties often.
+    The nucleus is the smallest set of most probable tokens that holds at least `top_p` of the mass. Tokens
+    that tie with the least probable one kept are kept too: the outcome depends on no sorting order, and bf16
+    ties often.
     """
     logits = logits / temperature
     if 0 < top_k < logits.shape[-1]:
@@ -124,7 +129,8 @@ def filter_logits(logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_
     return logits
 
 
-# A trained captioner's nucleus has tens of tokens; so many are sorted before the whole vocabulary is (10x dearer).
+# A trained captioner's nucleus has tens of tokens; so many are sorted before the whole vocabulary is (10x
+# dearer).
 _LEADING = 1024
 
 
@@ -144,8 +150,10 @@ def _floor_of_sorted(descending: Tensor, top_p: float) -> Tensor:
     return descending.gather(-1, last_kept)
 
 
-def apply_repetition_penalty(logits: Tensor, ids: Tensor, penalty: float, mask: Tensor | None = None) -> Tensor:
-    """Logits [M, V] with those of the tokens in `ids` [M, T] moved down: over the penalty if positive, else times it.
+def apply_repetition_penalty(
+    logits: Tensor, ids: Tensor, penalty: float, mask: Tensor | None = None
+) -> Tensor:
+    """Logits [M, V], those of the tokens in `ids` [M, T] divided by the penalty if positive, else times it.
 
     A token that occurs twice is penalised once. Positions where `mask` [M, T] is 0 do not count.
     """

@@ -52,7 +52,7 @@ class VisionConfig:
     def __post_init__(self) -> None:
         if self.image_size % self.patch_size:
             raise ValueError(
-                f"vision.image_size {self.image_size} is no multiple of patch_size {self.patch_size}: choose one"
+                f"vision.image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
             )
         if self.width % self.heads:
             raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,20 @@ TEMPLATES = Path(__file__).with_name("templates")
 HISTOGRAM_BARS = 40
 SWEEP = tuple(round(step / 50, 2) for step in range(51))
 TABLE_THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Metrics of several models, as `score_table` orders them."""
+
+    columns: list[str]
+    rows: list[tuple[str, Mapping[str, float]]]
+    best: dict[str, float]
+    gains: dict[str, float]
+    """Last model - first model; empty for one model."""
+    ends: tuple[str, str]
+    """First and last model."""
+
 
 Bins = dict[tuple[str, bool | None], np.ndarray]
 """(origin, is planted noise or None) → counts [SCORE_BINS]."""
@@ -149,7 +164,7 @@ def sweep_chart(bins: Bins, threshold: float | None) -> dict[str, Any]:
     return {"svg": curves(lines, "threshold", threshold), "lines": lines}
 
 
-def score_table(scores: Mapping[str, Mapping[str, float]]) -> dict[str, Any] | None:
+def score_table(scores: Mapping[str, Mapping[str, float]]) -> ScoreTable | None:
     """Metrics by model in the order of the rounds, the best of each column, and the last's gain on the first."""
     if not scores:
         return None
@@ -158,7 +173,7 @@ def score_table(scores: Mapping[str, Mapping[str, float]]) -> dict[str, Any] | N
     best = {name: max(row[name] for row in scores.values() if name in row) for name in columns}
     gains = gain(scores[models[0]], scores[models[-1]]) if len(models) > 1 else {}
     rows = [(model, scores[model]) for model in models]
-    return {"columns": columns, "rows": rows, "best": best, "gain": gains, "ends": (models[0], models[-1])}
+    return ScoreTable(columns, rows, best, gains, (models[0], models[-1]))
 
 
 def drift_rows(reports: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

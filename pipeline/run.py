@@ -58,7 +58,11 @@ def make_corpora(config: Config) -> None:
 
 
 def check_sources(config: Config) -> None:
-    """Every manifest can be found, before anything is started."""
+    """Every manifest can be found, before anything is started.
+
+    Raises:
+        ManifestError: the first that cannot.
+    """
     for name, source in config.sources.items():
         manifest_files(source.rows, f"sources.{name}")
 

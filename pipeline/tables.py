@@ -125,7 +125,7 @@ class RunTables:
         return self._rows(
             "SELECT truth AS kind, sum(n)::BIGINT AS judged, "
             "coalesce(sum(n) FILTER (NOT kept), 0)::BIGINT AS dropped, dropped / judged AS dropped_ratio "
-            "FROM cells WHERE truth IS NOT NULL AND kept IS NOT NULL GROUP BY ALL "
+            "FROM cells WHERE truth IS NOT NULL AND kept IS NOT NULL GROUP BY truth "
             "ORDER BY truth <> ?, judged DESC, kind",
             [CLEAN],
         )
@@ -148,7 +148,7 @@ class RunTables:
     def status_rows(self) -> list[Row]:
         """Rows of the corpus by status: status, n; success first, then the commonest."""
         return self._rows(
-            "SELECT status, count(*) AS n FROM corpus GROUP BY ALL ORDER BY status <> 'success', n DESC, status"
+            "SELECT status, count(*) AS n FROM corpus GROUP BY status ORDER BY status <> 'success', n DESC, status"
         )
 
     def source_rows(self) -> list[Row]:
@@ -159,7 +159,7 @@ class RunTables:
         """The hosts with most failures (then most rows): host, rows, stored, failed, commonest failure."""
         return self._rows(
             f"SELECT lower(regexp_extract(url, ?, 1)) AS host, {_FAILURES} FROM corpus "
-            "GROUP BY ALL HAVING host <> '' ORDER BY failed DESC, rows DESC, host LIMIT ?",
+            "GROUP BY host HAVING host <> '' ORDER BY failed DESC, rows DESC, host LIMIT ?",
             [_HOST, limit],
         )
 

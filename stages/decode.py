@@ -151,8 +151,7 @@ def _scaled(picture: Image.Image, config: DecodeConfig) -> Image.Image:
 
 
 def _jpeg(picture: Image.Image, quality: int) -> bytes:
+    picture.info.clear()  # comments, profiles and resolutions of the original would be written too
     sink = io.BytesIO()
-    # A new picture from pixels alone: comments, profiles and positions of the original stay behind.
-    clean = Image.frombytes("RGB", picture.size, picture.tobytes())
-    clean.save(sink, "JPEG", quality=quality, subsampling=0 if min(picture.size) < FULL_CHROMA_BELOW else 2)
+    picture.save(sink, "JPEG", quality=quality, subsampling=0 if min(picture.size) < FULL_CHROMA_BELOW else 2)
     return sink.getvalue()

@@ -11,7 +11,7 @@ from torchvision.transforms import InterpolationMode
 
 from models.images import MEAN, STD, decode_image, normalise, to_pixels
 
-RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
+RED, GREEN, BLUE, WHITE, BLACK = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0))
 
 
 def encode(image: Image.Image, format: str, **options) -> bytes:
@@ -23,7 +23,7 @@ def encode(image: Image.Image, format: str, **options) -> bytes:
 def corners() -> Image.Image:
     """24 x 16 pixels, four quarters: red top left, green top right, blue bottom left, white bottom right."""
     picture = np.zeros((16, 24, 3), dtype=np.uint8)
-    picture[:8, :12], picture[:8, 12:], picture[8:, :12], picture[8:, 12:] = RED, GREEN, BLUE, WHITE
+    picture[:8, :12], picture[:8, 12:], picture[8:, :12], picture[8:, 12:] = (RED, GREEN, BLUE, WHITE)
     return Image.fromarray(picture)
 
 
@@ -32,9 +32,9 @@ def pixels(image: Image.Image) -> np.ndarray:
     return np.asarray(image).astype(int)
 
 
-# What a camera stores so that, turned as the tag says, the picture is `corners()` again (TIFF 6.0, tag 274: the
-# stored row 0 and column 0 are the visual top/left, top/right, bottom/right, bottom/left, left/top, right/top,
-# right/bottom, left/bottom).
+# What a camera stores so that, turned as the tag says, the picture is `corners()` again (TIFF 6.0, tag 274:
+# the stored row 0 and column 0 are the visual top/left, top/right, bottom/right, bottom/left, left/top,
+# right/top, right/bottom, left/bottom).
 STORED = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
@@ -67,6 +67,7 @@ def test_decode_unknown_orientation_is_left_alone(orientation):
     assert (pixels(decode_image(encode(corners(), "PNG", exif=exif))) == pixels(corners())).all()
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about the damage
 def test_decode_damaged_exif_leaves_the_picture_whole():
     data = encode(corners(), "PNG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff\x12\x01")
     assert (pixels(decode_image(data)) == pixels(corners())).all()
@@ -74,7 +75,7 @@ def test_decode_damaged_exif_leaves_the_picture_whole():
 
 def test_decode_alpha_goes_on_white():
     rgba = np.zeros((2, 2, 4), dtype=np.uint8)
-    rgba[0, 0], rgba[0, 1], rgba[1, 0], rgba[1, 1] = (*RED, 255), (*RED, 0), (*BLACK, 128), (*BLACK, 0)
+    rgba[0, 0], rgba[0, 1], rgba[1, 0], rgba[1, 1] = ((*RED, 255), (*RED, 0), (*BLACK, 128), (*BLACK, 0))
     out = pixels(decode_image(encode(Image.fromarray(rgba), "PNG")))
     assert out[0, 0].tolist() == list(RED)
     assert out[0, 1].tolist() == out[1, 1].tolist() == list(WHITE)
@@ -101,7 +102,10 @@ def test_decode_palette_and_its_transparent_colour():
 def test_decode_rgb_and_grey_with_a_transparent_colour():
     rgb = Image.new("RGB", (2, 1), RED)
     rgb.putpixel((1, 0), BLACK)
-    assert pixels(decode_image(encode(rgb, "PNG", transparency=BLACK)))[0].tolist() == [list(RED), list(WHITE)]
+    assert pixels(decode_image(encode(rgb, "PNG", transparency=BLACK)))[0].tolist() == [
+        list(RED),
+        list(WHITE),
+    ]
     grey = Image.new("L", (2, 1), 10)
     grey.putpixel((1, 0), 20)
     assert pixels(decode_image(encode(grey, "PNG", transparency=20)))[0].tolist() == [[10] * 3, [255] * 3]
@@ -138,7 +142,12 @@ def test_decode_16_bit_colour_png_keeps_its_high_bytes():
 
     row = b"\0" + struct.pack(">6H", 65535, 0, 0, 32768, 16384, 65535)
     header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
-    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
+    data = (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(row))
+        + chunk(b"IEND", b"")
+    )
     assert pixels(decode_image(data))[0].tolist() == [[255, 0, 0], [128, 64, 255]]
 
 
@@ -151,7 +160,9 @@ def test_decode_one_bit_and_lab():
     bits = Image.new("1", (2, 1), 1)
     bits.putpixel((0, 0), 0)
     assert pixels(decode_image(encode(bits, "PNG")))[0].tolist() == [[0] * 3, [255] * 3]
-    to_lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
+    to_lab = ImageCms.buildTransform(
+        ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB"
+    )
     lab = ImageCms.applyTransform(Image.new("RGB", (2, 2), (200, 30, 30)), to_lab)
     assert pixels(decode_image(encode(lab, "TIFF"))).shape == (2, 2, 3)
 
@@ -173,12 +184,15 @@ def test_decode_truncated_image_is_an_error(format):
             decode_image(data[: int(len(data) * cut)])
 
 
-@pytest.mark.parametrize("data", [b"", b"<html>not found</html>", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"BM"])
+@pytest.mark.parametrize(
+    "data", [b"", b"<html>not found</html>", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"BM"]
+)
 def test_decode_what_is_no_image_is_an_error(data):
     with pytest.raises(ValueError, match="cannot decode the image"):
         decode_image(data)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about the damage
 def test_decode_any_flipped_byte_gives_a_picture_or_a_value_error():
     rng = np.random.default_rng(1)
     for format in ("JPEG", "PNG", "GIF", "TIFF"):
@@ -204,7 +218,9 @@ def test_decode_pixel_bomb_is_an_error(monkeypatch):
 
 def test_to_pixels_is_the_papers_test_transform():
     rng = np.random.default_rng(0)
-    images = [Image.fromarray(rng.integers(0, 255, shape, dtype=np.uint8)) for shape in ((50, 70, 3), (20, 9, 3))]
+    images = [
+        Image.fromarray(rng.integers(0, 255, shape, dtype=np.uint8)) for shape in ((50, 70, 3), (20, 9, 3))
+    ]
     images.append(Image.new("L", (5, 5), 7))
     transform = transforms.Compose(
         [
@@ -222,9 +238,12 @@ def test_to_pixels_is_the_papers_test_transform():
 
 
 def test_normalise_black_and_white_in_bf16():
-    out = normalise(torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 1, 1), torch.bfloat16)
+    out = normalise(
+        torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 1, 1), torch.bfloat16
+    )
     assert out.dtype == torch.bfloat16
-    expected = torch.tensor([[-m / s for m, s in zip(MEAN, STD)], [(1 - m) / s for m, s in zip(MEAN, STD)]])
+    channels = list(zip(MEAN, STD, strict=True))
+    expected = torch.tensor([[-m / s for m, s in channels], [(1 - m) / s for m, s in channels]])
     torch.testing.assert_close(out[:, :, 0, 0].float(), expected, rtol=1e-2, atol=0)
 
 

@@ -101,7 +101,9 @@ def test_uniform_takes_a_step_per_sequence():
 
 def test_uniform_is_uniform_over_rows_steps_and_captions():
     def seeds(keys, captions):
-        return torch.tensor([sequence_seed(1, 0, f"{k:011d}", c) for k in range(keys) for c in range(captions)])
+        return torch.tensor(
+            [sequence_seed(1, 0, f"{k:011d}", c) for k in range(keys) for c in range(captions)]
+        )
 
     over_rows = uniform(seeds(4000, 1), 0).numpy()
     over_steps = np.concatenate([uniform(seeds(1, 1), step).numpy() for step in range(4000)])
@@ -113,7 +115,9 @@ def test_uniform_is_uniform_over_rows_steps_and_captions():
 
 
 def test_sequence_seed_tells_every_part_of_the_identity_apart():
-    identities = itertools.product([0, 1, 11], [0, 1, 11], ["0", "1", "1:0", "0:1", "ü", "\ud800"], [0, 1, 11])
+    identities = itertools.product(
+        [0, 1, 11], [0, 1, 11], ["0", "1", "1:0", "0:1", "ü", "\ud800"], [0, 1, 11]
+    )
     seeds = [sequence_seed(*identity) for identity in identities]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 1 << 63 for seed in seeds)

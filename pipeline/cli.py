@@ -1,0 +1,228 @@
+"""The command line: `capfilt`, also `python -m pipeline`.
+
+Exit codes: 0 all done; 1 a node failed; 2 bad config, input or usage; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Bootstrap a clean image-text corpus from a noisy one, on Ray (CapFilt, arXiv 2201.12086).",
+)
+
+QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
+
+ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file such as configs/quickstart.yaml.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one config key, e.g. --set run.seed=1. Repeatable."),
+]
+
+
+@app.command()
+def quickstart(
+    set_: SetOption = None,
+    fresh: Annotated[str | None, typer.Option(help="Redo this node and all that depends on it.")] = None,
+) -> None:
+    """One whole round on a corpus made on the spot: about 5 minutes on 2 CPU cores, no network."""
+    _run(str(QUICKSTART), set_ or [], until=None, fresh=fresh, command="capfilt quickstart")
+
+
+@app.command()
+def run(
+    config: ConfigArgument,
+    set_: SetOption = None,
+    until: Annotated[str | None, typer.Option(help="Stop when this node is done, e.g. bootstrap.1.")] = None,
+    fresh: Annotated[str | None, typer.Option(help="Redo this node and all that depends on it.")] = None,
+) -> None:
+    """Run a config, or go on with it: what is done is skipped, what is half done is resumed."""
+    _run(config, set_ or [], until=until, fresh=fresh, command=f"capfilt run {shlex.quote(config)}")
+
+
+@app.command()
+def check(config: ConfigArgument, set_: SetOption = None) -> None:
+    """Show the resolved config and the DAG with its states. Starts nothing."""
+    from pipeline.ledger import Ledger
+    from pipeline.load import dump_config, load_config
+    from pipeline.plan import plan
+    from pipeline.run import check_sources, states
+    from stages.store import Store
+
+    console = _console()
+    with _Errors():
+        loaded = load_config(config, set_ or [])
+        if loaded.shapes is None and loaded.clipart is None:  # those corpora are made by the run itself
+            check_sources(loaded)
+        ledger = Ledger(Store(loaded.run.dir, loaded.run.storage_options))
+        ledger.check_place()
+        state = states(loaded, ledger)
+        console.print(dump_config(loaded), highlight=False, markup=False, soft_wrap=True)
+        table = Table("node", "state", "needs", box=None, pad_edge=False, header_style="dim")
+        for name, node in plan(loaded).items():
+            table.add_row(name, state[name], ", ".join(node.needs))
+        console.print(table)
+
+
+@app.command()
+def report(run_dir: Annotated[str, typer.Argument(metavar="RUN", help="A run directory.")]) -> None:
+    """Write the report pages of a run again and print the last round's closing block."""
+    from pipeline.ledger import Ledger
+    from pipeline.load import ConfigError, parse_config
+    from pipeline.plan import plan
+    from pipeline.reporting import write_report
+    from stages.store import Store
+
+    with _Errors():
+        store = Store(run_dir)
+        if not store.exists("config.yaml"):
+            raise ConfigError(f"{run_dir}: no run directory (it has no config.yaml); give what run.dir was")
+        import yaml
+
+        loaded = parse_config(yaml.safe_load(store.read("config.yaml")), f"{run_dir}/config.yaml")
+        loaded = loaded.model_copy(update={"run": loaded.run.model_copy(update={"dir": run_dir})})
+        nodes, ledger = plan(loaded), Ledger(store)
+        rounds = [n.round for n in nodes.values() if n.kind == "bootstrap" and ledger.node(n.name) is not None]
+        if not rounds:
+            raise ConfigError(f"{run_dir}: no round is bootstrapped yet; finish one with capfilt run")
+        metrics: dict[str, Any] = {}
+        for round_ in rounds:
+            metrics = write_report(loaded, store, ledger, nodes, round_)
+        _close(_console(), loaded, metrics, "look", f"duckdb -c \"{_ratio_query(run_dir, rounds[-1])}\"")
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="Checkpoint: capfilt or transformers folder, BLIP .pth.")],
+    target: Annotated[str, typer.Argument(metavar="DST", help="What to write; must not exist.")],
+    to: Annotated[Literal["hf", "blip", "capfilt"], typer.Option(help="Layout of DST.")],
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Tokenizer folder, for checkpoints that carry none (BLIP .pth).")
+    ] = None,
+) -> None:
+    """Convert a checkpoint between capfilt, transformers and BLIP layouts, strictly."""
+    from models.checkpoints import export_checkpoint
+    from stages.artifacts import local_artifact
+
+    with _Errors():
+        path = local_artifact(source, "SRC")
+        export_checkpoint(path, target, to=to, tokenizer=tokenizer)
+        _console().print(f"wrote {target} ({to} layout)", highlight=False)
+
+
+@app.command()
+def shapes(folder: Annotated[str, typer.Argument(help="Where to make it.")]) -> None:
+    """Make the procedural corpus of coloured shapes with planted noise."""
+    from pipeline.shapes import ShapesConfig, make_shapes
+
+    with _Errors():
+        make_shapes(ShapesConfig(), folder)
+        _console().print(f"made {folder}: human/, web/, test/", highlight=False)
+
+
+@app.command()
+def clipart(folder: Annotated[str, typer.Argument(help="Where to make it.")]) -> None:
+    """Build the clip-art corpus (Tux Paint stamps, Open Clip Art) from Debian packages."""
+    from pipeline.clipart import ClipartConfig, make_clipart
+
+    with _Errors():
+        make_clipart(ClipartConfig(), folder)
+        _console().print(f"made {folder}: human/, web/, test/", highlight=False)
+
+
+def main() -> None:
+    """Entry point of the `capfilt` command."""
+    app(prog_name="capfilt")
+
+
+def _run(path: str, overrides: list[str], *, until: str | None, fresh: str | None, command: str) -> None:
+    from pipeline.load import load_config
+    from pipeline.run import run_dag
+
+    console = _console()
+    again = " ".join([command, *(f"--set {shlex.quote(o)}" for o in overrides)])
+    with _Errors(resume=again):
+        config = load_config(path, overrides)
+        outcome = run_dag(config, console, until=until, fresh=fresh)
+    metrics = _last_metrics(config)
+    for line in outcome.failed.values():
+        console.print(f"[bold red]error[/] {line}", highlight=False, soft_wrap=True)
+    if outcome.failed:
+        _close(console, config, metrics, "resume", again)
+        raise SystemExit(1)
+    _close(console, config, metrics, "again" if until is None else "continue", again)
+
+
+def _last_metrics(config: Any) -> dict[str, Any] | None:
+    from stages.store import Store
+
+    store = Store(config.run.dir, config.run.storage_options)
+    for round_ in range(config.run.rounds, 0, -1):
+        if store.exists(f"reports/{round_}/metrics.json"):
+            metrics: dict[str, Any] = store.read_json(f"reports/{round_}/metrics.json")
+            return metrics
+    return None
+
+
+def _close(console: Console, config: Any, metrics: dict[str, Any] | None, next_step: str, command: str) -> None:
+    from pipeline.closing import closing_block
+
+    run_dir = config.run.dir.rstrip("/")
+    places = [("run", run_dir)]
+    if metrics is not None:
+        round_ = metrics["round"]
+        places += [
+            ("candidates", f"{run_dir}/rounds/{round_}/"),
+            ("report", f"{run_dir}/reports/{round_}/report.html"),
+            ("metrics", f"{run_dir}/reports/{round_}/metrics.json"),
+        ]
+    console.print()
+    console.print(closing_block(metrics, places, command, next_step))
+
+
+def _ratio_query(run_dir: str, round_: int) -> str:
+    return f"SELECT origin, 1-avg(kept::int) FROM '{run_dir}/rounds/{round_}/**/*.parquet' GROUP BY 1"
+
+
+def _console() -> Console:
+    # Piped output has no width of its own; 80 columns would break paths and commands.
+    return Console(width=None if sys.stdout.isatty() else 160)
+
+
+class _Errors:
+    """Turns the mistakes a user can make into one line and exit code 2; anything else is a defect and raises."""
+
+    def __init__(self, resume: str | None = None) -> None:
+        self.resume = resume
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        from cluster.session import ClusterError
+
+        if isinstance(error, KeyboardInterrupt):
+            _interrupted(self.resume)
+        # ValueError is the base of every error a user can cause (config, manifest, ledger, checkpoint, store).
+        if isinstance(error, ValueError | ClusterError):
+            for line in str(error).splitlines():
+                print(f"error: {line}", file=sys.stderr)
+            raise SystemExit(2) from None
+
+
+def _interrupted(resume: str | None) -> NoReturn:
+    """Leave at once: node threads wait inside Ray and cannot be joined; records on disk decide what is done."""
+    print(f"\ninterrupted; go on with: {resume}" if resume else "\ninterrupted", file=sys.stderr, flush=True)
+    os._exit(130)

@@ -1,0 +1,77 @@
+import multiprocessing
+import os
+import pickle
+
+import pytest
+
+from stages.store import Store, StoreError, sha256
+
+
+def test_put_returns_what_a_record_lists(tmp_path):
+    store = Store(str(tmp_path))
+    entry = store.put("a/b.bin", b"hello")
+    assert entry == {
+        "name": "b.bin",
+        "bytes": 5,
+        "sha256": "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824",
+    }
+    assert store.read("a/b.bin") == b"hello"
+
+
+def test_put_that_dies_leaves_the_old_content_and_no_temporary(tmp_path, monkeypatch):
+    store = Store(str(tmp_path))
+    store.put("x", b"old")
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        store.put("x", b"new")
+    assert store.read("x") == b"old"
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def _create(arguments):
+    url, number = arguments
+    return Store(url).create("record.json", str(number).encode())
+
+
+def test_create_has_one_winner_among_processes(tmp_path):
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
+        won = pool.map(_create, [(str(tmp_path), n) for n in range(12)], chunksize=1)
+    assert sum(won) == 1
+    assert Store(str(tmp_path)).read("record.json") == str(won.index(True)).encode()
+    assert os.listdir(tmp_path) == ["record.json"]
+
+
+def test_list_names_files_of_one_folder_without_temporaries(tmp_path):
+    store = Store(str(tmp_path))
+    for name in ("c/2.json", "c/1.json", "c/1.tar", "c/d/3.json", "c/.tmp-4.json"):
+        store.put(name, b"")
+    assert store.list("c", ".json") == ["1.json", "2.json"]
+    assert store.list("nowhere") == []
+    assert list(store.walk("c/d")) == ["c/d/3.json"]
+
+
+def test_store_survives_pickling_and_joins_folders(tmp_path):
+    store = pickle.loads(pickle.dumps(Store(str(tmp_path)) / "sub"))
+    store.put("x", b"1")
+    assert (tmp_path / "sub" / "x").read_bytes() == b"1"
+    store.remove("x")
+    store.remove("x")
+    assert not store.exists("x")
+
+
+def test_unwritable_place_is_one_clear_line(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StoreError, match=r"run\.dir .*file/run: cannot write there"):
+        Store(str(tmp_path / "file" / "run")).check_writable()
+
+
+def test_memory_filesystem_keeps_the_same_promises():
+    store = Store("memory://capfilt-test")
+    store.put("a/x", b"1")
+    assert store.read("a/x") == b"1" and store.list("a") == ["x"]
+    assert store.address("a/x") == "memory://capfilt-test/a/x"
+    assert sha256(b"1") == store.put("a/x", b"1")["sha256"]
