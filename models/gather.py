@@ -1,4 +1,4 @@
-"""Tensors of all workers, side by side in rank order; plain pass-through where torch.distributed is not in use.
+"""Tensors of all workers, side by side in rank order; they pass through where torch.distributed is unused.
 
 Every worker must call these with equal shapes and in the same order.
 """
@@ -36,7 +36,7 @@ def gather_with_gradient(tensor: Tensor) -> Tensor:
     gradient of the mean of the workers' losses.
     """
     _, workers = world()
-    return tensor if workers == 1 else _Gather.apply(tensor)  # type: ignore[no-any-return]
+    return tensor if workers == 1 else _Gather.apply(tensor)
 
 
 def sum_over_workers(value: Tensor) -> Tensor:

@@ -186,7 +186,8 @@ class MED(nn.Module):
         names each text's image in any order and number, negatives included; None when text m belongs to image
         m.
         """
-        return self.itm_head(self.encode_text(ids, mask, cross_kv, image_index)[:, 0]).float()
+        states_MTD = self.encode_text(ids, mask, cross_kv, image_index)
+        return self.itm_head(states_MTD[:, 0]).float()
 
     def decode(
         self,

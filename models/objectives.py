@@ -60,7 +60,7 @@ class ObjectiveConfig:
     momentum: Annotated[float, Ge(0), Le(1)] = 0.995
     """Share of itself that the momentum encoder keeps per step (paper 0.995)."""
     alpha: Annotated[float, Ge(0), Le(1)] = 0.4
-    """Weight of the momentum encoder's similarities in ITC's targets (paper 0.4); the rest is on the pairs."""
+    """Weight of the momentum encoder's similarities in ITC's targets (paper 0.4); pairs get the rest."""
     alpha_ramp_epochs: Annotated[float, Ge(0)] = 2.0
     """Epochs over which `alpha` rises linearly from 0 (reference: 2 in pretraining, 1 in finetuning)."""
     temp_min: Annotated[float, Gt(0)] = 0.001
@@ -99,9 +99,7 @@ class ObjectiveConfig:
         if self.temp_min >= self.temp_max:
             raise ValueError(f"temp_min {self.temp_min} must be below temp_max {self.temp_max}")
         if self.prompt and "lm" not in self.losses:
-            raise ValueError(
-                f"prompt {self.prompt!r} is for the loss lm, which losses does not name: remove it"
-            )
+            raise ValueError(f"prompt {self.prompt!r} is read by the loss lm only, which losses lacks")
 
     @classmethod
     def reference(cls, **changes: Any) -> ObjectiveConfig:
@@ -141,6 +139,8 @@ class Objective(nn.Module):
         self.tokenizer = tokenizer
         self.config = config
         self.step = 0
+        prompt, _ = tokenizer.encode([config.prompt], config.max_tokens, first="dec", sep=False)
+        self._given = prompt.shape[1]  # tokens before the first predicted one: 4 for "a picture of "
         self._draws = sequence_seed(seed, 0, "negatives of ITM", 0)
         self.teacher: MED | None = None
         self.queue: PairQueue | None = None
@@ -153,8 +153,8 @@ class Objective(nn.Module):
         contrasts = "itc" in config.losses or "itm" in config.losses
         if (contrasts and not med.has_encoder) or ("lm" in config.losses and not med.has_decoder):
             raise ValueError(
-                f'losses {", ".join(config.losses)} cannot train a "{med.config.parts}": itc and itm need parts '
-                '"pretrain" or "filter", lm needs "pretrain" or "captioner"'
+                f'losses {", ".join(config.losses)} cannot train a "{med.config.parts}": itc and itm need '
+                'parts "pretrain" or "filter", lm needs "pretrain" or "captioner"'
             )
 
     def forward(self, batch: PairBatch, epoch: float = float("inf")) -> dict[str, Tensor]:
@@ -179,7 +179,8 @@ class Objective(nn.Module):
         kv: CrossKV | None = None
         if "itc" in wanted or "itm" in wanted:
             self._clamp_temperature()
-            ids_BT, mask_BT = self._encode(texts, "cls", states_BNW.device)
+            encoded = self.tokenizer.encode(texts, self.config.max_tokens, first="cls")
+            ids_BT, mask_BT = (x.to(states_BNW.device) for x in encoded)
             pairs = self._pairs(states_BNW, ids_BT, mask_BT, texts, batch["image_ids"])
             if "itc" in wanted:
                 losses["itc"] = self._itc(pairs, pixels, ids_BT, mask_BT, epoch)
@@ -215,10 +216,6 @@ class Objective(nn.Module):
         """Restore what `get_extra_state` gave."""
         self.step = int(state["step"])
 
-    def _encode(self, texts: list[str], first: str, device: torch.device) -> tuple[Tensor, Tensor]:
-        ids, mask = self.tokenizer.encode(texts, self.config.max_tokens, first=first)
-        return ids.to(device), mask.to(device)
-
     # ---- image-text contrast
 
     def _pairs(
@@ -243,9 +240,7 @@ class Objective(nn.Module):
         alpha = self.config.alpha * ramp(epoch, self.config.alpha_ramp_epochs)
         temp = self.med.temp
         total = positive_BC.new_zeros((), dtype=torch.float32)
-        with torch.autocast(
-            pixels.device.type, enabled=False
-        ):  # a cosine / 0.07 needs more digits than bf16's
+        with torch.autocast(pixels.device.type, enabled=False):  # a cosine / 0.07 is beyond bf16
             for asks, answers in ((0, 1), (1, 0)):  # image to text, text to image
                 soft_BC = None
                 if teacher is not None:
@@ -313,13 +308,13 @@ class Objective(nn.Module):
         candidates = Pairs(*(gather(part) for part in own)) if spread else own
         first = world()[0] * len(own.image_ids_B)
         positive_BC = find_positives(own, candidates, first if spread else 0, self.config.positives)
-        rows_B = first + torch.arange(len(own.image_ids_B), device=positive_BC.device)
+        rows_B = torch.arange(first, first + len(own.image_ids_B), device=positive_BC.device)
         drawn = []
         with torch.autocast(positive_BC.device.type, enabled=False):
-            for direction, (asks, answers) in enumerate(((1, 0), (0, 1))):
+            for asks, answers in ((1, 0), (0, 1)):
                 logits_BC = own[asks] @ candidates[answers].T / self.med.temp
                 weights_BC = negative_weights(logits_BC, positive_BC, self.config.negative_floor)
-                drawn.append(draw_negatives(weights_BC, self._draws + 2 * rows_B + direction, self.step))
+                drawn.append(draw_negatives(weights_BC, self._draws + 2 * rows_B + answers, self.step))
         (image_B, image_valid_B), (text_B, text_valid_B) = drawn
         return image_B, text_B, torch.cat([image_valid_B, text_valid_B])
 
@@ -333,11 +328,10 @@ class Objective(nn.Module):
 
     def _lm(self, texts: list[str], kv: CrossKV) -> Tensor:
         device = kv[0][0].device
-        ids_BT, mask_BT = self._encode(
-            [self.config.prompt + text for text in texts], "dec", torch.device("cpu")
-        )
+        captions = [self.config.prompt + text for text in texts]
+        ids_BT, mask_BT = self.tokenizer.encode(captions, self.config.max_tokens, first="dec")
         predicted_BT = mask_BT.bool()
-        predicted_BT[:, : self._prompt_tokens()] = False
+        predicted_BT[:, : self._given] = False
         # Positions are picked on the host, where the mask is: the vocabulary projection then skips the rest.
         where_P = predicted_BT[:, 1:].flatten().nonzero()[:, 0].to(device)
         inputs_BT, targets_BT = ids_BT[:, :-1].to(device), ids_BT[:, 1:].to(device)
@@ -350,13 +344,6 @@ class Objective(nn.Module):
             label_smoothing=self.config.label_smoothing,
         )
         return total * world()[1] / sum_over_workers(total.new_tensor(max(len(where_P), 1)))
-
-    def _prompt_tokens(self) -> int:
-        """Positions that are given, [DEC] included: 4 for "a picture of "."""
-        if not self.config.prompt:
-            return 1
-        _, mask = self.tokenizer.encode([self.config.prompt], self.config.max_tokens, first="dec")
-        return int(mask.sum()) - 1  # without [SEP]
 
 
 def _text_id(text: str) -> int:

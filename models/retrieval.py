@@ -101,9 +101,7 @@ def evaluate_retrieval(
     return {f"{name}@{n}": value for name, recall in recalls.items() for n, value in recall.items()}
 
 
-def recall_from_scores(
-    scores: Tensor, right: Tensor, at: Sequence[int] = RECALL_AT
-) -> dict[int, float]:
+def recall_from_scores(scores: Tensor, right: Tensor, at: Sequence[int] = RECALL_AT) -> dict[int, float]:
     """Percent of queries with a right item among the first n, for each n of `at`.
 
     The rank of a query is the number of wrong items that score at least as high as its best right item; a
@@ -197,7 +195,7 @@ def _match(
                 ids[columns, :length].to(device),
                 mask[columns, :length].to(device),
                 cross_kv,
-                image_index=rows.to(device),
+                image_index=rows,  # on the host: the layout is planned there
             )
             logits[first + rows, columns] = scores[:, 1].float().cpu()
     return logits

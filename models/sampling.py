@@ -37,8 +37,8 @@ class SamplingConfig:
     """[SEP] cannot come before so many new tokens; 1 is BLIP's min_length 5 less its 4 prompt tokens."""
     max_new_tokens: Annotated[int, Ge(1)] = 16
     """Decoding ends after so many new tokens; 16 is BLIP's max_length 20 less its 4 prompt tokens."""
-    num_beams: Annotated[int, Ge(1)] = 3
-    """Beam only: hypotheses kept per image; paper 3."""
+    num_beams: Annotated[int, Ge(2)] = 3
+    """Beam only: hypotheses kept per image; paper 3. One would be `greedy`."""
 
     def __post_init__(self) -> None:
         if not 0 < self.top_p <= 1:
@@ -55,8 +55,8 @@ class SamplingConfig:
                 f"min_new_tokens is {self.min_new_tokens} and max_new_tokens is {self.max_new_tokens}; "
                 "0 <= min_new_tokens <= max_new_tokens and max_new_tokens >= 1 must hold"
             )
-        if self.num_beams < 1:
-            raise ValueError(f"num_beams is {self.num_beams}; it must be at least 1")
+        if self.num_beams < 2:
+            raise ValueError(f"num_beams is {self.num_beams}; it must be at least 2 (1 is strategy 'greedy')")
 
     @classmethod
     def reference(cls) -> "SamplingConfig":

@@ -10,6 +10,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,7 +85,7 @@ class Tokenizer:
             raise ValueError(f"vocab_size is {vocab_size}: it must be at least {MIN_VOCABULARY}")
         backend = _bert({})
         lines = [backend.normalizer.normalize_str(text) for text in texts]
-        counts = Counter("".join(lines))
+        counts = Counter(chain.from_iterable(lines))
         common = sorted(counts, key=lambda character: (-counts[character], character))
         # A character takes two entries, as itself and as "##" piece; half of the room is left for longer
         # pieces.

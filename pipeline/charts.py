@@ -40,7 +40,9 @@ def histogram(
     if below is not None:
         parts += _bars(below, names[1] or "", scale, base, up=False, threshold=None)
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{LEFT + PLOT_WIDTH}" y1="{base:.1f}" y2="{base:.1f}"/>')
-    return _svg([*parts, *_x_axis("ITM probability"), *_threshold_line(threshold)], "histogram of ITM probabilities")
+    return _svg(
+        [*parts, *_x_axis("ITM probability"), *_threshold_line(threshold)], "histogram of ITM probabilities"
+    )
 
 
 def curves(lines: Sequence[Line], x_label: str, threshold: float | None) -> Markup:
@@ -99,7 +101,7 @@ def _bars(
         low, high = i / len(counts), (i + 1) / len(counts)
         style = "bar-above" if up else "bar-below"
         if threshold is not None:
-            style = "bar-kept" if low >= threshold - 1e-9 else "bar-dropped"
+            style = "bar-kept" if (low + high) / 2 >= threshold else "bar-dropped"
         title = f"{count:,} {name} between {low:.3g} and {high:.3g}".replace("  ", " ")
         parts.append(
             f'<rect class="{style}" x="{_x(low) + 0.5:.1f}" y="{base - height if up else base:.1f}" '
@@ -113,15 +115,19 @@ def _count_axis(highest: int, scale: float, base: float, *, both: bool) -> list[
     for count in _nice_counts(highest):
         for sign in (1, -1) if both else (1,):
             y = base - sign * math.sqrt(count) * scale
-            parts.append(f'<line class="grid" x1="{LEFT}" x2="{LEFT + PLOT_WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>')
-            parts.append(f'<text class="tick" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_short(count)}</text>')
+            parts.append(
+                f'<line class="grid" x1="{LEFT}" x2="{LEFT + PLOT_WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            )
+            parts.append(
+                f'<text class="tick" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_short(count)}</text>'
+            )
     return parts
 
 
 def _nice_counts(highest: int) -> list[int]:
-    """Two round counts that stand apart on a square-root scale: about 0.85 and 0.2 of the highest."""
+    """Two round counts that stand apart on a square-root scale: about 0.7 and 0.12 of the highest."""
     ticks = []
-    for target in (0.85 * highest, 0.2 * highest):
+    for target in (0.7 * highest, 0.12 * highest):
         unit = 10 ** math.floor(math.log10(max(1.0, target)))
         ticks.append(int(max(m for m in (1, 2, 5) if m * unit <= max(1.0, target)) * unit))
     return sorted(set(ticks))
@@ -138,9 +144,13 @@ def _x_axis(label: str) -> list[str]:
     bottom = TOP + PLOT_HEIGHT
     parts = [f'<line class="axis" x1="{LEFT}" x2="{LEFT + PLOT_WIDTH}" y1="{bottom}" y2="{bottom}"/>']
     for tick in (0, 0.2, 0.4, 0.6, 0.8, 1):
-        parts.append(f'<text class="tick" x="{_x(tick):.1f}" y="{bottom + 15}" text-anchor="middle">{tick:g}</text>')
+        parts.append(
+            f'<text class="tick" x="{_x(tick):.1f}" y="{bottom + 15}" text-anchor="middle">{tick:g}</text>'
+        )
     middle = LEFT + PLOT_WIDTH / 2
-    parts.append(f'<text class="label" x="{middle}" y="{HEIGHT - 5}" text-anchor="middle">{escape(label)}</text>')
+    parts.append(
+        f'<text class="label" x="{middle}" y="{HEIGHT - 5}" text-anchor="middle">{escape(label)}</text>'
+    )
     return parts
 
 
@@ -171,4 +181,6 @@ def _dot(line: Line, threshold: float) -> list[str]:
         return []
     title = f"<title>{escape(line.name)} at {threshold:g}: {near[1]:.1%}</title>"
     style = escape(line.style)
-    return [f'<circle class="dot {style}" cx="{_x(near[0]):.1f}" cy="{_y(near[1]):.1f}" r="4">{title}</circle>']
+    return [
+        f'<circle class="dot {style}" cx="{_x(near[0]):.1f}" cy="{_y(near[1]):.1f}" r="4">{title}</circle>'
+    ]

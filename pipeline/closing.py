@@ -14,7 +14,10 @@ RETRIEVAL_SHOWN = ("itc_tr@1", "itc_ir@1", "tr@1", "tr@5", "tr@10", "ir@1", "ir@
 
 
 def closing_block(
-    metrics: Mapping[str, Any] | None, places: Sequence[tuple[str, str]], command: str, next_step: str = "again"
+    metrics: Mapping[str, Any] | None,
+    places: Sequence[tuple[str, str]],
+    command: str,
+    next_step: str = "again",
 ) -> RenderableType:
     """The closing block of a run.
 
@@ -46,7 +49,9 @@ def _counts(metrics: Mapping[str, Any]) -> Text:
     counts: Mapping[str, int] = metrics.get("counts") or {}
     order = sorted(counts, key=lambda status: (status != "success", -counts[status], status))
     shown = ", ".join(f"{counts[status]:,} {status}" for status in order)
-    return Text.assemble((f"{'rows':<14}", "dim"), f"{sum(counts.values()):,} = {shown}" if counts else "none")
+    return Text.assemble(
+        (f"{'rows':<14}", "dim"), f"{sum(counts.values()):,} = {shown}" if counts else "none"
+    )
 
 
 def _noise(metrics: Mapping[str, Any]) -> Text:
@@ -74,7 +79,9 @@ def _filter(metrics: Mapping[str, Any]) -> list[Text]:
     return [text]
 
 
-def _models(title: str, scores: Mapping[str, Mapping[str, float]], columns: Sequence[str]) -> list[RenderableType]:
+def _models(
+    title: str, scores: Mapping[str, Mapping[str, float]], columns: Sequence[str]
+) -> list[RenderableType]:
     """One row per model and, below them, what the last gained over the first."""
     columns = [name for name in columns if any(name in row for row in scores.values())]
     if not columns:

@@ -101,8 +101,6 @@ class TrainSection(Section):
     """Optimizer steps."""
     image_size: Annotated[int, Field(ge=8)] | None = None
     """Side of the square input in pixels; the start's own when not given."""
-    max_words: Annotated[int, Field(ge=1)] = 30
-    """Words of a text that are read, as in the reference's pre_caption."""
     window_shards: Annotated[int, Field(ge=1)] = 16
     """Shards whose pairs are shuffled together."""
     decode_threads: Annotated[int, Field(ge=0)] = 4

@@ -9,8 +9,7 @@ from cluster.engine import call_all
 from cluster.sizing import Sizing
 from models.captioner import Captioner
 from models.checkpoints import load_checkpoint
-from models.images import decode_image, to_pixels
-from models.matcher import choose_device
+from models.inference import load_pixels, place
 from models.retrieval import evaluate_retrieval
 from models.tokenizer import normalise_caption
 from pipeline.config import Config, EvaluateSection
@@ -50,18 +49,16 @@ def evaluate_models(
 
 def evaluate(test: Test) -> dict[str, Any]:
     """Evaluate one model in this process."""
-    device = choose_device("auto")
     checkpoint = local_artifact(test.run.address(f"models/{test.model}"), test.model)
     med, tokenizer, _ = load_checkpoint(checkpoint, parts="pretrain")
-    med = med.to(device).eval()
+    caption = test.config.caption
+    med = place(med, tokenizer, "auto", caption.precision)
+    device = next(med.parameters()).device
     images, texts, keys = _read(test)
-    size = med.config.vision.image_size
-    pictures = [decode_image(image) for image in images]
-    batches = [to_pixels(pictures[i : i + PIXEL_BATCH], size) for i in range(0, len(pictures), PIXEL_BATCH)]
+    batches = load_pixels(images, med.config.vision.image_size, PIXEL_BATCH)
     flat = [normalise_caption(text) for of_image in texts for text in of_image]
     owner = [i for i, of_image in enumerate(texts) for _ in of_image]
     retrieval = evaluate_retrieval(med, tokenizer, batches, flat, owner, test.config.k, device)
-    caption = test.config.caption
     captioner = Captioner.from_checkpoint(
         checkpoint,
         device=device,
@@ -70,7 +67,7 @@ def evaluate(test: Test) -> dict[str, Any]:
         sampling=caption.sampling,
         batch_size=caption.batch_size,
     )
-    written = captioner.caption(pictures, keys, n=1, run_seed=test.seed, round=0)
+    written = captioner.caption(images, keys, n=1, run_seed=test.seed, round=0)
     candidates = {key: of_image[0].text for key, of_image in zip(keys, written, strict=True)}
     references = {key: [normalise_caption(t) for t in ts] for key, ts in zip(keys, texts, strict=True)}
     return {

@@ -20,10 +20,19 @@ TEXT_SHOWN = 240
 TEXTS_SHOWN = 6
 """Texts of an image that are shown."""
 
+PAIRS_OF_VERDICTS = ("dropped/kept", "kept/kept", "kept/dropped", "dropped/dropped")
+"""Verdicts on web / synthetic text: the four cases of the paper's Figure 4."""
+
 SECTIONS = {
-    "dropped/kept": ("Web text rejected, synthetic accepted", "What CapFilt is for: the caption takes the place."),
+    "dropped/kept": (
+        "Web text rejected, synthetic accepted",
+        "What CapFilt is for: the caption takes the place.",
+    ),
     "kept/kept": ("Both accepted", "The image gets two texts."),
-    "kept/dropped": ("Web text accepted, synthetic rejected", "The captioner was wrong, or was judged to be."),
+    "kept/dropped": (
+        "Web text accepted, synthetic rejected",
+        "The captioner was wrong, or was judged to be.",
+    ),
     "dropped/dropped": ("Both rejected", "The image leaves the corpus."),
     "kept/none": ("Web text accepted", "No caption was judged."),
     "dropped/none": ("Web text rejected", "No caption was judged."),
@@ -112,6 +121,8 @@ def printable(text: str, limit: int = TEXT_SHOWN) -> str:
 
 def _invisible(character: str) -> bool:
     """Controls, surrogates and the marks that turn the direction of what follows; joiners are letters' own."""
-    return unicodedata.category(character) in ("Cc", "Cs") or "\u202a" <= character <= "\u202e" or (
-        "\u2066" <= character <= "\u2069"
+    return (
+        unicodedata.category(character) in ("Cc", "Cs")
+        or "\u202a" <= character <= "\u202e"
+        or ("\u2066" <= character <= "\u2069")
     )

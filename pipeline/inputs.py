@@ -15,8 +15,10 @@ from pipeline.ledger import fingerprint
 from pipeline.load import plain
 from pipeline.plan import Node
 from stages.artifacts import local_artifact
-from stages.fetch import OUTPUT_FIELDS
 from stages.rows import SCHEMA_VERSION
+
+FETCH_FIELDS = ("base_url", "image_root", "max_bytes", "image")
+"""Fetch settings that decide what is stored; the others decide how and how long the web is asked."""
 
 
 class Fingerprints:
@@ -47,7 +49,7 @@ class Fingerprints:
         rows = {k: v for k, v in section["rows"].items() if k != "storage_options"}
         fetch = section["fetch"] or self._data["fetch"]
         place = {k: section[k] for k in ("images", "base_url", "serve") if section[k] is not None}
-        return {"rows": rows, "place": place, "fetch": {k: fetch[k] for k in OUTPUT_FIELDS}}
+        return {"rows": rows, "place": place, "fetch": {k: fetch[k] for k in FETCH_FIELDS}}
 
     def checkpoint(self, role: str) -> str:
         """Digest of the checkpoint given for "captioner" or "filter"."""

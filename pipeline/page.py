@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.charts import Line, curves, histogram
 from pipeline.closing import gain, model_order
-from pipeline.gallery import gallery, printable
+from pipeline.gallery import PAIRS_OF_VERDICTS, SECTIONS, Card, Section, gallery, printable
 from pipeline.tables import SCORE_BINS, Row, RunTables
 
 if TYPE_CHECKING:
@@ -46,8 +46,9 @@ def render_page(
 ) -> str:
     """report.html. Everything a user or the web wrote is escaped by the template."""
     settings = tables.settings()
-    threshold = settings[0]["threshold"] if len({row["threshold"] for row in settings}) == 1 else None
+    threshold = single_threshold(settings)
     bins = score_arrays(tables.score_bins())
+    sections = gallery(tables.examples(inputs.examples_per_section), inputs.read_image)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -62,6 +63,8 @@ def render_page(
         "duration": duration,
         "printable": printable,
         "number": number,
+        "probability": probability,
+        "label": label,
     }
     return environment.get_template("report.html.j2").render(
         inputs=inputs,
@@ -81,9 +84,18 @@ def render_page(
         retrieval=score_table(metrics["retrieval"]),
         captions=score_table(metrics["caption"]),
         drift=drift_rows([*inputs.previous, {"metrics": metrics, "drift": drift}]),
-        gallery=gallery(tables.examples(inputs.examples_per_section), inputs.read_image),
+        gallery=sections,
+        highlights=highlights(sections),
+        candidate_glob=candidate_glob(inputs.candidate_files),
         seconds=sorted(inputs.seconds.items(), key=lambda item: -item[1]),
     )
+
+
+def single_threshold(settings: Sequence[Row]) -> float | None:
+    """The threshold of all candidates; None where there are several. Stored as float32: 0.3 is 0.30000001."""
+    thresholds = {row["threshold"] for row in settings}
+    value = thresholds.pop() if len(thresholds) == 1 else None
+    return None if value is None else round(value, 6)
 
 
 def score_arrays(rows: Sequence[Row]) -> Bins:
@@ -182,8 +194,28 @@ def drift_rows(reports: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for report in reports:
         metrics, texts = report["metrics"], (report.get("drift") or {}).get("texts") or {}
         for origin, ratio in sorted(metrics["noise_ratio"].items(), reverse=True):
-            rows.append({"round": metrics["round"], "origin": origin, "noise_ratio": ratio} | (texts.get(origin) or {}))
+            rows.append(
+                {"round": metrics["round"], "origin": origin, "noise_ratio": ratio}
+                | (texts.get(origin) or {})
+            )
     return sorted(rows, key=lambda row: (row["origin"] != "synthetic", row["origin"], row["round"]))
+
+
+def highlights(sections: Sequence[Section]) -> list[tuple[str, Card]]:
+    """The first readable picture of each pair of verdicts, for the top of the page; none without all four."""
+    found = []
+    for name in PAIRS_OF_VERDICTS:
+        title = SECTIONS[name][0]
+        cards = [
+            card for section in sections if section.title == title for card in section.cards if card.picture
+        ]
+        found += [(title, card) for card in cards[:1]]
+    return found if len(found) == len(PAIRS_OF_VERDICTS) else []
+
+
+def candidate_glob(files: Sequence[str]) -> str:
+    """A glob for SQL over candidate files <round>/<source>/<shard>.parquet; "" for no files."""
+    return f"{files[0].rsplit('/', 2)[0]}/**/*.parquet" if files and files[0].count("/") > 1 else ""
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -191,8 +223,21 @@ def percent(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{100 * value:.{digits}f} %"
 
 
+def label(metric: str) -> str:
+    """A metric's name as papers print it: "itc_tr@1" → "ITC TR@1", "bleu@4" → "BLEU-4"."""
+    printed = {"cider": "CIDEr", "rouge_l": "ROUGE-L"}
+    return printed.get(metric) or metric.upper().replace("_", " ").replace("BLEU@", "BLEU-")
+
+
 def number(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
+
+
+def probability(value: float) -> str:
+    """Three digits, and never 0.000 or 1.000 for a score that is not."""
+    if 0 < value < 0.0005:
+        return "<\u202f0.001"
+    return ">\u202f0.999" if 0.9995 <= value < 1 else f"{value:.3f}"
 
 
 def signed(value: float | None, digits: int = 1) -> str:

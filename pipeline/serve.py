@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 Fault = Literal["404", "429", "503", "hang", "reset", "html"]
 FAULTS: tuple[Fault, ...] = ("404", "429", "503", "hang", "reset", "html")
@@ -124,7 +125,7 @@ class _Server:
             await runner.cleanup()
 
     @web.middleware
-    async def _break(self, request: web.Request, handler: web.Handler) -> web.StreamResponse:
+    async def _break(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         fault = fault_of(request.path, self._faults, self._seed)
         first = request.path not in self._asked
         self._asked.add(request.path)

@@ -143,9 +143,9 @@ def make_shapes(config: ShapesConfig, folder: str | os.PathLike[str]) -> Path:
     return root
 
 
-def draw_scene(random: Random) -> Scene:
-    """A scene of one to three shapes in columns from left to right, no two of them alike."""
-    count = _weighted(random, OBJECT_COUNTS)
+def draw_scene(random: Random, objects: int | None = None) -> Scene:
+    """A scene in columns from left to right, no two shapes alike; of one to three if `objects` is not given."""
+    count = _weighted(random, OBJECT_COUNTS) if objects is None else objects
     kinds: list[tuple[str, str]] = []
     while len(kinds) < count:
         kind = (_pick(random, tuple(COLOURS)), _pick(random, tuple(SHAPES)))

@@ -42,7 +42,7 @@ def open_parquet(
     if not files:
         return schema.empty_table()
     filesystem, _ = fsspec.core.url_to_fs(files[0], **dict(storage_options or {}))
-    paths = [filesystem._strip_protocol(file) for file in files]
+    paths = [fsspec.core.strip_protocol(file) for file in files]
     return ds.dataset(paths, schema=schema, filesystem=filesystem, format="parquet")
 
 
@@ -114,7 +114,9 @@ class RunTables:
         noise_ratio = dropped / judged and planted = noise / judged candidates with a truth; None for 0 / 0.
         A candidate whose verdict is NULL was not judged.
         """
-        return self._rows(f"SELECT source, origin, {_RATIOS} FROM cells GROUP BY ALL ORDER BY source, origin DESC")
+        return self._rows(
+            f"SELECT source, origin, {_RATIOS} FROM cells GROUP BY ALL ORDER BY source, origin DESC"
+        )
 
     def origin_rows(self) -> list[Row]:
         """The same by origin alone, web before synthetic."""
@@ -205,7 +207,8 @@ class RunTables:
         return list(found.values())
 
     def _rows(self, query: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        return self._sql.execute(query, list(parameters)).to_arrow_table().to_pylist()
+        rows: list[Row] = self._sql.execute(query, list(parameters)).to_arrow_table().to_pylist()
+        return rows
 
 
 def noise_ratios(

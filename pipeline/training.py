@@ -27,8 +27,8 @@ from models.checkpoints import load_checkpoint, load_text_start, load_vision_sta
 from models.images import decode_image
 from models.med import MED
 from models.objectives import Objective
-from models.optimizer import build_optimizer, learning_rate
-from models.tokenizer import Tokenizer, normalise_caption
+from models.optimizer import build_optimizer, clip_gradient, learning_rate, set_learning_rate
+from models.tokenizer import Tokenizer
 from pipeline.config import ModelSection, TrainSection
 from stages.artifacts import local_artifact
 from stages.pairs import Pair, PairsConfig, PairStream, Position, ReadPairs, ShardRef
@@ -85,7 +85,7 @@ class PairLearner:
         torch.manual_seed(spec.seed)
         self.med, self.tokenizer = start_model(spec)
         self.size = spec.train.image_size or self.med.config.vision.image_size
-        self.objective = Objective(self.med, self.tokenizer, spec.train.objective).to(worker.device)
+        self.objective = Objective(self.med, self.tokenizer, spec.train.objective, spec.seed).to(worker.device)
         self.optimizer = build_optimizer(self.med, spec.train.optimizer)
         self._batches: Iterator[Batch] | None = None
 
@@ -95,29 +95,22 @@ class PairLearner:
             self._batches = self._loader()
         batch = next(self._batches)
         train = self.spec.train
-        rate = learning_rate(
-            self.step, self.total_steps, train.optimizer, steps_per_epoch=self.spec.steps_per_epoch
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group.get("lr_scale", 1.0)
-        # Dropout and negatives draw from the global generator; seeding it per step makes resume exact.
+        rate = learning_rate(train.optimizer, self.step, self.total_steps, self.spec.steps_per_epoch)
+        set_learning_rate(self.optimizer, rate)
+        # Dropout draws from the global generator; seeding it per step makes resume exact.
         torch.manual_seed(hash((self.spec.seed, self.step, self.worker.rank)) & 0x7FFFFFFF)
         self.objective.train()
         losses = self.objective(
-            {
-                "pixels": batch.pixels.to(self.worker.device, non_blocking=True),
-                "texts": batch.texts,
-                "image_ids": batch.image_ids.to(self.worker.device),
-            },
-            progress=self.step / max(1, self.spec.steps_per_epoch),
+            {"pixels": batch.pixels, "texts": batch.texts, "image_ids": batch.image_ids},
+            epoch=self.step / self.spec.steps_per_epoch,
         )
         self.optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
         average_gradients(self.med)
-        if train.optimizer.clip_grad is not None:
-            torch.nn.utils.clip_grad_norm_(self.med.parameters(), train.optimizer.clip_grad)
+        if train.optimizer.clip_grad:
+            clip_gradient(self.med.parameters(), train.optimizer)
         self.optimizer.step()
-        self.objective.after_step()
+        self.objective.update_momentum()
         self.step += 1
         self.position = batch.position
         detached = {name: value.detach() for name, value in losses.items()}
@@ -212,8 +205,7 @@ def assemble(
         mine = [chunk[i] for i in numbers]
         seeds = [hash((spec.seed, first + i)) & 0x7FFFFFFF for i in numbers]
         pixels = torch.stack(list(each(partial(_pixels, augment), mine, seeds)))
-        texts = [normalise_caption(pair.text, spec.train.max_words) for pair in mine]
-        yield Batch(pixels, texts, torch.tensor([pair.image_id for pair in mine]), position)
+        yield Batch(pixels, [pair.text for pair in mine], torch.tensor([pair.image_id for pair in mine]), position)
         step += 1
 
 

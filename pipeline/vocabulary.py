@@ -25,7 +25,7 @@ def ensure_tokenizer(config: Config, run: Store, ledger: Ledger) -> str:
     if given is not None:
         return given
     if not run.exists(f"{FOLDER}/tokenizer.json"):
-        texts = [normalise_caption(text, config.pretrain.max_words) for text in corpus_texts(config, run, ledger)]  # type: ignore[union-attr]
+        texts = map(normalise_caption, corpus_texts(config, run, ledger))
         tokenizer = Tokenizer.train(texts, vocab_size=config.model.vocab_size)
         with tempfile.TemporaryDirectory(prefix="capfilt-") as folder:
             tokenizer.save(folder)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 import pyarrow as pa
 from annotated_types import Ge
 
 from models.captioner import Captioner
-from models.images import decode_image
 from models.sampling import SamplingConfig
 from stages.rows import CAPTION, with_column
 
@@ -68,24 +67,17 @@ class Caption:
         )
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        images = batch["image"].to_pylist()
-        keys = batch["key"].to_pylist()
+        images, keys = batch["image"].to_pylist(), batch["key"].to_pylist()
         live = [i for i, image in enumerate(images) if image is not None]
         captions: list[list[dict[str, object]]] = [[] for _ in images]
-        count = self.config.captions_per_image
-        step = self.config.batch_size
-        for start in range(0, len(live) if count else 0, step):
-            rows = live[start : start + step]
+        if live and self.config.captions_per_image:
             written = self.captioner.caption(
-                [decode_image(images[i]) for i in rows],
-                [keys[i] for i in rows],
-                n=count,
+                [images[i] for i in live],
+                [keys[i] for i in live],
+                n=self.config.captions_per_image,
                 run_seed=self.seed,
                 round=self.round,
             )
-            for i, texts in zip(rows, written, strict=True):
-                captions[i] = [
-                    {"caption_index": c.caption_index, "text": c.text, "seed": c.seed, "logprob": c.logprob}
-                    for c in texts
-                ]
+            for i, texts in zip(live, written, strict=True):
+                captions[i] = [asdict(caption) for caption in texts]
         return with_column(batch, "captions", captions, pa.list_(CAPTION))

@@ -19,9 +19,11 @@ from stages.status import Failure
 
 # Formats of the web. Others that Pillow knows are left out because they start programs (EPS), hold no pictures
 # (PDF) or are unused, and every parser of hostile bytes is one more way in.
-FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "BMP", "ICO", "TIFF", "JPEG2000", "PPM")
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "ICO", "TIFF", "JPEG2000", "PPM")
 PILLOW_LIMIT = 178_956_970  # Pillow refuses beyond twice its own MAX_IMAGE_PIXELS whatever we allow
-FULL_CHROMA_BELOW = 128  # pixels: 4:2:0 bleeds colours over much of so small a picture, and 4:4:4 costs little
+FULL_CHROMA_BELOW = (
+    128  # pixels: 4:2:0 bleeds colours over much of so small a picture, and 4:4:4 costs little
+)
 HASH_SIDE = 8  # 8 x 8 frequencies = 64 bits
 HASH_PICTURE = 32  # of a grey picture of 32 x 32
 
@@ -74,7 +76,9 @@ def decode_picture(data: bytes, config: DecodeConfig) -> Picture:
     _check_header(data, config)
     try:
         seen = decode_image(data)
-    except ValueError as error:
+    except MemoryError:  # ours, not the picture's: its pixels are within the cap
+        raise
+    except Exception as error:  # decoders raise nearly anything on damaged bytes (AVIF: RuntimeError)
         raise Failure("decode", str(error)) from error
     stored = seen if config.resize == "original" else _scaled(seen, config)
     return Picture(
@@ -114,13 +118,13 @@ def _cosines() -> np.ndarray:
 def _check_header(data: bytes, config: DecodeConfig) -> None:
     try:
         # Opening reads the header only; pixels are decoded by load().
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=_readable()) as image:
             width, height = image.size
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise Failure("too_many_pixels", f"{error}; at most {config.max_pixels} are decoded") from error
     except UnidentifiedImageError as error:
         raise Failure("not_image", f"no known picture format in {len(data)} bytes{_glimpse(data)}") from error
-    except Exception as error:  # plugins raise nearly anything on a damaged header
+    except Exception as error:  # as above
         raise Failure("decode", f"damaged header: {type(error).__name__}: {error}") from error
     shorter, longer = sorted((width, height))
     if shorter < 1:
@@ -131,6 +135,11 @@ def _check_header(data: bytes, config: DecodeConfig) -> None:
         raise Failure("too_small", f"{width} x {height} pixels; the shorter side must be {config.min_side}")
     if longer > config.max_aspect * shorter:
         raise Failure("aspect", f"{width} x {height} pixels; the aspect may be {config.max_aspect:g} at most")
+
+
+def _readable() -> list[str]:
+    Image.init()  # loads Pillow's plugins, once; one that was built without AVIF still reads the others
+    return [form for form in FORMATS if form in Image.OPEN]
 
 
 def _glimpse(data: bytes) -> str:

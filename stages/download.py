@@ -1,7 +1,8 @@
-"""One url → its bytes, or a `Failure`: within a deadline, under a byte cap, and never twice where once must do.
+"""One url → its bytes, or a `Failure`: within a deadline, under a byte cap, retried only where that can help.
 
 `Downloader` belongs to one event loop. Time that a url waits for its turn is not its own; time for redirects,
-retries and the pauses between them is.
+retries and the pauses between them is. An attempt whose connection ends without any answer is two requests: aiohttp
+asks once more, since a connection that was kept open may just have been closed.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from random import Random
-from typing import Annotated, ClassVar, TypeVar
+from typing import Annotated, ClassVar, Self, TypeVar
 
 import aiohttp
 from annotated_types import Ge, Gt, Le
@@ -90,10 +91,12 @@ class Downloader:
         self.config, self._threads = config, threads
         self._allowed = frozenset(normal_host(host) for host in config.allow_private)
         self._turns = asyncio.Semaphore(config.concurrency)
-        self._hosts: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(config.per_host))
+        self._hosts: defaultdict[str, asyncio.Semaphore] = defaultdict(
+            lambda: asyncio.Semaphore(config.per_host)
+        )
         self._session: aiohttp.ClientSession
 
-    async def __aenter__(self) -> Downloader:
+    async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(
             resolver=GuardedResolver(self._allowed, self._threads),
             ttl_dns_cache=DNS_CACHE_SECONDS,
@@ -165,9 +168,12 @@ class Downloader:
         """One request: the body, or the url it redirects to; spends the clock."""
         start = time.monotonic()
         try:
-            async with asyncio.timeout(max(0.0, clock.remaining)), _failures(url):
-                async with self._session.get(url, allow_redirects=False) as response:
-                    return await self._answer(response)
+            async with (
+                asyncio.timeout(max(0.0, clock.remaining)),
+                _failures(url),
+                self._session.get(url, allow_redirects=False) as response,
+            ):
+                return await self._answer(response)
         except TimeoutError as error:
             raise Failure("timeout", f"no complete answer within {self.config.deadline_s:g} s") from error
         finally:

@@ -10,10 +10,9 @@ import asyncio
 import hashlib
 import posixpath
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, ClassVar, TypeVar
@@ -60,7 +59,9 @@ class FetchConfig(DownloadConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.base_url is not None and self.image_root is not None:
-            raise ValueError("base_url and image_root are both given; a relative url can belong to one: remove one")
+            raise ValueError(
+                "base_url and image_root are both given; a relative url can belong to one: remove one"
+            )
         if self.base_url is not None and not self.base_url.lower().startswith(("http://", "https://")):
             raise ValueError(f"base_url {self.base_url!r}: an address that starts with http:// or https://")
 
@@ -80,9 +81,10 @@ class Fetch:
 
         A pending row that carries an image (it came with a tar) is not asked for again, only checked and stored.
         """
-        pending = [i for i, status in enumerate(batch["status"].to_pylist()) if status == PENDING]
+        statuses = batch["status"].to_pylist()
+        pending = [i for i, status in enumerate(statuses) if status == PENDING]
         asked = batch.select([c for c in ("url", "error_message", "image") if c in batch.column_names])
-        outcomes = _run(self._fetch(asked.take(pending).to_pylist()))
+        outcomes = _run(self._fetch(asked.take(pa.array(pending, pa.int64())).to_pylist()))
         for name in FILLED:
             known = batch[name].to_pylist() if name in batch.column_names else [None] * batch.num_rows
             for i, outcome in zip(pending, outcomes, strict=True):
@@ -115,7 +117,7 @@ class Fetch:
             return await (web.download(place, store) if is_web else files.read(place, store))
         except Failure as failure:
             return {"status": failure.status, "error_message": failure.message}
-        except Exception as error:  # the row's fault or ours: the shard goes on, and the text says what it was
+        except Exception as error:  # whosever fault, the shard goes on and the text says what it was
             return {"status": INTERNAL, "error_message": one_line(f"{type(error).__name__}: {error}")}
 
 
@@ -178,7 +180,7 @@ def locate(url: str | None, config: FetchConfig) -> tuple[str, bool]:
     if config.image_root is None:
         raise Failure("bad_url", f"{url[:80]!r} is relative; set base_url or image_root")
     path = posixpath.normpath(url)
-    if path.startswith("/") or path in (".", "..") or path.startswith("../"):
+    if path.startswith(("/", "../")) or path in (".", ".."):
         raise Failure("bad_url", f"{url[:80]!r} leads out of the image folder")
     return path, False
 

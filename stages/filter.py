@@ -13,7 +13,6 @@ from typing import Annotated, Any, ClassVar, Literal
 import pyarrow as pa
 from annotated_types import Ge, Le
 
-from models.images import decode_image
 from models.matcher import Matcher
 from models.tokenizer import normalise_caption
 from stages.rows import CANDIDATE, with_column, without_images
@@ -79,14 +78,12 @@ class Filter:
         images = batch["image"].to_pylist()
         captions = batch["captions"].to_pylist()
         texts = batch["texts"].to_pylist()
-        live = [i for i, image in enumerate(images) if image is not None]
         candidates = [
-            gather_candidates(texts[i], captions[i]) if images[i] is not None else []
-            for i in range(batch.num_rows)
+            gather_candidates(of_image, synthetic) if image is not None else []
+            for image, of_image, synthetic in zip(images, texts, captions, strict=True)
         ]
-        for start in range(0, len(live), self.config.batch_size):
-            rows = live[start : start + self.config.batch_size]
-            self._judge([images[i] for i in rows], [candidates[i] for i in rows])
+        live = [i for i, image in enumerate(images) if image is not None]
+        self._judge([images[i] for i in live], [candidates[i] for i in live])
         judged = with_column(batch, "candidates", candidates, pa.list_(CANDIDATE))
         return judged if self.keep_images else without_images(judged)
 
@@ -94,7 +91,7 @@ class Filter:
         """Fill scores and verdicts of the candidates that have words; the others stay unjudged."""
         judged = [[c for c in of_image if "empty" not in c["flags"]] for of_image in candidates]
         scores = self.matcher.match(
-            [decode_image(image) for image in images],
+            images,
             [[normalise_caption(c["text"], self.config.max_words) for c in of_image] for of_image in judged],
         )
         for of_image, of_scores in zip(judged, scores, strict=True):

@@ -41,10 +41,14 @@ STATUSES: dict[str, Status] = {
         Status("http_403", False, "Forbidden (401, 402 or 403)."),
         Status("http_404", False, "Gone (404 or 410)."),
         Status("http_4xx", False, "Another refusal of the request (400-499)."),
-        Status("http_invalid", False, "The answer is not HTTP as it should be: headers too long or malformed."),
+        Status(
+            "http_invalid", False, "The answer is not HTTP as it should be: headers too long or malformed."
+        ),
         Status("redirect", False, "Too many redirects, a loop, one without a target, or one out of http(s)."),
         Status("private_address", False, "The host lies in private address space; no request was sent."),
-        Status("bad_url", False, "No url, no http(s) url, a malformed one, or a path out of the image folder."),
+        Status(
+            "bad_url", False, "No url, no http(s) url, a malformed one, or a path out of the image folder."
+        ),
         Status("missing_file", False, "No such file in the image folder, or no image in the tar's sample."),
         Status("too_big", False, "The body exceeds the byte cap."),
         Status("empty_body", False, "The answer or file has no bytes."),

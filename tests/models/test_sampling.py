@@ -179,7 +179,7 @@ def test_sampling_config_default_is_the_papers_and_the_preset_is_the_codes():
         ("repetition_penalty", -1.0),
         ("max_new_tokens", 0),
         ("min_new_tokens", 17),
-        ("num_beams", 0),
+        ("num_beams", 1),
     ],
 )
 def test_sampling_config_refuses_what_is_out_of_range(field, value):

@@ -1,0 +1,26 @@
+"""Shared pieces: one embedded Ray for the whole session, and a tiny run on procedural shapes."""
+
+import os
+
+import pytest
+
+from tests.tiny import tiny_data
+
+# Set before torch is imported anywhere: with one thread results are bit-equal from run to run.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def ray_session():
+    """An embedded Ray; `cluster.session.session` inside joins it."""
+    from cluster.session import ClusterConfig, session
+
+    with session(ClusterConfig(address="local")):
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """(folder, config data) of a tiny run; each session makes the corpus once."""
+    folder = tmp_path_factory.mktemp("tiny")
+    return folder, tiny_data(folder)

@@ -1,0 +1,69 @@
+"""Kill the program at a random moment, start the same command again: the result is that of an undisturbed run."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import duckdb
+import pytest
+
+from tests.tiny import tiny_data, write_config
+
+
+def start(config, *more):
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "run", str(config), *more],
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def candidates(run):
+    query = f"""SELECT key, origin, caption_index, text, seed, kept, itm_prob, itc_sim
+                FROM '{run}/rounds/1/web/*.parquet' ORDER BY key, origin, caption_index"""
+    return duckdb.sql(query).fetchall()
+
+
+def committed(run):
+    return len([p for p in run.rglob("*.json") if p.parent.name != "index"]) if run.exists() else 0
+
+
+def kill_when(process, run, records):
+    """SIGKILL the driver and everything it started as soon as `records` records stand."""
+    deadline = time.monotonic() + 240
+    while committed(run) < records:
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline, "the run makes no progress"
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.timeout(600)
+def test_killed_run_resumes_to_the_same_candidates(tmp_path):
+    kills = sorted(random.Random(os.getpid()).sample(range(1, 26), 2))
+    data = tiny_data(tmp_path)
+    config = write_config(tmp_path / "undisturbed.yaml", data)
+    process = start(config)
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output
+
+    data["run"]["dir"] = str(tmp_path / "disturbed")
+    config = write_config(tmp_path / "disturbed.yaml", data)
+    for records in kills:
+        kill_when(start(config), tmp_path / "disturbed", records)
+    process = start(config)
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, f"killed at {kills} records; {output}"
+
+    expected, found = candidates(tmp_path / "run"), candidates(tmp_path / "disturbed")
+    assert [row[:6] for row in found] == [row[:6] for row in expected], f"killed at {kills} records"
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine[6:] == pytest.approx(theirs[6:], abs=1e-4)
+    leftovers = [p for p in (tmp_path / "disturbed").rglob(".tmp-*") if p.stat().st_mtime > time.time() - 1]
+    assert not leftovers

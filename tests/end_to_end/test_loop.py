@@ -1,0 +1,87 @@
+"""The whole loop on a tiny corpus: what it leaves, that it is skipped when done, and that its figures agree."""
+
+import json
+
+import duckdb
+import pytest
+from rich.console import Console
+
+from pipeline.load import parse_config
+from pipeline.plan import plan
+from pipeline.run import run_dag
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, ray_session):
+    folder, data = tiny
+    config = parse_config(data, "tiny")
+    outcome = run_dag(config, Console(quiet=True))
+    assert outcome.failed == {}
+    return folder / "run", config, outcome
+
+
+def records(folder):
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("??????.json"))]
+
+
+def test_every_node_is_recorded_as_done(finished):
+    run, config, outcome = finished
+    assert set(outcome.done) == set(plan(config))
+    assert {path.stem for path in (run / "nodes").glob("*.json")} == set(plan(config))
+
+
+def test_no_row_is_lost_or_doubled(finished):
+    run, _, _ = finished
+    keys = duckdb.sql(f"SELECT key, status FROM '{run}/corpus/web/*.parquet'").fetchall()
+    assert len(keys) == len({key for key, _ in keys}) == 90
+    for record in records(run / "corpus/web"):
+        assert record["rows"]["read"] == sum(record["rows"]["status"].values())
+    judged = duckdb.sql(f"SELECT key, origin, caption_index FROM '{run}/rounds/1/web/*.parquet'").fetchall()
+    images = {key for key, status in keys if status == "success"}
+    expected = {(key, "web", 0) for key in images} | {(key, "synthetic", i) for key in images for i in (0, 1)}
+    assert sorted(judged) == sorted(expected)
+
+
+def test_the_query_of_the_design_gives_the_reported_noise_ratio(finished):
+    run, _, _ = finished
+    metrics = json.loads((run / "reports/1/metrics.json").read_text())
+    query = f"SELECT origin, 1 - avg(kept::int) FROM '{run}/rounds/1/**/*.parquet' GROUP BY 1"
+    assert dict(duckdb.sql(query).fetchall()) == pytest.approx(metrics["noise_ratio"])
+    truth = duckdb.sql(f"SELECT avg((truth <> 'clean')::int) FROM '{run}/corpus/web/*.parquet'").fetchone()[0]
+    assert metrics["planted_noise"] == pytest.approx(truth)
+
+
+def test_models_are_evaluated_and_reported(finished):
+    run, _, _ = finished
+    metrics = json.loads((run / "reports/1/metrics.json").read_text())
+    assert set(metrics["retrieval"]) == set(metrics["caption"]) == {"pretrain.0", "pretrain.1"}
+    assert {"tr@1", "ir@10", "itc_tr@1", "itc_ir@1"} <= set(metrics["retrieval"]["pretrain.1"])
+    assert {"cider", "bleu@4", "rouge_l"} <= set(metrics["caption"]["pretrain.0"])
+    assert 0 <= metrics["filter"]["auc"] <= 1
+    page = (run / "reports/1/report.html").read_text()
+    assert "<script src" not in page and "data:image" in page
+
+
+def test_captioner_and_filter_are_separate_models_of_the_last_med(finished):
+    run, _, _ = finished
+    for name in ("captioner.1", "filter.1"):
+        assert json.loads((run / f"models/{name}/provenance.json").read_text())["start"].endswith("pretrain.0")
+    assert json.loads((run / "models/pretrain.1/provenance.json").read_text())["start"] is None
+
+
+def test_a_second_run_does_nothing(finished):
+    run, config, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and path.name != "config.yaml"}
+    outcome = run_dag(config, Console(quiet=True))
+    assert outcome.done == [] and set(outcome.skipped) == set(plan(config))
+    assert before == {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file() and p.name != "config.yaml"}
+
+
+def test_fresh_redoes_a_node_and_what_needs_it_and_gives_the_same(finished):
+    run, config, _ = finished
+    query = f"SELECT key, origin, caption_index, text, kept FROM '{run}/rounds/1/web/*.parquet' ORDER BY ALL"
+    before = duckdb.sql(query).fetchall()
+    outcome = run_dag(config, Console(quiet=True), until="bootstrap.1", fresh="bootstrap.1")
+    assert outcome.done == ["bootstrap.1"]
+    assert duckdb.sql(query).fetchall() == before
+    assert not (run / "reports/1").exists()

@@ -1,0 +1,196 @@
+"""Retrieval: recall against values worked out by hand, the evaluation against one pair at a time."""
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+
+from models.images import normalise
+from models.med import MED, MedConfig, TextConfig, VisionConfig
+from models.retrieval import evaluate_retrieval, recall_from_scores
+from models.tokenizer import Tokenizer, normalise_caption
+
+TEXTS = [
+    "A red circle.", "a red circle and a long list of blue squares", "a blue star",
+    "a green ring next to a box", "a blue star", "two pink crosses", "A BLUE STAR!", "a box",
+    "an orange triangle", "a black disc left of a star", "one ring", "a purple plus",
+]  # fmt: skip
+# Image 6 has no text; "a blue star" belongs to images 1, 3 and 4.
+IMAGE_OF_TEXT = [0, 0, 1, 2, 3, 3, 4, 5, 5, 5, 7, 8]
+IMAGES = 9
+
+
+def scores(rows: list[list[float]]) -> torch.Tensor:
+    return torch.tensor(rows)
+
+
+def right(rows: list[str]) -> torch.Tensor:
+    return torch.tensor([[mark == "x" for mark in row] for row in rows])
+
+
+def test_recall_counts_wrong_items_ahead_of_the_best_right_one() -> None:
+    table = scores([[0.9, 0.1, 0.5, 0.3], [0.9, 0.1, 0.5, 0.3], [0.9, 0.8, 0.7, 0.6]])
+    # First query: right item first. Second: right items second and fourth, one wrong ahead. Third: three ahead.
+    marks = right(["x...", "..xx", "...x"])
+    assert recall_from_scores(table, marks, (1, 2, 3, 4)) == {
+        1: pytest.approx(100 / 3), 2: pytest.approx(200 / 3), 3: pytest.approx(200 / 3), 4: 100.0,
+    }  # fmt: skip
+
+
+def test_recall_gives_no_credit_for_ties_minus_infinity_and_nan() -> None:
+    inf, nan = math.inf, math.nan
+    tied = recall_from_scores(scores([[0.5, 0.5, 0.5]]), right(["x.."]), (1, 2, 3))
+    assert tied == {1: 0.0, 2: 0.0, 3: 100.0}
+    not_a_candidate = recall_from_scores(scores([[-inf, 0.1, -inf]]), right(["x.."]), (3,))
+    assert not_a_candidate == {3: 0.0}
+    assert recall_from_scores(scores([[nan, 0.1, 0.2]]), right(["x.."]), (3,)) == {3: 0.0}
+    assert recall_from_scores(scores([[0.9, nan, 0.2]]), right(["x.."]), (1, 2)) == {1: 0.0, 2: 100.0}
+
+
+def test_recall_does_not_depend_on_how_queries_are_chunked(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    table = torch.rand(50, 20, generator=generator)
+    marks = torch.rand(50, 20, generator=generator) < 0.1
+    marks[:, 0] |= ~marks.any(dim=1)
+    whole = recall_from_scores(table, marks)
+    monkeypatch.setattr("models.retrieval.ROWS_AT_A_TIME", 7)
+    assert recall_from_scores(table, marks) == whole
+
+
+@pytest.fixture(scope="module")
+def med_and_tokenizer() -> tuple[MED, Tokenizer]:
+    torch.manual_seed(0)
+    tokenizer = Tokenizer.train([normalise_caption(text) for text in TEXTS] * 3, 120)
+    config = MedConfig(
+        vision=VisionConfig(image_size=32, patch_size=16, width=32, depth=2, heads=4),
+        text=TextConfig(
+            vocab_size=tokenizer.vocab_size, width=32, depth=2, heads=4, ffn=64, max_positions=40
+        ),
+        embed_dim=16,
+        parts="filter",
+    )
+    med = MED(config)
+    with torch.no_grad():
+        for parameter in med.parameters():  # weights of 0.02 would score every pair alike
+            if parameter.ndim > 1:
+                parameter.mul_(8)
+    return med.eval(), tokenizer
+
+
+@pytest.fixture(scope="module")
+def pixels() -> torch.Tensor:
+    return torch.randint(0, 256, (IMAGES, 3, 32, 32), generator=torch.Generator().manual_seed(1)).byte()
+
+
+def run(model: tuple[MED, Tokenizer], pixels: torch.Tensor, k: int, batch_size: int = 5) -> dict[str, float]:
+    return evaluate_retrieval(*model, pixels.split(4), TEXTS, IMAGE_OF_TEXT, k, "cpu", batch_size)
+
+
+def one_pair_at_a_time(model: tuple[MED, Tokenizer], pixels: torch.Tensor, k: int) -> dict[str, float]:
+    """The same protocol with loops and sorted lists, each pair by itself through the whole model."""
+    med, tokenizer = model
+    texts = [normalise_caption(text) for text in TEXTS]
+    own: dict[int, set[str]] = {}
+    for text, image in zip(texts, IMAGE_OF_TEXT, strict=True):
+        own.setdefault(image, set()).add(text)
+    cosine, final = {}, {}
+    with torch.no_grad():
+        for i in range(IMAGES):
+            states = med.encode_image(normalise(pixels[i : i + 1]))
+            for t, text in enumerate(texts):
+                ids, mask = tokenizer.encode([text], 35, first="cls")
+                cosine[i, t] = float(med.image_feature(states)[0] @ med.text_feature(ids, mask)[0])
+                ids, mask = tokenizer.encode([text], 35, first="enc")
+                logit = float(med.match(ids, mask, med.cross_kv(states, which="encoder"))[0, 1])
+                final[i, t] = logit + cosine[i, t]
+    pairs = {
+        "tr": [[(i, t) for t in range(len(texts))] for i in sorted(own)],
+        "ir": [[(i, t) for i in range(IMAGES)] for t in range(len(texts))],
+    }
+    found: Counter[str] = Counter()
+    for way, queries in pairs.items():
+        for query in queries:
+            by_cosine = sorted(query, key=lambda pair: -cosine[pair])
+            for prefix, order in (
+                ("itc_", by_cosine),
+                ("", sorted(by_cosine[:k], key=lambda pair: -final[pair])),
+            ):
+                for wrong, (i, t) in enumerate(order):
+                    if texts[t] in own.get(i, ()):
+                        for n in (1, 5, 10):
+                            found[f"{prefix}{way}@{n}"] += wrong < n
+                        break
+    keys = [f"{prefix}{way}@{n}" for prefix in ("", "itc_") for way in ("tr", "ir") for n in (1, 5, 10)]
+    return {key: 100 * found[key] / len(pairs[key.removeprefix("itc_")[:2]]) for key in keys}
+
+
+@pytest.mark.parametrize("k", [1, 3, 50])
+def test_evaluation_equals_one_pair_at_a_time(
+    med_and_tokenizer: tuple[MED, Tokenizer], pixels: torch.Tensor, k: int
+) -> None:
+    found = run(med_and_tokenizer, pixels, k)
+    expected = one_pair_at_a_time(med_and_tokenizer, pixels, k)
+    assert found == pytest.approx(expected)
+    assert 0 < expected["itc_tr@1"] + expected["itc_ir@1"] < 200, "the case must tell right from wrong"
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_evaluation_does_not_depend_on_batch_size(
+    med_and_tokenizer: tuple[MED, Tokenizer], pixels: torch.Tensor, batch_size: int
+) -> None:
+    assert run(med_and_tokenizer, pixels, 4, batch_size) == run(med_and_tokenizer, pixels, 4)
+
+
+def test_each_image_is_encoded_once_and_its_keys_are_made_once(
+    med_and_tokenizer: tuple[MED, Tokenizer], pixels: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    med, _ = med_and_tokenizer
+    rows: Counter[str] = Counter()
+    for name in ("encode_image", "cross_kv"):
+        whole = getattr(med, name)
+
+        def counted(images: torch.Tensor, *args: object, _name: str = name, _whole=whole, **kwargs: object):
+            rows[_name] += len(images)
+            return _whole(images, *args, **kwargs)
+
+        monkeypatch.setattr(med, name, counted)
+    run(med_and_tokenizer, pixels, 50, batch_size=3)
+    assert rows == {"encode_image": IMAGES, "cross_kv": IMAGES}
+
+
+def test_a_model_that_scores_everything_alike_finds_nothing(pixels: torch.Tensor) -> None:
+    tokenizer = Tokenizer.train([normalise_caption(text) for text in TEXTS] * 3, 120)
+    config = MedConfig(
+        vision=VisionConfig(image_size=32, width=32, depth=1, heads=4),
+        text=TextConfig(
+            vocab_size=tokenizer.vocab_size, width=32, depth=1, heads=4, ffn=64, max_positions=40
+        ),
+        embed_dim=16,
+        parts="filter",
+    )
+    med = MED(config)
+    for parameter in med.vision_proj.parameters():
+        torch.nn.init.zeros_(parameter)
+    torch.nn.init.zeros_(med.itm_head.weight)
+    found = run((med, tokenizer), pixels, 50)
+    assert {found[key] for key in ("tr@1", "ir@1", "itc_tr@1", "itc_ir@1")} == {0.0}
+    assert med.training, "the mode the model came in is restored"
+
+
+@pytest.mark.parametrize(
+    ("texts", "images", "k", "message"),
+    [
+        ([], [], 4, "needs texts"),
+        (["a"], [0, 1], 4, "got 1 and 2"),
+        (["a"], [0], 0, "k must be at least 1, got 0"),
+        (["a"], [9], 4, "9 images"),
+        (["a"], [-1], 4, "from -1"),
+    ],
+)
+def test_wrong_arguments_are_named(
+    med_and_tokenizer: tuple[MED, Tokenizer], pixels: torch.Tensor,
+    texts: list[str], images: list[int], k: int, message: str,
+) -> None:  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+        evaluate_retrieval(*med_and_tokenizer, [pixels], texts, images, k, "cpu")

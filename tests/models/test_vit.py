@@ -1,0 +1,106 @@
+"""The image encoder: names, sizes, position resampling against a hand-written bicubic, checkpointed blocks."""
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from models.vit import VisionConfig, build_vit, interpolate_positions
+
+TINY = {"image_size": 32, "patch_size": 8, "width": 24, "depth": 3, "heads": 3}
+
+
+def cubic(x: float) -> float:
+    """Keys' kernel with a = -0.75, the one of OpenCV and torch."""
+    a, x = -0.75, abs(x)
+    if x <= 1:
+        return (a + 2) * x**3 - (a + 3) * x**2 + 1
+    return a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a if x < 2 else 0.0
+
+
+def resampling(old: int, new: int) -> np.ndarray:
+    """[new, old]: pixel centres at half integers, edges repeated."""
+    weights = np.zeros((new, old))
+    for target in range(new):
+        centre = (target + 0.5) * old / new - 0.5
+        for source in range(int(np.floor(centre)) - 1, int(np.floor(centre)) + 3):
+            weights[target, min(max(source, 0), old - 1)] += cubic(centre - source)
+    return weights
+
+
+@pytest.mark.parametrize(("old", "new"), [(4, 6), (6, 4), (14, 24)])
+def test_positions_are_resampled_bicubically_and_cls_is_kept(old, new):
+    positions = torch.randn(1, 1 + old * old, 5, generator=torch.Generator().manual_seed(old))
+    resized = interpolate_positions(positions, 1 + new * new)
+    grid = positions[0, 1:].double().numpy().reshape(old, old, 5)
+    weights = resampling(old, new)
+    expected = np.einsum("yi,xj,ijd->yxd", weights, weights, grid).reshape(new * new, 5)
+    assert torch.equal(resized[:, 0], positions[:, 0])
+    np.testing.assert_allclose(resized[0, 1:].numpy(), expected, atol=2e-5)
+
+
+def test_positions_of_the_same_size_are_untouched():
+    positions = torch.randn(1, 17, 5)
+    assert interpolate_positions(positions, 17) is positions
+
+
+@pytest.mark.parametrize(("stored", "wanted"), [(16, 17), (17, 30), (1, 17)])
+def test_positions_off_the_square_grid_are_refused(stored, wanted):
+    with pytest.raises(ValueError, match="square"):
+        interpolate_positions(torch.zeros(1, stored, 4), wanted)
+
+
+def test_names_and_shapes_are_those_of_timm():
+    ours = build_vit(VisionConfig()).state_dict()
+    theirs = timm.create_model("vit_base_patch16_224", num_classes=0).state_dict()
+    assert {n: t.shape for n, t in ours.items()} == {n: t.shape for n, t in theirs.items()}
+
+
+@pytest.mark.parametrize("size", [224, 384, 480])
+def test_tokens_at_the_papers_sizes(size):
+    assert VisionConfig(image_size=size).tokens == {224: 197, 384: 577, 480: 901}[size]
+
+
+@pytest.mark.parametrize("stem", ["patch", "conv"])
+def test_all_tokens_come_out_normed(stem):
+    config = VisionConfig(**TINY, stem=stem)
+    states = build_vit(config).eval().forward_features(torch.randn(2, 3, 32, 32))
+    assert states.shape == (2, config.tokens, 24)
+    torch.testing.assert_close(states.mean(-1), torch.zeros(2, 17), atol=1e-5, rtol=0)
+    torch.testing.assert_close(states.var(-1, unbiased=False), torch.ones(2, 17), atol=1e-3, rtol=0)
+
+
+def test_drop_path_rises_linearly_to_the_last_block():
+    vit = build_vit(VisionConfig(**TINY, drop_path=0.2))
+    assert [getattr(block.drop_path1, "drop_prob", 0.0) for block in vit.blocks] == pytest.approx([0, 0.1, 0.2])
+
+
+def gradients(vit, pixels):
+    vit.zero_grad()
+    vit.forward_features(pixels).square().mean().backward()
+    return {name: parameter.grad.clone() for name, parameter in vit.named_parameters()}
+
+
+def test_checkpointed_blocks_give_the_same_gradients_and_run_twice():
+    plain, thrifty = build_vit(VisionConfig(**TINY)), build_vit(VisionConfig(**TINY, checkpoint_layers=2))
+    thrifty.load_state_dict(plain.state_dict())
+    runs = []
+    for i, block in enumerate(thrifty.blocks):
+        block.norm1.register_forward_hook(lambda *_, i=i: runs.append(i))
+    pixels = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(gradients(thrifty, pixels), gradients(plain, pixels))
+    assert sorted(runs) == [0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"image_size": 30}, "image_size 30"),
+        ({"heads": 5}, "5 heads"),
+        ({"checkpoint_layers": 4}, "checkpoint_layers 4"),
+        ({"stem": "conv", "patch_size": 4}, "patch_size 4"),
+    ],
+)
+def test_impossible_sizes_are_refused(change, named):
+    with pytest.raises(ValueError, match=named):
+        VisionConfig(**(TINY | change))

@@ -1,0 +1,71 @@
+"""The closing block as it appears on a terminal and in a log."""
+
+import io
+from typing import Any
+
+from rich.console import Console
+
+from pipeline.closing import closing_block
+
+METRICS: dict[str, Any] = {
+    "round": 2,
+    "counts": {"http_404": 30, "success": 1200, "timeout": 70},
+    "noise_ratio": {"synthetic": 0.25, "web": 0.5512},
+    "noise_ratio_by_source": {},
+    "planted_noise": 0.55,
+    "filter": {"auc": 0.91, "precision": None, "recall": 0.5},
+    "retrieval": {
+        "pretrain.10": {"itc_tr@1": 82.5, "itc_ir@1": 80.0, "tr@1": 60.0},
+        "pretrain.2": {"itc_tr@1": 75.0, "itc_ir@1": 70.0, "tr@1": 40.0},
+        "pretrain.0": {"itc_tr@1": 69.25, "itc_ir@1": 81.0, "tr@1": 14.0},
+    },
+    "caption": {"pretrain.0": {"cider": 30.0}},
+    "seconds": {},
+}
+COMMAND = "capfilt run 'runs/a b/[bold]config.yaml' " + "--set some.long.key=value " * 8
+
+
+def shown(metrics: dict[str, Any] | None, width: int = 80) -> list[str]:
+    console = Console(width=width, record=True, force_terminal=False, file=io.StringIO())
+    console.print(
+        closing_block(metrics, [("report", "/x/[red]report.html")], COMMAND, "continue"), soft_wrap=True
+    )
+    return console.export_text().splitlines()
+
+
+def words(lines: list[str], start: str) -> list[str]:
+    return next(line for line in lines if line.strip().startswith(start)).split()
+
+
+def test_closing_block_puts_the_noise_ratio_beside_the_planted_one() -> None:
+    lines = shown(METRICS)
+    assert " ".join(words(lines, "rows")) == "rows 1,300 = 1,200 success, 70 timeout, 30 http_404"
+    assert (
+        " ".join(words(lines, "noise ratio")) == "noise ratio web 0.5512 (planted 0.5500); synthetic 0.2500"
+    )
+    assert " ".join(words(lines, "filter")).startswith("filter AUC 0.9100, precision -, recall 0.5000")
+
+
+def test_closing_block_compares_the_last_model_with_the_first() -> None:
+    lines = shown(METRICS)
+    models = [line.split() for line in lines if line.strip().startswith("pretrain")]
+    assert models[:3] == [
+        ["pretrain.0", "69.2", "81.0", "14.0"],
+        ["pretrain.2", "75.0", "70.0", "40.0"],
+        ["pretrain.10", "82.5", "80.0", "60.0"],
+    ]
+    assert words(lines, "gain") == ["gain", "+13.2", "-1.0", "+46.0"]
+
+
+def test_closing_block_ends_with_the_command_whole_and_as_written() -> None:
+    for metrics in (METRICS, None):
+        lines = shown(metrics)
+        assert lines[-1].rstrip() == f"continue      {COMMAND}".rstrip()
+        assert lines[-2].split() == ["report", "/x/[red]report.html"]
+
+
+def test_closing_block_of_a_run_without_verdicts_says_so() -> None:
+    bare = {"round": 1, "counts": {}, "noise_ratio": {}, "planted_noise": None, "filter": None}
+    lines = shown(bare)
+    assert words(lines, "rows") == ["rows", "none"]
+    assert "nothing was judged" in " ".join(lines)
