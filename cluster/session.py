@@ -79,6 +79,11 @@ def _connect(config: ClusterConfig) -> None:
         # The C++ core prints its lines to the terminal, "error" for what is harmless here (kept in its files).
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+        # More processes than cores may start at once: most of a start is waiting for the disk. Ray warns on the
+        # terminal at four times this number of processes.
+        os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
+        # How often Ray Train looks whether its workers are done; its 2 s add up over a laptop's short trainings.
+        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
         ray.init(
             address="local",
             num_cpus=cpus,

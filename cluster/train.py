@@ -51,7 +51,7 @@ class Learner(Protocol):
 
     def load(self, folder: str) -> None: ...
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> None:
         """Write the result (called on rank 0 only)."""
 
 
@@ -82,11 +82,9 @@ class TrainJob:
     board: Board | None = None
 
 
-def fit(job: TrainJob) -> dict[str, Any]:
-    """Train to the end, or on from the last checkpoint of the same name.
-
-    Returns:
-        What the learner's `finish` returned, with "steps" and "seconds".
+def fit(job: TrainJob) -> None:
+    """Train to the end, or on from the last checkpoint of the same name. The result is what the learner's
+    `finish` wrote.
 
     Raises:
         ray.train.TrainingFailedError: a worker failed more often than `max_failures`.
@@ -108,9 +106,7 @@ def fit(job: TrainJob) -> dict[str, Any]:
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
     )
-    start = time.monotonic()
-    result = trainer.fit()
-    return dict(result.metrics or {}) | {"seconds": time.monotonic() - start}
+    trainer.fit()
 
 
 def _train(config: dict[str, Any]) -> None:
@@ -133,8 +129,10 @@ def _train(config: dict[str, Any]) -> None:
         # The last step's state is not kept: what follows it is the result itself.
         if learner.step % job.workers.checkpoint_every == 0 and learner.step < learner.total_steps:
             _checkpoint(learner, rank)
-    result = learner.finish() if rank == 0 else {}
-    ray.train.report({"steps": learner.step, **result})
+    if rank == 0:
+        learner.finish()
+    # A barrier: no worker leaves before the result is written.
+    ray.train.report({"steps": learner.step})
 
 
 def _checkpoint(learner: Learner, rank: int) -> None:

@@ -85,15 +85,14 @@ class Tokenizer:
             raise ValueError(f"vocab_size is {vocab_size}: it must be at least {MIN_VOCABULARY}")
         backend = _bert({})
         lines = [backend.normalizer.normalize_str(text) for text in texts]
-        counts = Counter(chain.from_iterable(lines))
+        counts = Counter(character for character in chain.from_iterable(lines) if not character.isspace())
         common = sorted(counts, key=lambda character: (-counts[character], character))
-        # A character takes two entries, as itself and as "##" piece; half of the room is left for longer
-        # pieces.
-        kept = sorted(common[: min(MAX_ALPHABET, (vocab_size - len(BERT_SPECIALS) - 2) // 4)])
+        # A character takes two entries, as itself and as "##" piece; a quarter of the room is for longer ones.
+        kept = sorted(common[: min(MAX_ALPHABET, (vocab_size - len(BERT_SPECIALS) - 2) * 3 // 8)])
         rare = str.maketrans(dict.fromkeys(set(common) - set(kept), " "))
         # The trainer numbers the "##" characters in an order that differs from run to run, and breaks ties
         # between merges by these numbers. Handed over as specials they are numbered in the order given.
-        pieces = [f"##{character}" for character in kept if not character.isspace()]
+        pieces = [f"##{character}" for character in kept]
         trainer = trainers.WordPieceTrainer(
             vocab_size=vocab_size - 2, special_tokens=[*BERT_SPECIALS, *pieces], show_progress=False
         )

@@ -125,10 +125,11 @@ def convert(
 @app.command()
 def shapes(folder: Annotated[str, typer.Argument(help="Where to make it.")]) -> None:
     """Make the procedural corpus of coloured shapes with planted noise."""
+    from pipeline.run import make_corpus
     from pipeline.shapes import ShapesConfig, make_shapes
 
     with _Errors():
-        make_shapes(ShapesConfig(), folder)
+        make_corpus(make_shapes, ShapesConfig(), folder)
         _console().print(f"made {folder}: human/, web/, test/", highlight=False)
 
 
@@ -136,9 +137,10 @@ def shapes(folder: Annotated[str, typer.Argument(help="Where to make it.")]) -> 
 def clipart(folder: Annotated[str, typer.Argument(help="Where to make it.")]) -> None:
     """Build the clip-art corpus (Tux Paint stamps, Open Clip Art) from Debian packages."""
     from pipeline.clipart import ClipartConfig, make_clipart
+    from pipeline.run import make_corpus
 
     with _Errors():
-        make_clipart(ClipartConfig(), folder)
+        make_corpus(make_clipart, ClipartConfig(), folder)
         _console().print(f"made {folder}: human/, web/, test/", highlight=False)
 
 
@@ -189,7 +191,7 @@ def _close(console: Console, config: Any, metrics: dict[str, Any] | None, next_s
             ("metrics", f"{run_dir}/reports/{round_}/metrics.json"),
         ]
     console.print()
-    console.print(closing_block(metrics, places, command, next_step))
+    console.print(closing_block(metrics, places, command, next_step), soft_wrap=True)
 
 
 def _ratio_query(run_dir: str, round_: int) -> str:
@@ -211,12 +213,11 @@ class _Errors:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        from cluster.session import ClusterError
+        from pipeline.run import USER_ERRORS
 
         if isinstance(error, KeyboardInterrupt):
             _interrupted(self.resume)
-        # ValueError is the base of every error a user can cause (config, manifest, ledger, checkpoint, store).
-        if isinstance(error, ValueError | ClusterError):
+        if isinstance(error, USER_ERRORS):
             for line in str(error).splitlines():
                 print(f"error: {line}", file=sys.stderr)
             raise SystemExit(2) from None

@@ -28,7 +28,7 @@ SECTIONS = {
         "Web text rejected, synthetic accepted",
         "What CapFilt is for: the caption takes the place.",
     ),
-    "kept/kept": ("Both accepted", "The image gets two texts."),
+    "kept/kept": ("Both accepted", "The image keeps its text and gains another."),
     "kept/dropped": (
         "Web text accepted, synthetic rejected",
         "The captioner was wrong, or was judged to be.",
@@ -120,9 +120,9 @@ def printable(text: str, limit: int = TEXT_SHOWN) -> str:
 
 
 def _invisible(character: str) -> bool:
-    """Controls, surrogates and the marks that turn the direction of what follows; joiners are letters' own."""
+    """Controls that are no blanks, surrogates and the marks that turn the direction of what follows; joiners are letters' own."""
     return (
-        unicodedata.category(character) in ("Cc", "Cs")
+        (unicodedata.category(character) in ("Cc", "Cs") and character not in "\t\n\r")
         or "\u202a" <= character <= "\u202e"
         or ("\u2066" <= character <= "\u2069")
     )

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -107,24 +107,19 @@ def _keys(type_: Any) -> list[str]:
 
 
 def _type_of(type_: Any, key: str) -> Any:
-    """Type of the section at `key`; unions and dicts are looked through."""
+    """Type of the section at `key`; unions and named mappings are looked through."""
+    if get_origin(type_) is dict:
+        return _section_in(get_args(type_)[1])
     if isinstance(type_, type) and issubclass(type_, BaseModel):
-        annotation: Any = type_.model_fields[key].annotation if key in type_.model_fields else None
-    elif is_dataclass(type_):
-        from typing import get_type_hints
-
-        annotation = get_type_hints(type_).get(key)
-    else:
-        return _section_in(type_)
-    section = _section_in(annotation)
-    return section if section is not None else annotation
+        field = type_.model_fields.get(key)
+        return _section_in(field.annotation) if field is not None else None
+    return _section_in(get_type_hints(type_).get(key)) if is_dataclass(type_) else None
 
 
 def _section_in(annotation: Any) -> Any:
-    for candidate in (annotation, *get_args(annotation)):
-        if _keys(candidate):
-            return candidate
-    return None
+    if get_origin(annotation) is dict:
+        return annotation
+    return next((t for t in (annotation, *get_args(annotation)) if _keys(t)), None)
 
 
 def _kind(value: Any) -> str:

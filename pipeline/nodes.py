@@ -253,7 +253,7 @@ def run_training(run: Run, node: Node) -> dict[str, Any]:
     )
     filesystem = None if run.store.is_local else _arrow_filesystem(run.store)
     gpus = train.workers.gpus_per_worker
-    result = fit(
+    fit(
         TrainJob(
             node=node.name,
             name=f"{node.name}-{run.prints.of(node.name)}",
@@ -270,8 +270,8 @@ def run_training(run: Run, node: Node) -> dict[str, Any]:
     run.store.remove(f"train/{node.name}-{run.prints.of(node.name)}")
     return {
         "outputs": outputs_of(run, node)[:1],
-        "counts": {"pairs": pairs, "steps": result["steps"]},
-        "summary": f"{pairs:,} pairs, {result['steps']:,} steps of {train.batch_size}",
+        "counts": {"pairs": pairs, "steps": steps},
+        "summary": f"{pairs:,} pairs, {steps:,} steps of {train.batch_size}",
     }
 
 

@@ -4,28 +4,44 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from graphlib import TopologicalSorter
+from typing import Any
 
 from rich.console import Console
 
 from cluster.metrics import Board
-from cluster.session import session
+from cluster.session import ClusterError, session
+from models.checkpoints import CheckpointError
 from pipeline.clipart import make_clipart
 from pipeline.config import Config
 from pipeline.inputs import Fingerprints
-from pipeline.ledger import Ledger, State
-from pipeline.load import dump_config
+from pipeline.ledger import Ledger, LedgerError, State
+from pipeline.load import ConfigError, dump_config
 from pipeline.nodes import NodeFailed, Run, outputs_of, run_node
-from pipeline.plan import Node, check_node, downstream, plan, select
+from pipeline.plan import Node, UnknownNode, check_node, downstream, plan, select
 from pipeline.progress import Progress
 from pipeline.shapes import make_shapes
-from stages.manifest import manifest_files
-from stages.store import Store
+from stages.artifacts import ArtifactError
+from stages.manifest import ManifestError, check_manifest
+from stages.store import Store, StoreError
 
 POLL_SECONDS = 0.5
 FAILURE_LOG = "failure.log"
+USER_ERRORS = (
+    ArtifactError,
+    CheckpointError,
+    ClusterError,
+    ConfigError,
+    LedgerError,
+    ManifestError,
+    NodeFailed,
+    StoreError,
+    UnknownNode,
+)
+"""What a user can mend; each message is one line that says how. Anything else is a defect and keeps its trace."""
 
 
 @dataclass
@@ -52,19 +68,31 @@ def states(config: Config, ledger: Ledger) -> dict[str, State]:
 def make_corpora(config: Config) -> None:
     """The demonstration corpora that the config asks for, unless they are there."""
     if config.shapes is not None:
-        make_shapes(config.shapes, config.shapes_dir)
+        make_corpus(make_shapes, config.shapes, config.shapes_dir)
     if config.clipart is not None:
-        make_clipart(config.clipart, config.clipart_dir)
+        make_corpus(make_clipart, config.clipart, config.clipart_dir)
+
+
+def make_corpus(make: Callable[[Any, str], object], config: object, folder: str) -> None:
+    """Make one of them.
+
+    Raises:
+        ConfigError: the folder holds something else, or a program that makes it is missing.
+    """
+    try:
+        make(config, folder)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def check_sources(config: Config) -> None:
-    """Every manifest can be found, before anything is started.
+    """Every manifest can be found and its first row read, before anything is started.
 
     Raises:
         ManifestError: the first that cannot.
     """
     for name, source in config.sources.items():
-        manifest_files(source.rows, f"sources.{name}")
+        check_manifest(source.rows, f"sources.{name}")
 
 
 def run_dag(config: Config, console: Console, *, until: str | None = None, fresh: str | None = None) -> Outcome:
@@ -77,10 +105,10 @@ def run_dag(config: Config, console: Console, *, until: str | None = None, fresh
     wanted = select(nodes, until=until)
     store = Store(config.run.dir, config.run.storage_options)
     ledger = Ledger(store)
+    store.check_writable()
     ledger.check_place()
     make_corpora(config)
     check_sources(config)
-    store.check_writable()
     prints = Fingerprints(config, nodes)
     progress = Progress(console)
     run = Run(config, store, ledger, nodes, prints, progress, board=None)
@@ -145,7 +173,7 @@ def _settle(run: Run, name: str, future: Future[str], outcome: Outcome) -> None:
         outcome.done.append(name)
         run.progress.end(name, future.result())
         return
-    if isinstance(error, NodeFailed):
+    if isinstance(error, USER_ERRORS):
         line = str(error)
     else:
         log = f"nodes/{name}.{FAILURE_LOG}"

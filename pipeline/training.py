@@ -134,7 +134,7 @@ class PairLearner:
         self.optimizer.load_state_dict(state["optimizer"])
         self._batches = None
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> None:
         """Write the checkpoint folder `models/<node>/`; provenance.json last."""
         target = self.spec.run / f"models/{self.spec.node}"
         with tempfile.TemporaryDirectory(prefix="capfilt-") as folder:
@@ -144,7 +144,6 @@ class PairLearner:
             for name in names:
                 with open(os.path.join(folder, name), "rb") as stream:
                     target.put(name, stream.read())
-        return {}
 
     def _loader(self) -> Iterator[Batch]:
         spec = self.spec

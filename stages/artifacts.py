@@ -12,6 +12,10 @@ from pathlib import Path
 import fsspec
 
 
+class ArtifactError(ValueError):
+    """A checkpoint or tokenizer that cannot be had; the message names the config key, the address and the way out."""
+
+
 def local_artifact(address: str, key: str) -> str:
     """Local path of a file or folder given by path or fsspec URL (s3://, gs://, hf://org/name).
 
@@ -20,12 +24,12 @@ def local_artifact(address: str, key: str) -> str:
         key: the config key it came from, for the message.
 
     Raises:
-        ValueError: nothing is there, or it cannot be reached.
+        ArtifactError: nothing is there, or it cannot be reached.
     """
     if "://" not in address:
         path = Path(address).expanduser().absolute()
         if not path.exists():
-            raise ValueError(
+            raise ArtifactError(
                 f"{key}: nothing at {address}; give a checkpoint folder or file, or a URL such as hf://org/name"
             )
         return str(path)
@@ -43,11 +47,11 @@ def _download(address: str, target: Path, key: str) -> None:
     try:
         fs, path = fsspec.core.url_to_fs(address)
         if not fs.exists(path):
-            raise ValueError(f"{key}: nothing at {address}; give an existing checkpoint folder or file")
+            raise ArtifactError(f"{key}: nothing at {address}; give an existing checkpoint folder or file")
         fs.get(path.rstrip("/") + ("/" if fs.isdir(path) else ""), str(temporary), recursive=True)
         os.rename(temporary, target)
     except (OSError, ImportError) as error:
         if not target.exists():  # else another process was first, and its copy serves
-            raise ValueError(f"{key}: cannot read {address} ({type(error).__name__}: {error})") from error
+            raise ArtifactError(f"{key}: cannot read {address} ({type(error).__name__}: {error})") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

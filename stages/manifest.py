@@ -111,10 +111,22 @@ def build_index(config: ManifestConfig, store: Store, *, source: str) -> Index:
         return Index(known["rows"], known["shards"], identity, tuple(known["files"]))
     rows, shards = _write_parts(config, files, store, where)
     if rows == 0:
-        raise ManifestError(f"{where}.manifest: {', '.join(str(f) for f in files)} has no rows; give a manifest with some")
+        names = ", ".join(str(file) for file in files)
+        raise ManifestError(f"{where}.manifest: {names} has no rows; give a manifest with some")
     index = {"rows": rows, "shards": shards, "identity": identity, "files": [str(f) for f in files]}
     store.put_json("index.json", index)
     return Index(rows, shards, identity, tuple(index["files"]))
+
+
+def check_manifest(config: ManifestConfig, where: str) -> None:
+    """The manifest's files exist and its first file has a row with the columns asked for; cheap.
+
+    Raises:
+        ManifestError: as `build_index` would.
+    """
+    files = manifest_files(config, where)
+    if files[0].form != "tar" and next(_rows(files[0], config, where), None) is None and len(files) == 1:
+        raise ManifestError(f"{where}.manifest: {files[0]} has no rows; give a manifest with some")
 
 
 def read_slice(store: Store, shard: int) -> pa.Table:

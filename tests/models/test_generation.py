@@ -20,7 +20,7 @@ PROMPT = Prompt(
 IMAGES = 8
 
 
-@pytest.fixture(scope="module", params=[0, 1])
+@pytest.fixture(scope="module", params=[1, 5])
 def models(request):
     """A transformers captioner and our MED of the same weights."""
     hf = hf_captioner(TOKENIZER, seed=request.param, ends=4.0)
@@ -215,7 +215,7 @@ def test_cross_attention_reads_each_image_once(pixels, sampling, n):
 
 @pytest.mark.parametrize(("strategy", "sequences"), [("nucleus", 2), ("beam", 3), ("greedy", 1)])
 def test_images_whose_sequences_ended_leave_the_batch(pixels, strategy, sequences):
-    hf = hf_captioner(TOKENIZER, seed=0, ends=4.0)
+    hf = hf_captioner(TOKENIZER, seed=6, ends=5.0)
     med = med_of(hf)
     recorder = Recorder()
     recorder.watch(med, "decode_states")

@@ -53,7 +53,7 @@ def test_parameters_of_table_3(sharing, millions):
 def test_parameters_of_the_finetuned_parts(parts, millions):
     with torch.device("meta"):
         part = MED(MedConfig(parts=parts, vision=VisionConfig(image_size=384)))
-    assert round(sum(p.numel() for p in part.parameters()) / 1e6, 1) == pytest.approx(millions, abs=0.31)
+    assert round(sum(p.numel() for p in part.parameters()) / 1e6, 1) == millions
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,13 @@ def test_shared_keys_and_values_equal_repeated_images(med, states, index, mode):
 
 @pytest.mark.parametrize(
     ("index", "slots", "in_order"),
-    [([0, 0, 1, 1, 2, 2], 2, True), ([0, 2, 1], 1, False), ([0, 0, 2], 2, False), ([1], 1, False), ([2] * 8, 8, False)],
+    [
+        ([0, 0, 1, 1, 2, 2], 2, True),
+        ([0, 2, 1], 1, False),
+        ([0, 0, 2], 2, False),
+        ([1], 1, False),
+        ([2] * 8, 8, False),
+    ],
 )
 def test_layouts_that_need_no_copy_of_keys_and_values(index, slots, in_order):
     rows = ImageRows.plan(torch.tensor(index), len(index), 3, torch.device("cpu"))
@@ -241,10 +247,10 @@ def test_parts_say_what_they_lack():
         lambda: captioner.text_feature(tokens(1)),
         lambda: captioner.image_feature(states),
     ):
-        with pytest.raises(ValueError, match='"filter".*"captioner"'):
+        with pytest.raises(ValueError, match=r'"filter".*"captioner"'):
             call()
     for call in (lambda: judge.cross_kv(states, "decoder"), lambda: judge.decode(tokens(1), kv)):
-        with pytest.raises(ValueError, match='"captioner".*"filter"'):
+        with pytest.raises(ValueError, match=r'"captioner".*"filter"'):
             call()
 
 
@@ -260,7 +266,7 @@ def test_wrong_inputs_are_named(med, states):
         med.match(tokens(4), None, kv, torch.tensor([0, 1, 2]))
     with pytest.raises(ValueError, match="0 to 2"):
         med.match(tokens(2), None, kv, torch.tensor([0, 3]))
-    with pytest.raises(ValueError, match="17 tokens.*16 positions"):
+    with pytest.raises(ValueError, match=r"17 tokens.*16 positions"):
         med.text_feature(tokens(1, 17))
 
 

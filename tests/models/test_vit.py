@@ -67,12 +67,14 @@ def test_all_tokens_come_out_normed(stem):
     states = build_vit(config).eval().forward_features(torch.randn(2, 3, 32, 32))
     assert states.shape == (2, config.tokens, 24)
     torch.testing.assert_close(states.mean(-1), torch.zeros(2, 17), atol=1e-5, rtol=0)
-    torch.testing.assert_close(states.var(-1, unbiased=False), torch.ones(2, 17), atol=1e-3, rtol=0)
+    torch.testing.assert_close(states.var(-1, unbiased=False), torch.ones(2, 17), atol=1e-2, rtol=0)
 
 
 def test_drop_path_rises_linearly_to_the_last_block():
     vit = build_vit(VisionConfig(**TINY, drop_path=0.2))
-    assert [getattr(block.drop_path1, "drop_prob", 0.0) for block in vit.blocks] == pytest.approx([0, 0.1, 0.2])
+    assert [getattr(block.drop_path1, "drop_prob", 0.0) for block in vit.blocks] == pytest.approx(
+        [0, 0.1, 0.2]
+    )
 
 
 def gradients(vit, pixels):

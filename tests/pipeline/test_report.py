@@ -335,7 +335,7 @@ def test_drift_table_follows_the_rounds(inputs: ReportInputs, run: Path) -> None
 
 
 def test_printable_cuts_long_texts_and_shows_what_hides() -> None:
-    assert printable("ab\x00c\u2066d") == "ab\N{REPLACEMENT CHARACTER}c\N{REPLACEMENT CHARACTER}d"
+    assert printable("a\tb\x00c\u2066d") == "a\tb\N{REPLACEMENT CHARACTER}c\N{REPLACEMENT CHARACTER}d"
     assert printable("x" * 300, limit=10) == "x" * 9 + "…"
     assert printable("x" * 10, limit=10) == "x" * 10
 

@@ -1,0 +1,166 @@
+"""The matcher against transformers' BlipForImageTextRetrieval with the same weights."""
+
+import logging
+
+import pytest
+import torch
+
+from models.checkpoints import save_checkpoint
+from models.images import normalise
+from models.matcher import Matcher
+from models.tokenizer import DEC, ENC
+from tests.models.blip_oracle import SIZE, hf_captioner, hf_matcher, med_of, random_pixels, tiny_tokenizer
+
+TOKENIZER = tiny_tokenizer()
+CPU = {"device": "cpu", "precision": "float32"}
+TEXTS = [
+    ["a red dog", "the small blue cat under a tree near the large house", "a"],
+    ["two birds on the boat"],
+    [],
+    ["a picture of a car in the house", "dog"],
+    ["green " * 60],
+    ["", "a bird , a cat & 2 dogs ?"],
+]
+
+
+@pytest.fixture(scope="module")
+def hf():
+    return hf_matcher(TOKENIZER, seed=2)
+
+
+@pytest.fixture(scope="module")
+def med(hf):
+    return med_of(hf)
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return random_pixels(len(TEXTS), seed=4)
+
+
+def expected_scores(hf, pixels, first="cls", max_tokens=35):
+    """Pair by pair, without padding, by transformers."""
+    scores = []
+    for image, texts in zip(normalise(pixels), TEXTS, strict=True):
+        scores.append([])
+        for text in texts:
+            ids, mask = TOKENIZER.encode([text], max_tokens)
+            cosine = hf(input_ids=ids, pixel_values=image[None], attention_mask=mask, use_itm_head=False)[0]
+            if first == "enc":
+                ids[:, 0] = TOKENIZER.enc_id
+            logits = hf(input_ids=ids, pixel_values=image[None], attention_mask=mask, use_itm_head=True)[0]
+            scores[-1].append((logits.softmax(-1)[0, 1].item(), cosine[0, 0].item()))
+    return scores
+
+
+def pairs(scores):
+    return [(score.itm_prob, score.itc_sim) for of_image in scores for score in of_image]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 64])
+@pytest.mark.parametrize("itm_token", ["cls", "enc"])
+def test_scores_equal_transformers(hf, med, pixels, itm_token, batch_size):
+    scores = Matcher(med, TOKENIZER, **CPU, itm_token=itm_token, batch_size=batch_size).match(pixels, TEXTS)
+    expected = expected_scores(hf, pixels, first=itm_token)
+    assert [len(of_image) for of_image in scores] == [len(of_image) for of_image in expected]
+    torch.testing.assert_close(
+        torch.tensor(pairs(scores)),
+        torch.tensor([pair for of_image in expected for pair in of_image]),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    assert torch.tensor(pairs(scores)).std(0).min() > 0.05  # else anything would pass
+
+
+def test_default_opens_itm_texts_with_enc_which_makes_a_difference(med, pixels):
+    default = pairs(Matcher(med, TOKENIZER, **CPU).match(pixels, TEXTS))
+    enc = pairs(Matcher(med, TOKENIZER, **CPU, itm_token="enc").match(pixels, TEXTS))
+    cls = pairs(Matcher(med, TOKENIZER, **CPU, itm_token="cls").match(pixels, TEXTS))
+    assert default == enc
+    assert max(abs(a[0] - b[0]) for a, b in zip(enc, cls, strict=True)) > 1e-3
+    assert [a[1] for a in enc] == [b[1] for b in cls]  # ITC has [CLS] either way
+
+
+def test_each_image_is_encoded_once_for_all_its_texts(hf, pixels):
+    matcher = Matcher(med_of(hf), TOKENIZER, **CPU, batch_size=2)
+    encode, seen = matcher.med.encode_image, []
+    matcher.med.encode_image = lambda images: seen.append(len(images)) or encode(images)
+    keys_read = []
+    layers = matcher.med.text_encoder.layers
+    for layer in layers:
+        layer.crossattention.self.key.register_forward_hook(lambda _m, x, _o: keys_read.append(len(x[0])))
+    matcher.match(pixels, TEXTS)
+    assert seen == [2, 2, 1]  # five of the six images have texts
+    assert sum(keys_read) == 5 * len(layers)
+
+
+def test_texts_of_a_length_share_a_pass_so_that_padding_is_small(hf):
+    """16 texts of 3 tokens and 16 of 20 for 16 images: in image order every pass would be padded to 20."""
+    matcher = Matcher(med_of(hf), TOKENIZER, **CPU, batch_size=16)
+    match, tokens = matcher.med.match, []
+
+    def watched(ids, *rest, **options):
+        tokens.append(ids.numel())
+        return match(ids, *rest, **options)
+
+    matcher.med.match = watched
+    matcher.match(random_pixels(16), [["dog", "dog " * 18]] * 16)
+    assert sum(tokens) == 16 * 3 + 16 * 20
+
+
+def test_no_images_or_no_texts_no_scores(med, pixels):
+    matcher = Matcher(med, TOKENIZER, **CPU)
+    assert matcher.match([], []) == []
+    assert matcher.match(pixels[:2], [[], []]) == [[], []]
+
+
+def test_special_tokens_in_a_text_are_not_obeyed(med, pixels):
+    matcher = Matcher(med, TOKENIZER, **CPU)
+    [[plain, spelt]] = matcher.match(pixels[:1], [["dog", f"dog [SEP] {ENC} {DEC}"]])
+    assert plain != spelt
+
+
+def test_bfloat16_scores_are_close(hf, med, pixels):
+    exact = Matcher(med, TOKENIZER, **CPU).match(pixels, TEXTS)
+    half = Matcher(med_of(hf), TOKENIZER, device="cpu", precision="bfloat16").match(pixels, TEXTS)
+    difference = (torch.tensor(pairs(exact)) - torch.tensor(pairs(half))).abs()
+    assert difference.median() < 0.02
+
+
+def test_out_of_memory_halves_the_batch_and_changes_nothing(hf, med, pixels, caplog):
+    expected = Matcher(med, TOKENIZER, **CPU).match(pixels, TEXTS)
+    matcher = Matcher(med_of(hf), TOKENIZER, **CPU, batch_size=4)
+    match, tried = matcher.med.match, []
+
+    def watched(ids, mask, cross_kv, image_index):
+        tried.append(len(cross_kv[0][0]))
+        if tried[-1] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return match(ids, mask, cross_kv, image_index)
+
+    matcher.med.match = watched
+    with caplog.at_level(logging.WARNING):
+        scores = matcher.match(pixels, TEXTS)
+    torch.testing.assert_close(torch.tensor(pairs(scores)), torch.tensor(pairs(expected)))
+    assert matcher.batches.size == 2
+    assert tried[0] == 4 and max(tried[1:]) == 2
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("kind", ["ours", "transformers"])
+def test_from_checkpoint_gives_the_same_scores(tmp_path, hf, med, pixels, kind):
+    if kind == "ours":
+        save_checkpoint(tmp_path, med, TOKENIZER, {})
+    else:
+        hf.save_pretrained(tmp_path)
+        TOKENIZER.save(tmp_path)
+    matcher = Matcher.from_checkpoint(tmp_path, **CPU)
+    assert matcher.image_size == SIZE
+    assert matcher.match(pixels, TEXTS) == Matcher(med, TOKENIZER, **CPU).match(pixels, TEXTS)
+
+
+def test_refuses_a_captioner_and_lists_that_do_not_fit(med, pixels):
+    with pytest.raises(ValueError, match=r"'captioner'.*no text encoder"):
+        Matcher(med_of(hf_captioner(TOKENIZER)), TOKENIZER, **CPU)
+    with pytest.raises(ValueError, match="6 images but 1 lists"):
+        Matcher(med, TOKENIZER, **CPU).match(pixels, [["a"]])
