@@ -3,8 +3,8 @@
     python -m benchmarks.inference --size base --image-size 384 --images 256 --batch-size 64
 
 Both sides get the same uint8 pixels on the host and hand back texts or scores on the host; loading, decoding and
-resizing pictures is nobody's part. A caption's end token is made likely enough that captions have about ten
-tokens, as COCO's do. Transformers is used as its users do: one call per batch, each (image, text) pair a row of its
+resizing pictures is nobody's part. The random language model is sharpened until its nucleus holds tens of tokens,
+and its end token made likely enough that captions have about ten, both as on COCO. Transformers is used as its users do: one call per batch, each (image, text) pair a row of its
 own, the ITM head alone; ours computes the ITC similarity too. Prints one line per task, and stores everything in
 benchmarks/results/inference-<device>-<size>-<pixels>.json.
 """
@@ -35,6 +35,7 @@ from models.tokenizer import Tokenizer
 
 RESULTS = Path(__file__).parent / "results"
 CAPTION_TOKENS = 10
+LOGIT_SPREAD = 4.0
 BERT_ENTRIES = 30522
 # Dense bf16 peak of data-centre GPUs, FLOP/s, from the makers' data sheets.
 PEAK = {
@@ -102,11 +103,13 @@ def parse() -> argparse.Namespace:
 
 @dataclass(frozen=True, kw_only=True)
 class Sides:
-    """One task on both sides: functions that do all images, and how far their results agree (0 to 1 or None)."""
+    """One task on both sides: functions that do all images, how far their results agree (0 to 1, or None where
+    both draw at random), and what to know about our results."""
 
     ours: Callable[[], Any]
     theirs: Callable[[], Any]
     agreement: Callable[[Any, Any], float] | None
+    facts: Callable[[Any], dict[str, float]]
 
 
 def run(task: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -129,6 +132,7 @@ def run(task: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "ratio": rates["ours"] / rates["transformers"],
         "seconds": seconds,
         "agreement": sides.agreement(ours, theirs) if sides.agreement else None,
+        "facts": sides.facts(ours),
         "gflop_per_image": counter.get_total_flops() / options.images / 1e9,
     }
     peak = peak_flops(options.device) if options.precision == "bfloat16" else None
@@ -172,12 +176,16 @@ def caption(strategy: str) -> Callable[[argparse.Namespace, Path, Tensor], Sides
         return Sides(
             ours=lambda: [c.text for of_image in ours.caption(pixels, keys, n=n) for c in of_image],
             theirs=theirs,
-            agreement=None
-            if sampled
-            else lambda a, b: mean(y.endswith(x) for x, y in zip(a, b, strict=True)),
+            facts=lambda texts: {"tokens_per_caption": mean(len(text.split()) + 1 for text in texts)},
+            agreement=None if sampled else same_texts,
         )
 
     return sides
+
+
+def same_texts(ours: list[str], theirs: list[str]) -> float:
+    """The share of captions that are equal; transformers' begin with the prompt."""
+    return mean(y.removeprefix("a picture of").strip() == x for x, y in zip(ours, theirs, strict=True))
 
 
 def judge(options: argparse.Namespace, folder: Path, pixels: Tensor) -> Sides:
@@ -213,6 +221,7 @@ def judge(options: argparse.Namespace, folder: Path, pixels: Tensor) -> Sides:
     return Sides(
         ours=lambda: [score.itm_prob for of_image in ours.match(pixels, texts) for score in of_image],
         theirs=torch.inference_mode()(theirs),
+        facts=lambda _: {"tokens_per_text": mean(n + 2 for of_image in lengths for n in of_image)},
         agreement=lambda a, b: mean(abs(x - y) < 0.02 for x, y in zip(a, b, strict=True)),
     )
 
@@ -232,13 +241,22 @@ def build(kind: Any, options: argparse.Namespace, folder: Path) -> tuple[Any, To
     tokenizer = Tokenizer.from_folder(folder)
     model = kind(config_of(SIZES[options.size], options.image_size, tokenizer))
     if kind is BlipForConditionalGeneration:
-        with torch.no_grad():  # near-uniform logits otherwise: e^bias / V of them is the end's share
-            model.text_decoder.cls.predictions.bias[tokenizer.sep_id] = math.log(
-                BERT_ENTRIES / CAPTION_TOKENS
-            )
+        sharpen(model.text_decoder, tokenizer.sep_id)
     model.save_pretrained(folder)
     tokenizer.save(folder)
     return model.to(options.device, getattr(torch, options.precision)).eval(), tokenizer
+
+
+@torch.no_grad()
+def sharpen(decoder: Any, end_id: int) -> None:
+    """Scales random logits to a spread of LOGIT_SPREAD, and gives the end its share of their total."""
+    head, words = decoder.cls.predictions, decoder.bert.embeddings.word_embeddings.weight
+    head.transform.LayerNorm.weight.fill_(
+        LOGIT_SPREAD / (0.02 * words.shape[1] ** 0.5)
+    )  # 0.02: words' own spread
+    words[end_id] = 0  # so that its logit is its bias, whatever the image
+    log_total = math.log(BERT_ENTRIES) + LOGIT_SPREAD**2 / 2  # of exponentials of a normal distribution
+    head.bias[end_id] = log_total - math.log(CAPTION_TOKENS)
 
 
 def config_of(size: Size, image_size: int, tokenizer: Tokenizer) -> BlipConfig:

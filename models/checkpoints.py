@@ -102,11 +102,8 @@ def load_checkpoint(
     check_names({name: tensor for name, tensor in weights.tensors.items() if name in due}, due, str(path))
     fill(med, weights.tensors, str(path))
     provenance = _read_json(path / PROVENANCE) if (path / PROVENANCE).is_file() else {}
-    return (
-        med.eval(),
-        words,
-        CheckpointInfo(format=form, parts=holds, provenance=provenance, notes=weights.notes),
-    )
+    info = CheckpointInfo(format=form, parts=holds, provenance=provenance, notes=weights.notes)
+    return med.eval(), words, info
 
 
 def _no_tokenizer(path: Path) -> Path:
@@ -147,7 +144,11 @@ def _read_folder(path: Path) -> tuple[Weights, Format]:
         raise CheckpointError(
             f"{path} has version {config.get('version')} of the format, this program reads {FORMAT_VERSION}"
         )
-    return Weights(config=MedConfig.from_dict(config["model"]), tensors=tensors), "capfilt"
+    try:
+        model = MedConfig.from_dict(config["model"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path / CONFIG} describes no model ({error}): was it edited?") from error
+    return Weights(config=model, tensors=tensors), "capfilt"
 
 
 def _only_tensors(content: dict[str, object]) -> dict[str, Tensor]:
@@ -185,8 +186,7 @@ def export_checkpoint(
     parts: Parts | None = None,
     tokenizer: str | Path | None = None,
 ) -> None:
-    """Rewrites a checkpoint of any known format: "hf" a transformers folder, "blip" a .pth file, "capfilt"
-    ours.
+    """Rewrites a checkpoint of any known format: "hf" is a transformers folder, "blip" a .pth, "capfilt" ours.
 
     `parts` takes a captioner or filter out of a pretrained model, as transformers needs it; left out, all
     there is. `tokenizer` is needed where `src` is a .pth. CheckpointError where the other format cannot hold
@@ -206,9 +206,8 @@ def export_checkpoint(
 
     def write(place: Path) -> None:
         # safetensors refuses tensors that share memory, and older transformers wants tied ones twice.
-        save_file(
-            {name: tensor.clone() for name, tensor in tensors.items()}, place / WEIGHTS, metadata=metadata
-        )
+        apart = {name: tensor.clone() for name, tensor in tensors.items()}
+        save_file(apart, place / WEIGHTS, metadata=metadata)
         _write_json(place / CONFIG, config)
         _write_json(place / "preprocessor_config.json", hf_image_processor(med.config.vision.image_size))
         words.save(place)

@@ -122,8 +122,7 @@ def _config_from_hf(blip: Any, parts: Parts) -> MedConfig:
 
 
 def to_hf(weights: Weights, tokenizer: Tokenizer) -> tuple[dict[str, Tensor], dict[str, str], dict[str, Any]]:
-    """Tensors, safetensors metadata and config.json of a transformers folder, with the values BLIP was
-    trained with.
+    """Tensors, safetensors metadata and config.json of a transformers folder, with BLIP's own values.
 
     CheckpointError for a whole pretrained model, or a conv stem.
     """
@@ -277,8 +276,7 @@ def _sharing(tensors: Mapping[str, Tensor]) -> Sharing:
 
 
 def to_blip(weights: Weights) -> dict[str, Any]:
-    """The dictionary of a .pth that salesforce/BLIP's loaders take: momentum copies and position ids
-    included.
+    """The dictionary of a .pth that salesforce/BLIP's loaders take, momentum copies and position ids too.
 
     Copies share their tensor's storage, which torch.save writes once. CheckpointError for a conv stem.
     """

@@ -146,8 +146,7 @@ class MED(nn.Module):
         return F.normalize(self.text_proj(states_MTD[:, 0]).float(), dim=-1)
 
     def cross_kv(self, image_states: Tensor, which: Literal["encoder", "decoder"]) -> CrossKV:
-        """Every layer's keys and values of the images [B, N, W], each [B, H, N, K]; made once, read by all
-        texts.
+        """Every layer's keys and values of images [B, N, W], each [B, H, N, K], to be read by any texts.
 
         Where `shares_cross_kv` holds both values of `which` mean the same parameters. The states may be any
         tokens of width W, such as the question states of VQA.

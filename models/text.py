@@ -13,7 +13,7 @@ N image tokens, D text width, W image width, H heads, K channels per head, V voc
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 from annotated_types import Ge, Gt, Lt
@@ -211,7 +211,7 @@ class TextTransformer(nn.Module):
     @property
     def layers(self) -> list[Layer]:
         """The layers, first to last."""
-        return list(self.encoder["layer"])  # type: ignore[call-overload]
+        return [cast(Layer, layer) for layer in cast(nn.ModuleList, self.encoder["layer"])]
 
     def forward(self, ids_MT: Tensor, reads: TextReads) -> Tensor:
         """States after the last layer, [M, T, D]."""
@@ -261,7 +261,7 @@ class TextDecoder(nn.Module):
     @property
     def head(self) -> Predictions:
         """The language-model head."""
-        return self.cls["predictions"]  # type: ignore[return-value]
+        return cast(Predictions, self.cls["predictions"])
 
 
 def init_text_weights(module: nn.Module) -> None:

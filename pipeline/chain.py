@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 
 import pyarrow as pa
 
-from cluster.engine import Step
-from cluster.sizing import Sizing
+from cluster.engine import Stage, Step
+from cluster.sizing import Share, Sizing
 from pipeline.config import Config
 from pipeline.serve import serve_folder
+from stages.artifacts import absolute
 from stages.caption import Caption
 from stages.fetch import Fetch, FetchConfig
 from stages.filter import Filter
@@ -38,7 +39,7 @@ def fetch_configs(config: Config, sources: tuple[str, ...], stack: ExitStack) ->
         section = config.sources[name]
         fetch = section.fetch or config.fetch
         if section.images is not None:
-            fetch = replace(fetch, image_root=section.images)
+            fetch = replace(fetch, image_root=absolute(section.images))
         elif section.base_url is not None:
             fetch = replace(fetch, base_url=section.base_url)
         elif section.serve is not None:
@@ -109,12 +110,11 @@ def bootstrap_steps(
         round_fingerprint=fingerprint,
         provenance=made,
     )
-    shares = sizing.caption, sizing.filter
     steps = [_read(run)]
     if fetching:
         steps.append(_fetch(fetching, sizing))
-    for name, make, share in zip(("caption", "filter"), (caption, score), shares, strict=True):
-        steps.append(Step(name=name, make=make, actors=share.actors, cpus=share.cpus, gpus=share.gpus))
+    steps.append(_model_step("caption", caption, sizing.caption))
+    steps.append(_model_step("filter", score, sizing.filter))
     return [*steps, _write(write)]
 
 
@@ -127,6 +127,10 @@ def _fetch(configs: Mapping[str, FetchConfig], sizing: Sizing) -> Step:
     return Step(
         name="fetch", make=partial(FetchBySource, dict(configs)), actors=share.actors, cpus=share.cpus
     )
+
+
+def _model_step(name: str, make: Callable[[], Stage], share: Share) -> Step:
+    return Step(name=name, make=make, actors=share.actors, cpus=share.cpus, gpus=share.gpus)
 
 
 def _write(config: WriteConfig) -> Step:

@@ -25,10 +25,14 @@ app = typer.Typer(
 
 QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
 
-ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file such as configs/quickstart.yaml.")]
+ConfigArgument = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="A YAML file such as configs/quickstart.yaml.")
+]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override one config key, e.g. --set run.seed=1. Repeatable."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override one config key, e.g. --set run.seed=1. Repeatable."
+    ),
 ]
 
 
@@ -94,18 +98,22 @@ def report(run_dir: Annotated[str, typer.Argument(metavar="RUN", help="A run dir
         loaded = parse_config(yaml.safe_load(store.read("config.yaml")), f"{run_dir}/config.yaml")
         loaded = loaded.model_copy(update={"run": loaded.run.model_copy(update={"dir": run_dir})})
         nodes, ledger = plan(loaded), Ledger(store)
-        rounds = [n.round for n in nodes.values() if n.kind == "bootstrap" and ledger.node(n.name) is not None]
+        rounds = [
+            n.round for n in nodes.values() if n.kind == "bootstrap" and ledger.node(n.name) is not None
+        ]
         if not rounds:
             raise ConfigError(f"{run_dir}: no round is bootstrapped yet; finish one with capfilt run")
         metrics: dict[str, Any] = {}
         for round_ in rounds:
             metrics = write_report(loaded, store, ledger, nodes, round_)
-        _close(_console(), loaded, metrics, "look", f"duckdb -c \"{_ratio_query(run_dir, rounds[-1])}\"")
+        _close(_console(), loaded, metrics, "look", f'duckdb -c "{_ratio_query(run_dir, rounds[-1])}"')
 
 
 @app.command()
 def convert(
-    source: Annotated[str, typer.Argument(metavar="SRC", help="Checkpoint: capfilt or transformers folder, BLIP .pth.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SRC", help="Checkpoint: capfilt or transformers folder, BLIP .pth.")
+    ],
     target: Annotated[str, typer.Argument(metavar="DST", help="What to write; must not exist.")],
     to: Annotated[Literal["hf", "blip", "capfilt"], typer.Option(help="Layout of DST.")],
     tokenizer: Annotated[
@@ -178,7 +186,9 @@ def _last_metrics(config: Any) -> dict[str, Any] | None:
     return None
 
 
-def _close(console: Console, config: Any, metrics: dict[str, Any] | None, next_step: str, command: str) -> None:
+def _close(
+    console: Console, config: Any, metrics: dict[str, Any] | None, next_step: str, command: str
+) -> None:
     from pipeline.closing import closing_block
 
     run_dir = config.run.dir.rstrip("/")

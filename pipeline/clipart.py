@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from annotated_types import Ge, Le
 
-from pipeline.drawings import Drawing, draw, svg_texts
+from pipeline.drawings import Drawing, attempt, svg_texts
 from pipeline.packages import PackageError, debian_package, extract, wheel
 
 STAMPS = "tuxpaint-stamps-default"
@@ -39,7 +39,13 @@ BERT_FILES = (
     "config.json", "model.safetensors", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt",
 )  # fmt: skip
 SYMBOLS = "symbols"  # Tux Paint's letters, digits, coins and hand signs: 249 texts of a kind of their own
-REPEATED_FROM = 5  # pictures that share a text from which it is called `repeated`
+REPEATED_FROM = 5  # pictures that share a text, from which it is no longer taken for the description of one
+BOILERPLATE = re.compile(
+    r"\b(?:gramastar|collection|(?:svg|gold|icon) theme|iconset|icons|cliparts?(?! by)|symbol signs|map symbols"
+    r"|road signs|maps|sibmission|advertising)\b"
+)
+"""Words of repeated texts (see `normal_text`) that name where a picture came from. The list was read off the 80 texts
+that five pictures or more share; the others of them are "people", "stick man", "hat - clothing": mostly true."""
 UNSURE = re.compile(
     r"clip ?art by|@|https?:|www\.|\bHASH\(|[a-z]_[a-z0-9]|\.(?:svg|png|gif|jpe?g)\b", re.IGNORECASE
 )
@@ -63,7 +69,7 @@ class ClipartConfig:
     """Held-out human pictures; no two have the same text, and no other part has one of their texts."""
     swapped: Annotated[float, Ge(0), Le(0.6)] = 0.3
     """Share of web texts that are exchanged with those of other web pictures: the planted noise."""
-    repeats: Annotated[int, Ge(1)] = 8
+    repeats: Annotated[int, Ge(1)] = 16
     """Web pictures that may share one text; uncapped, 1,375 star polygons named "gramastar" swamp the rest."""
     image_size: Annotated[int, Ge(32), Le(512)] = 256
     """Shorter side of the pictures, pixels."""
@@ -91,11 +97,12 @@ def make_clipart(
     "caption", "image_id"}), `web/manifest.parquet` (url, caption, truth), pictures under `<part>/images/`; and
     `bert/`, the folder that a text model can start from. `truth` is:
 
-        swapped   planted: the text of another picture
-        repeated  by rule, the uploader's own: at least five pictures share the text (collections, icon themes;
-                  mostly empty of meaning, now and then true)
-        clean     by rule: neither of them; of 40 that were looked at, 38 fitted and none was wrong
-        null      nobody knows: credits, addresses, file names, texts of more than 30 words
+        swapped      planted: the text of another picture
+        boilerplate  by rule, the uploader's own: the name of a collection, shared by five pictures or more
+        clean        by rule: none of the others. Of 40 that were looked at none was wrong; a few are in French
+                     or Italian, a few name a flag's country
+        null         nobody knows: other texts that five pictures share (half of them fit), credits, addresses,
+                     file names, texts of more than 30 words
 
     Args:
         config: sizes and rates.
@@ -145,12 +152,12 @@ def web_text(title: str, description: str) -> str:
 
 
 def classify(entries: list[Entry]) -> list[Entry]:
-    """The entries with `truth` set to repeated, clean or None by the rules of `make_clipart`."""
+    """The entries with `truth` set to boilerplate, clean or None by the rules of `make_clipart`."""
     shared = Counter(normal_text(entry.text) for entry in entries)
 
     def truth(text: str) -> str | None:
         if shared[normal_text(text)] >= REPEATED_FROM:
-            return "repeated"
+            return "boilerplate" if BOILERPLATE.search(normal_text(text)) else None
         unsure = UNSURE.search(text) or len(text.split()) > LONG or not normal_text(text)
         return None if unsure else "clean"
 
@@ -285,7 +292,11 @@ def _drawn(
     """Entries whose picture can be seen and is not that of an earlier one, in their order; tallies the others."""
     seen: set[str] = set()
     for number, (entry, drawing) in enumerate(
-        zip(entries, pool.map(partial(_try, side=side), [e.path for e in entries], chunksize=8), strict=True)
+        zip(
+            entries,
+            pool.map(partial(attempt, side=side), [e.path for e in entries], chunksize=8),
+            strict=True,
+        )
     ):
         if number % 500 == 0:
             log.info("clip-art: %d of at most %d drawings", number, len(entries))
@@ -299,14 +310,6 @@ def _drawn(
         else:
             seen.add(drawing.phash)
             yield entry, drawing
-
-
-def _try(path: Path, side: int) -> Drawing | str | None:
-    """`draw`, with the error of one bad file as a text."""
-    try:
-        return draw(path, side)
-    except (ValueError, OSError) as error:
-        return str(error)
 
 
 def _pool() -> ProcessPoolExecutor:

@@ -192,8 +192,8 @@ class Config(Section):
     def _possible(self) -> Config:
         if not self.of_kind("web"):
             raise ValueError("sources: no source of kind web; there is nothing to caption and filter")
-        given = {"captioner": self.captioner, "filter": self.filter}
-        for name, section in given.items():
+        for name in ("captioner", "filter"):
+            section: CaptionerSection | FilterSection = getattr(self, name)
             first = section.checkpoint is None
             if (first or self.run.rounds > 1) and (section.finetune is None or self.pretrain is None):
                 raise ValueError(

@@ -1,6 +1,7 @@
 """Drawings, SVG or PNG, as photographs would come: trimmed to what is drawn, on a background, as JPEG.
 
-Works on one file at a time and keeps nothing, so that processes can share the work.
+Works on one file at a time and keeps nothing, so that processes can share the work; imports little, so that they
+start fast.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageStat
 
-from stages.decode import perceptual_hash
+from stages.phash import perceptual_hash
 
 SVG = "http://www.w3.org/2000/svg"
 DUBLIN_CORE = "http://purl.org/dc/elements/1.1/"
@@ -57,6 +58,14 @@ def draw(path: Path, side: int) -> Drawing | None:
     sink = io.BytesIO()
     picture.save(sink, "JPEG", quality=JPEG_QUALITY)
     return Drawing(sink.getvalue(), perceptual_hash(picture))
+
+
+def attempt(path: Path, side: int) -> Drawing | str | None:
+    """`draw`, with the error of one bad file as a text."""
+    try:
+        return draw(path, side)
+    except (ValueError, OSError) as error:
+        return str(error)
 
 
 def svg_texts(data: bytes) -> tuple[str, str]:

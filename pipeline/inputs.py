@@ -82,7 +82,9 @@ class Fingerprints:
         generate = {k: v for k, v in self._data["captioner"]["generate"].items() if k != "batch_size"}
         judge = {k: v for k, v in self._data["filter"]["judge"].items() if k != "batch_size"}
         given = {
-            role: self.checkpoint(role) for role in ("captioner", "filter") if f"{role}.{node.round}" not in node.needs
+            role: self.checkpoint(role)
+            for role in ("captioner", "filter")
+            if f"{role}.{node.round}" not in node.needs
         }
         return {
             "seed": self.config.run.seed,

@@ -35,7 +35,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: a config is a mapping with keys such as run and sources, not {_kind(data)}")
+        raise ConfigError(
+            f"{path}: a config is a mapping with keys such as run and sources, not {_kind(data)}"
+        )
     for override in overrides:
         _set(data, override)
     return parse_config(data, str(path))

@@ -7,6 +7,7 @@ from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from cluster.engine import Step, run_chain
@@ -14,7 +15,7 @@ from cluster.metrics import Board
 from cluster.sizing import Sizing, size
 from cluster.train import TrainJob, fit
 from pipeline.chain import bootstrap_steps, fetch_configs, fetch_steps
-from pipeline.config import Config, TrainSection
+from pipeline.config import Config, ModelSection, TrainSection
 from pipeline.evaluating import evaluate_models
 from pipeline.inputs import Fingerprints
 from pipeline.ledger import Ledger, fingerprint
@@ -23,6 +24,7 @@ from pipeline.progress import Progress
 from pipeline.reporting import write_report
 from pipeline.training import LearnerSpec, build_learner
 from pipeline.vocabulary import ensure_tokenizer
+from stages.artifacts import absolute
 from stages.manifest import build_index
 from stages.pairs import ShardRef
 from stages.store import Store
@@ -150,7 +152,8 @@ def _model_of(run: Run, node: Node, role: Literal["captioner", "filter"]) -> tup
     if trained in node.needs:
         return run.store.address(f"models/{trained}"), None, run.prints.of(trained)
     section = getattr(run.config, role)
-    return section.checkpoint, section.tokenizer, run.prints.checkpoint(role)[:16]
+    tokenizer = absolute(section.tokenizer) if section.tokenizer is not None else None
+    return absolute(section.checkpoint), tokenizer, run.prints.checkpoint(role)[:16]
 
 
 def _run_shards(run: Run, node: Node, steps: list[Step], folder: str) -> dict[str, Any]:
@@ -241,7 +244,7 @@ def run_training(run: Run, node: Node) -> dict[str, Any]:
         kind=node.kind,  # type: ignore[arg-type]
         run=run.store,
         train=train,
-        model=run.config.model,
+        model=_with_absolute_starts(run.config.model),
         start=start,
         tokenizer=ensure_tokenizer(run.config, run.store, run.ledger) if start is None else "",
         shards=tuple(refs),
@@ -275,6 +278,14 @@ def run_training(run: Run, node: Node) -> dict[str, Any]:
     }
 
 
+def _with_absolute_starts(model: ModelSection) -> ModelSection:
+    text = absolute(model.text_start) if model.text_start is not None else None
+    vision = model.vision_start
+    if vision is not None and Path(vision).exists():  # else it is the name of a timm model
+        vision = absolute(vision)
+    return model.model_copy(update={"text_start": text, "vision_start": vision})
+
+
 def _train_section(config: Config, node: Node) -> TrainSection:
     sections = {
         "pretrain": config.pretrain,
@@ -306,7 +317,9 @@ def _training_shards(run: Run, node: Node) -> tuple[list[ShardRef], int]:
 
 def _start_of(run: Run, node: Node) -> str | None:
     """Checkpoint a training starts from; None = from scratch."""
-    if node.kind != "pretrain" or (run.config.continue_training and f"pretrain.{node.round - 1}" in run.nodes):
+    if node.kind != "pretrain" or (
+        run.config.continue_training and f"pretrain.{node.round - 1}" in run.nodes
+    ):
         return run.store.address(f"models/pretrain.{node.round - 1}")
     return None
 

@@ -98,6 +98,8 @@ def _download_deb(name: str, cache: Path) -> Path:
     try:
         _run(["apt-get", "download", name], cache, by_hand)
     except PackageError:
+        if shutil.which("apt-get") is None:
+            raise
         # A fresh container has no package lists yet; without the right to fetch them the second try says so.
         subprocess.run(["apt-get", "update"], capture_output=True, timeout=TIMEOUT_SECONDS, check=False)
         _run(["apt-get", "download", name], cache, f"run apt-get update as root first, or {by_hand}")

@@ -60,7 +60,11 @@ def plan(config: Config) -> dict[str, Node]:
         if trains:
             add("pretrain", r, ["fetch", f"bootstrap.{r}"] + ([last] if config.continue_training else []))
             if config.of_kind("test"):
-                add("evaluate", r, [last, f"pretrain.{r}"] if r == 1 else [f"evaluate.{r - 1}", f"pretrain.{r}"])
+                add(
+                    "evaluate",
+                    r,
+                    [last, f"pretrain.{r}"] if r == 1 else [f"evaluate.{r - 1}", f"pretrain.{r}"],
+                )
         add("report", r, [f"bootstrap.{r}", f"evaluate.{r}", f"report.{r - 1}"])
     order = TopologicalSorter({name: node.needs for name, node in nodes.items()}).static_order()
     return {name: nodes[name] for name in order}

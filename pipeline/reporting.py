@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-
 from pipeline.config import Config
 from pipeline.ledger import Ledger
 from pipeline.plan import Node
@@ -57,7 +56,9 @@ def summary(config: Config, run: Store, round_: int) -> dict[str, str]:
         "captioner": (config.captioner.checkpoint if first else None) or f"captioner.{round_}",
         "filter": (config.filter.checkpoint if first else None) or f"filter.{round_}",
         "threshold": f"{config.filter.judge.threshold:g}",
-        "decoding": f"{sampling.strategy}, {decoding}" if sampling.strategy == "nucleus" else sampling.strategy,
+        "decoding": f"{sampling.strategy}, {decoding}"
+        if sampling.strategy == "nucleus"
+        else sampling.strategy,
         "captions per image": str(config.captioner.generate.captions_per_image),
         "seed": str(config.run.seed),
     }
@@ -87,5 +88,3 @@ class ImageReader:
     def _read_tar(self, source: str, shard: str) -> dict[str, bytes]:
         name = f"corpus/{source}/{shard}.tar"
         return read_tar_images(self.run.read(name)) if self.run.exists(name) else {}
-
-

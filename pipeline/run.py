@@ -95,7 +95,9 @@ def check_sources(config: Config) -> None:
         check_manifest(source.rows, f"sources.{name}")
 
 
-def run_dag(config: Config, console: Console, *, until: str | None = None, fresh: str | None = None) -> Outcome:
+def run_dag(
+    config: Config, console: Console, *, until: str | None = None, fresh: str | None = None
+) -> Outcome:
     """Run the config's DAG up to `until`, after forgetting `fresh` and what depends on it.
 
     Raises:
@@ -205,4 +207,3 @@ def _do(run: Run, node: Node, state: State) -> str:
     summary = record.pop("summary")
     run.ledger.finish(node.name, inputs, seconds=round(time.monotonic() - start, 1), **record)
     return str(summary)
-

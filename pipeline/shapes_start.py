@@ -24,8 +24,9 @@ from models.images import normalise, to_pixels
 from models.vit import VisionConfig, build_vit
 from pipeline.shapes import COLOURS, SHAPES, draw_scene, paint
 
-VISION = VisionConfig(image_size=64, patch_size=16, width=64, depth=2, heads=4, stem="conv")
+VISION = VisionConfig(image_size=32, patch_size=8, width=64, depth=2, heads=4, stem="conv")
 """The encoder of configs/quickstart.yaml."""
+DRAWN_SIZE = 64  # pixels of the corpus's images; the encoder sees them at half of that
 TEST_IMAGES = 2000
 
 
@@ -50,7 +51,7 @@ def draw(first: int, count: int, size: int) -> tuple[Tensor, Tensor]:
     for number in range(first, first + count):
         random = Random(f"start/{number}")
         thing = draw_scene(random, objects=1)[0]
-        images.append(paint((thing,), size, random))
+        images.append(paint((thing,), DRAWN_SIZE, random))
         labels.append((list(COLOURS).index(thing.colour), list(SHAPES).index(thing.shape)))
     return to_pixels(images, size), torch.tensor(labels)
 

@@ -85,7 +85,9 @@ class PairLearner:
         torch.manual_seed(spec.seed)
         self.med, self.tokenizer = start_model(spec)
         self.size = spec.train.image_size or self.med.config.vision.image_size
-        self.objective = Objective(self.med, self.tokenizer, spec.train.objective, spec.seed).to(worker.device)
+        self.objective = Objective(self.med, self.tokenizer, spec.train.objective, spec.seed).to(
+            worker.device
+        )
         self.optimizer = build_optimizer(self.med, spec.train.optimizer)
         self._batches: Iterator[Batch] | None = None
 
@@ -147,7 +149,9 @@ class PairLearner:
 
     def _loader(self) -> Iterator[Batch]:
         spec = self.spec
-        step = Step(name="pairs", make=partial(ReadPairs, PairsConfig(run=spec.run, round=spec.round)), kind="read")
+        step = Step(
+            name="pairs", make=partial(ReadPairs, PairsConfig(run=spec.run, round=spec.round)), kind="read"
+        )
         stream = PairStream(
             spec.shards,
             partial(stream_blocks, step=step),
@@ -186,7 +190,7 @@ def start_model(spec: LearnerSpec) -> tuple[MED, Tokenizer]:
     if spec.model.vision_start is not None:
         load_vision_start(med, spec.model.vision_start)
     if spec.model.text_start is not None:
-        load_text_start(med, local_artifact(spec.model.text_start, "model.text_start"))
+        load_text_start(med, local_artifact(spec.model.text_start, "model.text_start"), tokenizer)
     return med, tokenizer
 
 
@@ -204,7 +208,9 @@ def assemble(
         mine = [chunk[i] for i in numbers]
         seeds = [hash((spec.seed, first + i)) & 0x7FFFFFFF for i in numbers]
         pixels = torch.stack(list(each(partial(_pixels, augment), mine, seeds)))
-        yield Batch(pixels, [pair.text for pair in mine], torch.tensor([pair.image_id for pair in mine]), position)
+        yield Batch(
+            pixels, [pair.text for pair in mine], torch.tensor([pair.image_id for pair in mine]), position
+        )
         step += 1
 
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from models.tokenizer import Tokenizer, normalise_caption
 from pipeline.config import Config
 from pipeline.ledger import Ledger
+from stages.artifacts import absolute
 from stages.store import Store
 
 FOLDER = "models/tokenizer"
@@ -23,7 +24,7 @@ def ensure_tokenizer(config: Config, run: Store, ledger: Ledger) -> str:
     """Address of the tokenizer folder new models of this run use; made once, by the first pretraining."""
     given = config.model.tokenizer or config.model.text_start
     if given is not None:
-        return given
+        return absolute(given)
     if not run.exists(f"{FOLDER}/tokenizer.json"):
         texts = map(normalise_caption, corpus_texts(config, run, ledger))
         tokenizer = Tokenizer.train(texts, vocab_size=config.model.vocab_size)

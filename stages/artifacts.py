@@ -16,6 +16,11 @@ class ArtifactError(ValueError):
     """A checkpoint or tokenizer that cannot be had; the message names the config key, the address and the way out."""
 
 
+def absolute(address: str) -> str:
+    """The address in a form that means the same in every process: Ray's workers have their own directories."""
+    return address if "://" in address else os.path.abspath(os.path.expanduser(address))
+
+
 def local_artifact(address: str, key: str) -> str:
     """Local path of a file or folder given by path or fsspec URL (s3://, gs://, hf://org/name).
 

@@ -10,11 +10,11 @@ import io
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-import numpy as np
 from annotated_types import Ge, Le
 from PIL import Image, UnidentifiedImageError
 
 from models.images import decode_image
+from stages.phash import perceptual_hash
 from stages.status import Failure
 
 # Formats of the web. Others that Pillow knows are left out because they start programs (EPS), hold no pictures
@@ -24,8 +24,6 @@ PILLOW_LIMIT = 178_956_970  # Pillow refuses beyond twice its own MAX_IMAGE_PIXE
 FULL_CHROMA_BELOW = (
     128  # pixels: 4:2:0 bleeds colours over much of so small a picture, and 4:4:4 costs little
 )
-HASH_SIDE = 8  # 8 x 8 frequencies = 64 bits
-HASH_PICTURE = 32  # of a grey picture of 32 x 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,30 +87,6 @@ def decode_picture(data: bytes, config: DecodeConfig) -> Picture:
         original_height=seen.height,
         phash=perceptual_hash(stored),
     )
-
-
-def perceptual_hash(picture: Image.Image) -> str:
-    """64-bit DCT hash: near-equal pictures differ in few bits (Hamming distance), whatever size or quality.
-
-    The 8 x 8 lowest frequencies of the 32 x 32 grey picture, each compared with their median, row by row
-    (the common "pHash", bit for bit that of the imagehash package where rounding allows).
-
-    Returns:
-        16 hex digits; first bit = the constant part.
-    """
-    grey = picture.convert("L").resize((HASH_PICTURE, HASH_PICTURE), Image.Resampling.LANCZOS)
-    basis = _cosines()
-    # Rounded, or the sign of a zero coefficient of a flat picture would depend on the machine's arithmetic.
-    frequencies = np.round(basis @ np.asarray(grey, dtype=np.float64) @ basis.T, 3)
-    bits = (frequencies > np.median(frequencies)).flatten()
-    return np.packbits(bits).tobytes().hex()
-
-
-def _cosines() -> np.ndarray:
-    """First rows of the DCT-II matrix, [8, 32]: cos(pi k (2n + 1) / 64)."""
-    k = np.arange(HASH_SIDE)[:, None]
-    n = np.arange(HASH_PICTURE)[None, :]
-    return np.cos(np.pi * k * (2 * n + 1) / (2 * HASH_PICTURE))
 
 
 def _check_header(data: bytes, config: DecodeConfig) -> None:

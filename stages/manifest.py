@@ -9,12 +9,11 @@ files with row groups of a million, a COCO annotation file, or image tars that a
 from __future__ import annotations
 
 import csv
-import gzip
 import hashlib
 import io
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -113,9 +112,9 @@ def build_index(config: ManifestConfig, store: Store, *, source: str) -> Index:
     if rows == 0:
         names = ", ".join(str(file) for file in files)
         raise ManifestError(f"{where}.manifest: {names} has no rows; give a manifest with some")
-    index = {"rows": rows, "shards": shards, "identity": identity, "files": [str(f) for f in files]}
-    store.put_json("index.json", index)
-    return Index(rows, shards, identity, tuple(index["files"]))
+    index = Index(rows, shards, identity, tuple(str(file) for file in files))
+    store.put_json("index.json", asdict(index))
+    return index
 
 
 def check_manifest(config: ManifestConfig, where: str) -> None:
@@ -161,7 +160,9 @@ def manifest_files(config: ManifestConfig, where: str) -> list[ManifestFile]:
         except (OSError, ValueError, ImportError) as error:
             raise ManifestError(f"{where}.manifest: cannot read {pattern} ({error})") from error
         if not paths:
-            raise ManifestError(f"{where}.manifest: no file at {pattern}; give an existing file, folder or glob")
+            raise ManifestError(
+                f"{where}.manifest: no file at {pattern}; give an existing file, folder or glob"
+            )
         found.extend(ManifestFile(fs, p, _form(p, config, where)) for p in paths)
     return found
 
@@ -196,7 +197,13 @@ def _identity(files: Sequence[ManifestFile], config: ManifestConfig) -> str:
         info = file.fs.info(file.path)
         mark = info.get("ETag") or info.get("mtime") or info.get("LastModified") or ""
         digest.update(f"{PurePosixPath(file.path).name}\0{info.get('size')}\0{mark}\n".encode())
-    reading = (config.url_column, config.caption_column, config.truth_column, config.columns, config.shard_size)
+    reading = (
+        config.url_column,
+        config.caption_column,
+        config.truth_column,
+        config.columns,
+        config.shard_size,
+    )
     digest.update(repr(reading).encode())
     return digest.hexdigest()
 
@@ -270,7 +277,9 @@ def _records(
     columns: tuple[str | None, str | None, str | None] | None = None
     for number, record in enumerate(records):
         if not isinstance(record, dict):
-            raise ManifestError(f"{where}.manifest: row {number} of {file} is {type(record).__name__}, not an object")
+            raise ManifestError(
+                f"{where}.manifest: row {number} of {file} is {type(record).__name__}, not an object"
+            )
         if columns is None:
             columns = _columns(record, config, file, where)
         url, caption, truth = ((record.get(c) if c else None) for c in columns)
@@ -323,13 +332,10 @@ def _delimited_records(file: ManifestFile, config: ManifestConfig) -> Iterator[d
     # A caption may be long: the module's own limit of 128 kB per field would end the run on one bad row.
     csv.field_size_limit(1 << 30)
     with _open_text(file) as stream:
-        delimiter = "\t" if file.form == "tsv" else ","
         # TSV lists of the field (CC3M, CC12M) are not quoted: a lone quote must not swallow lines.
-        quoting = csv.QUOTE_NONE if file.form == "tsv" else csv.QUOTE_MINIMAL
+        form = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if file.form == "tsv" else {}
         lines = (line.replace("\0", "") for line in stream)
-        yield from csv.DictReader(
-            lines, fieldnames=list(config.columns) or None, delimiter=delimiter, quoting=quoting
-        )
+        yield from csv.DictReader(lines, list(config.columns) or None, **form)  # type: ignore[call-overload]
 
 
 def _jsonl_records(file: ManifestFile, config: ManifestConfig) -> Iterator[dict[str, Any]]:
@@ -351,6 +357,6 @@ _READERS = {
 
 
 def _open_text(file: ManifestFile) -> io.TextIOWrapper:
-    raw = file.fs.open(file.path, "rb")
-    stream = gzip.open(raw) if file.path.endswith(".gz") else raw
-    return io.TextIOWrapper(stream, encoding="utf-8", errors="replace", newline="")  # type: ignore[arg-type]
+    compression = "gzip" if file.path.endswith(".gz") else None
+    raw = file.fs.open(file.path, "rb", compression=compression)
+    return io.TextIOWrapper(raw, encoding="utf-8", errors="replace", newline="")

@@ -65,16 +65,24 @@ def test_models_are_evaluated_and_reported(finished):
 def test_captioner_and_filter_are_separate_models_of_the_last_med(finished):
     run, _, _ = finished
     for name in ("captioner.1", "filter.1"):
-        assert json.loads((run / f"models/{name}/provenance.json").read_text())["start"].endswith("pretrain.0")
+        assert json.loads((run / f"models/{name}/provenance.json").read_text())["start"].endswith(
+            "pretrain.0"
+        )
     assert json.loads((run / "models/pretrain.1/provenance.json").read_text())["start"] is None
 
 
 def test_a_second_run_does_nothing(finished):
     run, config, _ = finished
-    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and path.name != "config.yaml"}
+    before = {
+        path: path.stat().st_mtime_ns
+        for path in run.rglob("*")
+        if path.is_file() and path.name != "config.yaml"
+    }
     outcome = run_dag(config, Console(quiet=True))
     assert outcome.done == [] and set(outcome.skipped) == set(plan(config))
-    assert before == {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file() and p.name != "config.yaml"}
+    assert before == {
+        p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file() and p.name != "config.yaml"
+    }
 
 
 def test_fresh_redoes_a_node_and_what_needs_it_and_gives_the_same(finished):

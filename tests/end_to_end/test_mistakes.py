@@ -27,7 +27,11 @@ def data(tmp_path):
 
 def capfilt(*arguments, **more):
     return subprocess.run(
-        [sys.executable, "-m", "pipeline", *map(str, arguments)], capture_output=True, text=True, timeout=120, **more
+        [sys.executable, "-m", "pipeline", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        **more,
     )
 
 
@@ -43,7 +47,11 @@ def change(data, path, value):
     [
         ("run.ruonds", 2, "run.ruonds: unknown key; did you mean 'rounds'?"),
         ("filter", {"checkpoint": "x", "judge": {"threshold": 1.5}}, "filter.judge.threshold"),
-        ("captioner", {"checkpoint": "x", "generate": {"sampling": {"top_p": 1.5}}}, "top_p: input should be less"),
+        (
+            "captioner",
+            {"checkpoint": "x", "generate": {"sampling": {"top_p": 1.5}}},
+            "top_p: input should be less",
+        ),
         ("sources.web.rows.manifest", "{dir}/nowhere.parquet", "sources.web.manifest: no file at"),
         ("sources.web.rows.manifest", "{dir}/empty.csv", "has no rows"),
         ("sources.web.rows.url_column", "link", "no column 'link'"),
@@ -89,4 +97,6 @@ def test_unreachable_bucket_is_one_line(tmp_path, data):
 def test_mistake_on_the_command_line_ends_in_one_line(tmp_path, data, arguments, message):
     config = write_config(tmp_path / "c.yaml", data)
     result = capfilt(*(a.format(config=config, dir=tmp_path) for a in arguments))
-    assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr, result.stderr
+    assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr, (
+        result.stderr
+    )

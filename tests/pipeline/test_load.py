@@ -20,19 +20,47 @@ def put(data, path, value):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("captioner.generate.sampling.topp", 0.9, "captioner.generate.sampling.topp: unknown key; did you mean 'top_p'?"),
-        ("captioner.generate.sampling.top_p", 1.5, "captioner.generate.sampling.top_p: input should be less than or equal to 1, got 1.5"),
+        (
+            "captioner.generate.sampling.topp",
+            0.9,
+            "captioner.generate.sampling.topp: unknown key; did you mean 'top_p'?",
+        ),
+        (
+            "captioner.generate.sampling.top_p",
+            1.5,
+            "captioner.generate.sampling.top_p: input should be less than or equal to 1, got 1.5",
+        ),
         ("run.ruonds", 2, "run.ruonds: unknown key; did you mean 'rounds'?"),
         ("pretrian", {}, "pretrian: unknown key; did you mean 'pretrain'?"),
-        ("sources.web.rows.url_colum", "u", "sources.web.rows.url_colum: unknown key; did you mean 'url_column'?"),
-        ("sources.web.kind", "wild", "sources.web.kind: input should be 'human', 'web' or 'test', got 'wild'"),
+        (
+            "sources.web.rows.url_colum",
+            "u",
+            "sources.web.rows.url_colum: unknown key; did you mean 'url_column'?",
+        ),
+        (
+            "sources.web.kind",
+            "wild",
+            "sources.web.kind: input should be 'human', 'web' or 'test', got 'wild'",
+        ),
         ("pretrain.batch_size", "many", "pretrain.batch_size: input should be a valid integer"),
         ("pretrain.epochs", 3, "pretrain: give either epochs or steps"),
         ("model.med.vision.depht", 2, "model.med.vision.depht: unknown key; did you mean 'depth'?"),
-        ("filter.judge.threshold", -1, "filter.judge.threshold: input should be greater than or equal to 0, got -1"),
-        ("fetch.image.min_side", 0, "fetch.image.min_side: input should be greater than or equal to 1, got 0"),
+        (
+            "filter.judge.threshold",
+            -1,
+            "filter.judge.threshold: input should be greater than or equal to 0, got -1",
+        ),
+        (
+            "fetch.image.min_side",
+            0,
+            "fetch.image.min_side: input should be greater than or equal to 1, got 0",
+        ),
         ("pretrain.workers.workers", 3, "batch_size 8 does not divide among 3 workers"),
-        ("captioner.finetune", None, "captioner: give captioner.checkpoint, or both pretrain and captioner.finetune"),
+        (
+            "captioner.finetune",
+            None,
+            "captioner: give captioner.checkpoint, or both pretrain and captioner.finetune",
+        ),
         ("sources.web.images", "x", "images and serve given"),
     ],
 )
@@ -73,7 +101,9 @@ def test_resolved_config_reads_back_as_itself(tmp_path):
     assert load_config(path) == config
 
 
-@pytest.mark.parametrize(("text", "message"), [("a: [1", "not YAML"), ("- 1", "a config is a mapping"), ("", "not empty")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("a: [1", "not YAML"), ("- 1", "a config is a mapping"), ("", "not empty")]
+)
 def test_files_that_are_no_config(tmp_path, text, message):
     path = tmp_path / "c.yaml"
     path.write_text(text)
@@ -82,7 +112,9 @@ def test_files_that_are_no_config(tmp_path, text, message):
 
 
 def test_missing_file_names_the_shipped_ones(monkeypatch, tmp_path):
-    with pytest.raises(ConfigError, match="nothing.yaml: no such config file; shipped configs: .*quickstart.yaml"):
+    with pytest.raises(
+        ConfigError, match=r"nothing.yaml: no such config file; shipped configs: .*quickstart.yaml"
+    ):
         load_config("nothing.yaml")
 
 

@@ -46,12 +46,17 @@ def test_headerless_tsv_with_a_lone_quote_keeps_its_lines(tmp_path):
     path = tmp_path / "cc3m.tsv"
     path.write_text('a "big dog\thttp://a/1\nsecond\thttp://a/2\n')
     _, rows = index_of(tmp_path, manifest=str(path), columns=("caption", "url"))
-    assert [(r["url"], r["texts"]) for r in rows] == [("http://a/1", ['a "big dog']), ("http://a/2", ["second"])]
+    assert [(r["url"], r["texts"]) for r in rows] == [
+        ("http://a/1", ['a "big dog']),
+        ("http://a/2", ["second"]),
+    ]
 
 
 def test_bad_rows_stay_rows(tmp_path):
     path = tmp_path / "bad.jsonl"
-    path.write_text('{"url": null, "caption": "x"}\n{"url": 7, "caption": 8}\n{"url": "http://a", "caption": null}\n')
+    path.write_text(
+        '{"url": null, "caption": "x"}\n{"url": 7, "caption": 8}\n{"url": "http://a", "caption": null}\n'
+    )
     _, rows = index_of(tmp_path, manifest=str(path))
     assert [(r["url"], r["texts"]) for r in rows] == [(None, ["x"]), (None, []), ("http://a", [])]
 
@@ -71,9 +76,15 @@ def test_coco_annotations_give_one_row_per_image_with_all_texts(tmp_path):
 
 
 def test_karpathy_and_blip_lists_are_read(tmp_path):
-    karpathy = {"images": [{"filepath": "val", "filename": "a.jpg", "sentences": [{"raw": "A."}, {"raw": "B."}]}]}
+    karpathy = {
+        "images": [{"filepath": "val", "filename": "a.jpg", "sentences": [{"raw": "A."}, {"raw": "B."}]}]
+    }
     (tmp_path / "k.json").write_text(json.dumps(karpathy))
-    blip = [{"image": "a.jpg", "caption": "one"}, {"image": "b.jpg", "caption": ["x", "y"]}, {"image": "a.jpg", "caption": "two"}]
+    blip = [
+        {"image": "a.jpg", "caption": "one"},
+        {"image": "b.jpg", "caption": ["x", "y"]},
+        {"image": "a.jpg", "caption": "two"},
+    ]
     (tmp_path / "b.json").write_text(json.dumps(blip))
     _, rows = index_of(tmp_path / "1", manifest=str(tmp_path / "k.json"))
     assert [(r["url"], r["texts"]) for r in rows] == [("val/a.jpg", ["A.", "B."])]
@@ -92,8 +103,14 @@ def test_truth_column_travels(tmp_path):
     ("config", "message"),
     [
         ({"manifest": "{dir}/none.parquet"}, "sources.web.manifest: no file at"),
-        ({"manifest": "{dir}/list.csv", "url_column": "link"}, r"no column 'link' in .*; it has url, caption"),
-        ({"manifest": "{dir}/list.csv", "truth_column": "label"}, "sources.web.truth_column: no column 'label'"),
+        (
+            {"manifest": "{dir}/list.csv", "url_column": "link"},
+            r"no column 'link' in .*; it has url, caption",
+        ),
+        (
+            {"manifest": "{dir}/list.csv", "truth_column": "label"},
+            "sources.web.truth_column: no column 'label'",
+        ),
         ({"manifest": "{dir}/list.weird"}, "cannot tell the form"),
         ({"manifest": "{dir}/empty.csv"}, "has no rows"),
         ({"manifest": "{dir}/broken.parquet"}, "cannot read .*broken.parquet as parquet"),

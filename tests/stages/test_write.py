@@ -105,10 +105,20 @@ def test_datasets_reads_corpus_and_candidates_unchanged(run, tmp_path, monkeypat
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     import datasets
 
-    write(run, judged(rows()), round=1, round_fingerprint="r", provenance=PROVENANCE, corpus_fingerprints={"web": "f"})
+    write(
+        run,
+        judged(rows()),
+        round=1,
+        round_fingerprint="r",
+        provenance=PROVENANCE,
+        corpus_fingerprints={"web": "f"},
+    )
     for pattern, count in (("corpus/web/*.parquet", 3), ("rounds/1/web/*.parquet", 5)):
         loaded = datasets.load_dataset(
-            "parquet", data_files=str(tmp_path / "run" / pattern), split="train", cache_dir=str(tmp_path / "cache")
+            "parquet",
+            data_files=str(tmp_path / "run" / pattern),
+            split="train",
+            cache_dir=str(tmp_path / "cache"),
         )
         assert loaded.num_rows == count
     assert loaded["kept"] == [True, False, True, None, False]
@@ -117,7 +127,9 @@ def test_datasets_reads_corpus_and_candidates_unchanged(run, tmp_path, monkeypat
 def test_ratio_query_of_the_design_is_dropped_by_judged(run, tmp_path):
     record = write(run, judged(rows()), round=1, round_fingerprint="r", provenance=PROVENANCE)["candidates"]
     assert record["candidates"] == {"synthetic": {"dropped": 2, "kept": 1}, "web": {"kept": 1, "unjudged": 1}}
-    query = f"SELECT origin, 1 - avg(kept::int) FROM '{tmp_path}/run/rounds/1/**/*.parquet' GROUP BY 1 ORDER BY 1"
+    query = (
+        f"SELECT origin, 1 - avg(kept::int) FROM '{tmp_path}/run/rounds/1/**/*.parquet' GROUP BY 1 ORDER BY 1"
+    )
     assert duckdb.sql(query).fetchall() == [("synthetic", pytest.approx(2 / 3)), ("web", 0.0)]
 
 
@@ -132,7 +144,8 @@ def test_equal_rows_give_equal_bytes(tmp_path):
     stores = [Store(str(tmp_path / name)) for name in "ab"]
     for store in stores:
         write(store, rows(), corpus_fingerprints={"web": "f"})
-    assert [s.read("corpus/web/000003.tar") for s in stores][0] == stores[1].read("corpus/web/000003.tar")
+    first, second = (store.read("corpus/web/000003.tar") for store in stores)
+    assert first == second
 
 
 def test_missing_image_in_a_committed_shard_is_said(run):
@@ -142,6 +155,8 @@ def test_missing_image_in_a_committed_shard_is_said(run):
         read_corpus_shard(run / "corpus/web", 3)
 
 
-@pytest.mark.parametrize(("form", "extension"), [("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp"), ("GIF", "gif")])
+@pytest.mark.parametrize(
+    ("form", "extension"), [("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp"), ("GIF", "gif")]
+)
 def test_extension_follows_the_bytes(form, extension):
     assert image_extension(picture((1, 2, 3), form)) == extension

@@ -1,0 +1,236 @@
+"""Starting weights, against transformers' BERT and timm's ViT as oracles."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, BertModel
+
+from models.checkpoints import CheckpointError, load_text_start, load_vision_start
+from models.med import MED, MedConfig, TextConfig, VisionConfig
+from models.tokenizer import Tokenizer
+from models.vit import interpolate_positions
+
+ENTRIES = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "a",
+    "red",
+    "dog",
+    "cat",
+    "##s",
+    "blue",
+    "on",
+    "the",
+    "car",
+]
+TEXT = TextConfig(vocab_size=len(ENTRIES) + 2, width=32, depth=2, heads=4, ffn=48, max_positions=12)
+VISION = VisionConfig(image_size=32, patch_size=8, width=24, depth=2, heads=3)
+CLOSE = {"atol": 1e-5, "rtol": 0}
+
+
+def build(text=TEXT, vision=VISION, **changes) -> MED:
+    torch.manual_seed(1)
+    return MED(MedConfig(vision=vision, text=text, embed_dim=8, **changes)).eval()
+
+
+def bert_folder(folder, kind, **changes):
+    """A BERT of transformers with random weights, saved with its vocabulary."""
+    sizes = {
+        "vocab_size": len(ENTRIES),
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "max_position_embeddings": 16,
+    }
+    torch.manual_seed(0)
+    bert = kind(BertConfig(**(sizes | changes))).eval()
+    with torch.no_grad():
+        for parameter in bert.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    bert.save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(ENTRIES) + "\n")
+    return bert
+
+
+def sample(words, first="cls"):
+    return words.encode(["a red dog on the blue cats", "the car"], 12, first=first)
+
+
+@torch.no_grad()
+def test_the_text_encoder_becomes_bert(tmp_path):
+    bert = bert_folder(tmp_path, BertModel)
+    med = build(parts="filter")
+    load_text_start(med, tmp_path)
+    ids, mask = sample(Tokenizer.from_folder(tmp_path))
+    due = bert(input_ids=ids, attention_mask=mask).last_hidden_state
+    ours = torch.nn.functional.normalize(med.text_proj(due[:, 0]), dim=-1)
+    torch.testing.assert_close(med.text_feature(ids, mask), ours, **CLOSE)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [BertForMaskedLM, BertForPreTraining])
+def test_the_language_model_head_comes_along(tmp_path, kind):
+    bert = bert_folder(tmp_path, kind)
+    med = build(parts="captioner")
+    load_text_start(med, tmp_path)
+    states = torch.randn(2, 5, 32)
+    theirs = bert.cls.predictions(states)
+    torch.testing.assert_close(med.lm_logits(states)[..., : len(ENTRIES)], theirs, **CLOSE)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sharing", ["all_but_sa", "none"])
+def test_both_towers_start_equal_and_the_rest_stays(tmp_path, sharing):
+    bert_folder(tmp_path, BertForMaskedLM)
+    med, untouched = build(sharing=sharing), build(sharing=sharing)
+    load_text_start(med, tmp_path)
+    encoder, decoder = med.text_encoder.state_dict(), med.text_decoder.bert.state_dict()
+    textual = [name for name in encoder if ".crossattention." not in name]
+    assert all(torch.equal(encoder[name], decoder[name]) for name in textual if "word" not in name)
+    known = len(ENTRIES)
+    for tower, old in ((encoder, untouched.text_encoder), (decoder, untouched.text_decoder.bert)):
+        before = old.state_dict()
+        for name in tower:
+            if ".crossattention." in name:
+                assert torch.equal(tower[name], before[name])
+            elif "intermediate" in name:
+                assert not torch.equal(tower[name], before[name])
+        words = "embeddings.word_embeddings.weight"
+        assert torch.equal(tower[words][known:], before[words][known:])
+        assert not (tower[words][:known] == before[words][:known]).any()
+    assert torch.equal(med.vision_proj.weight, untouched.vision_proj.weight)
+
+
+@torch.no_grad()
+def test_another_vocabulary_is_matched_by_entry(tmp_path):
+    bert = bert_folder(tmp_path, BertModel)
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\nzebra\ndog\nred\n")
+    words = Tokenizer.from_folder(own)
+    med = build(text=replace(TEXT, vocab_size=words.vocab_size), parts="filter")
+    before = med.text_encoder.embeddings.word_embeddings.weight.clone()
+    load_text_start(med, tmp_path, words)
+    after, theirs = med.text_encoder.embeddings.word_embeddings.weight, bert.get_input_embeddings().weight
+    for row, entry in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", None, "dog", "red", None, None]):
+        due = before[row] if entry is None else theirs[ENTRIES.index(entry)]
+        assert torch.equal(after[row], due), entry
+
+
+def test_files_with_a_prefix_and_old_norm_names_load_the_same(tmp_path):
+    bert_folder(tmp_path, BertModel)
+    plain = build(parts="filter")
+    load_text_start(plain, tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    old = {f"bert.{name}".replace("LayerNorm.weight", "LayerNorm.gamma"): t for name, t in tensors.items()}
+    old = {name.replace("LayerNorm.bias", "LayerNorm.beta"): tensor for name, tensor in old.items()}
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(old, tmp_path / "pytorch_model.bin")
+    prefixed = build(parts="filter")
+    load_text_start(prefixed, tmp_path)
+    first, second = plain.state_dict(), prefixed.state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def break_tensors(folder, change):
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "text", "named"),
+    [
+        ({"hidden_size": 64}, TEXT, "mis-shaped"),
+        ({"num_hidden_layers": 3}, TEXT, "unexpected: encoder.layer.2"),
+        ({"num_hidden_layers": 1}, TEXT, "missing: encoder.layer.1"),
+        ({"num_attention_heads": 2}, TEXT, "2 attention heads, the model 4: set text.heads to 2"),
+        ({"max_position_embeddings": 8}, TEXT, "8 positions, the model 32 and 12"),
+        ({}, replace(TEXT, vocab_size=9), "14 words, the model 9: give the model's tokenizer"),
+    ],
+)
+def test_a_bert_of_another_size_is_refused(tmp_path, sizes, text, named):
+    bert_folder(tmp_path, BertModel, **sizes)
+    with pytest.raises(CheckpointError) as caught:
+        load_text_start(build(text=text), tmp_path)
+    assert named in str(caught.value)
+
+
+def test_a_folder_without_bert_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="neither model"):
+        load_text_start(build(), tmp_path)
+    bert_folder(tmp_path, BertModel)
+    break_tensors(tmp_path, lambda tensors: tensors.pop("embeddings.word_embeddings.weight"))
+    with pytest.raises(CheckpointError) as caught:
+        load_text_start(build(), tmp_path)
+    assert caught.value.missing == ["embeddings.word_embeddings.weight"]
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "bert"
+
+
+def timm_vit(size=32, classes=10):
+    torch.manual_seed(0)
+    return timm.models.vision_transformer.VisionTransformer(
+        img_size=size, patch_size=8, embed_dim=24, depth=2, num_heads=3, num_classes=classes
+    ).eval()
+
+
+@torch.no_grad()
+def test_the_image_encoder_becomes_timms(tmp_path):
+    vit = timm_vit()
+    save_file(vit.state_dict(), tmp_path / "vit.safetensors")
+    med = build()
+    load_vision_start(med, tmp_path / "vit.safetensors")
+    pixels = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(med.encode_image(pixels), vit.forward_features(pixels), **CLOSE)
+
+
+@torch.no_grad()
+def test_positions_of_another_size_are_resampled(tmp_path):
+    vit = timm_vit(size=64)
+    save_file(vit.state_dict(), tmp_path / "vit.safetensors")
+    med = build()
+    load_vision_start(med, str(tmp_path / "vit.safetensors"))
+    assert torch.equal(med.visual_encoder.pos_embed, interpolate_positions(vit.pos_embed, 17))
+    assert torch.equal(med.visual_encoder.blocks[1].mlp.fc2.weight, vit.blocks[1].mlp.fc2.weight)
+
+
+def test_a_name_is_fetched_by_timm(monkeypatch):
+    """What timm would download is stood in for; a checkout has no network to rely on."""
+    vit, asked = timm_vit(), []
+
+    def create(name, pretrained):
+        asked.append((name, pretrained))
+        return vit
+
+    monkeypatch.setattr("models.starts.timm.create_model", create)
+    med = build()
+    load_vision_start(med, "deit_base_patch16_224")
+    assert asked == [("deit_base_patch16_224", True)]
+    assert torch.equal(med.visual_encoder.norm.weight, vit.norm.weight)
+    assert torch.equal(med.visual_encoder.cls_token, vit.cls_token)
+
+
+def test_a_vit_that_does_not_fit_is_refused(tmp_path):
+    vit = timm_vit()
+    tensors = dict(vit.state_dict()) | {"dist_token": torch.zeros(1, 1, 24)}
+    tensors["blocks.0.mlp.fc1.weight"] = torch.zeros(48, 24)
+    del tensors["norm.bias"]
+    save_file(tensors, tmp_path / "vit.safetensors")
+    before = {name: tensor.clone() for name, tensor in build().state_dict().items()}
+    med = build()
+    with pytest.raises(CheckpointError) as caught:
+        load_vision_start(med, tmp_path / "vit.safetensors")
+    assert caught.value.missing == ["visual_encoder.norm.bias"]
+    assert caught.value.unexpected == ["visual_encoder.dist_token"]
+    assert caught.value.misshaped == ["visual_encoder.blocks.0.mlp.fc1.weight (48, 24) where (96, 24) is due"]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in med.state_dict().items())
+    with pytest.raises(CheckpointError, match="neither a safetensors file nor a model that timm knows"):
+        load_vision_start(med, "no_such_vit")
