@@ -15,10 +15,6 @@ from torch import Tensor
 from models.med import MED, DecoderCache, ImageRows
 from models.sampling import SamplingConfig, apply_repetition_penalty, filter_logits, pick, uniform
 
-# Steps between two looks at which images are done. A look waits for all work queued on a GPU; a few steps
-# with rows that have ended are cheaper than a look at each.
-_LOOK_EVERY_ON_GPU = 4
-
 
 @dataclass(frozen=True, kw_only=True)
 class Generated:
@@ -39,6 +35,12 @@ class Prompt:
     ids: Tensor
     end_id: int
     pad_id: int
+
+
+def steps_between_looks(device: torch.device) -> int:
+    """How often to ask which images are done. On a GPU the answer waits for all work queued, and a few steps
+    with rows that have ended cost less."""
+    return 1 if device.type == "cpu" else 4
 
 
 @torch.inference_mode()
@@ -124,15 +126,14 @@ class _Decoding:
         self._lay_out(sequences)
 
     def adjust(self, scores: Tensor, new_ids: Tensor) -> Tensor:
-        """Scores [M, V] (logits or log-probabilities) after penalty and minimum length, given `new_ids` [M,
-        t]."""
+        """Scores [M, V] (logits or log-probabilities) after `new_ids` [M, t], with penalty and minimum length."""
         step = new_ids.shape[1]
         if self.sampling.penalty_scope == "all":
             new_ids = torch.cat([self.prompt_ids.expand(len(new_ids), -1), new_ids], dim=1)
         scores = apply_repetition_penalty(scores, new_ids, self.sampling.repetition_penalty)
         if step < self.sampling.min_new_tokens:
-            ban = torch.tensor(self.prompt.end_id, device=self.device)
-            scores = scores.index_fill(1, ban, -torch.inf)
+            scores = scores.clone()
+            scores[:, self.prompt.end_id] = -torch.inf
         return scores
 
     def drop(self, done: Tensor, step: int) -> Tensor | None:
@@ -141,7 +142,7 @@ class _Decoding:
         Leaving copies the K/V of those that stay, one read and one write; staying reads those that are done,
         and runs their text, once in each step that is left. Sequences go with their images.
         """
-        if self.device.type != "cpu" and (step + 1) % _LOOK_EVERY_ON_GPU:
+        if (step + 1) % steps_between_looks(self.device):
             return None
         flags = done.tolist()
         leaving, steps_left = sum(flags), self.sampling.max_new_tokens - step - 1

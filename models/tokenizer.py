@@ -87,7 +87,7 @@ class Tokenizer:
         lines = [backend.normalizer.normalize_str(text) for text in texts]
         counts = Counter(character for character in chain.from_iterable(lines) if not character.isspace())
         common = sorted(counts, key=lambda character: (-counts[character], character))
-        # A character takes two entries, as itself and as "##" piece; a quarter of the room is for longer ones.
+        # A character takes two entries, as itself and as "##" piece; a quarter of all is for longer ones.
         kept = sorted(common[: min(MAX_ALPHABET, (vocab_size - len(BERT_SPECIALS) - 2) * 3 // 8)])
         rare = str.maketrans(dict.fromkeys(set(common) - set(kept), " "))
         # The trainer numbers the "##" characters in an order that differs from run to run, and breaks ties

@@ -73,7 +73,7 @@ class VisionConfig:
         return 1 + (self.image_size // self.patch_size) ** 2
 
 
-class CheckpointedBlock(Block):
+class CheckpointedBlock(Block):  # type: ignore[misc]  # timm comes without types
     """A timm block that, once told to, keeps no activations for the backward pass but its input."""
 
     recompute = False

@@ -17,10 +17,11 @@ from cluster.session import ClusterError, session
 from models.checkpoints import CheckpointError
 from pipeline.clipart import make_clipart
 from pipeline.config import Config
+from pipeline.context import NodeFailed, Run, outputs_of
 from pipeline.inputs import Fingerprints
 from pipeline.ledger import Ledger, LedgerError, State
 from pipeline.load import ConfigError, dump_config
-from pipeline.nodes import NodeFailed, Run, outputs_of, run_node
+from pipeline.nodes import run_node
 from pipeline.plan import Node, UnknownNode, check_node, downstream, plan, select
 from pipeline.progress import Progress
 from pipeline.shapes import make_shapes
@@ -144,7 +145,7 @@ def forget(run: Run, name: str) -> None:
         check_node(run.nodes, name, "--fresh")
         names, extra = downstream(run.nodes, name), []
     for each in reversed(names):
-        run.ledger.forget(each, outputs_of(run, run.nodes[each]))
+        run.ledger.forget(each, outputs_of(run.nodes[each]))
     for folder in extra:
         run.store.remove(folder)
 

@@ -393,6 +393,7 @@ class Bomb:
         return (print, ("code from a checkpoint ran",))
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_code_inside_a_pickle_is_never_run(tmp_path, capsys):
     TOKENIZER.save(tmp_path)
     torch.save({"model": {"visual_encoder.pos_embed": Bomb()}}, tmp_path / "zip.pth")

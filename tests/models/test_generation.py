@@ -6,6 +6,7 @@ import torch
 from scipy import stats
 from transformers.generation import TopPLogitsWarper
 
+from models import generation
 from models.generation import Prompt, generate
 from models.images import normalise
 from models.sampling import SamplingConfig, sequence_seed
@@ -227,6 +228,20 @@ def test_images_whose_sequences_ended_leave_the_batch(pixels, strategy, sequence
     assert rows[0] == IMAGES * sequences
     assert rows == sorted(rows, reverse=True)
     assert rows[-1] <= IMAGES * sequences / 2
+
+
+@pytest.mark.parametrize("steps", [4, 100])
+@pytest.mark.parametrize("strategy", ["nucleus", "beam", "greedy"])
+def test_rows_that_ended_and_stay_change_nothing(models, pixels, monkeypatch, strategy, steps):
+    """As on a GPU, where the host looks at what has ended every few steps only."""
+    n = 1 if strategy == "greedy" else 2
+    seeds = torch.arange(IMAGES * n)
+    expected, before = ours(models[1], pixels, SamplingConfig(strategy=strategy), seeds=seeds, n=n)
+    monkeypatch.setattr(generation, "steps_between_looks", lambda device: steps)
+    texts, after = ours(models[1], pixels, SamplingConfig(strategy=strategy), seeds=seeds, n=n)
+    assert texts == expected
+    torch.testing.assert_close(after.logprobs, before.logprobs)
+    assert ((after.ids == PROMPT.pad_id) == (before.ids == PROMPT.pad_id)).all()
 
 
 def test_decoding_stops_when_all_have_ended(pixels):

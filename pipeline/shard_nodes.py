@@ -1,0 +1,176 @@
+"""The nodes that stream shards through stages: fetch and bootstrap."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from contextlib import ExitStack
+from typing import Any, Literal
+
+from cluster.engine import Step, run_chain
+from pipeline.chain import bootstrap_steps, fetch_configs, fetch_steps
+from pipeline.context import NodeFailed, Run, outputs_of
+from pipeline.ledger import fingerprint
+from pipeline.plan import Node
+from stages.artifacts import absolute
+from stages.manifest import build_index
+
+
+def run_fetch(run: Run, node: Node) -> dict[str, Any]:
+    """Manifests → corpus shards."""
+    prints = {source: fingerprint(run.prints.corpus(source)) for source in node.sources}
+    with ExitStack() as stack:
+        configs = fetch_configs(run.config, node.sources, stack)
+        steps = fetch_steps(run.store, configs, prints, run.sizing())
+        counts = _run_shards(run, node, steps, "corpus")
+    for source in node.sources:
+        _check_failures(run, source, counts["by_source"][source])
+    return {"outputs": outputs_of(node), "counts": counts, "summary": status_summary(counts["status"])}
+
+
+def run_bootstrap(run: Run, node: Node) -> dict[str, Any]:
+    """Corpus shards (or manifest slices) → judged candidates."""
+    sources = [source for source in node.sources if not _fetched_elsewhere(run, source)]
+    models, tokenizers, digests = {}, {}, {}
+    for role in ("captioner", "filter"):
+        models[role], tokenizers[role], digests[role] = _model_of(run, node, role)
+    for source in sources:
+        _check_corpus(run, source)
+    with ExitStack() as stack:
+        fetching = fetch_configs(run.config, tuple(sources), stack)
+        steps = bootstrap_steps(
+            run.config,
+            run.store,
+            node.round,
+            models=models,
+            tokenizers=tokenizers,
+            digests=digests,
+            fingerprint=run.prints.of(node.name),
+            fetching=fetching,
+            corpus_fingerprints={s: fingerprint(run.prints.corpus(s)) for s in sources},
+            sizing=run.sizing(),
+        )
+        counts = _run_shards(run, node, steps, f"rounds/{node.round}")
+    for source in node.sources:
+        _check_failures(run, source, counts["by_source"][source])
+    return {
+        "outputs": outputs_of(node),
+        "counts": counts,
+        "models": digests,
+        "summary": candidate_summary(counts["candidates"]),
+    }
+
+
+def _fetched_elsewhere(run: Run, source: str) -> bool:
+    """Whether a fetch node or an earlier round brought the source's images."""
+    fetch = run.nodes.get("fetch")
+    return fetch is not None and source in fetch.sources
+
+
+def _check_corpus(run: Run, source: str) -> None:
+    """Images that a bootstrap fetched before were fetched with the present settings."""
+    committed = run.ledger.committed(f"corpus/{source}")
+    if committed:
+        record = run.store.read_json(f"corpus/{source}/{committed[0]:06d}.json")
+        if record["fingerprint"] != fingerprint(run.prints.corpus(source)):
+            raise NodeFailed(
+                f"corpus/{source} was fetched with other settings than the config has now; "
+                "fetch it again with --fresh fetch, or use another run directory"
+            )
+
+
+def _model_of(run: Run, node: Node, role: Literal["captioner", "filter"]) -> tuple[str, str | None, str]:
+    """Address, tokenizer address and digest of the captioner or filter of a bootstrap."""
+    trained = f"{role}.{node.round}"
+    if trained in node.needs:
+        return run.store.address(f"models/{trained}"), None, run.prints.of(trained)
+    section = getattr(run.config, role)
+    tokenizer = absolute(section.tokenizer) if section.tokenizer is not None else None
+    return absolute(section.checkpoint), tokenizer, run.prints.checkpoint(role)[:16]
+
+
+def _run_shards(run: Run, node: Node, steps: list[Step], folder: str) -> dict[str, Any]:
+    """Run the chain over every shard without a commit record; then count all records of the node."""
+    todo: list[dict[str, Any]] = []
+    shards: dict[str, int] = {}
+    rows = done_rows = 0
+    for source in node.sources:
+        index = build_index(
+            run.config.sources[source].rows, run.store / f"corpus/{source}/index", source=source
+        )
+        committed = set(run.ledger.committed(f"{folder}/{source}"))
+        shards[source], rows = index.shards, rows + index.rows
+        done_rows += min(index.rows, len(committed) * run.config.sources[source].rows.shard_size)
+        todo += [{"source": source, "shard": s} for s in range(index.shards) if s not in committed]
+    run.progress.set_total(node.name, rows, unit="rows")
+    run.progress.advance(node.name, done_rows)
+    seconds: Counter[str] = Counter()
+    fresh = 0
+    for result in run_chain(todo, steps, segment=run.config.cluster.segment, name=node.name) if todo else ():
+        record = list(json.loads(result["records"]).values())[-1]
+        fresh += record["rows"]["read"]
+        seconds.update(record["seconds"])
+        rates = "  ".join(f"{name} {fresh / max(spent, 1e-9):,.0f}/s" for name, spent in seconds.items())
+        run.progress.advance(node.name, done_rows + fresh, rates)
+    for source, count in shards.items():
+        missing = sorted(set(range(count)) - set(run.ledger.committed(f"{folder}/{source}")))
+        if missing:
+            raise NodeFailed(
+                f"{node.name}: {len(missing)} of {count} shards of {source} failed for good "
+                f"(first: {missing[0]}); the causes are in Ray's logs; the same command tries just these again"
+            )
+    return _count(run, node, folder)
+
+
+def _count(run: Run, node: Node, folder: str) -> dict[str, Any]:
+    """Totals over the commit records of all sources of a node."""
+    by_source: dict[str, dict[str, int]] = {}
+    status: Counter[str] = Counter()
+    candidates: dict[str, Counter[str]] = {}
+    seconds: Counter[str] = Counter()
+    texts = 0
+    for source in node.sources:
+        of_source: Counter[str] = Counter()
+        for record in run.ledger.records(f"{folder}/{source}"):
+            of_source.update(record["rows"]["status"])
+            seconds.update(record["seconds"])
+            texts += record.get("texts", 0)
+            for origin, verdicts in record.get("candidates", {}).items():
+                candidates.setdefault(origin, Counter()).update(verdicts)
+        by_source[source] = dict(of_source)
+        status.update(of_source)
+    return {
+        "rows": sum(status.values()),
+        "status": dict(status),
+        "by_source": by_source,
+        "candidates": {origin: dict(verdicts) for origin, verdicts in candidates.items()},
+        "texts": texts,
+        "stage_seconds": {name: round(value, 1) for name, value in seconds.items()},
+    }
+
+
+def _check_failures(run: Run, source: str, status: dict[str, int]) -> None:
+    rows = sum(status.values())
+    failed = rows - status.get("success", 0)
+    limit = run.config.run.max_failed_fraction
+    if rows and (failed / rows > limit or failed == rows):
+        worst = ", ".join(f"{n} {s}" for s, n in Counter(status).most_common(4) if s != "success")
+        raise NodeFailed(
+            f"source {source}: {failed} of {rows} rows failed ({worst}), more than run.max_failed_fraction = "
+            f"{limit:g} allows; look at corpus/{source}/*.parquet (status, error_message), mend the cause and "
+            "run with --fresh for this node, or raise the limit"
+        )
+
+
+def status_summary(status: dict[str, int]) -> str:
+    """Rows by status, most frequent first."""
+    return ", ".join(f"{count:,} {name}" for name, count in Counter(status).most_common())
+
+
+def candidate_summary(candidates: dict[str, dict[str, int]]) -> str:
+    """Kept of judged per origin."""
+    parts = []
+    for origin, verdicts in candidates.items():
+        judged = verdicts.get("kept", 0) + verdicts.get("dropped", 0)
+        parts.append(f"{origin}: kept {verdicts.get('kept', 0):,} of {judged:,}")
+    return ", ".join(parts)
