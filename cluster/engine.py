@@ -15,12 +15,16 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
 Stage = Callable[[pa.Table], pa.Table]
 
 RETRIES = {"max_restarts": 20, "max_task_retries": 3}
 """Ray's own default is "for ever" for both; a task that dies four times is given up and its shard reported."""
+
+
+READERS = 2
+"""Tasks that read ahead for one training worker: enough to keep up, too few to take its CPUs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +115,7 @@ def stream_blocks(items: Sequence[dict[str, Any]], step: Step) -> Iterator[pa.Ta
     context.execution_options.preserve_order = True
     with DataContext.current(context):
         dataset = ray.data.from_items(list(items), override_num_blocks=len(items))
-        dataset = _apply(dataset, step)
+        dataset = _apply(dataset, step, tasks=READERS)
         yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
 
 
@@ -127,7 +131,7 @@ def chain_context(shards: int) -> DataContext:
     return context
 
 
-def _apply(dataset: ray.data.Dataset, step: Step) -> ray.data.Dataset:
+def _apply(dataset: ray.data.Dataset, step: Step, *, tasks: int | None = None) -> ray.data.Dataset:
     # The internal form of map_batches: the public one wants an integer batch size for GPU stages, and that
     # merges neighbouring blocks as soon as a shard has fewer rows.
     common: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "num_cpus": step.cpus}
@@ -141,7 +145,8 @@ def _apply(dataset: ray.data.Dataset, step: Step) -> ray.data.Dataset:
             **RETRIES,
             **common,
         )
-    return dataset.map_batches_internal(run_task, fn_args=(step,), max_retries=3, **common)
+    compute = TaskPoolStrategy(size=tasks)
+    return dataset.map_batches_internal(run_task, fn_args=(step,), compute=compute, max_retries=3, **common)
 
 
 def call_all(fn: Callable[[Any], Any], items: Sequence[Any], *, cpus: float, gpus: float) -> list[Any]:

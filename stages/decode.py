@@ -130,7 +130,7 @@ def _scaled(picture: Image.Image, config: DecodeConfig) -> Image.Image:
     if side <= config.size:
         return picture
     width, height = (max(1, round(length * config.size / side)) for length in picture.size)
-    return picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return picture.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
 
 
 def _jpeg(picture: Image.Image, quality: int) -> bytes:

@@ -124,6 +124,8 @@ class PairStream:
         window_shards: shards whose pairs are permuted together; the shuffle's reach and its memory.
         epochs: stop after so many; None = endless.
         lookahead: windows handed to one `read` call.
+
+    A corpus that fits into one window is read once and kept: its memory is that of a window anyway.
     """
 
     def __init__(
@@ -135,13 +137,14 @@ class PairStream:
         window_shards: int = 16,
         position: Position | None = None,
         epochs: int | None = None,
-        lookahead: int = 32,
+        lookahead: int = 8,
     ) -> None:
         assert shards, "training needs at least one shard"
         self.shards = sorted(shards, key=lambda ref: (ref.source, ref.shard))
         self.read, self.seed, self.window_shards = read, seed, window_shards
         self.position = position or Position()
         self.epochs, self.lookahead = epochs, lookahead
+        self._whole: list[pa.Table] | None = None
 
     def __iter__(self) -> Iterator[Pair]:
         skip = self.position.offset
@@ -158,6 +161,11 @@ class PairStream:
         """(epoch, window, tables) from the position on; many windows, also of later epochs, per read call, so
         that starting a read costs little for small corpora."""
         plan = self._plan()
+        if len(self.shards) <= self.window_shards:
+            if self._whole is None:
+                self._whole = list(self.read([asdict(ref) for ref in self.shards]))
+            yield from ((epoch, window, self._whole) for epoch, window, _ in plan)
+            return
         while ahead := [w for _, w in zip(range(self.lookahead), plan, strict=False)]:
             tables = iter(self.read([asdict(ref) for _, _, refs in ahead for ref in refs]))
             for epoch, window, refs in ahead:
