@@ -84,17 +84,32 @@ def _connect(config: ClusterConfig) -> None:
         os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
         # How often Ray Train looks whether its workers are done; its 2 s add up over a laptop's short trainings.
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            object_store_memory=memory,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-        )
+        with _without_stderr():
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                object_store_memory=memory,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+            )
         return
     address = None if config.address == "auto" else config.address
     ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.WARNING)
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Ray's C++ core greets on file descriptor 2 however quiet it is asked to be. What goes wrong while it starts
+    comes as an exception, so nothing is lost."""
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _quieten() -> None:

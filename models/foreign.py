@@ -16,7 +16,6 @@ from torch import Tensor
 from models.images import MEAN, STD
 from models.med import INITIAL_TEMPERATURE, TIED_PIECES, MedConfig, Parts, Sharing, TextConfig, VisionConfig
 from models.tensors import POSITIONS, CheckpointError
-from models.text import INIT_STD
 from models.tokenizer import Tokenizer
 from models.vit import LAYER_NORM_EPS
 
@@ -147,7 +146,7 @@ def to_hf(weights: Weights, tokenizer: Tokenizer) -> tuple[dict[str, Tensor], di
         "layer_norm_eps": config.text.layer_norm_eps,
         "hidden_dropout_prob": config.text.dropout,
         "attention_probs_dropout_prob": config.text.dropout,
-        "initializer_range": INIT_STD,
+        "initializer_range": 0.02,
         "label_smoothing": LABEL_SMOOTHING,
         "bos_token_id": tokenizer.dec_id,
         "eos_token_id": tokenizer.sep_id,
@@ -163,7 +162,7 @@ def to_hf(weights: Weights, tokenizer: Tokenizer) -> tuple[dict[str, Tensor], di
         "num_attention_heads": config.vision.heads,
         "intermediate_size": int(config.vision.width * config.vision.mlp_ratio),
         "layer_norm_eps": LAYER_NORM_EPS,
-        "initializer_range": INIT_STD,
+        "initializer_range": 0.02,
         "model_type": "blip_vision_model",
     }
     blip = {

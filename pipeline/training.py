@@ -197,14 +197,16 @@ def start_model(spec: LearnerSpec) -> tuple[MED, Tokenizer]:
 def assemble(
     stream: PairStream, step: int, spec: LearnerSpec, worker: Worker, augment: TrainAugment
 ) -> Iterator[Batch]:
-    """Cut the stream into global batches and make this worker's share of each: samples rank, rank + world, …"""
+    """Cut the stream into global batches and make this worker's share of each: a contiguous slice, so that the
+    keyed negatives of n workers are those of one worker with the whole batch."""
     size, pairs = spec.train.batch_size, iter(stream)
     pool = ThreadPoolExecutor(spec.train.decode_threads) if spec.train.decode_threads else None
     each: Callable[..., Any] = pool.map if pool is not None else map
     while chunk := list(islice(pairs, size)):
         position = replace(stream.position)
         first = step * size
-        numbers = range(worker.rank, len(chunk), worker.world)
+        share = len(chunk) // worker.world
+        numbers = range(worker.rank * share, (worker.rank + 1) * share)
         mine = [chunk[i] for i in numbers]
         seeds = [hash((spec.seed, first + i)) & 0x7FFFFFFF for i in numbers]
         pixels = torch.stack(list(each(partial(_pixels, augment), mine, seeds)))

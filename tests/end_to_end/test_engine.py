@@ -1,0 +1,123 @@
+"""The same stages give the same rows called directly and through Ray, for any batch size, worker count and order."""
+
+import json
+from contextlib import ExitStack
+from dataclasses import replace
+
+import duckdb
+import pytest
+import torch
+
+from cluster.engine import RowsLost, Step, run_chain, run_local
+from cluster.sizing import Share, Sizing
+from models.checkpoints import save_checkpoint
+from models.med import MED, MedConfig, TextConfig, VisionConfig
+from models.tokenizer import Tokenizer
+from pipeline.chain import bootstrap_steps, fetch_configs
+from pipeline.load import parse_config
+from pipeline.shapes import make_shapes
+from stages.manifest import build_index
+from stages.store import Store
+
+TEXTS = ["a red circle", "a blue square next to a green star", "two yellow triangles", "click here"]
+
+
+@pytest.fixture(scope="module")
+def scene(tiny, tmp_path_factory):
+    """A config, and a captioner and filter with random weights that say various things."""
+    folder, data = tiny
+    checkpoint = tmp_path_factory.mktemp("random")
+    config = parse_config(data, "tiny")
+    make_shapes(config.shapes, config.shapes_dir)
+    torch.manual_seed(0)
+    tokenizer = Tokenizer.train(TEXTS, vocab_size=100)
+    text = TextConfig(
+        vocab_size=tokenizer.vocab_size, width=16, depth=1, heads=2, ffn=32, max_positions=64, dropout=0.0
+    )
+    vision = VisionConfig(image_size=32, patch_size=16, width=16, depth=1, heads=2)
+    med = MED(MedConfig(vision=vision, text=text, embed_dim=8))
+    for parameter in med.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(
+                parameter, std=0.4
+            )  # random but opinionated: scores spread over both verdicts
+    save_checkpoint(checkpoint, med, tokenizer, {})
+    return config, str(checkpoint)
+
+
+def candidates(scene, run, *, engine, batch_size=64, actors=1, reverse=False):
+    """Bootstrap the tiny web part in one pass from urls to candidates; all candidate rows."""
+    config, checkpoint = scene
+    generate = replace(config.captioner.generate, batch_size=batch_size)
+    judge = replace(config.filter.judge, batch_size=batch_size)
+    config = config.model_copy(
+        update={
+            "captioner": config.captioner.model_copy(update={"generate": generate}),
+            "filter": config.filter.model_copy(update={"judge": judge}),
+        }
+    )
+    store = Store(str(run))
+    index = build_index(config.sources["web"].rows, store / "corpus/web/index", source="web")
+    items = [{"source": "web", "shard": s} for s in range(index.shards)]
+    share = Share(actors, 0.5, 0.0)
+    both = {"captioner": checkpoint, "filter": checkpoint}
+    with ExitStack() as stack:
+        steps = bootstrap_steps(
+            config,
+            store,
+            1,
+            models=both,
+            tokenizers=dict.fromkeys(both),
+            digests=dict.fromkeys(both, "d"),
+            fingerprint="f",
+            fetching=fetch_configs(config, ("web",), stack),
+            corpus_fingerprints={"web": "c"},
+            sizing=Sizing(Share(1, 0.5, 0.0), share, share, 4, 0),
+        )
+        results = list(engine(items[::-1] if reverse else items, steps))
+    assert sorted(row["shard"] for row in results) == list(range(index.shards))
+    read = sum(json.loads(row["records"])["candidates"]["rows"]["read"] for row in results)
+    assert read == index.rows == 90
+    query = f"SELECT * EXCLUDE (itm_prob, itc_sim) FROM '{run}/rounds/1/**/*.parquet' ORDER BY key, origin, caption_index"
+    scores = (
+        f"SELECT itm_prob, itc_sim FROM '{run}/rounds/1/**/*.parquet' ORDER BY key, origin, caption_index"
+    )
+    return duckdb.sql(query).fetchall(), [x for row in duckdb.sql(scores).fetchall() for x in row]
+
+
+@pytest.fixture(scope="module")
+def direct(scene, tmp_path_factory):
+    return candidates(scene, tmp_path_factory.mktemp("direct"), engine=run_local)
+
+
+def test_random_models_say_various_things(direct):
+    rows, scores = direct
+    texts = {row[5] for row in rows}
+    assert len(texts) > 50 and max(scores) - min(scores) > 0.2
+
+
+@pytest.mark.parametrize("variant", [{"batch_size": 7}, {"batch_size": 1, "reverse": True}])
+def test_batch_size_and_order_change_nothing(scene, direct, tmp_path, variant):
+    rows, scores = candidates(scene, tmp_path, engine=run_local, **variant)
+    assert rows == direct[0] and scores == pytest.approx(direct[1], abs=1e-5)
+
+
+def test_ray_with_two_workers_per_stage_gives_the_same_rows(scene, direct, tmp_path, ray_session):
+    rows, scores = candidates(scene, tmp_path, engine=run_chain, actors=2, reverse=True, batch_size=16)
+    assert rows == direct[0] and scores == pytest.approx(direct[1], abs=1e-5)
+
+
+class _Drops:
+    def __call__(self, batch):
+        return batch.slice(1)
+
+
+def test_a_stage_that_loses_a_row_is_a_defect_that_is_named():
+    steps = [Step(name="read", make=_Makes, kind="read"), Step(name="picky", make=_Drops)]
+    with pytest.raises(RowsLost, match="stage picky got 3 rows and returned 2"):
+        list(run_local([{"n": 3}], steps))
+
+
+class _Makes:
+    def __call__(self, batch):
+        return batch.take([0] * batch["n"][0].as_py())
