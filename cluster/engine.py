@@ -24,7 +24,8 @@ RETRIES = {"max_restarts": 20, "max_task_retries": 3}
 
 
 READERS = 2
-"""Tasks that read ahead for one training worker: enough to keep up, too few to take its CPUs."""
+"""Tasks that read ahead for one training worker: enough to keep up, too few to take its CPUs. They ask for no
+CPU: where the trainers hold every one, a reader that waited for its own would stop them all."""
 
 
 @dataclass(frozen=True, kw_only=True)

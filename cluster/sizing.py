@@ -43,7 +43,7 @@ def size(config: ClusterConfig) -> Sizing:
 def divide(config: ClusterConfig, *, cpus: float, gpus: float) -> Sizing:
     """Pure form of `size`. Captioning costs more than filtering (16 decoding steps against one text pass), so it
     gets 60 %. At least a quarter of the CPUs stay free for reading and writing."""
-    fetch = Share(config.fetch_actors or max(1, int(cpus // 4)), 0.5, 0.0)
+    fetch = Share(config.fetch_actors or max(1, int(cpus // 4)), min(0.5, cpus / 8), 0.0)
     if gpus > 0:
         each = config.gpus_per_actor or (1.0 if gpus >= 2 else 0.5)
         slots = max(2, int(gpus / each))
@@ -64,4 +64,6 @@ def divide(config: ClusterConfig, *, cpus: float, gpus: float) -> Sizing:
     models = max(2, int(cpus * 0.75 - fetch.actors * fetch.cpus))
     caption = config.caption_actors or max(1, models // 2)
     judge = config.filter_actors or max(1, models - caption if models > 3 else 1)
-    return Sizing(fetch, Share(caption, 1.0, 0.0), Share(judge, 1.0, 0.0), cpus, gpus)
+    # On fewer than four CPUs whole ones would leave none for reading and writing, and the chain would wait for ever.
+    each = min(1.0, (cpus * 0.75 - fetch.actors * fetch.cpus) / (caption + judge))
+    return Sizing(fetch, Share(caption, each, 0.0), Share(judge, each, 0.0), cpus, gpus)

@@ -146,7 +146,7 @@ def to_hf(weights: Weights, tokenizer: Tokenizer) -> tuple[dict[str, Tensor], di
         "layer_norm_eps": config.text.layer_norm_eps,
         "hidden_dropout_prob": config.text.dropout,
         "attention_probs_dropout_prob": config.text.dropout,
-        "initializer_range": 0.02,
+        "initializer_range": config.text.init_std,
         "label_smoothing": LABEL_SMOOTHING,
         "bos_token_id": tokenizer.dec_id,
         "eos_token_id": tokenizer.sep_id,

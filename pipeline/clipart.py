@@ -60,7 +60,7 @@ class ClipartConfig:
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     web: Annotated[int, Ge(1)] = 3000
-    """Web pictures, at most; about 3,100 differ in picture and are not swamped by one text."""
+    """Web pictures, at most; with `repeats` at 8 there were about 3,100 different ones."""
     test: Annotated[int, Ge(1), Le(400)] = 150
     """Held-out human pictures; no two have the same text, and no other part has one of their texts."""
     swapped: Annotated[float, Ge(0), Le(0.6)] = 0.3
@@ -76,7 +76,7 @@ class ClipartConfig:
 def make_clipart(
     config: ClipartConfig, folder: str | os.PathLike[str], *, cache: str | os.PathLike[str] | None = None
 ) -> Path:
-    """Build the corpus under `folder`, unless it is there already. Some minutes on two cores, 270 MB of downloads.
+    """Build the corpus under `folder`, unless it is there already. About four minutes of CPU time, 270 MB of downloads.
 
     Layout as of `pipeline.shapes`: `human/annotations.json` and `test/annotations.json` (lists of {"image",
     "caption", "image_id"}), `web/manifest.parquet` (url, caption, truth), pictures under `<part>/images/`; and
@@ -84,9 +84,9 @@ def make_clipart(
 
         swapped      planted: the text of another picture
         boilerplate  by rule, the uploader's own: the name of a collection, shared by five pictures or more
-        clean        by rule: none of the others. Of 40 that were looked at none was wrong; a few are in French
+        clean        by rule: none of the others. Of 40 that were looked at one was doubtful; a few are in French
                      or Italian, a few name a flag's country
-        null         nobody knows: other texts that five pictures share (half of them fit), credits, addresses,
+        null         nobody knows: other texts that five pictures share (many of them fit), credits, addresses,
                      file names, texts of more than 30 words
 
     Args:

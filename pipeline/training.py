@@ -150,7 +150,10 @@ class PairLearner:
     def _loader(self) -> Iterator[Batch]:
         spec = self.spec
         step = Step(
-            name="pairs", make=partial(ReadPairs, PairsConfig(run=spec.run, round=spec.round)), kind="read"
+            name="pairs",
+            make=partial(ReadPairs, PairsConfig(run=spec.run, round=spec.round)),
+            kind="read",
+            cpus=0.0,
         )
         stream = PairStream(
             spec.shards,

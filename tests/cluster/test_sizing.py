@@ -4,12 +4,12 @@ from cluster.session import ClusterConfig, ClusterError
 from cluster.sizing import divide
 
 
-@pytest.mark.parametrize("cpus", [4, 8, 16, 64])
+@pytest.mark.parametrize("cpus", [1, 2, 4, 8, 16, 64])
 def test_cpu_cluster_leaves_cpus_for_reading_and_writing(cpus):
     sizing = divide(ClusterConfig(), cpus=cpus, gpus=0)
     held = sum(s.actors * s.cpus for s in (sizing.fetch, sizing.caption, sizing.filter))
     assert sizing.caption.gpus == sizing.filter.gpus == 0
-    assert held <= cpus - 0.5
+    assert 0 < held <= cpus * 0.8
 
 
 def test_one_gpu_is_shared_by_captioner_and_filter():
