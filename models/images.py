@@ -23,6 +23,7 @@ _DAMAGE = (
     SyntaxError,
     ValueError,
     TypeError,
+    RuntimeError,  # the AVIF decoder
     EOFError,
     IndexError,
     KeyError,

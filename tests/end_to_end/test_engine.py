@@ -92,7 +92,7 @@ def direct(scene, tmp_path_factory):
 
 def test_random_models_say_various_things(direct):
     rows, scores = direct
-    texts = {row[5] for row in rows}
+    texts = {row[6] for row in rows}
     assert len(texts) > 50 and max(scores) - min(scores) > 0.2
 
 
