@@ -166,10 +166,14 @@ class RunTables:
         )
 
     def settings(self) -> list[Row]:
-        """The different ways the candidates were made: captioner, filter, threshold, decoding."""
+        """The different ways the candidates were made: captioner, filter, threshold, decoding.
+
+        Web texts name no captioner; they tell something only where nothing was captioned.
+        """
         return self._rows(
             'SELECT DISTINCT captioner, "filter", threshold, top_p, top_k, repetition_penalty '
-            "FROM candidates ORDER BY ALL"
+            "FROM candidates WHERE captioner IS NOT NULL OR (SELECT count(captioner) FROM candidates) = 0 "
+            "ORDER BY ALL"
         )
 
     def drift(self) -> dict[str, TextDrift | None]:

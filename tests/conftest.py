@@ -20,6 +20,21 @@ def ray_session():
 
 
 @pytest.fixture(scope="session")
+def finished(tiny, ray_session):
+    """(run directory, config, outcome) of a whole loop on the tiny corpus."""
+    from rich.console import Console
+
+    from pipeline.load import parse_config
+    from pipeline.run import run_dag
+
+    folder, data = tiny
+    config = parse_config(data, "tiny")
+    outcome = run_dag(config, Console(quiet=True))
+    assert outcome.failed == {}
+    return folder / "run", config, outcome
+
+
+@pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """(folder, config data) of a tiny run; each session makes the corpus once."""
     folder = tmp_path_factory.mktemp("tiny")

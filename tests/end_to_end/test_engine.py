@@ -25,7 +25,7 @@ TEXTS = ["a red circle", "a blue square next to a green star", "two yellow trian
 @pytest.fixture(scope="module")
 def scene(tiny, tmp_path_factory):
     """A config, and a captioner and filter with random weights that say various things."""
-    folder, data = tiny
+    _, data = tiny
     checkpoint = tmp_path_factory.mktemp("random")
     config = parse_config(data, "tiny")
     make_shapes(config.shapes, config.shapes_dir)

@@ -45,14 +45,9 @@ def kill_when(process, run, records):
 
 
 @pytest.mark.timeout(600)
-def test_killed_run_resumes_to_the_same_candidates(tmp_path):
+def test_killed_run_resumes_to_the_same_candidates(finished, tmp_path):
     kills = sorted(random.Random(os.getpid()).sample(range(1, 26), 2))
     data = tiny_data(tmp_path)
-    config = write_config(tmp_path / "undisturbed.yaml", data)
-    process = start(config)
-    output, _ = process.communicate(timeout=400)
-    assert process.returncode == 0, output
-
     data["run"]["dir"] = str(tmp_path / "disturbed")
     config = write_config(tmp_path / "disturbed.yaml", data)
     for records in kills:
@@ -61,7 +56,7 @@ def test_killed_run_resumes_to_the_same_candidates(tmp_path):
     output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, f"killed at {kills} records; {output}"
 
-    expected, found = candidates(tmp_path / "run"), candidates(tmp_path / "disturbed")
+    expected, found = candidates(finished[0]), candidates(tmp_path / "disturbed")
     assert [row[:6] for row in found] == [row[:6] for row in expected], f"killed at {kills} records"
     for mine, theirs in zip(found, expected, strict=True):
         assert mine[6:] == pytest.approx(theirs[6:], abs=1e-4)

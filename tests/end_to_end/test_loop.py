@@ -6,18 +6,8 @@ import duckdb
 import pytest
 from rich.console import Console
 
-from pipeline.load import parse_config
 from pipeline.plan import plan
 from pipeline.run import run_dag
-
-
-@pytest.fixture(scope="module")
-def finished(tiny, ray_session):
-    folder, data = tiny
-    config = parse_config(data, "tiny")
-    outcome = run_dag(config, Console(quiet=True))
-    assert outcome.failed == {}
-    return folder / "run", config, outcome
 
 
 def records(folder):
