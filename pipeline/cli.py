@@ -41,7 +41,7 @@ def quickstart(
     set_: SetOption = None,
     fresh: Annotated[str | None, typer.Option(help="Redo this node and all that depends on it.")] = None,
 ) -> None:
-    """One whole round on a corpus made on the spot: about 5 minutes on 2 CPU cores, no network."""
+    """One whole round on a corpus made on the spot: about 6 minutes on 2 CPU cores, no network."""
     _run(str(QUICKSTART), set_ or [], until=None, fresh=fresh, command="capfilt quickstart")
 
 

@@ -107,7 +107,7 @@ def make_clipart(
         return root
     if importlib.util.find_spec("resvg_py") is None:
         raise PackageError(
-            "clip-art is drawn by resvg-py, which is not installed: pip install 'capfilt[clipart]'"
+            "clip-art is drawn by resvg-py, which is not installed: pip install -e '.[clipart]'"
         )
     packages = Path(cache) if cache is not None else root / "packages"
     stamps, clipart = debian_package(STAMPS, packages), debian_package(CLIPART, packages)

@@ -152,11 +152,6 @@ class Store:
         for path in sorted(self.fs.find(self.path(folder))):
             yield str(path)[len(base) + 1 :]
 
-    def make_folder(self, folder: str = "") -> None:
-        """Make a folder where folders exist; object stores have none and need none."""
-        if self.is_local:
-            os.makedirs(self.path(folder), exist_ok=True)
-
     def check_writable(self) -> None:
         """Write and remove one small object.
 
