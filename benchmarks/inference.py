@@ -28,9 +28,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BlipConfig, BlipForConditionalGeneration, BlipForImageTextRetrieval
 
 from models.captioner import Captioner
+from models.config import SamplingConfig
 from models.images import normalise
 from models.matcher import Matcher
-from models.sampling import SamplingConfig
 from models.tokenizer import Tokenizer
 
 RESULTS = Path(__file__).parent / "results"

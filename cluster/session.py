@@ -6,43 +6,15 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Annotated, ClassVar
 
 import ray
 import ray.data
-from annotated_types import Ge, Gt
+
+from cluster.config import ClusterConfig, ClusterError
 
 MINIMUM_LOGICAL_CPUS = 4
 """A chain holds two model actors and a fetch actor while its read and write tasks need a slot too; on a machine
 of fewer cores Ray's scheduler would wait for ever, so an embedded Ray counts at least this many."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClusterConfig:
-    """Where the work runs and how many actors each stage gets; nothing given = taken from the cluster."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    address: str = "auto"
-    """`auto`: the cluster of this job (`ray job submit`) or of RAY_ADDRESS, else a Ray started inside this
-    process; `local`: always the latter; or `host:port`."""
-    fetch_actors: Annotated[int, Ge(1)] | None = None
-    """Fetchers; by default one per 4 CPUs of the cluster."""
-    caption_actors: Annotated[int, Ge(1)] | None = None
-    """Captioner replicas; by default about 60 % of the GPUs, or a third of the CPUs where there is no GPU."""
-    filter_actors: Annotated[int, Ge(1)] | None = None
-    """Filter replicas; by default the other GPUs or CPUs."""
-    gpus_per_actor: Annotated[float, Gt(0)] | None = None
-    """GPUs (or a share of one) each captioner and filter replica asks for; by default 1, or 0.5 on one GPU."""
-    segment: Annotated[int, Ge(1)] = 2000
-    """Shards per Ray Data execution: what the driver keeps in mind at a time."""
-    object_store_gb: Annotated[float, Gt(0)] | None = None
-    """Object store of an embedded Ray, in GB; Ray's own choice when not given."""
-
-
-class ClusterError(RuntimeError):
-    """The cluster cannot be reached or has not what the run needs."""
 
 
 @contextmanager

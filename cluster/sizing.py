@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import ray
 
-from cluster.session import ClusterConfig, ClusterError
+from cluster.config import ClusterConfig, ClusterError
 
 
 @dataclass(frozen=True)

@@ -7,34 +7,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import ray
 import ray.train
 import ray.train.torch
 import torch
-from annotated_types import Ge, Gt
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 
+from cluster.config import WorkersConfig
 from cluster.metrics import Board
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkersConfig:
-    """Workers of a training node."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    workers: Annotated[int, Ge(1)] = 1
-    """Data-parallel workers; the global batch is divided among them."""
-    cpus_per_worker: Annotated[float, Gt(0)] = 1
-    """CPUs each worker asks for, and its torch threads where it has no GPU."""
-    gpus_per_worker: Annotated[float, Ge(0)] | None = None
-    """GPUs each worker asks for; by default 1 where the cluster has GPUs."""
-    max_failures: Annotated[int, Ge(0)] = 3
-    """Worker deaths after which the node fails; each costs the steps since the last checkpoint."""
-    checkpoint_every: Annotated[int, Ge(1)] = 1000
-    """Steps between checkpoints of everything a resume needs."""
 
 
 class Learner(Protocol):

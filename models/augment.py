@@ -11,39 +11,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from random import Random
-from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt, Le
 from PIL import Image, ImageEnhance, ImageOps
 
-MAX_MAGNITUDE = 10  # the scale of `magnitude`
+from models.config import MAX_MAGNITUDE, AugmentConfig
+
 APPLY_PROBABILITY = 0.5  # of each drawn operation
 FILL = (128, 128, 128)  # what geometric operations uncover
 ASPECT_RATIOS = (3 / 4, 4 / 3)  # of a crop, width to height
 CROP_ATTEMPTS = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class AugmentConfig:
-    """How training images are varied. `min_scale: 1`, `hflip: false`, `randaugment: false` is no change."""
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
-
-    min_scale: Annotated[float, Gt(0), Le(1)] = 0.2
-    """Smallest area of a crop, share of the image. Reference: 0.2 in pretraining, 0.5 in finetuning; 1 means
-    no crop, the whole image is squashed as in evaluation."""
-    hflip: bool = True
-    """Mirror half of the images. The paper does, even when a caption says left or right."""
-    randaugment: bool = True
-    """Apply the operations below."""
-    operations: Annotated[int, Ge(1)] = 2
-    """Operations drawn per image (reference 2)."""
-    magnitude: Annotated[float, Ge(0), Le(MAX_MAGNITUDE)] = 5.0
-    """Strength of the operations, 0 to 10 (reference 5, at which Brightness and Sharpness change nothing)."""
 
 
 class TrainAugment:

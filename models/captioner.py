@@ -10,11 +10,12 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from models.config import SamplingConfig
 from models.generation import Prompt, generate
 from models.images import normalise
 from models.inference import Images, MicroBatches, Precision, load, load_pixels, place
 from models.med import MED
-from models.sampling import SamplingConfig, sequence_seed
+from models.sampling import sequence_seed
 from models.tokenizer import Tokenizer
 
 

@@ -4,7 +4,6 @@ Ours is a folder: `model.safetensors` (tied tensors once), `config.json`, the to
 `provenance.json`.
 """
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Callable
@@ -16,24 +15,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from models.config import MedConfig, Parts
+from models.files import CONFIG, PICKLED_WEIGHTS, PROVENANCE, WEIGHTS, CheckpointError
 from models.foreign import Weights, from_blip, from_hf, hf_image_processor, to_blip, to_hf
-from models.med import MED, MedConfig, Parts
+from models.med import MED
 from models.starts import load_text_start, load_vision_start
-from models.tensors import (
-    CheckpointError,
-    check_names,
-    complete_ties,
-    fill,
-    read_pickled,
-    read_safetensors,
-    tied_names,
-)
+from models.tensors import check_names, complete_ties, fill, read_pickled, read_safetensors, tied_names
 from models.tokenizer import Tokenizer
 
 __all__ = [
-    "CheckpointError",
     "CheckpointInfo",
-    "checkpoint_digest",
     "export_checkpoint",
     "load_checkpoint",
     "load_text_start",
@@ -44,9 +35,6 @@ __all__ = [
 Format = Literal["capfilt", "hf", "blip"]
 
 FORMAT_NAME, FORMAT_VERSION = "capfilt-med", 1
-WEIGHTS, CONFIG, PROVENANCE = "model.safetensors", "config.json", "provenance.json"
-PICKLED_WEIGHTS = "pytorch_model.bin"  # transformers folders from before safetensors
-DIGESTED = (WEIGHTS, PICKLED_WEIGHTS, CONFIG, "tokenizer.json", "vocab.txt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,21 +201,6 @@ def export_checkpoint(
         words.save(place)
 
     _replace_files(dst, write)
-
-
-def checkpoint_digest(path: str | Path) -> str:
-    """SHA-256 (hex) of what determines a model's output: weights, config and tokenizer, not provenance."""
-    path = Path(path)
-    files = [path] if path.is_file() else [path / name for name in DIGESTED if (path / name).is_file()]
-    if not files:
-        raise CheckpointError(f"no checkpoint at {path}: give a checkpoint folder or a .pth file")
-    total = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        # A lone .pth may be renamed; inside a folder the name says what the bytes are for.
-        total.update(f"{file.name if path.is_dir() else ''}:{digest}\n".encode())
-    return total.hexdigest()
 
 
 def _tensors(med: MED) -> dict[str, Tensor]:

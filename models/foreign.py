@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.config import MedConfig, Parts, Sharing, TextConfig, VisionConfig
+from models.files import CheckpointError
 from models.images import MEAN, STD
-from models.med import INITIAL_TEMPERATURE, TIED_PIECES, MedConfig, Parts, Sharing, TextConfig, VisionConfig
-from models.tensors import POSITIONS, CheckpointError
+from models.med import INITIAL_TEMPERATURE, TIED_PIECES
+from models.tensors import POSITIONS
 from models.tokenizer import Tokenizer
 from models.vit import LAYER_NORM_EPS
 

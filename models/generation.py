@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.med import MED, DecoderCache, ImageRows
-from models.sampling import SamplingConfig, apply_repetition_penalty, filter_logits, pick, uniform
+from models.attention import DecoderCache, ImageRows
+from models.config import SamplingConfig
+from models.med import MED
+from models.sampling import apply_repetition_penalty, filter_logits, pick, uniform
 
 
 @dataclass(frozen=True, kw_only=True)

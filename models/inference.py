@@ -14,8 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from models.checkpoints import load_checkpoint
-from models.images import decode_image, to_pixels
-from models.med import MED, Parts
+from models.config import Parts
+from models.images import to_pixels
+from models.med import MED
+from models.pictures import decode_image
 from models.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)

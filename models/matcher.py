@@ -10,9 +10,10 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
+from models.attention import CrossKV
 from models.images import normalise
 from models.inference import Images, MicroBatches, Precision, load, load_pixels, place
-from models.med import MED, CrossKV
+from models.med import MED
 from models.tokenizer import Tokenizer
 
 

@@ -7,22 +7,16 @@ those of salesforce/BLIP, so its files fit by name.
 Shape suffixes: those of models/text.py; E is the width of the joint embedding.
 """
 
-from dataclasses import asdict, dataclass, field, fields
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Literal
 
 import torch
-from annotated_types import Gt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.attention import CrossKV, DecoderCache, ImageRows, decoder_mask
-from models.text import TextConfig, TextDecoder, TextReads, TextTransformer
-from models.vit import VisionConfig, build_vit
-
-__all__ = ["MED", "CrossKV", "DecoderCache", "ImageRows", "MedConfig", "Parts", "TextConfig", "VisionConfig"]
-
-Parts = Literal["pretrain", "captioner", "filter"]
-Sharing = Literal["all_but_sa", "all_but_ca", "all", "none"]
+from models.config import MedConfig, Sharing
+from models.text import TextDecoder, TextReads, TextTransformer
+from models.vit import build_vit
 
 INITIAL_TEMPERATURE = 0.07  # salesforce/BLIP models/blip_pretrain.py, as CLIP and ALBEF
 
@@ -33,48 +27,6 @@ TIED_PIECES: dict[Sharing, tuple[str, ...]] = {
     "all_but_sa": ("crossattention", "intermediate", "output"),
     "none": (),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class MedConfig:
-    """A whole model: its two towers, and which parts of it exist."""
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
-
-    vision: VisionConfig = field(default_factory=VisionConfig)
-    """The image encoder."""
-    text: TextConfig = field(default_factory=TextConfig)
-    """The text encoder and decoder, which are equal in size."""
-    embed_dim: Annotated[int, Gt(0)] = 256
-    """Width of the joint image-text embedding of ITC. Paper: 256."""
-    sharing: Sharing = "all_but_sa"
-    """What text encoder and decoder share in pretraining: all but self-attention (the paper's choice, Table
-    3), all but cross-attention, all, or none. Without effect where only one of them exists."""
-    parts: Parts = "pretrain"
-    """"captioner": image encoder + decoder. "filter": image encoder + text encoder + ITC and ITM heads.
-    "pretrain": everything."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dicts and numbers, for config.json."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "MedConfig":
-        """The reverse of `to_dict`. ValueError names keys that no field has."""
-        values = dict(values)
-        _refuse_unknown("model", cls, values)
-        for name, config in (("vision", VisionConfig), ("text", TextConfig)):
-            if name in values:
-                _refuse_unknown(f"model.{name}", config, values[name])
-                values[name] = config(**values[name])
-        return cls(**values)
-
-
-def _refuse_unknown(where: str, config: type, values: dict[str, Any]) -> None:
-    known = [f.name for f in fields(config)]
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise ValueError(f"{where}: unknown key {', '.join(unknown)}; known are {', '.join(known)}")
 
 
 class MED(nn.Module):

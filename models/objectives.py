@@ -19,14 +19,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, TypedDict
+from typing import Any, TypedDict
 
 import torch
-from annotated_types import Ge, Gt, Le, Lt, MinLen
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.attention import CrossKV
+from models.captions import normalise_caption
+from models.config import ObjectiveConfig
 from models.contrast import (
     Pairs,
     contrast,
@@ -38,74 +39,10 @@ from models.contrast import (
 )
 from models.gather import gather, gather_with_gradient, max_over_workers, sum_over_workers, world
 from models.images import normalise
-from models.med import MED, CrossKV
+from models.med import MED
 from models.momentum import PairQueue, make_teacher, move_teacher
 from models.sampling import sequence_seed
-from models.tokenizer import Tokenizer, normalise_caption
-
-Loss = Literal["itc", "itm", "lm"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ObjectiveConfig:
-    """Which losses are trained, and how. The defaults are the paper's pretraining."""
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
-
-    losses: Annotated[tuple[Loss, ...], MinLen(1)] = ("itc", "itm", "lm")
-    """Summed with equal weight. Pretraining: all; the captioner: lm; the filter: itc and itm."""
-    queue_size: Annotated[int, Ge(0)] = 57600
-    """Pairs that ITC's queue holds (paper 57600); any batch fits. 0: contrast within the batch, no momentum
-    encoders, and hence no soft labels (set `alpha` to 0)."""
-    momentum: Annotated[float, Ge(0), Le(1)] = 0.995
-    """Share of itself that the momentum encoder keeps per step (paper 0.995)."""
-    alpha: Annotated[float, Ge(0), Le(1)] = 0.4
-    """Weight of the momentum encoder's similarities in ITC's targets (paper 0.4); pairs get the rest."""
-    alpha_ramp_epochs: Annotated[float, Ge(0)] = 2.0
-    """Epochs over which `alpha` rises linearly from 0 (reference: 2 in pretraining, 1 in finetuning)."""
-    temp_min: Annotated[float, Gt(0)] = 0.001
-    """The learned temperature is held above this (reference 0.001)."""
-    temp_max: Annotated[float, Gt(0)] = 0.5
-    """The learned temperature is held below this (reference 0.5)."""
-    positives: Literal["ids", "pairs"] = "ids"
-    """"ids": pairs with the same image id or the same text are positives of one another. "pairs": only a pair
-    itself is, as in the reference's pretraining."""
-    contrast_all_workers: bool = True
-    """ITC compares with the current batch of every worker; the reference with the worker's own."""
-    negative_all_rank: bool = False
-    """Draw ITM's negatives from every worker's batch (reference: true in finetuning on COCO), not just the
-    worker's own."""
-    negative_floor: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """Added to every negative's weight before drawing (reference: 1e-4 in pretraining)."""
-    teacher_dropout: bool = False
-    """Keep dropout on in the momentum encoder, as the reference does."""
-    label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.1
-    """Of the language model (paper 0.1)."""
-    prompt: str = ""
-    """Text before every caption that is read but not predicted: "a picture of " in finetuning."""
-    max_tokens: Annotated[int, Ge(4)] = 30
-    """Longest text in tokens (reference: pretraining 30, filter 35, captioner 40)."""
-    max_words: Annotated[int, Ge(1)] = 30
-    """Words of a text that are kept (reference 30)."""
-
-    def __post_init__(self) -> None:
-        if len(set(self.losses)) < len(self.losses):
-            raise ValueError(f"losses {list(self.losses)} name one twice: each is summed once")
-        if self.queue_size == 0 and self.alpha > 0 and "itc" in self.losses:
-            raise ValueError(
-                f"queue_size 0 has no momentum encoder, so alpha {self.alpha} has no soft labels to weigh: "
-                "set alpha to 0 or queue_size above 0"
-            )
-        if self.temp_min >= self.temp_max:
-            raise ValueError(f"temp_min {self.temp_min} must be below temp_max {self.temp_max}")
-        if self.prompt and "lm" not in self.losses:
-            raise ValueError(f"prompt {self.prompt!r} is read by the loss lm only, which losses lacks")
-
-    @classmethod
-    def reference(cls, **changes: Any) -> ObjectiveConfig:
-        """The defaults with the choices of the reference code's pretraining; `changes` override them."""
-        code = {"positives": "pairs", "contrast_all_workers": False}
-        return cls(**{**code, "negative_floor": 1e-4, "teacher_dropout": True, **changes})
+from models.tokenizer import Tokenizer
 
 
 class PairBatch(TypedDict):

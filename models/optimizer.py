@@ -4,60 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from annotated_types import Ge, Gt, Le, Lt
 from torch import nn
+
+from models.config import OptimizerConfig
 
 # Parameters with two or more dimensions that are offsets, not matrices.
 POSITIONS = ("pos_embed", "cls_token", "position_embeddings.weight")
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-    """How the weights are moved. The defaults are the paper's pretraining of ViT-B."""
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
-
-    lr: Annotated[float, Gt(0)] = 3e-4
-    """Peak learning rate. Paper: 3e-4 (ViT-B) or 2e-4 (ViT-L); finetuning 1e-5 (ViT-L: captioner 2e-6, filter
-    5e-6)."""
-    vision_lr_scale: Annotated[float, Ge(0)] = 1.0
-    """The image encoder's learning rate over `lr`; 0 leaves it as it is. Paper: 1."""
-    weight_decay: Annotated[float, Ge(0)] = 0.05
-    """Of matrices (paper 0.05)."""
-    decay_all: bool = False
-    """Decay norms, biases, positions and the temperature as well, as the reference does."""
-    betas: tuple[Annotated[float, Ge(0), Lt(1)], Annotated[float, Ge(0), Lt(1)]] = (0.9, 0.999)
-    """AdamW's averaging of gradient and of its square (reference: torch's defaults)."""
-    warmup_steps: Annotated[int, Ge(0)] = 3000
-    """Optimizer steps over which the rate rises linearly (reference 3000 in pretraining, 0 in finetuning)."""
-    warmup_lr: Annotated[float, Ge(0)] = 1e-6
-    """Rate of the first warm-up step (reference 1e-6)."""
-    schedule: Literal["exponential", "cosine", "linear", "constant"] = "exponential"
-    """Decay after warm-up: by `decay_rate` per epoch (pretraining), or down to `min_lr` at the last step
-    (cosine: finetuning)."""
-    decay_rate: Annotated[float, Gt(0), Le(1)] = 0.85
-    """Exponential only: factor per epoch (paper 0.85, reference code 0.9)."""
-    decay_every: Literal["step", "epoch"] = "step"
-    """Whether the rate falls a little every step, or only between epochs as in the reference."""
-    min_lr: Annotated[float, Ge(0)] = 1e-6
-    """The rate never falls below (reference 1e-6 in pretraining, 0 in finetuning)."""
-    clip_grad: Annotated[float, Ge(0)] = 0.0
-    """Largest norm of the gradient; 0 does not clip (reference 0)."""
-
-    def __post_init__(self) -> None:
-        if self.min_lr > self.lr or self.warmup_lr > self.lr:
-            raise ValueError(
-                f"min_lr {self.min_lr} and warmup_lr {self.warmup_lr} cannot exceed lr {self.lr}: lower them"
-            )
-
-    @classmethod
-    def reference(cls, **changes: Any) -> OptimizerConfig:
-        """The defaults with the choices of the reference code; `changes` override them."""
-        return cls(**{"decay_all": True, "decay_rate": 0.9, "decay_every": "epoch", **changes})
 
 
 def learning_rate(config: OptimizerConfig, step: int, total_steps: int, steps_per_epoch: float) -> float:

@@ -25,9 +25,10 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from models.captions import normalise_caption
 from models.images import normalise
 from models.med import MED
-from models.tokenizer import Tokenizer, normalise_caption
+from models.tokenizer import Tokenizer
 
 RECALL_AT = (1, 5, 10)
 MAX_TOKENS = 35

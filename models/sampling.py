@@ -6,63 +6,9 @@ Sources: nucleus sampling, Holtzman et al. 2020 (arXiv 1904.09751); the repetiti
 """
 
 import hashlib
-from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
 
 import torch
-from annotated_types import Ge, Gt, Le
 from torch import Tensor
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingConfig:
-    """How the captioner picks tokens. Lengths count new tokens, without the prompt, [SEP] included."""
-
-    __pydantic_config__: ClassVar[dict] = {"extra": "forbid"}
-
-    strategy: Literal["nucleus", "beam", "greedy"] = "nucleus"
-    """Nucleus sampling is the paper's choice for CapFilt (Table 2); beam 3 is its choice for caption
-    benchmarks."""
-    top_p: Annotated[float, Gt(0), Le(1)] = 0.9
-    """Nucleus only: probability mass to keep; paper 0.9, 1 keeps all."""
-    top_k: Annotated[int, Ge(0)] = 0
-    """Nucleus only: most probable tokens to keep before `top_p`; 0 is off. BLIP's code applied 50 unsaid."""
-    temperature: Annotated[float, Gt(0)] = 1.0
-    """Nucleus only: logits are divided by it; paper 1."""
-    repetition_penalty: Annotated[float, Gt(0)] = 1.0
-    """Above 1 makes tokens that occurred less likely; 1 is off. BLIP's code fixed 1.1 when it sampled."""
-    penalty_scope: Literal["generated", "all"] = "generated"
-    """Which tokens count as occurred: the new ones, or the prompt's as well (BLIP's code)."""
-    min_new_tokens: Annotated[int, Ge(0)] = 1
-    """[SEP] cannot come before so many new tokens; 1 is BLIP's min_length 5 less its 4 prompt tokens."""
-    max_new_tokens: Annotated[int, Ge(1)] = 16
-    """Decoding ends after so many new tokens; 16 is BLIP's max_length 20 less its 4 prompt tokens."""
-    num_beams: Annotated[int, Ge(2)] = 3
-    """Beam only: hypotheses kept per image; paper 3. One would be `greedy`."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p}; it must lie in (0, 1], where 1 keeps every token")
-        if self.top_k < 0:
-            raise ValueError(f"top_k is {self.top_k}; it must be 0 (off) or the number of tokens to keep")
-        if self.temperature <= 0 or self.repetition_penalty <= 0:
-            raise ValueError(
-                f"temperature is {self.temperature} and repetition_penalty is {self.repetition_penalty}; "
-                "both must be above 0 (strategy 'greedy' takes the most probable token)"
-            )
-        if not 0 <= self.min_new_tokens <= self.max_new_tokens or self.max_new_tokens < 1:
-            raise ValueError(
-                f"min_new_tokens is {self.min_new_tokens} and max_new_tokens is {self.max_new_tokens}; "
-                "0 <= min_new_tokens <= max_new_tokens and max_new_tokens >= 1 must hold"
-            )
-        if self.num_beams < 2:
-            raise ValueError(f"num_beams is {self.num_beams}; it must be at least 2 (1 is strategy 'greedy')")
-
-    @classmethod
-    def reference(cls) -> "SamplingConfig":
-        """What BLIP's released code does when it is asked for nucleus sampling with p = 0.9."""
-        return cls(top_k=50, repetition_penalty=1.1, penalty_scope="all")
-
 
 # ---- keyed draws
 

@@ -7,8 +7,9 @@ import timm
 import torch
 from torch import Tensor
 
+from models.files import CheckpointError
 from models.med import MED
-from models.tensors import POSITIONS, CheckpointError, check_names, read_pickled, read_safetensors
+from models.tensors import POSITIONS, check_names, read_pickled, read_safetensors
 from models.text import TextTransformer
 from models.tokenizer import Tokenizer
 from models.vit import interpolate_positions

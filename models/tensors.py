@@ -4,7 +4,7 @@ The reference loads with strict=False and deletes what does not fit (salesforce/
 which puts random layers into production without a word.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -12,32 +12,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from models.files import CheckpointError
 from models.vit import interpolate_positions
 
 POSITIONS = "visual_encoder.pos_embed"
-NAMES_SHOWN = 20
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used as asked. The three lists name every tensor at fault."""
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        missing: Sequence[str] = (),
-        unexpected: Sequence[str] = (),
-        misshaped: Sequence[str] = (),
-    ) -> None:
-        self.missing, self.unexpected, self.misshaped = list(missing), list(unexpected), list(misshaped)
-        kinds = {"missing": missing, "unexpected": unexpected, "mis-shaped": misshaped}
-        found = [f"{len(names)} {kind}: {_shown(names)}" for kind, names in kinds.items() if names]
-        super().__init__("; ".join([message, *found]))
-
-
-def _shown(names: Sequence[str]) -> str:
-    more = len(names) - NAMES_SHOWN
-    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

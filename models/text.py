@@ -14,47 +14,14 @@ N image tokens, D text width, W image width, H heads, K channels per head, V voc
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, ClassVar, cast
+from typing import cast
 
 import torch
-from annotated_types import Ge, Gt, Lt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.attention import CrossKV, DecoderCache, ImageRows
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextConfig:
-    """The text transformer's size. The defaults are BERT-base with BLIP's two extra tokens."""
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
-
-    vocab_size: Annotated[int, Gt(0)] = 30524
-    """Tokens known: bert-base-uncased's 30522, then [DEC] and [ENC]."""
-    width: Annotated[int, Gt(0)] = 768
-    """Channels of a token."""
-    depth: Annotated[int, Gt(0)] = 12
-    """Layers."""
-    heads: Annotated[int, Gt(0)] = 12
-    """Attention heads; divides width."""
-    ffn: Annotated[int, Gt(0)] = 3072
-    """Hidden width of the feed-forward."""
-    max_positions: Annotated[int, Gt(0)] = 512
-    """Longest text in tokens."""
-    dropout: Annotated[float, Ge(0), Lt(1)] = 0.1
-    """Of embeddings, sub-layer outputs and attention probabilities, in training. BERT and BLIP: 0.1."""
-    layer_norm_eps: Annotated[float, Gt(0)] = 1e-12
-    """Added to the variance in every norm. BERT: 1e-12."""
-    init_std: Annotated[float, Gt(0)] = 0.02
-    """Spread of new matrices. BERT and BLIP (configs/med_config.json): 0.02; at a width of 64 and with few steps
-    0.08 learns faster."""
-
-    def __post_init__(self) -> None:
-        if self.width % self.heads:
-            raise ValueError(
-                f"text.width {self.width} cannot be split into {self.heads} heads: choose a divisor"
-            )
+from models.config import TextConfig
 
 
 class Projections(nn.Module):

@@ -7,7 +7,6 @@ Shape suffixes: B texts, T tokens.
 """
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
@@ -28,17 +27,6 @@ DEC, ENC = "[DEC]", "[ENC]"
 MAX_POSITIONS = 512  # BERT's; what transformers reads as model_max_length
 MIN_VOCABULARY = 32  # below it a trained vocabulary holds hardly more than the special tokens
 MAX_ALPHABET = 1000  # characters a trained vocabulary knows, as in BERT's own
-# Replaced by a space before training and scoring (pre_caption of salesforce/BLIP data/utils.py).
-CAPTION_PUNCTUATION = re.compile(r"[.!\"()*#:;~]")
-
-
-def normalise_caption(text: str, max_words: int | None = None) -> str:
-    """A caption as the model knows captions: lower case, some punctuation and all runs of blanks one space.
-
-    The paper's pre_caption; at most `max_words` words are kept (reference: 30 in pretraining, 50 elsewhere).
-    """
-    words = CAPTION_PUNCTUATION.sub(" ", text.lower()).split()
-    return " ".join(words[:max_words])
 
 
 class Tokenizer:

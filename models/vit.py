@@ -6,71 +6,22 @@ no head, and every token (CLS first) handed on to cross-attention.
 Shape suffixes: B images, S pixels per side, G grid side, N tokens (1 CLS + G*G patches), D width.
 """
 
-from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any
 
 import torch
-from annotated_types import Ge, Gt, Lt
 from timm.layers import PatchEmbed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from models.config import VisionConfig
+
 # Of every norm in salesforce/BLIP models/vit.py; transformers' BLIP defaults to 1e-5 instead.
 LAYER_NORM_EPS = 1e-6
 # The conv stem folds 4x4 pixels into channels first, then halves the grid once per convolution.
 STEM_FOLD = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class VisionConfig:
-    """The image encoder's size. Defaults: ViT-B/16; ViT-L/16 is width 1024, depth 24, heads 16."""
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
-
-    image_size: Annotated[int, Gt(0)] = 224
-    """Side of the square input in pixels, a multiple of patch_size. Paper: 224, then 384 in finetuning."""
-    patch_size: Annotated[int, Gt(0)] = 16
-    """Pixels per side that one token stands for."""
-    width: Annotated[int, Gt(0)] = 768
-    """Channels of a token."""
-    depth: Annotated[int, Gt(0)] = 12
-    """Transformer blocks."""
-    heads: Annotated[int, Gt(0)] = 12
-    """Attention heads; divides width."""
-    mlp_ratio: Annotated[float, Gt(0)] = 4.0
-    """Hidden width of a block's MLP over width."""
-    drop_path: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """Stochastic depth of the last block, rising linearly from 0. Reference: 0 for ViT-B, 0.1 for ViT-L."""
-    stem: Literal["patch", "conv"] = "patch"
-    """"patch" is ViT's one linear projection; "conv" a stack of small convolutions, for tiny models."""
-    checkpoint_layers: Annotated[int, Ge(0)] = 0
-    """How many of the last blocks recompute their activations in the backward pass, to save memory."""
-
-    def __post_init__(self) -> None:
-        if self.image_size % self.patch_size:
-            raise ValueError(
-                f"vision.image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
-            )
-        if self.width % self.heads:
-            raise ValueError(
-                f"vision.width {self.width} cannot be split into {self.heads} heads: choose a divisor"
-            )
-        if self.checkpoint_layers > self.depth:
-            raise ValueError(
-                f"vision.checkpoint_layers {self.checkpoint_layers} exceeds depth {self.depth}: at most all"
-            )
-        if self.stem == "conv" and self.patch_size not in (8, 16, 32):
-            raise ValueError(
-                f'vision.patch_size {self.patch_size} does not suit stem "conv": use 8, 16 or 32'
-            )
-
-    @property
-    def tokens(self) -> int:
-        """N, the tokens one image becomes: CLS and the patches (197 at 224 pixels, 577 at 384)."""
-        return 1 + (self.image_size // self.patch_size) ** 2
 
 
 class CheckpointedBlock(Block):  # type: ignore[misc]  # timm comes without types

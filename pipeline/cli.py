@@ -62,7 +62,7 @@ def check(config: ConfigArgument, set_: SetOption = None) -> None:
     from pipeline.ledger import Ledger
     from pipeline.load import dump_config, load_config
     from pipeline.plan import plan
-    from pipeline.run import check_sources, states
+    from pipeline.prepare import check_sources, states
     from stages.store import Store
 
     console = _console()
@@ -133,7 +133,7 @@ def convert(
 @app.command()
 def shapes(folder: Annotated[str, typer.Argument(help="Where to make it.")]) -> None:
     """Make the procedural corpus of coloured shapes with planted noise."""
-    from pipeline.run import make_corpus
+    from pipeline.prepare import make_corpus
     from pipeline.shapes import ShapesConfig, make_shapes
 
     with _Errors():
@@ -145,7 +145,7 @@ def shapes(folder: Annotated[str, typer.Argument(help="Where to make it.")]) -> 
 def clipart(folder: Annotated[str, typer.Argument(help="Where to make it.")]) -> None:
     """Build the clip-art corpus (Tux Paint stamps, Open Clip Art) from Debian packages."""
     from pipeline.clipart import ClipartConfig, make_clipart
-    from pipeline.run import make_corpus
+    from pipeline.prepare import make_corpus
 
     with _Errors():
         make_corpus(make_clipart, ClipartConfig(), folder)
@@ -159,13 +159,16 @@ def main() -> None:
 
 def _run(path: str, overrides: list[str], *, until: str | None, fresh: str | None, command: str) -> None:
     from pipeline.load import load_config
-    from pipeline.run import run_dag
+    from pipeline.prepare import prepare
 
     console = _console()
     again = " ".join([command, *(f"--set {shlex.quote(o)}" for o in overrides)])
     with _Errors(resume=again):
         config = load_config(path, overrides)
-        outcome = run_dag(config, console, until=until, fresh=fresh)
+        prepared = prepare(config, until=until, fresh=fresh)
+        from pipeline.run import execute  # with it comes Ray, which takes seconds: mistakes are told before
+
+        outcome = execute(prepared, console)
     metrics = _last_metrics(config)
     for line in outcome.failed.values():
         console.print(f"[bold red]error[/] {line}", highlight=False, soft_wrap=True)
@@ -223,7 +226,7 @@ class _Errors:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        from pipeline.run import USER_ERRORS
+        from pipeline.errors import USER_ERRORS
 
         if isinstance(error, KeyboardInterrupt):
             _interrupted(self.resume)

@@ -6,12 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from cluster.session import ClusterConfig
-from cluster.train import WorkersConfig
-from models.augment import AugmentConfig
-from models.med import MedConfig
-from models.objectives import ObjectiveConfig
-from models.optimizer import OptimizerConfig
+from cluster.config import ClusterConfig, WorkersConfig
+from models.config import AugmentConfig, MedConfig, ObjectiveConfig, OptimizerConfig
 from pipeline.clipart import ClipartConfig
 from pipeline.shapes import ShapesConfig
 from stages.caption import CaptionConfig

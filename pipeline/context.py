@@ -14,10 +14,6 @@ from pipeline.progress import Progress
 from stages.store import Store
 
 
-class NodeFailed(RuntimeError):
-    """A node cannot end well; the message says why and what to do. What it committed stays."""
-
-
 @dataclass
 class Run:
     """One run in the driver: config, place, plan and what watches it."""
@@ -28,19 +24,7 @@ class Run:
     nodes: dict[str, Node]
     prints: Fingerprints
     progress: Progress
-    board: Board | None
-    """None until the cluster is there."""
+    board: Board
 
     def sizing(self) -> Sizing:
         return size(self.config.cluster)
-
-
-def outputs_of(node: Node) -> list[str]:
-    """Folders a node makes, inside the run directory."""
-    if node.kind == "fetch":
-        return [f"corpus/{source}" for source in node.sources]
-    if node.kind == "bootstrap":
-        return [f"rounds/{node.round}/{source}" for source in node.sources]
-    if node.kind == "report":
-        return [f"reports/{node.round}"]
-    return [] if node.kind == "evaluate" else [f"models/{node.name}", f"train/{node.name}"]

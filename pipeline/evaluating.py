@@ -7,11 +7,7 @@ from typing import Any
 
 from cluster.engine import call_all
 from cluster.sizing import Sizing
-from models.captioner import Captioner
-from models.checkpoints import load_checkpoint
-from models.inference import load_pixels, place
-from models.retrieval import evaluate_retrieval
-from models.tokenizer import normalise_caption
+from models.captions import normalise_caption
 from pipeline.config import Config, EvaluateSection
 from pipeline.ledger import Ledger
 from pipeline.metrics import caption_metrics
@@ -48,7 +44,12 @@ def evaluate_models(
 
 
 def evaluate(test: Test) -> dict[str, Any]:
-    """Evaluate one model in this process."""
+    """Evaluate one model in this process; the driver, which only lists the tests, needs no torch."""
+    from models.captioner import Captioner
+    from models.checkpoints import load_checkpoint
+    from models.inference import load_pixels, place
+    from models.retrieval import evaluate_retrieval
+
     checkpoint = local_artifact(test.run.address(f"models/{test.model}"), test.model)
     med, tokenizer, _ = load_checkpoint(checkpoint, parts="pretrain")
     caption = test.config.caption

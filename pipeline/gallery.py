@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from models.images import decode_image
+from models.pictures import decode_image
 from pipeline.tables import Candidate, Example
 
 THUMBNAIL = 360

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from models.checkpoints import checkpoint_digest
+from models.files import checkpoint_digest
 from pipeline.config import Config, TrainSection
 from pipeline.ledger import fingerprint
 from pipeline.load import plain

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.context import Run, outputs_of
-from pipeline.evaluating import evaluate_models
-from pipeline.plan import Node
-from pipeline.reporting import write_report
-from pipeline.shard_nodes import run_bootstrap, run_fetch
-from pipeline.train_nodes import run_training
+from pipeline.context import Run
+from pipeline.plan import Node, outputs_of
 
 
 def run_node(run: Run, node: Node) -> dict[str, Any]:
@@ -21,20 +17,28 @@ def run_node(run: Run, node: Node) -> dict[str, Any]:
     Raises:
         NodeFailed: with one line for the user.
     """
-    work = {
-        "fetch": run_fetch,
-        "bootstrap": run_bootstrap,
-        "pretrain": run_training,
-        "captioner": run_training,
-        "filter": run_training,
-        "evaluate": run_evaluate,
-        "report": run_report,
-    }
-    return work[node.kind](run, node)
+    # Imported when their turn comes: a chain of given checkpoints never trains, and its driver needs no torch.
+    if node.kind == "fetch":
+        from pipeline.shard_nodes import run_fetch
+
+        return run_fetch(run, node)
+    if node.kind == "bootstrap":
+        from pipeline.shard_nodes import run_bootstrap
+
+        return run_bootstrap(run, node)
+    if node.kind == "evaluate":
+        return run_evaluate(run, node)
+    if node.kind == "report":
+        return run_report(run, node)
+    from pipeline.train_nodes import run_training
+
+    return run_training(run, node)
 
 
 def run_evaluate(run: Run, node: Node) -> dict[str, Any]:
     """Retrieval and captioning of the pretrained MEDs on the test sources."""
+    from pipeline.evaluating import evaluate_models
+
     names = [need for need in node.needs if need.startswith("pretrain.")]
     results = evaluate_models(run.config, run.store, run.ledger, names, run.sizing())
     summary = "  ".join(
@@ -46,6 +50,8 @@ def run_evaluate(run: Run, node: Node) -> dict[str, Any]:
 
 def run_report(run: Run, node: Node) -> dict[str, Any]:
     """Noise ratios, metrics and the page."""
+    from pipeline.reporting import write_report
+
     metrics = write_report(run.config, run.store, run.ledger, run.nodes, node.round)
     ratios = ", ".join(f"{origin} {value:.3f}" for origin, value in metrics["noise_ratio"].items())
     return {"outputs": outputs_of(node), "counts": {}, "summary": f"noise ratio {ratios}"}

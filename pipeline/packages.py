@@ -30,6 +30,7 @@ def debian_package(name: str, cache: Path) -> Path:
     Raises:
         PackageError: no apt-get or dpkg here, or they fail.
     """
+    cache = cache.absolute()  # the tools are started inside it
     unpacked = cache / name
     if unpacked.is_dir():
         return unpacked
@@ -47,6 +48,7 @@ def wheel(requirement: str, cache: Path) -> Path:
     Raises:
         PackageError: pip fails.
     """
+    cache = cache.absolute()  # as above
     name, _, version = requirement.partition("==")
     pattern = f"{name.replace('-', '_')}-{version}-*.whl"
     known = _downloaded(pattern, cache)

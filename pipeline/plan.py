@@ -101,3 +101,14 @@ def downstream(nodes: dict[str, Node], name: str) -> list[str]:
 def check_node(nodes: dict[str, Node], name: str, option: str) -> None:
     if name not in nodes:
         raise UnknownNode(f"{option} {name}: no such node; this config has {', '.join(nodes)}")
+
+
+def outputs_of(node: Node) -> list[str]:
+    """Folders a node makes, inside the run directory."""
+    if node.kind == "fetch":
+        return [f"corpus/{source}" for source in node.sources]
+    if node.kind == "bootstrap":
+        return [f"rounds/{node.round}/{source}" for source in node.sources]
+    if node.kind == "report":
+        return [f"reports/{node.round}"]
+    return [] if node.kind == "evaluate" else [f"models/{node.name}", f"train/{node.name}"]

@@ -4,45 +4,25 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
-from typing import Any
 
 from rich.console import Console
 
 from cluster.metrics import Board
-from cluster.session import ClusterError, session
-from models.checkpoints import CheckpointError
-from pipeline.clipart import make_clipart
+from cluster.session import session
 from pipeline.config import Config
-from pipeline.context import NodeFailed, Run, outputs_of
-from pipeline.inputs import Fingerprints
-from pipeline.ledger import Ledger, LedgerError, State
-from pipeline.load import ConfigError, dump_config
+from pipeline.context import Run
+from pipeline.errors import USER_ERRORS
+from pipeline.ledger import State
 from pipeline.nodes import run_node
-from pipeline.plan import Node, UnknownNode, check_node, downstream, plan, select
+from pipeline.plan import Node
+from pipeline.prepare import Prepared, prepare
 from pipeline.progress import Progress
-from pipeline.shapes import make_shapes
-from stages.artifacts import ArtifactError
-from stages.manifest import ManifestError, check_manifest
-from stages.store import Store, StoreError
 
 POLL_SECONDS = 0.5
 FAILURE_LOG = "failure.log"
-USER_ERRORS = (
-    ArtifactError,
-    CheckpointError,
-    ClusterError,
-    ConfigError,
-    LedgerError,
-    ManifestError,
-    NodeFailed,
-    StoreError,
-    UnknownNode,
-)
-"""What a user can mend; each message is one line that says how. Anything else is a defect and keeps its trace."""
 
 
 @dataclass
@@ -55,99 +35,44 @@ class Outcome:
     skipped: list[str] = field(default_factory=list)
 
 
-def states(config: Config, ledger: Ledger) -> dict[str, State]:
-    """State of every node of the config in its run directory.
-
-    Raises:
-        LedgerError: the directory was made with another config.
-    """
-    nodes = plan(config)
-    prints = Fingerprints(config, nodes)
-    return {name: ledger.state(name, prints.inputs(name)) for name in nodes}
-
-
-def make_corpora(config: Config) -> None:
-    """The demonstration corpora that the config asks for, unless they are there."""
-    if config.shapes is not None:
-        make_corpus(make_shapes, config.shapes, config.shapes_dir)
-    if config.clipart is not None:
-        make_corpus(make_clipart, config.clipart, config.clipart_dir)
-
-
-def make_corpus(make: Callable[[Any, str], object], config: object, folder: str) -> None:
-    """Make one of them.
-
-    Raises:
-        ConfigError: the folder holds something else, or a program that makes it is missing.
-    """
-    try:
-        make(config, folder)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-
-
-def check_sources(config: Config) -> None:
-    """Every manifest can be found and its first row read, before anything is started.
-
-    Raises:
-        ManifestError: the first that cannot.
-    """
-    for name, source in config.sources.items():
-        check_manifest(source.rows, f"sources.{name}")
-
-
 def run_dag(
     config: Config, console: Console, *, until: str | None = None, fresh: str | None = None
 ) -> Outcome:
-    """Run the config's DAG up to `until`, after forgetting `fresh` and what depends on it.
+    """`prepare` and `execute`.
 
     Raises:
         ConfigError, LedgerError, ManifestError, StoreError, UnknownNode, ClusterError: one line for the user.
     """
-    nodes = plan(config)
-    wanted = select(nodes, until=until)
-    store = Store(config.run.dir, config.run.storage_options)
-    ledger = Ledger(store)
-    store.check_writable()
-    ledger.check_place()
-    make_corpora(config)
-    check_sources(config)
-    prints = Fingerprints(config, nodes)
+    return execute(prepare(config, until=until, fresh=fresh), console)
+
+
+def execute(prepared: Prepared, console: Console) -> Outcome:
+    """Do what is to do.
+
+    Raises:
+        ClusterError: no cluster answers.
+    """
+    todo = prepared.todo
     progress = Progress(console)
-    run = Run(config, store, ledger, nodes, prints, progress, board=None)
-    if fresh is not None:
-        forget(run, fresh)
-    # Refuse a changed config before the first process starts.
-    state = {name: ledger.state(name, prints.inputs(name)) for name in nodes}
-    ledger.save_config(dump_config(config))
-    todo = {name: node for name, node in wanted.items() if state[name] != "done"}
-    outcome = Outcome(skipped=[name for name in wanted if name not in todo])
+    outcome = Outcome(skipped=[name for name in prepared.wanted if name not in todo])
     for name in outcome.skipped:
         progress.skip(name)
     if todo:
-        with session(config.cluster):
+        with session(prepared.config.cluster):
             board = Board()
             progress.poll = board.read
+            run = Run(
+                prepared.config,
+                prepared.store,
+                prepared.ledger,
+                prepared.nodes,
+                prepared.prints,
+                progress,
+                board,
+            )
             with progress:
-                _run_ready(replace(run, board=board), todo, state, outcome)
+                _run_ready(run, todo, prepared.state, outcome)
     return outcome
-
-
-def forget(run: Run, name: str) -> None:
-    """Remove a node's records and outputs, and those of every node that needs it.
-
-    `fetch` may be named even where the bootstrap fetches: it stands for the images of the web sources.
-    """
-    if name == "fetch" and name not in run.nodes:
-        names = downstream(run.nodes, "bootstrap.1")
-        extra = [f"corpus/{source}" for source in run.config.of_kind("web")]
-    else:
-        check_node(run.nodes, name, "--fresh")
-        names, extra = downstream(run.nodes, name), []
-    for each in reversed(names):
-        run.ledger.forget(each, outputs_of(run.nodes[each]))
-    for folder in extra:
-        run.store.remove(folder)
 
 
 def _run_ready(run: Run, todo: dict[str, Node], state: dict[str, State], outcome: Outcome) -> None:

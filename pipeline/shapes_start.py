@@ -20,8 +20,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.config import VisionConfig
 from models.images import normalise, to_pixels
-from models.vit import VisionConfig, build_vit
+from models.vit import build_vit
 from pipeline.shapes import COLOURS, SHAPES, draw_scene, paint
 
 VISION = VisionConfig(image_size=32, patch_size=8, width=64, depth=2, heads=4, stem="conv")

@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 from cluster.engine import Step, run_chain
 from pipeline.chain import bootstrap_steps, fetch_configs, fetch_steps
-from pipeline.context import NodeFailed, Run, outputs_of
+from pipeline.context import Run
+from pipeline.errors import NodeFailed
 from pipeline.ledger import fingerprint
-from pipeline.plan import Node
+from pipeline.plan import Node, outputs_of
 from stages.artifacts import absolute
 from stages.manifest import build_index
 

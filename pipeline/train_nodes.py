@@ -8,9 +8,10 @@ from typing import Any
 
 from cluster.train import TrainJob, fit
 from pipeline.config import Config, ModelSection, TrainSection
-from pipeline.context import NodeFailed, Run, outputs_of
-from pipeline.plan import Node
-from pipeline.training import LearnerSpec, build_learner
+from pipeline.context import Run
+from pipeline.errors import NodeFailed
+from pipeline.learner_spec import LearnerSpec, build_learner
+from pipeline.plan import Node, outputs_of
 from pipeline.vocabulary import ensure_tokenizer
 from stages.artifacts import absolute
 from stages.pairs import ShardRef

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -24,39 +24,16 @@ from cluster.engine import Step, stream_blocks
 from cluster.train import Worker
 from models.augment import TrainAugment
 from models.checkpoints import load_checkpoint, load_text_start, load_vision_start, save_checkpoint
-from models.images import decode_image
 from models.med import MED
 from models.objectives import Objective
 from models.optimizer import build_optimizer, clip_gradient, learning_rate, set_learning_rate
+from models.pictures import decode_image
 from models.tokenizer import Tokenizer
-from pipeline.config import ModelSection, TrainSection
+from pipeline.learner_spec import LearnerSpec
 from stages.artifacts import local_artifact
-from stages.pairs import Pair, PairsConfig, PairStream, Position, ReadPairs, ShardRef
-from stages.store import Store
+from stages.pairs import Pair, PairsConfig, PairStream, Position, ReadPairs
 
 STATE_FILE = "learner.pt"
-
-
-@dataclass(frozen=True, kw_only=True)
-class LearnerSpec:
-    """Everything a training worker needs to know; picklable."""
-
-    node: str
-    kind: Literal["pretrain", "captioner", "filter"]
-    run: Store
-    train: TrainSection
-    model: ModelSection
-    start: str | None
-    """Checkpoint folder to start from; None = a new MED as `model` says."""
-    tokenizer: str
-    """Tokenizer folder."""
-    shards: tuple[ShardRef, ...]
-    round: int
-    """Round whose kept candidates train; 0 = the texts as they came."""
-    seed: int
-    total_steps: int
-    steps_per_epoch: int
-    provenance: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -68,11 +45,6 @@ class Batch:
     image_ids: torch.Tensor
     position: Position
     """Where the stream stands after the global batch."""
-
-
-def build_learner(spec: LearnerSpec, worker: Worker) -> PairLearner:
-    """A fresh learner on a worker (picklable by `functools.partial`)."""
-    return PairLearner(spec, worker)
 
 
 class PairLearner:

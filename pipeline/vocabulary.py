@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pyarrow.parquet as pq
 
-from models.tokenizer import Tokenizer, normalise_caption
+from models.captions import normalise_caption
+from models.tokenizer import Tokenizer
 from pipeline.config import Config
 from pipeline.ledger import Ledger
 from stages.artifacts import absolute

@@ -8,8 +8,7 @@ from typing import Annotated, ClassVar, Literal
 import pyarrow as pa
 from annotated_types import Ge
 
-from models.captioner import Captioner
-from models.sampling import SamplingConfig
+from models.config import SamplingConfig
 from stages.rows import CAPTION, with_column
 
 
@@ -54,6 +53,8 @@ class Caption:
         round: int = 1,
         device: str = "auto",
     ) -> None:
+        from models.captioner import Captioner  # torch: only the process that runs the stage needs it
+
         self.config, self.seed, self.round = config, seed, round
         self.captioner = Captioner.from_checkpoint(
             checkpoint,

@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge, Le
 from PIL import Image, UnidentifiedImageError
 
-from models.images import decode_image
+from models.pictures import decode_image
 from stages.phash import perceptual_hash
 from stages.status import Failure
 

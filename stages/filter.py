@@ -13,8 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import pyarrow as pa
 from annotated_types import Ge, Le
 
-from models.matcher import Matcher
-from models.tokenizer import normalise_caption
+from models.captions import normalise_caption
 from stages.rows import CANDIDATE, with_column, without_images
 
 
@@ -63,6 +62,8 @@ class Filter:
         keep_images: bool = False,
         device: str = "auto",
     ) -> None:
+        from models.matcher import Matcher  # torch: only the process that runs the stage needs it
+
         self.config, self.keep_images = config, keep_images
         self.matcher = Matcher.from_checkpoint(
             checkpoint,

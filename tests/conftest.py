@@ -13,7 +13,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 @pytest.fixture(scope="session")
 def ray_session():
     """An embedded Ray; `cluster.session.session` inside joins it."""
-    from cluster.session import ClusterConfig, session
+    from cluster.config import ClusterConfig
+    from cluster.session import session
 
     with session(ClusterConfig(address="local")):
         yield

@@ -1,6 +1,8 @@
 """The arrows of the house: pipeline → stages → models, pipeline → cluster; ray in cluster alone."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,3 +41,21 @@ def test_only_cluster_imports_ray(path):
         assert "ray" not in imported(path)
     if path.relative_to(ROOT).parts[0] in ("models", "stages"):
         assert "pydantic" not in imported(path)
+
+
+@pytest.mark.parametrize(
+    ("modules", "heavy"),
+    [
+        # A mistake in a config is told before Ray or torch is there.
+        ("pipeline.cli, pipeline.load, pipeline.prepare, pipeline.errors", ("torch", "ray")),
+        # The driver of a chain of given checkpoints, and the workers that fetch and write, hold no torch.
+        ("pipeline.run, pipeline.shard_nodes, pipeline.evaluating, pipeline.reporting", ("torch",)),
+        ("stages.fetch, stages.write, stages.read, stages.pairs", ("torch", "ray")),
+    ],
+)
+def test_light_modules_import_nothing_heavy(modules, heavy):
+    code = f"import sys, {modules}; print([name for name in {heavy!r} if name in sys.modules])"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert result.stdout.strip() == "[]"

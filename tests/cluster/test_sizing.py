@@ -1,6 +1,6 @@
 import pytest
 
-from cluster.session import ClusterConfig, ClusterError
+from cluster.config import ClusterConfig, ClusterError
 from cluster.sizing import divide
 
 

@@ -11,7 +11,8 @@ import torch
 from cluster.engine import RowsLost, Step, run_chain, run_local
 from cluster.sizing import Share, Sizing
 from models.checkpoints import save_checkpoint
-from models.med import MED, MedConfig, TextConfig, VisionConfig
+from models.config import MedConfig, TextConfig, VisionConfig
+from models.med import MED
 from models.tokenizer import Tokenizer
 from pipeline.chain import bootstrap_steps, fetch_configs
 from pipeline.load import parse_config

@@ -8,7 +8,8 @@ import re
 import torch
 from transformers import BlipConfig, BlipForConditionalGeneration, BlipForImageTextRetrieval
 
-from models.med import MED, MedConfig, TextConfig, VisionConfig
+from models.config import MedConfig, TextConfig, VisionConfig
+from models.med import MED
 from models.tokenizer import Tokenizer
 
 SIZE = 32

@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from models.med import MED, MedConfig, TextConfig, VisionConfig
+from models.config import MedConfig, TextConfig, VisionConfig
+from models.med import MED
 from models.tokenizer import Tokenizer
 
 TEXTS = (

@@ -9,7 +9,8 @@ import torchvision.transforms.v2.functional as tv
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
-from models.augment import OPERATIONS, AugmentConfig, TrainAugment, crop_box
+from models.augment import OPERATIONS, TrainAugment, crop_box
+from models.config import AugmentConfig
 
 PLAIN = AugmentConfig(min_scale=1, hflip=False, randaugment=False)
 

@@ -10,8 +10,9 @@ from PIL import Image
 
 from models.captioner import Captioner
 from models.checkpoints import save_checkpoint
+from models.config import SamplingConfig
 from models.images import to_pixels
-from models.sampling import SamplingConfig, sequence_seed
+from models.sampling import sequence_seed
 from tests.models.blip_oracle import (
     SIZE,
     hf_captioner,

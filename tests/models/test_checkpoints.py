@@ -10,15 +10,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BlipForConditionalGeneration, BlipForImageTextRetrieval, BlipProcessor
 
-from models.checkpoints import (
-    CheckpointError,
-    checkpoint_digest,
-    export_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-)
+from models.checkpoints import export_checkpoint, load_checkpoint, save_checkpoint
+from models.config import MedConfig, TextConfig, VisionConfig
+from models.files import CheckpointError, checkpoint_digest
 from models.foreign import rename_from_hf, rename_to_hf
-from models.med import MED, MedConfig, TextConfig, VisionConfig
+from models.med import MED
 from tests.models import blip_oracle
 
 TOKENIZER = blip_oracle.tiny_tokenizer()

@@ -7,9 +7,10 @@ from scipy import stats
 from transformers.generation import TopPLogitsWarper
 
 from models import generation
+from models.config import SamplingConfig
 from models.generation import Prompt, generate
 from models.images import normalise
-from models.sampling import SamplingConfig, sequence_seed
+from models.sampling import sequence_seed
 from tests.models.blip_oracle import hf_captioner, med_of, random_pixels, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()

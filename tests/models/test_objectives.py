@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.config import ObjectiveConfig
 from models.contrast import draw_negatives, negative_weights
 from models.images import normalise
 from models.med import MED
-from models.objectives import Objective, ObjectiveConfig
+from models.objectives import Objective
 from models.tokenizer import Tokenizer
 from tests.models.objective_cases import (
     IMAGE_IDS,

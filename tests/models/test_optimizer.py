@@ -6,13 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.optimizer import (
-    OptimizerConfig,
-    build_optimizer,
-    clip_gradient,
-    learning_rate,
-    set_learning_rate,
-)
+from models.config import OptimizerConfig
+from models.optimizer import build_optimizer, clip_gradient, learning_rate, set_learning_rate
 from tests.models.objective_cases import make_med, make_tokenizer
 
 

@@ -6,10 +6,12 @@ from collections import Counter
 import pytest
 import torch
 
+from models.captions import normalise_caption
+from models.config import MedConfig, TextConfig, VisionConfig
 from models.images import normalise
-from models.med import MED, MedConfig, TextConfig, VisionConfig
+from models.med import MED
 from models.retrieval import evaluate_retrieval, recall_from_scores
-from models.tokenizer import Tokenizer, normalise_caption
+from models.tokenizer import Tokenizer
 
 TEXTS = [
     "A red circle.", "a red circle and a long list of blue squares", "a blue star",

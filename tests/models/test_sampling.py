@@ -13,14 +13,8 @@ from transformers.generation import (
     TopPLogitsWarper,
 )
 
-from models.sampling import (
-    SamplingConfig,
-    apply_repetition_penalty,
-    filter_logits,
-    pick,
-    sequence_seed,
-    uniform,
-)
+from models.config import SamplingConfig
+from models.sampling import apply_repetition_penalty, filter_logits, pick, sequence_seed, uniform
 
 
 def warp(logits, temperature, top_k, top_p):

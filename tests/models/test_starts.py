@@ -9,8 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, BertModel
 
-from models.checkpoints import CheckpointError, load_text_start, load_vision_start
-from models.med import MED, MedConfig, TextConfig, VisionConfig
+from models.checkpoints import load_text_start, load_vision_start
+from models.config import MedConfig, TextConfig, VisionConfig
+from models.files import CheckpointError
+from models.med import MED
 from models.tokenizer import Tokenizer
 from models.vit import interpolate_positions
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertTokenizer
 
-from models.tokenizer import Tokenizer, normalise_caption
+from models.captions import normalise_caption
+from models.tokenizer import Tokenizer
 
 # 20 entries; [UNK] and friends first, as in BERT's files.
 ENTRIES = [

@@ -231,7 +231,7 @@ def test_missing_tools_are_said_in_one_line(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(PackageError, match="is not on this machine"):
         wheel("none-such==1", tmp_path)
     monkeypatch.setattr(clipart.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(PackageError, match=r"pip install 'capfilt\[clipart\]'"):
+    with pytest.raises(PackageError, match=r"pip install -e '\.\[clipart\]'"):
         make_clipart(ClipartConfig(), tmp_path / "x")
 
 
@@ -245,6 +245,18 @@ def test_failing_tool_is_quoted(tmp_path: Path) -> None:
         with pytest.raises(PackageError, match="failed: it is not an archive; put its files into"):
             debian_package("broken", tmp_path)
     assert not (tmp_path / "broken").exists()
+
+
+def test_relative_folder_is_meant_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/thing_1_all.deb").write_bytes(b"an archive")
+    tool = tmp_path / "dpkg"
+    tool.write_text('#!/bin/sh\ncp "$2" "$3/content"\n')
+    tool.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert (debian_package("thing", Path("cache")) / "content").read_bytes() == b"an archive"
+    assert (tmp_path / "cache/thing/content").is_file()
 
 
 def test_archive_without_the_file(tmp_path: Path) -> None:

@@ -1,0 +1,90 @@
+"""Encoded bytes to an RGB picture: upright, on white, eight bits a channel, the first frame.
+
+Whatever the file holds (a turned photograph, transparency, a palette, CMYK, 16 bits), what comes out is what
+a person would see on a white page; what cannot be decoded whole is an error, never half a picture. Without torch:
+fetch workers decode too, and need no model.
+"""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image
+
+# Pillow's plugins raise these on damaged files, depending on which byte is wrong.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    RuntimeError,  # the AVIF decoder
+    EOFError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    ZeroDivisionError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+_ORIENTATION_TAG = 0x0112
+# EXIF orientation (TIFF 6.0, tag 274) -> what makes the picture upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def decode_image(data: bytes) -> Image.Image:
+    """The picture in `data` (any format Pillow reads; an animation's first frame): RGB, upright, on white.
+
+    Raises ValueError for what is no image, damaged, truncated, or beyond Pillow's pixel limit.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            return _to_rgb(_upright(image))
+    except _DAMAGE as error:
+        raise ValueError(
+            f"cannot decode the image ({len(data)} bytes): {type(error).__name__}: {error}; "
+            "it is no image Pillow reads, or damaged or truncated"
+        ) from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+    except _DAMAGE:  # broken metadata around a whole picture: show it as it is stored
+        return image
+    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":  # I;16, I;16B, I, F: more than 8 bits of grey
+        return _grey_to_8_bits(image).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        page = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(page, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _grey_to_8_bits(image: Image.Image) -> Image.Image:
+    """Grey of more than 8 bits, scaled: Pillow's own conversion cuts at 255 and shows a white page.
+
+    Integers span 0..65535 (Pillow widens 16-bit files to that, in modes I and I;16 alike); floats span 0..1
+    where none is greater, else 0..255.
+    """
+    grey = np.asarray(image).astype(np.float64)
+    whole = 65535.0
+    if image.mode == "F":
+        whole = 1.0 if np.nanmax(grey, initial=0.0) <= 1 else 255.0
+    return Image.fromarray(np.clip(np.nan_to_num(grey) * (255.0 / whole) + 0.5, 0, 255).astype(np.uint8))

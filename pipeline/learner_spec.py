@@ -1,0 +1,43 @@
+"""What the driver tells a training worker. The learner itself, and torch with it, is imported by the worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipeline.config import ModelSection, TrainSection
+from stages.pairs import ShardRef
+from stages.store import Store
+
+if TYPE_CHECKING:
+    from cluster.train import Worker
+    from pipeline.training import PairLearner
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnerSpec:
+    """Everything a training worker needs to know; picklable."""
+
+    node: str
+    kind: Literal["pretrain", "captioner", "filter"]
+    run: Store
+    train: TrainSection
+    model: ModelSection
+    start: str | None
+    """Checkpoint folder to start from; None = a new MED as `model` says."""
+    tokenizer: str
+    """Tokenizer folder."""
+    shards: tuple[ShardRef, ...]
+    round: int
+    """Round whose kept candidates train; 0 = the texts as they came."""
+    seed: int
+    total_steps: int
+    steps_per_epoch: int
+    provenance: dict[str, Any]
+
+
+def build_learner(spec: LearnerSpec, worker: Worker) -> PairLearner:
+    """A fresh learner on a worker (picklable by `functools.partial`)."""
+    from pipeline.training import PairLearner
+
+    return PairLearner(spec, worker)

@@ -1,0 +1,123 @@
+"""Everything that can be refused before a process starts: the config's DAG, its inputs, and what is on disk.
+
+Ray and torch are not imported here, so that a mistake is told in a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.config import Config
+from pipeline.inputs import Fingerprints
+from pipeline.ledger import Ledger, State
+from pipeline.load import ConfigError, dump_config
+from pipeline.plan import Node, check_node, downstream, outputs_of, plan, select
+from stages.manifest import check_manifest
+from stages.store import Store
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that may start: what there is to do, and in what state it stands."""
+
+    config: Config
+    store: Store
+    ledger: Ledger
+    nodes: dict[str, Node]
+    """The whole DAG."""
+    wanted: dict[str, Node]
+    """The part of it that was asked for."""
+    prints: Fingerprints
+    state: dict[str, State]
+
+    @property
+    def todo(self) -> dict[str, Node]:
+        return {name: node for name, node in self.wanted.items() if self.state[name] != "done"}
+
+
+def prepare(config: Config, *, until: str | None = None, fresh: str | None = None) -> Prepared:
+    """Check everything about running the config's DAG up to `until`, after forgetting `fresh` and what depends on
+    it; make the demonstration corpora that the config asks for.
+
+    Raises:
+        ConfigError, LedgerError, ManifestError, StoreError, UnknownNode: one line for the user.
+    """
+    nodes = plan(config)
+    wanted = select(nodes, until=until)
+    store = Store(config.run.dir, config.run.storage_options)
+    ledger = Ledger(store)
+    store.check_writable()
+    ledger.check_place()
+    make_corpora(config)
+    check_sources(config)
+    prints = Fingerprints(config, nodes)
+    if fresh is not None:
+        forget(config, store, ledger, nodes, fresh)
+    # Refuse a changed config before the first process starts.
+    state = {name: ledger.state(name, prints.inputs(name)) for name in nodes}
+    ledger.save_config(dump_config(config))
+    return Prepared(config, store, ledger, nodes, wanted, prints, state)
+
+
+def states(config: Config, ledger: Ledger) -> dict[str, State]:
+    """State of every node of the config in its run directory.
+
+    Raises:
+        LedgerError: the directory was made with another config.
+    """
+    nodes = plan(config)
+    prints = Fingerprints(config, nodes)
+    return {name: ledger.state(name, prints.inputs(name)) for name in nodes}
+
+
+def make_corpora(config: Config) -> None:
+    """The demonstration corpora that the config asks for, unless they are there."""
+    if config.shapes is not None:
+        from pipeline.shapes import make_shapes
+
+        make_corpus(make_shapes, config.shapes, config.shapes_dir)
+    if config.clipart is not None:
+        from pipeline.clipart import make_clipart
+
+        make_corpus(make_clipart, config.clipart, config.clipart_dir)
+
+
+def make_corpus(make: Callable[[Any, str], object], config: object, folder: str) -> None:
+    """Make one of them.
+
+    Raises:
+        ConfigError: the folder holds something else, or a program that makes it is missing.
+    """
+    try:
+        make(config, folder)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def check_sources(config: Config) -> None:
+    """Every manifest can be found and its first row read.
+
+    Raises:
+        ManifestError: the first that cannot.
+    """
+    for name, source in config.sources.items():
+        check_manifest(source.rows, f"sources.{name}")
+
+
+def forget(config: Config, store: Store, ledger: Ledger, nodes: dict[str, Node], name: str) -> None:
+    """Remove a node's records and outputs, and those of every node that needs it.
+
+    `fetch` may be named even where the bootstrap fetches: it stands for the images of the web sources.
+    """
+    if name == "fetch" and name not in nodes:
+        names = downstream(nodes, "bootstrap.1")
+        extra = [f"corpus/{source}" for source in config.of_kind("web")]
+    else:
+        check_node(nodes, name, "--fresh")
+        names, extra = downstream(nodes, name), []
+    for each in reversed(names):
+        ledger.forget(each, outputs_of(nodes[each]))
+    for folder in extra:
+        store.remove(folder)
