@@ -19,6 +19,10 @@ from cluster.config import WorkersConfig
 from cluster.metrics import Board
 
 
+class TrainingStopped(RuntimeError):
+    """A learner's own verdict, on all workers at once: going on, or trying again, would give the same."""
+
+
 class Learner(Protocol):
     """What `fit` trains. Its state after `load` is exactly its state at `save`, data position included."""
 
@@ -28,6 +32,12 @@ class Learner(Protocol):
     def train_step(self) -> Callable[[], dict[str, float]]:
         """Take the next batch and one optimizer step. The result gives the step's numbers when called, which
         may wait for the device and is therefore done seldom."""
+
+    def speed(self, steps_per_second: float) -> dict[str, float]:
+        """The same speed in other units, for people: {"samples_per_second": …, "mfu": …}."""
+
+    def settle(self) -> None:
+        """Bring to an end what the steps so far left open (called on every worker before `save` and `finish`)."""
 
     def save(self, folder: str) -> None:
         """Write everything a resume needs (called on rank 0 only; workers hold equal state)."""
@@ -71,6 +81,7 @@ def fit(job: TrainJob) -> None:
 
     Raises:
         ray.train.TrainingFailedError: a worker failed more often than `max_failures`.
+        TrainingStopped: the learner said so.
     """
     trainer = ray.train.torch.TorchTrainer(
         _train,
@@ -90,7 +101,9 @@ def fit(job: TrainJob) -> None:
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
     )
-    trainer.fit()
+    result = trainer.fit()
+    if result.metrics is not None and "stopped" in result.metrics:
+        raise TrainingStopped(result.metrics["stopped"])
 
 
 def _train(config: dict[str, Any]) -> None:
@@ -106,17 +119,28 @@ def _train(config: dict[str, Any]) -> None:
         with checkpoint.as_directory() as folder:
             learner.load(folder)
     tell = _Teller(job, learner) if rank == 0 else None
+    try:
+        _steps(job, learner, rank, tell)
+    except TrainingStopped as verdict:
+        # As a result, not as an error: Ray Train would take it for a worker's death and try again.
+        ray.train.report({"steps": learner.step, "stopped": str(verdict)})
+        return
+    if rank == 0:
+        learner.finish()
+    # A barrier: no worker leaves before the result is written.
+    ray.train.report({"steps": learner.step})
+
+
+def _steps(job: TrainJob, learner: Learner, rank: int, tell: _Teller | None) -> None:
     while learner.step < learner.total_steps:
         numbers = learner.train_step()
         if tell is not None:
             tell(numbers)
         # The last step's state is not kept: what follows it is the result itself.
         if learner.step % job.workers.checkpoint_every == 0 and learner.step < learner.total_steps:
+            learner.settle()
             _checkpoint(learner, rank)
-    if rank == 0:
-        learner.finish()
-    # A barrier: no worker leaves before the result is written.
-    ray.train.report({"steps": learner.step})
+    learner.settle()
 
 
 def _checkpoint(learner: Learner, rank: int) -> None:
@@ -152,5 +176,6 @@ class _Teller:
             step=self.learner.step,
             total=self.learner.total_steps,
             steps_per_second=speed,
+            **self.learner.speed(speed),
             **numbers(),
         )

@@ -13,8 +13,9 @@ from torch import Tensor
 from models.config import SamplingConfig
 from models.generation import Prompt, generate
 from models.images import normalise
-from models.inference import Images, MicroBatches, Precision, load, load_pixels, place
+from models.inference import Images, MicroBatches, load, load_pixels, place
 from models.med import MED
+from models.precision import Precision
 from models.sampling import sequence_seed
 from models.tokenizer import Tokenizer
 

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 from PIL import Image
@@ -18,11 +18,11 @@ from models.config import Parts
 from models.images import to_pixels
 from models.med import MED
 from models.pictures import decode_image
+from models.precision import Precision, uses_bfloat16
 from models.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
-Precision = Literal["auto", "float32", "bfloat16"]
 Images = Sequence[Image.Image | bytes] | Tensor
 """Pictures, their encoded bytes, or pixels uint8 [B, 3, S, S] of the model's own size."""
 Work = TypeVar("Work")
@@ -55,10 +55,8 @@ def place(med: MED, tokenizer: Tokenizer, device: str | torch.device, precision:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(device)
-    if precision == "auto":
-        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        precision = "bfloat16" if native else "float32"
-    return med.to(device=device, dtype=getattr(torch, precision)).eval()
+    dtype = torch.bfloat16 if uses_bfloat16(precision, device) else torch.float32
+    return med.to(device=device, dtype=dtype).eval()
 
 
 def load_pixels(images: Images, size: int, batch_size: int) -> Iterator[Tensor]:

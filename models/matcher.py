@@ -12,8 +12,9 @@ from torch import Tensor
 
 from models.attention import CrossKV
 from models.images import normalise
-from models.inference import Images, MicroBatches, Precision, load, load_pixels, place
+from models.inference import Images, MicroBatches, load, load_pixels, place
 from models.med import MED
+from models.precision import Precision
 from models.tokenizer import Tokenizer
 
 

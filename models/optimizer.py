@@ -75,8 +75,10 @@ def clip_gradient(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -
     Returns:
         Its norm before, a scalar.
     """
-    limit = config.clip_grad or math.inf
-    return nn.utils.clip_grad_norm_(parameters, limit)
+    held = [parameter for parameter in parameters if parameter.grad is not None]
+    if config.clip_grad:
+        return nn.utils.clip_grad_norm_(held, config.clip_grad)
+    return nn.utils.get_total_norm([parameter.grad for parameter in held if parameter.grad is not None])
 
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:

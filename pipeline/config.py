@@ -91,6 +91,11 @@ class TrainSection(Section):
     augment: AugmentConfig = AugmentConfig()
     batch_size: Annotated[int, Field(ge=2)] = 2400
     """Pairs per step over all workers (paper: 2,880 for ViT-B, 2,400 for ViT-L)."""
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Pieces of the batch that are run one after another before an optimizer step, to save memory. ITC and ITM
+    compare within a piece (and with the queue)."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the matrix products; weights and losses stay float32. `auto`: bfloat16 on GPUs that have it."""
     epochs: Annotated[float, Field(gt=0)] | None = None
     """Passes over the pairs (paper: 20 for pretraining). Give this or `steps`."""
     steps: Annotated[int, Field(ge=1)] | None = None
@@ -107,10 +112,11 @@ class TrainSection(Section):
     def _one_length(self) -> TrainSection:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give either epochs or steps")
-        if self.batch_size % self.workers.workers:
+        shares = self.workers.workers * self.accumulate
+        if self.batch_size % shares:
             raise ValueError(
-                f"batch_size {self.batch_size} does not divide among {self.workers.workers} workers; "
-                f"allowed: multiples of {self.workers.workers}"
+                f"batch_size {self.batch_size} does not divide among {self.workers.workers} workers x "
+                f"{self.accumulate} pieces (accumulate); allowed: multiples of {shares}"
             )
         return self
 

@@ -111,4 +111,6 @@ def outputs_of(node: Node) -> list[str]:
         return [f"rounds/{node.round}/{source}" for source in node.sources]
     if node.kind == "report":
         return [f"reports/{node.round}"]
-    return [] if node.kind == "evaluate" else [f"models/{node.name}", f"train/{node.name}"]
+    if node.kind == "evaluate":
+        return []
+    return [f"models/{node.name}", f"train/{node.name}", f"logs/{node.name}"]

@@ -105,7 +105,9 @@ def training_note(values: dict[str, Any]) -> str:
     losses = "  ".join(f"{k} {values[k]:.3f}" for k in ("loss", "itc", "itm", "lm") if k in values)
     speed = values.get("steps_per_second", 0.0)
     left = (values["total"] - values["step"]) / speed if speed else 0.0
-    return f"{losses}  {speed:.1f} steps/s  {left:.0f} s left"
+    samples = f"{values['samples_per_second']:,.0f} samples/s  " if "samples_per_second" in values else ""
+    mfu = f"MFU {values['mfu']:.1%}  " if "mfu" in values else ""
+    return f"{losses}  {speed:.1f} steps/s  {samples}{mfu}{left:.0f} s left"
 
 
 def _amount(entry: NodeProgress) -> str:

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cluster.train import TrainJob, fit
+from cluster.train import TrainingStopped, TrainJob, fit
 from pipeline.config import Config, ModelSection, TrainSection
 from pipeline.context import Run
 from pipeline.errors import NodeFailed
@@ -45,21 +45,23 @@ def run_training(run: Run, node: Node) -> dict[str, Any]:
     )
     filesystem = None if run.store.is_local else _arrow_filesystem(run.store)
     gpus = train.workers.gpus_per_worker
-    fit(
-        TrainJob(
-            node=node.name,
-            name=f"{node.name}-{run.prints.of(node.name)}",
-            storage=run.store.path("train"),
-            storage_filesystem=filesystem,
-            workers=train.workers,
-            gpus=gpus if gpus is not None else float(min(1.0, run.sizing().gpus)),
-            build=partial(build_learner, spec),
-            board=run.board,
-        )
+    job = TrainJob(
+        node=node.name,
+        name=f"{node.name}-{run.prints.of(node.name)}",
+        storage=run.store.path("train"),
+        storage_filesystem=filesystem,
+        workers=train.workers,
+        gpus=gpus if gpus is not None else float(min(1.0, run.sizing().gpus)),
+        build=partial(build_learner, spec),
+        board=run.board,
     )
+    try:
+        fit(job)
+    except TrainingStopped as verdict:
+        raise NodeFailed(str(verdict)) from verdict
     if not run.store.exists(f"models/{node.name}/provenance.json"):
         raise NodeFailed(f"{node.name}: training ended without a checkpoint in models/{node.name}")
-    run.store.remove(f"train/{node.name}-{run.prints.of(node.name)}")
+    run.store.remove(f"train/{job.name}")
     return {
         "outputs": outputs_of(node)[:1],
         "counts": {"pairs": pairs, "steps": steps},

@@ -18,18 +18,21 @@ from itertools import islice
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from cluster.engine import Step, stream_blocks
 from cluster.train import Worker
 from models.augment import TrainAugment
 from models.checkpoints import load_checkpoint, load_text_start, load_vision_start, save_checkpoint
+from models.gather import average_gradients
 from models.med import MED
-from models.objectives import Objective
+from models.objectives import Objective, PairBatch
 from models.optimizer import build_optimizer, clip_gradient, learning_rate, set_learning_rate
 from models.pictures import decode_image
+from models.precision import uses_bfloat16
+from models.throughput import peak_flops, training_flops
 from models.tokenizer import Tokenizer
 from pipeline.learner_spec import LearnerSpec
+from pipeline.step_numbers import StepNumbers, read_numbers
 from stages.artifacts import local_artifact
 from stages.pairs import Pair, PairsConfig, PairStream, Position, ReadPairs
 
@@ -38,11 +41,9 @@ STATE_FILE = "learner.pt"
 
 @dataclass(frozen=True)
 class Batch:
-    """One worker's share of a global batch: uint8 pixels [B,3,S,S], B texts, image ids [B]."""
+    """One worker's share of a global batch, in the pieces that are run one after another."""
 
-    pixels: torch.Tensor
-    texts: list[str]
-    image_ids: torch.Tensor
+    pieces: list[PairBatch]
     position: Position
     """Where the stream stands after the global batch."""
 
@@ -61,34 +62,39 @@ class PairLearner:
             worker.device
         )
         self.optimizer = build_optimizer(self.med, spec.train.optimizer)
+        self.bfloat16 = uses_bfloat16(spec.train.precision, worker.device)
+        self.numbers = StepNumbers(spec, worker)
         self._batches: Iterator[Batch] | None = None
 
     def train_step(self) -> Callable[[], dict[str, float]]:
-        """One optimizer step on the next batch; the result reads its losses when called."""
+        """One optimizer step on the next batch; the result reads its losses when called.
+
+        Raises:
+            TrainingStopped: the loss is no finite number (seen some steps later, on all workers alike).
+        """
         if self._batches is None:
             self._batches = self._loader()
         batch = next(self._batches)
         train = self.spec.train
+        if self.numbers.flops is None:
+            pieces = len(batch.pieces)
+            with self._autocast():
+                self.numbers.flops = pieces * training_flops(self.objective, batch.pieces[0])
+            self.numbers.peak = peak_flops(self.worker.device, self.bfloat16)
         rate = learning_rate(train.optimizer, self.step, self.total_steps, self.spec.steps_per_epoch)
         set_learning_rate(self.optimizer, rate)
-        # Dropout draws from the global generator; seeding it per step makes resume exact.
-        torch.manual_seed(hash((self.spec.seed, self.step, self.worker.rank)) & 0x7FFFFFFF)
-        self.objective.train()
-        losses = self.objective(
-            {"pixels": batch.pixels, "texts": batch.texts, "image_ids": batch.image_ids},
-            epoch=self.step / self.spec.steps_per_epoch,
-        )
-        self.optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()
-        average_gradients(self.med)
-        if train.optimizer.clip_grad:
-            clip_gradient(self.med.parameters(), train.optimizer)
+        losses = self._gradients(batch.pieces)
+        losses["grad_norm"] = clip_gradient(self.med.parameters(), train.optimizer)
         self.optimizer.step()
         self.objective.update_momentum()
         self.step += 1
         self.position = batch.position
-        detached = {name: value.detach() for name, value in losses.items()}
-        return partial(read_numbers, detached, rate)
+        self.numbers.add(self.step, rate, losses)
+        return partial(read_numbers, losses, rate)
+
+    def speed(self, steps_per_second: float) -> dict[str, float]:
+        """What a number of steps a second means in samples and in use of the devices."""
+        return self.numbers.speed(steps_per_second)
 
     def save(self, folder: str) -> None:
         state = {
@@ -98,6 +104,10 @@ class PairLearner:
             "optimizer": self.optimizer.state_dict(),
         }
         torch.save(state, os.path.join(folder, STATE_FILE))
+
+    def settle(self) -> None:
+        """Write the numbers of all steps so far (called on every worker, before `save` and `finish`)."""
+        self.numbers.settle(flush=True)
 
     def load(self, folder: str) -> None:
         state = torch.load(
@@ -119,6 +129,27 @@ class PairLearner:
                 with open(os.path.join(folder, name), "rb") as stream:
                     target.put(name, stream.read())
 
+    def _gradients(self, pieces: list[PairBatch]) -> dict[str, torch.Tensor]:
+        """Gradients of the whole batch in the parameters, and its losses: means over pieces and workers (the
+        losses over this worker's pieces)."""
+        # Dropout draws from the global generator; seeding it per step makes resume exact.
+        torch.manual_seed(hash((self.spec.seed, self.step, self.worker.rank)) & 0x7FFFFFFF)
+        self.objective.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        means: dict[str, torch.Tensor] = {}
+        for piece in pieces:
+            with self._autocast():
+                losses = self.objective(piece, epoch=self.step / self.spec.steps_per_epoch)
+            (losses["loss"] / len(pieces)).backward()
+            for name, value in losses.items():
+                part = value.detach().float() / len(pieces)
+                means[name] = means[name] + part if name in means else part
+        average_gradients(self.med)
+        return means
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.worker.device.type, dtype=torch.bfloat16, enabled=self.bfloat16)
+
     def _loader(self) -> Iterator[Batch]:
         spec = self.spec
         step = Step(
@@ -137,11 +168,6 @@ class PairLearner:
         augment = TrainAugment(self.size, spec.train.augment)
         batches = assemble(stream, self.step, spec, self.worker, augment)
         return ahead(batches) if spec.train.decode_threads else batches
-
-
-def read_numbers(losses: dict[str, torch.Tensor], rate: float) -> dict[str, float]:
-    """Loss values and learning rate as plain numbers; waits for the device."""
-    return {name: float(value) for name, value in losses.items()} | {"lr": rate}
 
 
 def start_model(spec: LearnerSpec) -> tuple[MED, Tokenizer]:
@@ -172,22 +198,23 @@ def start_model(spec: LearnerSpec) -> tuple[MED, Tokenizer]:
 def assemble(
     stream: PairStream, step: int, spec: LearnerSpec, worker: Worker, augment: TrainAugment
 ) -> Iterator[Batch]:
-    """Cut the stream into global batches and make this worker's share of each: a contiguous slice, so that the
-    keyed negatives of n workers are those of one worker with the whole batch."""
+    """Cut the stream into global batches, those into pieces, and make this worker's share of each piece: a
+    contiguous slice, so that the keyed negatives of n workers are those of one worker with the whole piece."""
     size, pairs = spec.train.batch_size, iter(stream)
     pool = ThreadPoolExecutor(spec.train.decode_threads) if spec.train.decode_threads else None
     each: Callable[..., Any] = pool.map if pool is not None else map
+    share = size // (spec.train.accumulate * worker.world)
     while chunk := list(islice(pairs, size)):
         position = replace(stream.position)
-        first = step * size
-        share = len(chunk) // worker.world
-        numbers = range(worker.rank * share, (worker.rank + 1) * share)
-        mine = [chunk[i] for i in numbers]
-        seeds = [hash((spec.seed, first + i)) & 0x7FFFFFFF for i in numbers]
-        pixels = torch.stack(list(each(partial(_pixels, augment), mine, seeds)))
-        yield Batch(
-            pixels, [pair.text for pair in mine], torch.tensor([pair.image_id for pair in mine]), position
-        )
+        pieces: list[PairBatch] = []
+        for number in range(spec.train.accumulate):
+            first = (number * worker.world + worker.rank) * share
+            mine = chunk[first : first + share]
+            seeds = [hash((spec.seed, step * size + first + i)) & 0x7FFFFFFF for i in range(share)]
+            pixels = torch.stack(list(each(partial(_pixels, augment), mine, seeds)))
+            ids = torch.tensor([pair.image_id for pair in mine])
+            pieces.append({"pixels": pixels, "texts": [pair.text for pair in mine], "image_ids": ids})
+        yield Batch(pieces, position)
         step += 1
 
 
@@ -212,35 +239,3 @@ def ahead(batches: Iterator[Batch], depth: int = 2) -> Iterator[Batch]:
         if isinstance(item, BaseException):
             raise item
         yield item
-
-
-def average_gradients(module: torch.nn.Module) -> None:
-    """Mean of the gradients over all workers, in one message per 64 MB; nothing to do alone."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return
-    gradients = []
-    for parameter in module.parameters():
-        if parameter.requires_grad:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            gradients.append(parameter.grad)
-    for bucket in _buckets(gradients, 64 << 20):
-        flat = torch.cat([gradient.flatten() for gradient in bucket])
-        dist.all_reduce(flat)
-        flat /= dist.get_world_size()
-        parts = flat.split([gradient.numel() for gradient in bucket])
-        for gradient, part in zip(bucket, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
-
-
-def _buckets(tensors: list[torch.Tensor], limit: int) -> Iterator[list[torch.Tensor]]:
-    bucket: list[torch.Tensor] = []
-    size = 0
-    for tensor in tensors:
-        bucket.append(tensor)
-        size += tensor.numel() * tensor.element_size()
-        if size >= limit:
-            yield bucket
-            bucket, size = [], 0
-    if bucket:
-        yield bucket
