@@ -1,0 +1,110 @@
+"""Training on Ray Train: two workers are one, and a killed worker leaves no trace in the curve."""
+
+import copy
+import os
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from pipeline.load import parse_config
+from pipeline.run import run_dag
+from pipeline.step_log import read_steps
+from stages.store import Store
+
+STEPS, CHECKPOINT_EVERY = 60, 10
+SPEED = ("samples_per_second", "time")
+
+
+@pytest.fixture(scope="module")
+def fetched(tiny, ray_session, tmp_path_factory):
+    """A run directory in which everything is fetched, and config data of a pretraining with queue and momentum."""
+    _, data = tiny
+    data = copy.deepcopy(data)
+    data["run"]["dir"] = str(tmp_path_factory.mktemp("fetched") / "run")
+    data["pretrain"]["steps"] = STEPS
+    data["pretrain"]["workers"] = {"checkpoint_every": CHECKPOINT_EVERY, "workers": 2}
+    data["model"]["med"]["text"]["dropout"] = 0.0  # its draws are each worker's own
+    data["pretrain"]["objective"] |= {"queue_size": 20, "alpha": 0.4, "negative_all_rank": True}
+    outcome = run_dag(parse_config(data, "tiny"), Console(quiet=True), until="fetch")
+    assert outcome.failed == {}
+    return Path(data["run"]["dir"]), data
+
+
+def pretrain(fetched, folder, *, workers=2, meanwhile=None):
+    """The curve of `pretrain.0` on a copy of the fetched run."""
+    original, data = fetched
+    shutil.copytree(original, folder)
+    data = copy.deepcopy(data)
+    data["run"]["dir"] = str(folder)
+    data["pretrain"]["workers"]["workers"] = workers
+    thread = threading.Thread(target=meanwhile, args=(folder,)) if meanwhile else None
+    if thread is not None:
+        thread.start()
+    outcome = run_dag(parse_config(data, "tiny"), Console(quiet=True), until="pretrain.0")
+    if thread is not None:
+        thread.join()
+    assert outcome.failed == {}
+    rows = read_steps(Store(str(folder / "logs/pretrain.0")))
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    return [{name: value for name, value in row.items() if name not in SPEED} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(fetched, tmp_path_factory):
+    return pretrain(fetched, tmp_path_factory.mktemp("undisturbed") / "run")
+
+
+def test_killed_worker_leaves_no_trace_in_the_curve(fetched, undisturbed, tmp_path):
+    killed = []
+
+    def kill(folder):
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not killed:
+            workers = train_workers()
+            if workers and list((folder / "train").glob(f"*/step_{CHECKPOINT_EVERY:09d}*")):
+                os.kill(workers[0], signal.SIGKILL)
+                killed.append(workers[0])
+            time.sleep(0.01)
+
+    curve = pretrain(fetched, tmp_path / "run", meanwhile=kill)
+    assert killed, "the training ended before it could be disturbed"
+    assert curve == undisturbed
+
+
+def test_one_worker_gives_the_curve_of_two(fetched, undisturbed, tmp_path):
+    """Up to rounding: sums of gradients are taken in another order."""
+    curve = pretrain(fetched, tmp_path / "run", workers=1)
+    assert curve[0]["lr"] == undisturbed[0]["lr"]
+    for one, two in zip(curve, undisturbed, strict=True):
+        assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
+
+
+def train_workers():
+    """Process ids of this process's Ray Train workers."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and "RayTrainWorker" in read(entry / "cmdline"):
+            found += [int(entry.name)] if os.getpid() in ancestors(int(entry.name)) else []
+    return sorted(found)
+
+
+def ancestors(pid):
+    """Parents of a process, up to the first."""
+    found = []
+    while pid > 1:
+        fields = read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+        pid = int(fields[1]) if fields else 0
+        found.append(pid)
+    return found
+
+
+def read(path):
+    try:
+        return path.read_text(errors="replace")
+    except OSError:  # it has ended meanwhile
+        return ""
