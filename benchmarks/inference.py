@@ -31,22 +31,13 @@ from models.captioner import Captioner
 from models.config import SamplingConfig
 from models.images import normalise
 from models.matcher import Matcher
+from models.throughput import peak_flops
 from models.tokenizer import Tokenizer
 
 RESULTS = Path(__file__).parent / "results"
 CAPTION_TOKENS = 10
 LOGIT_SPREAD = 4.0
 BERT_ENTRIES = 30522
-# Dense bf16 peak of data-centre GPUs, FLOP/s, from the makers' data sheets.
-PEAK = {
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "L4": 121e12,
-    "A10G": 70e12,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +126,7 @@ def run(task: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "facts": sides.facts(ours),
         "gflop_per_image": counter.get_total_flops() / options.images / 1e9,
     }
-    peak = peak_flops(options.device) if options.precision == "bfloat16" else None
+    peak = peak_flops(torch.device(options.device), options.precision == "bfloat16")
     if peak:
         result["mfu"] = {side: rate * result["gflop_per_image"] * 1e9 / peak for side, rate in rates.items()}
     print(line(result))
@@ -302,14 +293,6 @@ def timed(function: Callable[[], Any], device: str) -> float:
 def mean(values: Any) -> float:
     """Arithmetic mean of an iterable."""
     return statistics.fmean(float(value) for value in values)
-
-
-def peak_flops(device: str) -> float | None:
-    """The GPU's dense bf16 peak, if it is a known one."""
-    if device != "cuda":
-        return None
-    name = torch.cuda.get_device_name()
-    return next((peak for known, peak in PEAK.items() if known in name), None)
 
 
 def machine(device: str) -> dict[str, Any]:
