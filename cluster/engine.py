@@ -19,6 +19,9 @@ from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
 Stage = Callable[[pa.Table], pa.Table]
 
+WHOLESALE = 4
+"""A stage that raises on every one of so many rows or more is broken itself."""
+
 RETRIES = {"max_restarts": 20, "max_task_retries": 3}
 """Ray's own default is "for ever" for both; a task that dies four times is given up and its shard reported."""
 
@@ -26,6 +29,16 @@ RETRIES = {"max_restarts": 20, "max_task_retries": 3}
 READERS = 2
 """Tasks that read ahead for one training worker: enough to keep up, too few to take its CPUs. They ask for no
 CPU: where the trainers hold every one, a reader that waited for its own would stop them all."""
+
+
+@dataclass(frozen=True)
+class Isolation:
+    """How rows that a stage cannot take are told apart from the others; both must be picklable."""
+
+    fail: Callable[[pa.Table, Exception], pa.Table]
+    """Rows marked as failed by this error, so that stages pass over them."""
+    live: Callable[[pa.Table], int]
+    """How many of these rows a stage has work with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +54,8 @@ class Step:
     gpus: float = 0.0
     kind: Literal["read", "map", "write"] = "map"
     """Only the reader makes rows, only the writer ends them; a `map` stage returns exactly the rows it got."""
+    isolation: Isolation | None = None
+    """Given for `map` stages: a row on which the stage raises fails alone."""
 
 
 class RowsLost(RuntimeError):
@@ -48,21 +63,63 @@ class RowsLost(RuntimeError):
 
 
 class StageRunner:
-    """A stage with its time written beside the rows (`seconds_<name>`) and its row count checked."""
+    """A stage with its time written beside the rows (`seconds_<name>`), its row count checked, and the rows on which
+    it raises told apart.
+
+    A table without rows passes through: it is what a reader gives once the run is to stop.
+    """
 
     def __init__(self, step: Step) -> None:
         self.step = step
         self.stage = step.make()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        if not batch.num_rows:
+            return batch
         start = time.perf_counter()
-        out = self.stage(batch)
-        if self.step.kind == "write":
+        out = self._run(batch)
+        if self.step.kind == "write" or not out.num_rows:
             return out
-        if self.step.kind == "map" and out.num_rows != batch.num_rows:
-            raise RowsLost(f"stage {self.step.name} got {batch.num_rows} rows and returned {out.num_rows}")
         seconds = pa.array([time.perf_counter() - start] * out.num_rows, type=pa.float32())
         return out.append_column(f"seconds_{self.step.name}", seconds)
+
+    def _run(self, batch: pa.Table) -> pa.Table:
+        if self.step.kind != "map":
+            return self.stage(batch)
+        try:
+            return self._checked(batch)
+        except RowsLost:
+            raise
+        except Exception as error:
+            isolation = self.step.isolation
+            if isolation is None:
+                raise
+            before = isolation.live(batch)
+            out = self._halved(batch, isolation, error)
+            if before >= WHOLESALE and isolation.live(out) == 0:
+                raise  # it raises on every row: the stage is broken, not the rows
+            return out
+
+    def _halved(self, batch: pa.Table, isolation: Isolation, error: Exception) -> pa.Table:
+        """The stage's result for a batch on which it raised `error`: the guilty rows are found by halving."""
+        if batch.num_rows == 1:
+            return self._checked(isolation.fail(batch, error))
+        middle = batch.num_rows // 2
+        parts = []
+        for part in (batch.slice(0, middle), batch.slice(middle)):
+            try:
+                parts.append(self._checked(part))
+            except RowsLost:
+                raise
+            except Exception as of_part:
+                parts.append(self._halved(part, isolation, of_part))
+        return pa.concat_tables(parts)
+
+    def _checked(self, batch: pa.Table) -> pa.Table:
+        out = self.stage(batch)
+        if out.num_rows != batch.num_rows:
+            raise RowsLost(f"stage {self.step.name} got {batch.num_rows} rows and returned {out.num_rows}")
+        return out
 
 
 def run_task(batch: pa.Table, step: Step) -> pa.Table:

@@ -9,7 +9,7 @@ from functools import partial
 
 import pyarrow as pa
 
-from cluster.engine import Stage, Step
+from cluster.engine import Isolation, Stage, Step
 from cluster.sizing import Share, Sizing
 from pipeline.config import Config
 from pipeline.serve import serve_folder
@@ -18,8 +18,11 @@ from stages.caption import Caption
 from stages.fetch import Fetch, FetchConfig
 from stages.filter import Filter
 from stages.read import Read, ReadConfig
+from stages.rows import failed, live
 from stages.store import Store
 from stages.write import Provenance, Write, WriteConfig
+
+ISOLATION = Isolation(fail=failed, live=live)
 
 
 class FetchBySource:
@@ -125,12 +128,18 @@ def _read(run: Store) -> Step:
 def _fetch(configs: Mapping[str, FetchConfig], sizing: Sizing) -> Step:
     share = sizing.fetch
     return Step(
-        name="fetch", make=partial(FetchBySource, dict(configs)), actors=share.actors, cpus=share.cpus
+        name="fetch",
+        make=partial(FetchBySource, dict(configs)),
+        actors=share.actors,
+        cpus=share.cpus,
+        isolation=ISOLATION,
     )
 
 
 def _model_step(name: str, make: Callable[[], Stage], share: Share) -> Step:
-    return Step(name=name, make=make, actors=share.actors, cpus=share.cpus, gpus=share.gpus)
+    return Step(
+        name=name, make=make, actors=share.actors, cpus=share.cpus, gpus=share.gpus, isolation=ISOLATION
+    )
 
 
 def _write(config: WriteConfig) -> Step:

@@ -1,6 +1,6 @@
 """The command line: `capfilt`, also `python -m pipeline`.
 
-Exit codes: 0 all done; 1 a node failed; 2 bad config, input or usage; 130 interrupted.
+Exit codes: 0 all done; 1 a node failed; 2 bad config, input or usage; 130 or 143 interrupted (SIGINT, SIGTERM).
 """
 
 from __future__ import annotations
@@ -159,16 +159,24 @@ def main() -> None:
 
 def _run(path: str, overrides: list[str], *, until: str | None, fresh: str | None, command: str) -> None:
     from pipeline.load import load_config
-    from pipeline.prepare import prepare
+    from pipeline.prepare import hold_run, prepare
+    from pipeline.stopping import Interrupted
 
     console = _console()
     again = " ".join([command, *(f"--set {shlex.quote(o)}" for o in overrides)])
     with _Errors(resume=again):
         config = load_config(path, overrides)
-        prepared = prepare(config, until=until, fresh=fresh)
-        from pipeline.run import execute  # with it comes Ray, which takes seconds: mistakes are told before
+        try:
+            with hold_run(config, console.print) as lease:
+                prepared = prepare(config, until=until, fresh=fresh)
+                from pipeline.run import (
+                    execute,  # with it comes Ray, which takes seconds: mistakes are told before
+                )
 
-        outcome = execute(prepared, console)
+                outcome = execute(prepared, console, lease)
+        except Interrupted as interrupted:
+            _close(console, config, _last_metrics(config), "resume", again)
+            _leave(interrupted.exit_code)
     metrics = _last_metrics(config)
     for line in outcome.failed.values():
         console.print(f"[bold red]error[/] {line}", highlight=False, soft_wrap=True)
@@ -237,6 +245,12 @@ class _Errors:
 
 
 def _interrupted(resume: str | None) -> NoReturn:
-    """Leave at once: node threads wait inside Ray and cannot be joined; records on disk decide what is done."""
-    print(f"\ninterrupted; go on with: {resume}" if resume else "\ninterrupted", file=sys.stderr, flush=True)
-    os._exit(130)
+    print(f"\ninterrupted; go on with: {resume}" if resume else "\ninterrupted", file=sys.stderr)
+    _leave(130)
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once: node threads may wait inside Ray and cannot be joined; records on disk decide what is done."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -37,6 +37,9 @@ class RunSection(Section):
     """Bootstrapping rounds."""
     max_failed_fraction: Annotated[float, Field(ge=0, le=1)] = 0.9
     """Share of a source's rows that may fail before the node counts as failed (dead links are the rule)."""
+    grace_seconds: Annotated[float, Field(ge=0)] = 30
+    """Time for what is in flight after SIGINT or SIGTERM (`ray job stop` itself waits 3 s before it kills; its
+    RAY_JOB_STOP_WAIT_TIME_S says otherwise)."""
     storage_options: dict[str, Any] = {}
     """fsspec options for `dir` (endpoint, profile); credentials belong in the environment."""
 

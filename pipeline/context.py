@@ -11,6 +11,7 @@ from pipeline.inputs import Fingerprints
 from pipeline.ledger import Ledger
 from pipeline.plan import Node
 from pipeline.progress import Progress
+from pipeline.stopping import Stop
 from stages.store import Store
 
 
@@ -25,6 +26,7 @@ class Run:
     prints: Fingerprints
     progress: Progress
     board: Board
+    stop: Stop
 
     def sizing(self) -> Sizing:
         return size(self.config.cluster)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cluster.config import ClusterError
 from models.files import CheckpointError
+from pipeline.lease import LeaseError
 from pipeline.ledger import LedgerError
 from pipeline.load import ConfigError
 from pipeline.plan import UnknownNode
@@ -21,6 +22,7 @@ USER_ERRORS = (
     CheckpointError,
     ClusterError,
     ConfigError,
+    LeaseError,
     LedgerError,
     ManifestError,
     NodeFailed,

@@ -35,7 +35,7 @@ class Ledger:
         """
         if self.run.exists("config.yaml"):
             return
-        strangers = [name for name in self.run.list() if name != "nodes"]
+        strangers = [name for name in self.run.list() if name not in ("nodes", "lease")]
         if strangers:
             raise LedgerError(
                 f"run.dir {self.run.url}: not empty and not a capfilt run (it holds {', '.join(strangers[:3])}); "

@@ -5,12 +5,14 @@ Ray and torch are not imported here, so that a mistake is told in a second.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config import Config
 from pipeline.inputs import Fingerprints
+from pipeline.lease import Lease, hold
 from pipeline.ledger import Ledger, State
 from pipeline.load import ConfigError, dump_config
 from pipeline.plan import Node, check_node, downstream, outputs_of, plan, select
@@ -37,9 +39,27 @@ class Prepared:
         return {name: node for name, node in self.wanted.items() if self.state[name] != "done"}
 
 
+@contextmanager
+def hold_run(config: Config, tell: Callable[[str], None]) -> Iterator[Lease]:
+    """The right to write in the config's run directory, for the body's duration.
+
+    Args:
+        tell: receives a line when another owner's lease is waited for.
+
+    Raises:
+        StoreError, LedgerError: it cannot be written, or holds something else.
+        LeaseError: another run is at work there.
+    """
+    store = Store(config.run.dir, config.run.storage_options)
+    store.check_writable()
+    Ledger(store).check_place()
+    with hold(store, tell) as lease:
+        yield lease
+
+
 def prepare(config: Config, *, until: str | None = None, fresh: str | None = None) -> Prepared:
     """Check everything about running the config's DAG up to `until`, after forgetting `fresh` and what depends on
-    it; make the demonstration corpora that the config asks for.
+    it; make the demonstration corpora that the config asks for. Call it inside `hold_run`.
 
     Raises:
         ConfigError, LedgerError, ManifestError, StoreError, UnknownNode: one line for the user.
@@ -48,8 +68,6 @@ def prepare(config: Config, *, until: str | None = None, fresh: str | None = Non
     wanted = select(nodes, until=until)
     store = Store(config.run.dir, config.run.storage_options)
     ledger = Ledger(store)
-    store.check_writable()
-    ledger.check_place()
     make_corpora(config)
     check_sources(config)
     prints = Fingerprints(config, nodes)

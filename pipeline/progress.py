@@ -6,13 +6,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+COLOURS = {"done": "green", "failed": "red", "stopped": "yellow"}
 LINE_EVERY_SECONDS = 15.0
 """Pause between two lines of a node where the output is no terminal."""
 
@@ -65,11 +66,11 @@ class Progress:
             entry = self._nodes[node]
             entry.total, entry.unit = total, unit or entry.unit
 
-    def end(self, node: str, summary: str, *, failed: bool = False) -> None:
+    def end(self, node: str, summary: str, how: Literal["done", "failed", "stopped"] = "done") -> None:
         with self._lock:
             entry = self._nodes.pop(node, None)
         seconds = time.monotonic() - entry.started if entry is not None else 0.0
-        word = "[bold red]failed[/]" if failed else "[bold green]done[/]"
+        word = f"[bold {COLOURS[how]}]{how}[/]"
         self.console.print(f"[bold]{node:<13}[/] {word} in {seconds:.0f} s  {summary}", highlight=False)
 
     def skip(self, node: str) -> None:

@@ -15,11 +15,13 @@ from cluster.session import session
 from pipeline.config import Config
 from pipeline.context import Run
 from pipeline.errors import USER_ERRORS
+from pipeline.lease import Lease
 from pipeline.ledger import State
 from pipeline.nodes import run_node
 from pipeline.plan import Node
-from pipeline.prepare import Prepared, prepare
+from pipeline.prepare import Prepared, hold_run, prepare
 from pipeline.progress import Progress
+from pipeline.stopping import Interrupted, Stop, Stopped
 
 POLL_SECONDS = 0.5
 FAILURE_LOG = "failure.log"
@@ -38,54 +40,57 @@ class Outcome:
 def run_dag(
     config: Config, console: Console, *, until: str | None = None, fresh: str | None = None
 ) -> Outcome:
-    """`prepare` and `execute`.
+    """Take the run directory, `prepare` and `execute`.
 
     Raises:
-        ConfigError, LedgerError, ManifestError, StoreError, UnknownNode, ClusterError: one line for the user.
+        ConfigError, LeaseError, LedgerError, ManifestError, StoreError, UnknownNode, ClusterError: one line for the
+            user.
+        Interrupted: a signal came, and what was in flight is finished.
     """
-    return execute(prepare(config, until=until, fresh=fresh), console)
+    with hold_run(config, console.print) as lease:
+        return execute(prepare(config, until=until, fresh=fresh), console, lease)
 
 
-def execute(prepared: Prepared, console: Console) -> Outcome:
+def execute(prepared: Prepared, console: Console, lease: Lease) -> Outcome:
     """Do what is to do.
 
     Raises:
         ClusterError: no cluster answers.
+        LeaseError: somebody else has taken the run directory over.
+        Interrupted: a signal came, and what was in flight is finished.
     """
     todo = prepared.todo
     progress = Progress(console)
     outcome = Outcome(skipped=[name for name in prepared.wanted if name not in todo])
     for name in outcome.skipped:
         progress.skip(name)
-    if todo:
-        with session(prepared.config.cluster):
-            board = Board()
-            progress.poll = board.read
-            run = Run(
-                prepared.config,
-                prepared.store,
-                prepared.ledger,
-                prepared.nodes,
-                prepared.prints,
-                progress,
-                board,
-            )
-            with progress:
-                _run_ready(run, todo, prepared.state, outcome)
+    if not todo:
+        return outcome
+    config, store = prepared.config, prepared.store
+    with session(config.cluster), Stop(store, config.run.grace_seconds, console.print) as stop:
+        board = Board()
+        progress.poll = board.read
+        run = Run(config, store, prepared.ledger, prepared.nodes, prepared.prints, progress, board, stop)
+        with progress:
+            _run_ready(run, todo, prepared.state, outcome, lease)
     return outcome
 
 
-def _run_ready(run: Run, todo: dict[str, Node], state: dict[str, State], outcome: Outcome) -> None:
+def _run_ready(
+    run: Run, todo: dict[str, Node], state: dict[str, State], outcome: Outcome, lease: Lease
+) -> None:
     """Start every node whose needs are met; after a failure nothing new starts, what runs may finish."""
     order = TopologicalSorter({name: [n for n in node.needs if n in todo] for name, node in todo.items()})
     order.prepare()
     running: dict[Future[str], str] = {}
-    with ThreadPoolExecutor(max_workers=max(1, len(todo)), thread_name_prefix="capfilt-node") as pool:
+    pool = ThreadPoolExecutor(max_workers=max(1, len(todo)), thread_name_prefix="capfilt-node")
+    try:
         while order.is_active():
-            if not outcome.failed:
+            lease.check()
+            if not outcome.failed and not run.stop.requested:
                 for name in order.get_ready():
                     running[pool.submit(_do, run, todo[name], state[name])] = name
-            if not running:
+            if not running or (run.stop.requested and _nothing_to_wait_for(run, todo, running)):
                 break
             finished, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
             run.progress.draw()
@@ -93,6 +98,19 @@ def _run_ready(run: Run, todo: dict[str, Node], state: dict[str, State], outcome
                 name = running.pop(future)
                 _settle(run, name, future, outcome)
                 order.done(name)
+        if run.stop.signum is not None:
+            for name in running.values():
+                run.progress.end(name, "goes on from its last checkpoint or shard", "stopped")
+            raise Interrupted(run.stop.signum)
+    finally:
+        # Never waits: a node that is still inside Ray cannot be joined; records on disk decide what is done.
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _nothing_to_wait_for(run: Run, todo: dict[str, Node], running: dict[Future[str], str]) -> bool:
+    """Whether no running node finishes anything in the grace time: shards are committed one by one, a training is
+    taken up from its last checkpoint anyway."""
+    return run.stop.overdue or all(todo[name].kind not in ("fetch", "bootstrap") for name in running.values())
 
 
 def _settle(run: Run, name: str, future: Future[str], outcome: Outcome) -> None:
@@ -101,6 +119,9 @@ def _settle(run: Run, name: str, future: Future[str], outcome: Outcome) -> None:
         outcome.done.append(name)
         run.progress.end(name, future.result())
         return
+    if isinstance(error, Stopped):
+        run.progress.end(name, str(error), "stopped")
+        return
     if isinstance(error, USER_ERRORS):
         line = str(error)
     else:
@@ -108,7 +129,7 @@ def _settle(run: Run, name: str, future: Future[str], outcome: Outcome) -> None:
         run.store.put(log, "".join(traceback.format_exception(error)).encode())
         line = f"{name}: {root_cause(error)}; the whole trace is in {run.store.address(log)}"
     outcome.failed[name] = line
-    run.progress.end(name, "", failed=True)
+    run.progress.end(name, "", "failed")
 
 
 def root_cause(error: BaseException) -> str:

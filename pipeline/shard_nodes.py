@@ -13,6 +13,7 @@ from pipeline.context import Run
 from pipeline.errors import NodeFailed
 from pipeline.ledger import fingerprint
 from pipeline.plan import Node, outputs_of
+from pipeline.stopping import Stopped
 from stages.artifacts import absolute
 from stages.manifest import build_index
 
@@ -115,6 +116,8 @@ def _run_shards(run: Run, node: Node, steps: list[Step], folder: str) -> dict[st
         run.progress.advance(node.name, done_rows + fresh, rates)
     for source, count in shards.items():
         missing = sorted(set(range(count)) - set(run.ledger.committed(f"{folder}/{source}")))
+        if missing and run.stop.requested:
+            raise Stopped(f"{count - len(missing)} of {count} shards of {source} are done")
         if missing:
             raise NodeFailed(
                 f"{node.name}: {len(missing)} of {count} shards of {source} failed for good "

@@ -18,6 +18,9 @@ from stages.manifest import read_slice
 from stages.rows import CORPUS_SCHEMA, ROW_SCHEMA, row_key, table_of
 from stages.store import Store
 
+STOP_FILE = "lease/stop"
+"""In the run directory: while it is there, no further shard is read."""
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff")
 
 
@@ -42,7 +45,9 @@ class Read:
         self.config = config
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """One row {"source", "shard"} in, the rows of that shard (`ROW_SCHEMA`) out."""
+        """One row {"source", "shard"} in, the rows of that shard (`ROW_SCHEMA`) out; none once the run is to stop."""
+        if self.config.run.exists(STOP_FILE):
+            return table_of([], ROW_SCHEMA)
         tables = [self.read(item["source"], item["shard"]) for item in batch.to_pylist()]
         return tables[0] if len(tables) == 1 else pa.concat_tables(tables)
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from stages.status import INTERNAL, PENDING, SUCCESS, one_line
+
 ROWS_PER_SHARD_LIMIT = 100_000
 """The row part of a key has five digits: `{shard:06d}{row:05d}` (img2dataset's layout)."""
 
@@ -116,3 +118,15 @@ def with_column(batch: pa.Table, name: str, values: Sequence[Any], type_: pa.Dat
 def without_images(batch: pa.Table) -> pa.Table:
     """`batch` with its image bytes emptied: what is passed on once no later stage looks at pixels."""
     return with_column(batch, "image", [None] * batch.num_rows, pa.large_binary())
+
+
+def failed(batch: pa.Table, error: Exception) -> pa.Table:
+    """`batch` with every row ended as `internal` by an exception that nobody foresaw, its image emptied."""
+    message = one_line(f"{type(error).__name__}: {error}")
+    batch = with_column(batch, "status", [INTERNAL] * batch.num_rows, pa.string())
+    return without_images(with_column(batch, "error_message", [message] * batch.num_rows, pa.string()))
+
+
+def live(batch: pa.Table) -> int:
+    """Rows that a stage still has work with: those that have not failed."""
+    return sum(status in (PENDING, SUCCESS) for status in batch["status"].to_pylist())

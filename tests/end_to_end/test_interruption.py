@@ -41,31 +41,42 @@ def committed(run):
     return len([p for p in run.rglob("*.json") if p.parent.name != "index"]) if run.exists() else 0
 
 
-def kill_when(process, run, records):
-    """SIGKILL the driver and everything it started as soon as `records` records stand."""
+def stop_when(process, run, records, signum):
+    """Signal the driver, or with SIGKILL it and everything it started, as soon as `records` records stand."""
     deadline = time.monotonic() + 240
     while committed(run) < records:
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < deadline, "the run makes no progress"
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    if signum == signal.SIGKILL:
+        os.killpg(process.pid, signum)
+        process.wait()
+        return
+    process.send_signal(signum)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + signum, output
+    assert "finishing what is in flight" in output, output
+    assert f"resume        capfilt run {run.parent / 'disturbed.yaml'}" in output, output
 
 
 @pytest.mark.timeout(600)
 def test_killed_run_resumes_to_the_same_candidates(finished, tmp_path):
+    """Killed once, asked to stop once, at moments that differ from test run to test run."""
     kills = sorted(random.Random(os.getpid()).sample(range(1, 26), 2))
+    signals = random.Random(os.getpid()).sample(
+        [signal.SIGKILL, random.choice([signal.SIGTERM, signal.SIGINT])], 2
+    )
     data = tiny_data(tmp_path)
     data["run"]["dir"] = str(tmp_path / "disturbed")
     config = write_config(tmp_path / "disturbed.yaml", data)
-    for records in kills:
-        kill_when(start(config), tmp_path / "disturbed", records)
+    for records, signum in zip(kills, signals, strict=True):
+        stop_when(start(config), tmp_path / "disturbed", records, signum)
     process = start(config)
     output, _ = process.communicate(timeout=400)
-    assert process.returncode == 0, f"killed at {kills} records; {output}"
+    assert process.returncode == 0, f"{signals} at {kills} records; {output}"
 
     expected, found = candidates(finished[0]), candidates(tmp_path / "disturbed")
-    assert [row[:6] for row in found] == [row[:6] for row in expected], f"killed at {kills} records"
+    assert [row[:6] for row in found] == [row[:6] for row in expected], f"{signals} at {kills} records"
     for mine, theirs in zip(found, expected, strict=True):
         assert mine[6:] == pytest.approx(theirs[6:], abs=1e-4)
     for training in ("pretrain.0", "captioner.1", "filter.1", "pretrain.1"):
