@@ -84,19 +84,14 @@ def check(config: ConfigArgument, set_: SetOption = None) -> None:
 def report(run_dir: Annotated[str, typer.Argument(metavar="RUN", help="A run directory.")]) -> None:
     """Write the report pages of a run again and print the last round's closing block."""
     from pipeline.ledger import Ledger
-    from pipeline.load import ConfigError, parse_config
+    from pipeline.load import ConfigError
     from pipeline.plan import plan
     from pipeline.reporting import write_report
     from stages.store import Store
 
     with _Errors():
-        store = Store(run_dir)
-        if not store.exists("config.yaml"):
-            raise ConfigError(f"{run_dir}: no run directory (it has no config.yaml); give what run.dir was")
-        import yaml
-
-        loaded = parse_config(yaml.safe_load(store.read("config.yaml")), f"{run_dir}/config.yaml")
-        loaded = loaded.model_copy(update={"run": loaded.run.model_copy(update={"dir": run_dir})})
+        loaded = _config_of(run_dir)
+        store = Store(loaded.run.dir, loaded.run.storage_options)
         nodes, ledger = plan(loaded), Ledger(store)
         rounds = [
             n.round for n in nodes.values() if n.kind == "bootstrap" and ledger.node(n.name) is not None
@@ -107,6 +102,47 @@ def report(run_dir: Annotated[str, typer.Argument(metavar="RUN", help="A run dir
         for round_ in rounds:
             metrics = write_report(loaded, store, ledger, nodes, round_)
         _close(_console(), loaded, metrics, "look", f'duckdb -c "{_ratio_query(run_dir, rounds[-1])}"')
+
+
+@app.command()
+def verify(
+    run_dir: Annotated[str, typer.Argument(metavar="RUN", help="A run directory.")],
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Take back what is damaged and make exactly that again.")
+    ] = False,
+) -> None:
+    """Hash every file of a run again and account for every row; exit 1 if anything differs from the records."""
+    from pipeline.ledger import Ledger
+    from pipeline.plan import plan
+    from pipeline.prepare import hold_run
+    from pipeline.verify import repair as take_back
+    from pipeline.verify import verify_run
+    from stages.store import Store
+
+    console = _console()
+    with _Errors():
+        loaded = _config_of(run_dir)
+        store = Store(loaded.run.dir, loaded.run.storage_options)
+        ledger, nodes = Ledger(store), plan(loaded)
+        found = verify_run(loaded, store, ledger, nodes)
+        if repair and found.problems:
+            with hold_run(loaded, console.print):
+                again = take_back(store, ledger, nodes, found.problems)
+    for problem in found.problems:
+        console.print(f"[bold red]differs[/] {problem}", highlight=False, soft_wrap=True)
+    console.print(
+        f"{found.shards:,} shards, {found.rows:,} rows, {found.bytes / 1e6:,.1f} MB: "
+        f"{len(found.problems)} differences; {found.unfinished} not finished",
+        highlight=False,
+    )
+    if not found.problems:
+        return
+    command = f"capfilt run {shlex.quote(run_dir.rstrip('/') + '/config.yaml')}"
+    if not repair:
+        console.print(f"repair        capfilt verify {shlex.quote(run_dir)} --repair", highlight=False)
+        raise SystemExit(1)
+    console.print(f"making again  {', '.join(again)}", highlight=False)
+    _run(f"{run_dir.rstrip('/')}/config.yaml", [], until=None, fresh=None, command=command, config=loaded)
 
 
 @app.command()
@@ -157,7 +193,29 @@ def main() -> None:
     app(prog_name="capfilt")
 
 
-def _run(path: str, overrides: list[str], *, until: str | None, fresh: str | None, command: str) -> None:
+def _config_of(run_dir: str) -> Any:
+    """The config that a run directory was made with."""
+    import yaml
+
+    from pipeline.load import ConfigError, parse_config
+    from stages.store import Store
+
+    store = Store(run_dir)
+    if not store.exists("config.yaml"):
+        raise ConfigError(f"{run_dir}: no run directory (it has no config.yaml); give what run.dir was")
+    loaded = parse_config(yaml.safe_load(store.read("config.yaml")), f"{run_dir}/config.yaml")
+    return loaded.model_copy(update={"run": loaded.run.model_copy(update={"dir": run_dir})})
+
+
+def _run(
+    path: str,
+    overrides: list[str],
+    *,
+    until: str | None,
+    fresh: str | None,
+    command: str,
+    config: Any = None,
+) -> None:
     from pipeline.load import load_config
     from pipeline.prepare import hold_run, prepare
     from pipeline.stopping import Interrupted
@@ -165,7 +223,8 @@ def _run(path: str, overrides: list[str], *, until: str | None, fresh: str | Non
     console = _console()
     again = " ".join([command, *(f"--set {shlex.quote(o)}" for o in overrides)])
     with _Errors(resume=again):
-        config = load_config(path, overrides)
+        if config is None:
+            config = load_config(path, overrides)
         try:
             with hold_run(config, console.print) as lease:
                 prepared = prepare(config, until=until, fresh=fresh)

@@ -86,6 +86,14 @@ class Ledger:
         name = f"nodes/{node}.json"
         return self.run.read_json(name) if self.run.exists(name) else None
 
+    def reopen(self, node: str) -> None:
+        """A node that was done is half done: shards whose records were taken back are made again."""
+        record = self.node(node)
+        if record is not None:
+            kept = {name: record[name] for name in ("fingerprint", "inputs")}
+            self.run.put_json(f"nodes/{node}.started.json", kept)
+            self.run.remove(f"nodes/{node}.json")
+
     def forget(self, node: str, outputs: list[str]) -> None:
         """Remove a node's records first, then its outputs, so that a kill in between leaves orphans only."""
         self.run.remove(f"nodes/{node}.json")

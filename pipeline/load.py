@@ -8,6 +8,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+import fsspec
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -20,18 +21,18 @@ class ConfigError(ValueError):
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Config of a YAML file with `a.b=value` overrides on top.
+    """Config of a YAML file (a path or any fsspec URL) with `a.b=value` overrides on top.
 
     Raises:
         ConfigError: no such file, not YAML, or values that are unknown, mistyped or out of range.
     """
-    file = Path(path)
-    if not file.is_file():
+    try:
+        with fsspec.open(str(path), "r", encoding="utf-8") as file:
+            data = yaml.safe_load(file.read())
+    except (FileNotFoundError, IsADirectoryError) as error:
         shipped = sorted(str(p) for p in Path("configs").glob("*.yaml"))
         hint = f"; shipped configs: {', '.join(shipped)}" if shipped else ""
-        raise ConfigError(f"{path}: no such config file{hint}")
-    try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+        raise ConfigError(f"{path}: no such config file{hint}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(data, dict):

@@ -124,10 +124,11 @@ class PairLearner:
         with tempfile.TemporaryDirectory(prefix="capfilt-") as folder:
             provenance = self.spec.provenance | {"steps": self.step, "node": self.spec.node}
             save_checkpoint(folder, self.med, self.tokenizer, provenance)
-            names = sorted(os.listdir(folder), key=lambda n: n == "provenance.json")
-            for name in names:
+            files = []
+            for name in sorted(set(os.listdir(folder)) - {"provenance.json"}):
                 with open(os.path.join(folder, name), "rb") as stream:
-                    target.put(name, stream.read())
+                    files.append(target.put(name, stream.read()))
+            target.put_json("provenance.json", provenance | {"files": files})
 
     def _gradients(self, pieces: list[PairBatch]) -> dict[str, torch.Tensor]:
         """Gradients of the whole batch in the parameters, and its losses: means over pieces and workers (the

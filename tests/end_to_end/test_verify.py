@@ -1,0 +1,116 @@
+"""`capfilt verify`: each kind of damage is found and named, and --repair makes exactly the damaged parts again."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+
+from pipeline.ledger import Ledger
+from pipeline.plan import plan
+from pipeline.run import run_dag
+from pipeline.verify import repair, verify_run
+from stages.store import Store
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """(run directory, config) of a copy of the finished run."""
+    original, config, _ = finished
+    run = tmp_path / "run"
+    shutil.copytree(original, run)
+    return run, config.model_copy(update={"run": config.run.model_copy(update={"dir": str(run)})})
+
+
+def look(run, config):
+    store = Store(str(run))
+    return verify_run(config, store, Ledger(store), plan(config))
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def delete(path):
+    path.unlink()
+
+
+def miscount(path):
+    record = json.loads(path.read_text())
+    record["rows"]["read"] += 1
+    path.write_text(json.dumps(record))
+
+
+def garble(path):
+    path.write_text('{"half a rec')
+
+
+def test_an_undamaged_run_is_as_its_records_say(copied):
+    found = look(*copied)
+    assert found.problems == [] and found.unfinished == 0
+    # 90 web rows twice (corpus and candidates), 24 human, 12 test.
+    assert found.rows == 90 * 2 + 24 + 12 and found.bytes > 100_000
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "said"),
+    [
+        ("corpus/web/000001.tar", flip, "corpus/web/000001: 000001.tar is not what was written"),
+        ("corpus/web/000004.parquet", truncate, "corpus/web/000004: 000004.parquet is not what was written"),
+        ("corpus/human/000000.tar", delete, "corpus/human/000000: 000000.tar is missing"),
+        ("corpus/test/000000.json", delete, "corpus/test/000000: no record, though the node is done"),
+        ("rounds/1/web/000002.parquet", delete, "rounds/1/web/000002: 000002.parquet is missing"),
+        ("rounds/1/web/000000.json", miscount, "rounds/1/web/000000: 21 rows read, 20 accounted for"),
+        ("rounds/1/web/000003.json", garble, "rounds/1/web/000003: the record is no JSON"),
+        (
+            "models/filter.1/model.safetensors",
+            flip,
+            "models/filter.1/model.safetensors: not what was written",
+        ),
+        ("models/captioner.1/tokenizer.json", delete, "models/captioner.1/tokenizer.json: missing"),
+        ("reports/1/noise.parquet", delete, "reports/1/noise.parquet: missing"),
+    ],
+)
+def test_each_damage_is_named(copied, file, damage, said):
+    run, config = copied
+    damage(run / file)
+    assert said in "\n".join(map(str, look(run, config).problems))
+
+
+def test_repair_makes_exactly_the_damaged_parts_again(copied, finished, ray_session):
+    run, config = copied
+    damaged = ["corpus/web/000001.tar", "rounds/1/web/000002.parquet", "models/captioner.1/model.safetensors"]
+    for name in damaged:
+        flip(run / name)
+    times = {path: path.stat().st_mtime_ns for path in run.rglob("0*.json")}
+    store = Store(str(run))
+    ledger, nodes = Ledger(store), plan(config)
+    again = repair(store, ledger, nodes, look(run, config).problems)
+    assert again == ["fetch", "captioner.1", "bootstrap.1", "report.1"]
+    outcome = run_dag(config, Console(quiet=True))
+    assert outcome.failed == {} and outcome.done == again
+    assert look(run, config).problems == []
+    for name in damaged:
+        assert (run / name).read_bytes() == (finished[0] / name).read_bytes(), name
+    changed = {str(p.relative_to(run)) for p, t in times.items() if p.stat().st_mtime_ns != t}
+    redone = ["corpus/web/000001.json", "rounds/1/web/000001.json", "rounds/1/web/000002.json"]
+    assert {name for name in changed if name.startswith(("corpus", "rounds"))} == set(redone)
+
+
+def test_command_exits_with_1_and_says_how_to_repair(copied):
+    run, _ = copied
+    flip(run / "rounds/1/web/000000.parquet")
+    result = subprocess.run(
+        [sys.executable, "-m", "pipeline", "verify", str(run)], capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 1, result.stderr
+    assert "differs rounds/1/web/000000: 000000.parquet is not what was written" in result.stdout
+    assert f"capfilt verify {run} --repair" in result.stdout
