@@ -1,0 +1,132 @@
+"""Run, kill at a point, run the same command again, compare with an undisturbed run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from tests.tiny import tiny_data, write_config
+
+INJECT = Path(__file__).parent / "inject"
+HANG_SECONDS = 150
+"""A driver that has lost its cluster may wait for it; a person would not wait longer."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Where what is killed; see `inject/sitecustomize.py`."""
+
+    at: str
+    kill: str = "self"
+
+    def __str__(self) -> str:
+        return f"{self.kill} at {self.at}".replace(" ", "-").replace("/", "_")
+
+
+def chain_data(folder: Path, models: Path) -> dict[str, Any]:
+    """Config data of one streaming pass from urls to candidates, with given checkpoints: 90 rows in 5 shards. The
+    corpus lies beside the models, the same for every run."""
+    data = tiny_data(models.parent)
+    data["run"]["dir"] = str(folder / "run")
+    for name in ("pretrain", "evaluate"):
+        del data[name]
+    data["sources"] = {"web": data["sources"]["web"]}
+    for role in ("captioner", "filter"):
+        del data[role]["finetune"]
+        data[role]["checkpoint"] = str(models / f"{role}.1")
+    return data
+
+
+def start(config: Path, fault: Fault | None) -> subprocess.Popen[str]:
+    """The program, in a session of its own."""
+    environment = dict(os.environ)
+    if fault is not None:
+        told = {"at": fault.at, "kill": fault.kill, "marker": str(config.parent / "reached")}
+        environment |= {"CAPFILT_FAULT": json.dumps(told)}
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(INJECT), os.environ.get("PYTHONPATH")]))
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "run", str(config)],
+        env=environment,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str], seconds: float) -> tuple[int | None, str]:
+    """Exit code and output; None if it hung. Nothing of it is left running either way."""
+    try:
+        output, _ = process.communicate(timeout=seconds)
+        code: int | None = process.returncode
+    except subprocess.TimeoutExpired:
+        code, output = None, ""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+        time.sleep(0.5)
+    except ProcessLookupError:
+        pass
+    return code, output
+
+
+def disturb(folder: Path, models: Path, fault: Fault) -> str:
+    """A run killed at the fault and finished by the same command.
+
+    Returns:
+        How the first command ended: "done" (it recovered by itself), "failed", "killed" or "hung".
+    """
+    config = write_config(folder / "config.yaml", chain_data(folder, models))
+    code, output = finish(start(config, fault), HANG_SECONDS)
+    assert (folder / "reached").exists(), f"{fault}: the point was never reached; {output}"
+    ending = {0: "done", 1: "failed", None: "hung"}.get(code, "killed")
+    if code != 0:
+        code, output = finish(start(config, None), HANG_SECONDS)
+        assert code == 0, f"{fault}: the same command ends with {code}: {output}"
+    return ending
+
+
+def differences(run: Path, undisturbed: Path) -> list[str]:
+    """What is not as in the undisturbed run: files byte by byte, Parquet by rows and schema, records but for times;
+    and leftovers that docs/operations.md does not name."""
+    mine, theirs = contents(run), contents(undisturbed)
+    found = [f"{name}: missing" for name in sorted(set(theirs) - set(mine))]
+    found += [f"{name}: left over" for name in sorted(set(mine) - set(theirs))]
+    for name in sorted(set(mine) & set(theirs)):
+        if comparable(run / name) != comparable(undisturbed / name):
+            found.append(f"{name}: differs")
+    return found
+
+
+def contents(run: Path) -> set[str]:
+    """Files that count: no temporaries, no leases, nothing that differs from run to run by nature."""
+    names = (str(path.relative_to(run)) for path in run.rglob("*") if path.is_file())
+    return {
+        name
+        for name in names
+        if not name.startswith(("lease/", "train/", "reports/")) and "/.tmp-" not in f"/{name}"
+    }
+
+
+def comparable(path: Path) -> Any:
+    """A file's content without times and without the run's own place."""
+    if path.suffix == ".parquet":
+        return pq.read_table(path)
+    if path.suffix in (".json", ".yaml"):
+        text = path.read_text().replace(str(path).rpartition("/run/")[0], "PLACE")
+        return without_times(json.loads(text)) if path.suffix == ".json" else text
+    return path.read_bytes()
+
+
+def without_times(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: without_times(v) for k, v in value.items() if k not in ("seconds", "stage_seconds")}
+    return [without_times(v) for v in value] if isinstance(value, list) else value

@@ -1,0 +1,135 @@
+"""Faults for tests: Python imports this file in every process whose PYTHONPATH names its folder.
+
+CAPFILT_FAULT is JSON: {"at": a point, "kill": "self" | "raylet" | "driver" | "head", "marker": a path}. The process that
+reaches the point first creates the marker and sends SIGKILL to the target; nobody else does. A point is a function of
+this project, the name or stage it is called with, and whether its body has run:
+
+    put before corpus/web/000001.tar      put torn …     put after …     (also `create`)
+    stage before caption 1                stage after …  (the number of the shard)
+"""
+
+import importlib.abc
+import importlib.util
+import json
+import os
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+
+FAULT = json.loads(os.environ.get("CAPFILT_FAULT", "null"))
+
+
+def reach(point):
+    """Kill, if this is the point and nobody was here before."""
+    if not re.fullmatch(FAULT["at"], point):
+        return
+    try:
+        os.close(os.open(FAULT["marker"], os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return
+    os.kill(target(FAULT["kill"]), signal.SIGKILL)
+    if FAULT["kill"] != "self":
+        time.sleep(1.0)  # what was killed is not asked for help any more
+
+
+def target(name):
+    """Process id of what is to be killed."""
+    driver = int(os.environ["CAPFILT_DRIVER"])
+    if name == "self":
+        return os.getpid()
+    if name == "driver":
+        return driver
+    program = {"raylet": "/raylet/raylet", "head": "/gcs_server"}[name]
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and program in command(entry) and driver in parents(int(entry.name)):
+            return int(entry.name)
+    raise RuntimeError(f"no process {program}")
+
+
+def command(entry):
+    try:
+        return (entry / "cmdline").read_text(errors="replace").partition("\0")[0]
+    except OSError:
+        return ""
+
+
+def parents(pid):
+    found = []
+    while pid > 1:
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        found.append(pid)
+    return found
+
+
+def patch_store(module):
+    """Points before a write, between its temporary and its final name, and after it."""
+    for operation in ("put", "create"):
+        wrap_write(module.Store, operation)
+    original = module.Store._write_temporary
+
+    def write_temporary(self, name, data):
+        temporary = original(self, name, data)
+        reach(f"{getattr(self, 'operation', 'put')} torn {place(self, name)}")
+        return temporary
+
+    module.Store._write_temporary = write_temporary
+
+
+def wrap_write(store, operation):
+    original = getattr(store, operation)
+
+    def write(self, name, data, *more):
+        self.operation = operation
+        reach(f"{operation} before {place(self, name)}")
+        result = original(self, name, data, *more)
+        reach(f"{operation} after {place(self, name)}")
+        return result
+
+    setattr(store, operation, write)
+
+
+def place(store, name):
+    """The name relative to the run directory, which is called `run`."""
+    return store.path(name).rpartition("/run/")[2]
+
+
+def patch_engine(module):
+    """Points before and after a stage has a shard."""
+    original = module.StageRunner.__call__
+
+    def call(self, batch):
+        shard = batch["shard"][0].as_py() if batch.num_rows and "shard" in batch.column_names else "?"
+        reach(f"stage before {self.step.name} {shard}")
+        result = original(self, batch)
+        reach(f"stage after {self.step.name} {shard}")
+        return result
+
+    module.StageRunner.__call__ = call
+
+
+PATCHES = {"stages.store": patch_store, "cluster.engine": patch_engine}
+
+
+class Patcher(importlib.abc.MetaPathFinder):
+    """Patches modules as they are imported."""
+
+    def find_spec(self, name, path, target=None):
+        patch = PATCHES.pop(name, None)
+        if patch is None:
+            return None
+        spec = importlib.util.find_spec(name)
+        original = spec.loader.exec_module
+
+        def exec_module(module):
+            original(module)
+            patch(module)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+if FAULT is not None:
+    os.environ.setdefault("CAPFILT_DRIVER", str(os.getpid()))
+    sys.meta_path.insert(0, Patcher())

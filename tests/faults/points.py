@@ -1,0 +1,51 @@
+"""Where a bootstrap is killed: each stage, each step of each commit, each process."""
+
+from tests.faults.harness import Fault
+
+COMMIT = [
+    Fault(f"{write} {when} {name}")
+    for write, name in (
+        ("put", "corpus/web/000001.tar"),
+        ("put", "corpus/web/000001.parquet"),
+        ("create", "corpus/web/000001.json"),
+        ("put", "rounds/1/web/000001.parquet"),
+        ("create", "rounds/1/web/000001.json"),
+    )
+    for when in ("before", "torn", "after")
+]
+"""A writing worker dies before, in the middle of and after each write of a shard."""
+
+STAGES = [
+    Fault(f"stage {when} {stage} 2")
+    for stage in ("read", "fetch", "caption", "filter", "write")
+    for when in ("before", "after")
+    if (stage, when) not in (("read", "before"), ("write", "after"))  # they have no shard's rows there
+]
+"""The process of a stage dies with a shard in its hands."""
+
+PROCESSES = [
+    Fault(f"stage before {stage} {shard}", kill)
+    for kill in ("driver", "raylet", "head")
+    for stage, shard in (("fetch", 0), ("caption", 2), ("filter", 4))
+]
+
+DRIVER = [
+    Fault("put before nodes/bootstrap.1.started.json", "driver"),
+    Fault("put after nodes/bootstrap.1.started.json", "driver"),
+    Fault("put torn corpus/web/index/index.json", "driver"),
+    Fault("put before nodes/bootstrap.1.json", "driver"),
+    Fault("put torn nodes/bootstrap.1.json", "driver"),
+    Fault("put after nodes/bootstrap.1.json", "driver"),
+    Fault("put before nodes/report.1.json", "driver"),
+]
+
+ALL = [*COMMIT, *STAGES, *PROCESSES, *DRIVER]
+
+SHORT = [
+    Fault("put after corpus/web/000001.tar"),
+    Fault("create torn rounds/1/web/000001.json"),
+    Fault("stage after caption 2"),
+    Fault("stage before filter 4", "driver"),
+    Fault("stage before caption 2", "raylet"),
+]
+"""What CI runs."""
