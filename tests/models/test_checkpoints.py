@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, BlipForConditionalGeneration, BlipForIma
 from models.checkpoints import export_checkpoint, load_checkpoint, save_checkpoint
 from models.config import MedConfig, TextConfig, VisionConfig
 from models.files import CheckpointError, checkpoint_digest
-from models.foreign import rename_from_hf, rename_to_hf
+from models.foreign_hf import rename_from_hf, rename_to_hf
 from models.med import MED
 from tests.models import blip_oracle
 

@@ -13,7 +13,7 @@ from transformers import (
     BlipForQuestionAnswering,
 )
 
-from models.foreign import from_hf
+from models.foreign_hf import from_hf
 from models.med import MED
 from models.tensors import complete_ties, fill
 from tests.models.blip_oracle import hf_config, tiny_tokenizer
