@@ -8,7 +8,7 @@ Shape suffixes: B images, M texts, n texts of one image at most, T tokens of a t
 N image tokens, H heads, K channels per head, Q = n*T queries of one image.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -67,13 +67,33 @@ class ImageRows:
     """The image of each text, or its slot image*n + i when `slots` > 0."""
     in_order: bool
     """True when text m already sits in slot m of M slots, so that nothing moves."""
+    mask_B11N: Tensor | None = None
+    """True on the tokens that may be attended to; None for all, as with images, which have no padding."""
 
     @classmethod
-    def plan(cls, image_index: Tensor | None, texts: int, images: int, device: torch.device) -> "ImageRows":
+    def plan(
+        cls,
+        image_index: Tensor | None,
+        texts: int,
+        images: int,
+        device: torch.device,
+        mask_BN: Tensor | None = None,
+    ) -> "ImageRows":
         """Lay out `texts` texts over `images` images; None means one text per image, in order.
 
-        ValueError where the index has another length than M, or None is given and M is not B.
+        `mask_BN` is 1 on the tokens to attend to, where what is read is no image but padded text (the
+        questions of VQA). ValueError where the index has another length than M, or None is given and M is not
+        B.
         """
+        rows = cls._lay_out(image_index, texts, images, device)
+        if mask_BN is None:
+            return rows
+        return replace(rows, mask_B11N=mask_BN.to(device).bool()[:, None, None, :])
+
+    @classmethod
+    def _lay_out(
+        cls, image_index: Tensor | None, texts: int, images: int, device: torch.device
+    ) -> "ImageRows":
         if image_index is None:
             if texts != images:
                 raise ValueError(
@@ -110,14 +130,19 @@ class ImageRows:
                 value_BHNK.index_select(0, self.index_M),
             )
             query_MHTK = query_MTHK.transpose(1, 2)
-            out = F.scaled_dot_product_attention(query_MHTK, key_MHNK, value_MHNK, dropout_p=dropout)
+            mask_M11N = None if self.mask_B11N is None else self.mask_B11N.index_select(0, self.index_M)
+            out = F.scaled_dot_product_attention(
+                query_MHTK, key_MHNK, value_MHNK, attn_mask=mask_M11N, dropout_p=dropout
+            )
             return out.transpose(1, 2)
         if not self.in_order:
             slotted = query_MTHK.new_zeros(self.images * self.slots, tokens, heads, head_width)
             query_MTHK = slotted.index_copy(0, self.index_M, query_MTHK)
         # The n texts of an image are one long query: attention has no order among queries.
         query_BHQK = query_MTHK.reshape(self.images, self.slots * tokens, heads, head_width).transpose(1, 2)
-        out_BHQK = F.scaled_dot_product_attention(query_BHQK, key_BHNK, value_BHNK, dropout_p=dropout)
+        out_BHQK = F.scaled_dot_product_attention(
+            query_BHQK, key_BHNK, value_BHNK, attn_mask=self.mask_B11N, dropout_p=dropout
+        )
         out = out_BHQK.transpose(1, 2).reshape(self.images * self.slots, tokens, heads, head_width)
         return out if self.in_order else out.index_select(0, self.index_M)
 

@@ -61,7 +61,7 @@ class Captioner:
         """
         if not med.has_decoder:
             raise ValueError(
-                f"this model's parts are {med.config.parts!r}: it has no decoder to write captions"
+                f"this model's parts are {med.config.parts!r}: it has no decoder that reads images"
             )
         self.med = place(med, tokenizer, device, precision)
         self.tokenizer = tokenizer

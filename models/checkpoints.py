@@ -17,7 +17,10 @@ from torch import Tensor
 
 from models.config import MedConfig, Parts
 from models.files import CONFIG, PICKLED_WEIGHTS, PROVENANCE, WEIGHTS, CheckpointError
-from models.foreign import Weights, from_blip, from_hf, hf_image_processor, to_blip, to_hf
+from models.finetuned import from_pretrained
+from models.foreign import Weights
+from models.foreign_blip import from_blip, to_blip
+from models.foreign_hf import from_hf, hf_image_processor, to_hf
 from models.med import MED
 from models.starts import load_text_start, load_vision_start
 from models.tensors import check_names, complete_ties, fill, read_pickled, read_safetensors, tied_names
@@ -49,6 +52,8 @@ class CheckpointInfo:
     """What was given to `save_checkpoint`; empty for others' files."""
     notes: list[str]
     """What the file lacks or says wrongly, and what is used instead. Worth logging."""
+    new: list[str]
+    """Tensors that the file's pretrained model does not have, and that were drawn at random: finetune them."""
 
 
 def load_checkpoint(
@@ -62,7 +67,8 @@ def load_checkpoint(
 
     `path` is a folder of ours, a transformers BLIP folder, or a salesforce/LAVIS .pth; the last needs the
     folder of its `tokenizer` (bert-base-uncased). `parts` says what to build: the same as the file holds, or
-    a captioner or filter out of a pretrained model. `image_size` resamples the patch positions; `adapt`
+    any out of a pretrained model; a "vqa" or "nlvr" of one is a start for finetuning, for some of whose
+    tensors torch's generator may be asked (`info.new`). `image_size` resamples the patch positions; `adapt`
     changes what does not touch weights (dropout, drop_path, checkpoint_layers). CheckpointError names every
     tensor that is missing, left over or of another shape.
     """
@@ -86,11 +92,14 @@ def load_checkpoint(
         )
     with torch.device("meta"):
         med = MED(config)
-    due = med.state_dict()
-    check_names({name: tensor for name, tensor in weights.tensors.items() if name in due}, due, str(path))
-    fill(med, weights.tensors, str(path))
+    due, tensors, new = med.state_dict(), weights.tensors, list[str]()
+    if parts != holds and parts in ("vqa", "nlvr"):
+        tensors, new = from_pretrained(tensors, config)
+    check_names({name: tensor for name, tensor in tensors.items() if name in due}, due, str(path))
+    fill(med, tensors, str(path))
     provenance = _read_json(path / PROVENANCE) if (path / PROVENANCE).is_file() else {}
-    info = CheckpointInfo(format=form, parts=holds, provenance=provenance, notes=weights.notes)
+    notes = [*weights.notes, *([f"{len(new)} tensors of a {parts} are new and random"] if new else [])]
+    info = CheckpointInfo(format=form, parts=holds, provenance=provenance, notes=notes, new=new)
     return med.eval(), words, info
 
 
@@ -178,11 +187,16 @@ def export_checkpoint(
 
     `parts` takes a captioner or filter out of a pretrained model, as transformers needs it; left out, all
     there is. `tokenizer` is needed where `src` is a .pth. CheckpointError where the other format cannot hold
-    the model.
+    the model, or where `parts` has tensors that the checkpoint lacks.
     """
     src, dst = Path(src), Path(dst)
     held = parts or _read(src)[0].config.parts
     med, words, info = load_checkpoint(src, held, tokenizer=tokenizer)
+    if info.new:
+        raise CheckpointError(
+            f"{src} holds a {info.parts}, and a {held} has tensors that only finetuning gives: finetune it first",
+            missing=info.new,
+        )
     if to == "capfilt":
         save_checkpoint(dst, med, words, info.provenance)
         return

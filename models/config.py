@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
-Parts = Literal["pretrain", "captioner", "filter"]
+Parts = Literal["pretrain", "captioner", "filter", "vqa", "nlvr"]
 Sharing = Literal["all_but_sa", "all_but_ca", "all", "none"]
 Loss = Literal["itc", "itm", "lm"]
 
@@ -113,10 +113,11 @@ class MedConfig:
     """Width of the joint image-text embedding of ITC. Paper: 256."""
     sharing: Sharing = "all_but_sa"
     """What text encoder and decoder share in pretraining: all but self-attention (the paper's choice, Table
-    3), all but cross-attention, all, or none. Without effect where only one of them exists."""
+    3), all but cross-attention, all, or none. Without effect on other parts: finetuned towers go apart."""
     parts: Parts = "pretrain"
     """"captioner": image encoder + decoder. "filter": image encoder + text encoder + ITC and ITM heads.
-    "pretrain": everything."""
+    "pretrain": all of these. "vqa": image encoder + text encoder + a decoder that reads the encoder's states
+    (paper, figure 5a). "nlvr": image encoder + a text encoder that reads two images + classifier (figure 5b)."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts and numbers, for config.json."""

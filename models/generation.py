@@ -54,15 +54,21 @@ def generate(
     *,
     seeds: Tensor | None = None,
     n: int = 1,
+    mask: Tensor | None = None,
 ) -> Generated:
-    """n continuations of the prompt for each of the image states [B, N, W] of `med.encode_image`.
+    """n continuations of the prompt for each of the image states [B, N, W] of `med.encode_image`; of a "vqa",
+    answers to the questions whose states [B, N, D] `med.encode_text` gave and whose `mask` [B, N] it was given.
 
     `seeds` int64 [B * n], image by image, decides nucleus sampling (see `sampling.uniform`); the others need
     none. Beam search returns an image's n best beams, best first, by log-probability per token as BLIP's own
     search. Raises ValueError for lengths, n or seeds that do not fit.
     """
     _check(med, image_states, prompt, sampling, seeds, n)
-    decoding = _Decoding(med, image_states, prompt, sampling)
+    if med.config.parts == "vqa" and mask is None:
+        raise ValueError(
+            "cannot generate: answers need the mask of their questions, whose padding says nothing"
+        )
+    decoding = _Decoding(med, image_states, prompt, sampling, mask)
     if sampling.strategy == "beam":
         return _search(decoding, n)
     return _sample(decoding, seeds, n)
@@ -99,8 +105,10 @@ class _Decoding:
     hence a sequence that ended stays until its whole image is done.
     """
 
-    def __init__(self, med: MED, image_states: Tensor, prompt: Prompt, sampling: SamplingConfig) -> None:
-        self.med, self.sampling, self.prompt = med, sampling, prompt
+    def __init__(
+        self, med: MED, image_states: Tensor, prompt: Prompt, sampling: SamplingConfig, mask: Tensor | None
+    ) -> None:
+        self.med, self.sampling, self.prompt, self.mask = med, sampling, prompt, mask
         self.device = image_states.device
         self.prompt_ids = prompt.ids.to(self.device)
         self.cross_kv = med.cross_kv(image_states, which="decoder")
@@ -111,7 +119,7 @@ class _Decoding:
     def _lay_out(self, sequences: int) -> None:
         self.sequences = sequences  # of each image
         image_index = torch.arange(self.images).repeat_interleave(sequences)
-        self.rows = ImageRows.plan(image_index, len(image_index), self.images, self.device)
+        self.rows = ImageRows.plan(image_index, len(image_index), self.images, self.device, self.mask)
 
     def read_prompt(self) -> Tensor:
         """Logits [B, V] of the first new token: one pass per image, however many sequences will follow."""
@@ -157,6 +165,7 @@ class _Decoding:
         self.images = staying
         if staying:
             self.cross_kv = [(key[stay], value[stay]) for key, value in self.cross_kv]
+            self.mask = None if self.mask is None else self.mask.to(self.device)[stay]
             self.cache.select(self.sequences_of(stay))
             self._lay_out(self.sequences)
         return stay

@@ -51,7 +51,7 @@ class Matcher:
         """
         if not med.has_encoder:
             raise ValueError(
-                f"this model's parts are {med.config.parts!r}: it has no text encoder to match with"
+                f"this model's parts are {med.config.parts!r}: it has no text encoder with the heads of ITM and ITC"
             )
         self.med = place(med, tokenizer, device, precision)
         self.tokenizer = tokenizer

@@ -28,8 +28,13 @@ def load_text_start(med: MED, folder: str | Path, tokenizer: Tokenizer | None = 
     cross-attention, heads of ITC and ITM, and the rows of [DEC] and [ENC] stay as they are. BERT's first
     token type is added to the positions, since MED's text has no types. With `tokenizer` (the MED's) word
     rows are matched by entry, so that a vocabulary of one's own may start from BERT's; without it row i is
-    BERT's row i. CheckpointError where sizes differ or tensors are missing or left over.
+    BERT's row i. CheckpointError where sizes differ or tensors are missing or left over, or where the MED is
+    one that only finetuning makes.
     """
+    if med.config.parts in ("vqa", "nlvr"):
+        raise CheckpointError(
+            f'a "{med.config.parts}" starts from a pretrained MED (load_checkpoint), not from a BERT: {folder}'
+        )
     folder = Path(folder)
     bert = _read_bert(folder)
     head = {name: bert.pop(name) for name in list(bert) if name.startswith("cls.predictions.")}

@@ -91,8 +91,10 @@ def complete_ties(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, 
 def fill(model: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
     """Give a model built on the meta device its weights, in float32, and keep what is tied tied.
 
-    Patch positions are resampled to the model's grid. CheckpointError if tensors that the model ties differ.
+    Patch positions are resampled to the model's grid. Tensors that share memory, and that the model does not
+    tie, go apart. CheckpointError if tensors that the model ties differ.
     """
+    taken: set[int] = set()
     parameters: dict[str, nn.Parameter] = {}
     due = model.state_dict()
     for name, first in tied_names(model).items():
@@ -104,5 +106,9 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
             continue
         if name == POSITIONS:
             tensor = interpolate_positions(tensor, due[name].shape[1])
-        parameters[name] = nn.Parameter(tensor.float().contiguous())
+        tensor = tensor.float().contiguous()
+        if tensor.data_ptr() in taken:
+            tensor = tensor.clone()
+        taken.add(tensor.data_ptr())
+        parameters[name] = nn.Parameter(tensor)
     model.load_state_dict(parameters, assign=True)

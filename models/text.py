@@ -7,11 +7,13 @@ encoder, image-grounded decoder (causal). Module names are BERT's, so BLIP's and
 name.
 
 Keys and values of the image are inputs here, not computed: MED.cross_kv makes them once per image and layer.
+A layer's cross-attention is given to it: the one below, or that over two images of models/twin.py.
 
 Shape suffixes: B images, M texts (M = B when each image has one), T tokens of a text, S cached + new tokens,
 N image tokens, D text width, W image width, H heads, K channels per head, V vocabulary.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -20,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.attention import CrossKV, DecoderCache, ImageRows
+from models.attention import DecoderCache, ImageRows
 from models.config import TextConfig
 
 
@@ -88,17 +90,25 @@ class SelfAttention(nn.Module):
 class CrossAttention(nn.Module):
     """Text attends to image tokens whose keys and values are already there."""
 
-    def __init__(self, config: TextConfig, image_width: int) -> None:
-        super().__init__()
+    def __init__(self, config: TextConfig, image_width: int, layer: int) -> None:
+        super().__init__()  # every layer's is alike, whatever its number
         self.attention_dropout = config.dropout
         self.self = Projections(config, image_width)
         self.output = ResidualNorm(config, config.width)
+
+    def keys_values(self, source_BNW: Tensor) -> tuple[Tensor, Tensor]:
+        """One layer's entry of a CrossKV, both [B, H, N, K]."""
+        return self.self.keys_values(source_BNW)
 
     def forward(self, x_MTD: Tensor, key_BHNK: Tensor, value_BHNK: Tensor, rows: ImageRows) -> Tensor:
         """[M, T, D]."""
         dropout = self.attention_dropout if self.training else 0.0
         out_MTHK = rows.attend(self.self.queries(x_MTD), key_BHNK, value_BHNK, dropout)
         return self.output(out_MTHK.flatten(2), x_MTD)
+
+
+CrossBuilder = Callable[[TextConfig, int, int], nn.Module]
+"""Makes one layer's cross-attention from the text's sizes, the width of what is read, the layer's number."""
 
 
 class Intermediate(nn.Module):
@@ -121,8 +131,9 @@ class TextReads:
     """True where a token may attend; None for everywhere (or, with `causal`, everywhere before)."""
     causal: bool = False
     cache: DecoderCache | None = None
-    cross: CrossKV | None = None
-    """None: text alone, cross-attention is skipped."""
+    cross: Sequence[tuple[Tensor, ...]] | None = None
+    """Per layer what its cross-attention takes after the text: a CrossKV, or a TwinKV (models/twin.py). None:
+    text alone, cross-attention is skipped."""
     rows: ImageRows | None = None
     """Set whenever `cross` is."""
 
@@ -130,10 +141,10 @@ class TextReads:
 class Layer(nn.Module):
     """One transformer layer: self-attention, cross-attention (when an image is given), feed-forward."""
 
-    def __init__(self, config: TextConfig, image_width: int) -> None:
+    def __init__(self, config: TextConfig, image_width: int, layer: int, cross: CrossBuilder) -> None:
         super().__init__()
         self.attention = SelfAttention(config)
-        self.crossattention = CrossAttention(config, image_width)
+        self.crossattention = cross(config, image_width, layer)
         self.intermediate = Intermediate(config)
         self.output = ResidualNorm(config, config.ffn)
 
@@ -170,10 +181,10 @@ class Embeddings(nn.Module):
 class TextTransformer(nn.Module):
     """Embeddings and layers; which mode it runs in is said by `TextReads`."""
 
-    def __init__(self, config: TextConfig, image_width: int) -> None:
+    def __init__(self, config: TextConfig, image_width: int, cross: CrossBuilder = CrossAttention) -> None:
         super().__init__()
         self.embeddings = Embeddings(config)
-        layers = nn.ModuleList(Layer(config, image_width) for _ in range(config.depth))
+        layers = nn.ModuleList(Layer(config, image_width, i, cross) for i in range(config.depth))
         self.encoder = nn.ModuleDict({"layer": layers})
         self.apply(partial(init_text_weights, std=config.init_std))
 

@@ -148,12 +148,17 @@ def verify(
 @app.command()
 def convert(
     source: Annotated[
-        str, typer.Argument(metavar="SRC", help="Checkpoint: capfilt or transformers folder, BLIP .pth.")
+        str,
+        typer.Argument(metavar="SRC", help="Checkpoint: capfilt or transformers folder, BLIP or LAVIS .pth."),
     ],
     target: Annotated[str, typer.Argument(metavar="DST", help="What to write; must not exist.")],
     to: Annotated[Literal["hf", "blip", "capfilt"], typer.Option(help="Layout of DST.")],
     tokenizer: Annotated[
         str | None, typer.Option(help="Tokenizer folder, for checkpoints that carry none (BLIP .pth).")
+    ] = None,
+    parts: Annotated[
+        Literal["captioner", "filter", "vqa"] | None,
+        typer.Option(help="Take only this out of a pretrained model; all there is when not given."),
     ] = None,
 ) -> None:
     """Convert a checkpoint between capfilt, transformers and BLIP layouts, strictly."""
@@ -162,7 +167,7 @@ def convert(
 
     with _Errors():
         path = local_artifact(source, "SRC")
-        export_checkpoint(path, target, to=to, tokenizer=tokenizer)
+        export_checkpoint(path, target, to=to, parts=parts, tokenizer=tokenizer)
         _console().print(f"wrote {target} ({to} layout)", highlight=False)
 
 

@@ -85,6 +85,14 @@ class ModelSection(Section):
     vocab_size: Annotated[int, Field(ge=64)] = 30522
     """Largest vocabulary when one is trained."""
 
+    @model_validator(mode="after")
+    def _pretrains(self) -> ModelSection:
+        if self.med.parts in ("vqa", "nlvr"):
+            raise ValueError(
+                f'parts "{self.med.parts}" is made by finetuning alone; leave parts out, a run pretrains'
+            )
+        return self
+
 
 class TrainSection(Section):
     """One training: objective, optimizer, data, workers."""

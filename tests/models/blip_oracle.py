@@ -6,13 +6,23 @@ transformers' implementation shares no code with ours; what it answers is the ri
 import re
 
 import torch
-from transformers import BlipConfig, BlipForConditionalGeneration, BlipForImageTextRetrieval
+from transformers import (
+    BlipConfig,
+    BlipForConditionalGeneration,
+    BlipForImageTextRetrieval,
+    BlipForQuestionAnswering,
+)
 
 from models.config import MedConfig, TextConfig, VisionConfig
 from models.med import MED
 from models.tokenizer import Tokenizer
 
 SIZE = 32
+PARTS = {
+    BlipForConditionalGeneration: "captioner",
+    BlipForImageTextRetrieval: "filter",
+    BlipForQuestionAnswering: "vqa",
+}
 WORDS = "a picture of the red blue green small large dog cat bird tree house car boat on in under near two"
 
 # transformers' names -> salesforce/BLIP's, which are ours (shared/docs/blip.md, section 2).
@@ -62,6 +72,22 @@ def hf_config(tokenizer: Tokenizer) -> BlipConfig:
     return BlipConfig(text_config=text, vision_config=vision, image_text_hidden_size=16)
 
 
+def vqa_config(tokenizer: Tokenizer) -> BlipConfig:
+    """One width for image and text: transformers' answers know no other."""
+    config = hf_config(tokenizer)
+    config.text_config.encoder_hidden_size = config.vision_config.hidden_size = 32
+    config.vision_config.intermediate_size = 128
+    return config
+
+
+def hf_answerer(tokenizer: Tokenizer, seed: int = 0, ends: float = 3.0) -> BlipForQuestionAnswering:
+    """An answerer whose answers differ from question to question; the higher `ends`, the sooner they end."""
+    model = _random_weights(BlipForQuestionAnswering, vqa_config(tokenizer), seed)
+    with torch.no_grad():
+        model.text_decoder.cls.predictions.bias[tokenizer.sep_id] += ends
+    return model
+
+
 def hf_captioner(tokenizer: Tokenizer, seed: int = 0, ends: float = 3.0) -> BlipForConditionalGeneration:
     """A captioner whose texts differ from image to image; the higher `ends`, the sooner they end."""
     model = _random_weights(BlipForConditionalGeneration, hf_config(tokenizer), seed)
@@ -107,7 +133,7 @@ def med_of(hf) -> MED:
                 max_positions=text.max_position_embeddings,
             ),
             embed_dim=hf.config.image_text_hidden_size,
-            parts="captioner" if isinstance(hf, BlipForConditionalGeneration) else "filter",
+            parts=PARTS[type(hf)],
         )
     )
     weights = {}

@@ -11,33 +11,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BlipForConditionalGeneration, BlipForImageTextRetrieval, BlipProcessor
 
 from models.checkpoints import export_checkpoint, load_checkpoint, save_checkpoint
-from models.config import MedConfig, TextConfig, VisionConfig
+from models.config import VisionConfig
 from models.files import CheckpointError, checkpoint_digest
-from models.foreign import rename_from_hf, rename_to_hf
-from models.med import MED
+from models.foreign_hf import rename_from_hf, rename_to_hf
 from tests.models import blip_oracle
-
-TOKENIZER = blip_oracle.tiny_tokenizer()
-VISION = VisionConfig(image_size=32, patch_size=8, width=24, depth=2, heads=3, drop_path=0.1)
-TEXT = TextConfig(
-    vocab_size=TOKENIZER.vocab_size, width=32, depth=2, heads=4, ffn=48, max_positions=20, dropout=0.05
-)
-
-
-def build(**changes) -> MED:
-    torch.manual_seed(0)
-    med = MED(MedConfig(**({"vision": VISION, "text": TEXT, "embed_dim": 8} | changes)))
-    with torch.no_grad():
-        for parameter in med.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape))
-    return med
-
-
-def assert_same(ours: MED, theirs: MED) -> None:
-    assert ours.config == theirs.config
-    first, second = ours.state_dict(), theirs.state_dict()
-    assert list(first) == list(second)
-    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+from tests.models.tiny_med import TEXT, TOKENIZER, VISION, assert_same, build
 
 
 @pytest.fixture

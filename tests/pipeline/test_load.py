@@ -44,6 +44,7 @@ def put(data, path, value):
         ),
         ("pretrain.batch_size", "many", "pretrain.batch_size: input should be a valid integer"),
         ("pretrain.epochs", 3, "pretrain: give either epochs or steps"),
+        ("model.med.parts", "vqa", 'model: parts "vqa" is made by finetuning alone; leave parts out'),
         ("model.med.vision.depht", 2, "model.med.vision.depht: unknown key; did you mean 'depth'?"),
         (
             "filter.judge.threshold",

@@ -1,0 +1,93 @@
+"""LAVIS's files: laid out as its runner writes them (LAVIS 506965b, lavis/runners/runner_base.py)."""
+
+import pytest
+import torch
+
+from models.checkpoints import load_checkpoint
+from models.files import CheckpointError
+from tests.models.tiny_med import TOKENIZER, assert_same, from_file
+
+
+@pytest.fixture
+def words(tmp_path):
+    """Folder of the tokenizer that a .pth needs."""
+    TOKENIZER.save(tmp_path)
+    return tmp_path
+
+
+def lavis_file(path, med, *, without=(), buffers=(), **extra):
+    """What LAVIS's runner writes: tensors that learn (so no momentum copies) and buffers, and its own state."""
+    size = med.config.text.max_positions
+    text = [
+        name
+        for name in ("text_encoder", "text_decoder.bert")
+        if f"{name}.embeddings.LayerNorm.bias" in med.state_dict()
+    ]
+    state = {name: tensor for name, tensor in med.state_dict().items() if not name.startswith(tuple(without))}
+    state |= {f"{name}.embeddings.position_ids": torch.arange(size)[None] for name in (*text, *buffers)}
+    if buffers:
+        state |= {f"{name}_queue": torch.randn(8, 6) for name in ("image", "text")}
+        state |= {"idx_queue": torch.full((1, 6), -100), "queue_ptr": torch.zeros(1, dtype=torch.long)}
+    weight = torch.nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.AdamW([weight])
+    weight.sum().backward()
+    optimizer.step()
+    content = {
+        "model": state | extra,
+        "optimizer": optimizer.state_dict(),
+        "config": {"model": {"arch": "blip_caption", "vit_type": "base"}, "run": {"init_lr": 1e-5}},
+        "scaler": {"scale": 65536.0, "growth_tracker": 3},
+        "epoch": 4,
+    }
+    torch.save(content, path)
+
+
+MOMENTUM_BUFFERS = ("text_encoder_m",)
+
+
+@pytest.mark.parametrize(
+    ("arch", "parts", "buffers"),
+    [
+        ("blip_pretrain", "pretrain", MOMENTUM_BUFFERS),
+        ("blip_retrieval", "filter", MOMENTUM_BUFFERS),
+        ("blip_caption", "captioner", ()),
+        ("blip_vqa", "vqa", ()),
+        ("blip_nlvr", "nlvr", ()),
+    ],
+)
+def test_files_of_lavis_load(words, arch, parts, buffers):
+    med = from_file(parts=parts)
+    lavis_file(words / f"{arch}.pth", med, buffers=buffers)
+    again, _, info = load_checkpoint(words / f"{arch}.pth", parts, tokenizer=words)
+    contrasts = parts in ("pretrain", "filter")
+    assert_same(again, med if contrasts else from_file(parts=parts, embed_dim=256))
+    assert (info.format, info.parts, info.notes) == ("blip", parts, [])
+
+
+def test_the_matcher_of_lavis_has_no_temperature(words):
+    med = from_file(parts="filter")
+    lavis_file(words / "blip_image_text_matching.pth", med, without=["temp"])
+    again, _, info = load_checkpoint(words / "blip_image_text_matching.pth", "filter", tokenizer=words)
+    assert again.temp.item() == pytest.approx(0.07) and info.notes == [
+        "the file holds no temperature; 0.07 is used"
+    ]
+    assert torch.equal(again.itm_head.weight, med.itm_head.weight)
+
+
+def test_models_of_lavis_that_are_none_of_ours_are_named(words):
+    med = from_file(parts="filter")
+    lavis_file(words / "blip_feature_extractor.pth", med, without=["itm_head"])
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(words / "blip_feature_extractor.pth", "filter", tokenizer=words)
+    assert caught.value.missing == ["itm_head.weight", "itm_head.bias"] and not caught.value.unexpected
+    heads = {f"cls_head.{number}.bias": torch.zeros(2) for number in (0, 2)}
+    lavis_file(
+        words / "blip_classification.pth",
+        med,
+        without=["vision_proj", "text_proj", "itm_head", "temp"],
+        **heads,
+    )
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(words / "blip_classification.pth", "filter", tokenizer=words)
+    assert caught.value.unexpected == list(heads)
+    assert "itm_head.weight" in caught.value.missing and len(caught.value.missing) == 6
