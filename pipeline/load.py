@@ -27,7 +27,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     file = Path(path)
     if not file.is_file():
-        shipped = sorted(str(p) for p in Path("configs").glob("*.yaml"))
+        shipped = sorted(str(p) for p in Path("configs").rglob("*.yaml"))
         hint = f"; shipped configs: {', '.join(shipped)}" if shipped else ""
         raise ConfigError(f"{path}: no such config file{hint}")
     try:
