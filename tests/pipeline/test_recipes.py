@@ -1,8 +1,11 @@
 """The shipped recipes against the figures of the paper (arXiv 2201.12086) and of its code (salesforce/BLIP)."""
 
+import json
 from dataclasses import replace
 from operator import attrgetter
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
@@ -11,6 +14,8 @@ from models.config import AugmentConfig, ObjectiveConfig, OptimizerConfig
 from models.med import MED
 from models.optimizer import learning_rate
 from models.vit import build_vit
+from stages.manifest import build_index, read_slice
+from stages.store import Store
 from tests.recipes import RECIPES, recipe
 
 BASE, LARGE, CODE = ("vit-b-14m", "vit-b-129m"), ("vit-l-129m",), ("reference-14m",)
@@ -198,3 +203,41 @@ def test_models_have_the_paper_s_parameters_and_fit_their_start(name, sizes):
     shapes = {key: value.shape for key, value in start.items() if not key.startswith("head.")}
     assert shapes == {key: value.shape for key, value in encoder.items()}
     assert timm.get_pretrained_cfg(model.vision_start) is not None, "timm has weights of this name"
+
+
+def annotations(path, captions):
+    path.write_text(json.dumps([{"image": f"{i}.jpg", "caption": c} for i, c in enumerate(captions)]))
+
+
+INPUTS = {  # the files of docs/recipes.md, two rows each
+    "coco": (".json", lambda path: annotations(path, ["one", "two"])),
+    "vg": (".json", lambda path: annotations(path, ["one", "two"])),
+    "cc3m": (".tsv", lambda path: path.write_text("one\t0.jpg\ntwo\t1.jpg\n")),
+    "cc12m": (".tsv", lambda path: path.write_text("0.jpg\tone\n1.jpg\ttwo\n")),
+    "sbu": (
+        ".jsonl",
+        lambda path: path.write_text(
+            '{"url": "0.jpg", "caption": "one"}\n{"url": "1.jpg", "caption": "two"}\n'
+        ),
+    ),
+    "laion": (
+        ".parquet",
+        lambda path: pq.write_table(
+            pa.table({"SAMPLE_ID": [7, 8], "URL": ["0.jpg", "1.jpg"], "TEXT": ["one", "two"]}), path
+        ),
+    ),
+    "karpathy_test": (".json", lambda path: annotations(path, [["one"], ["two"]])),
+}
+
+
+def test_the_input_files_are_read_as_the_recipes_say(tmp_path):
+    sources = recipe("vit-b-129m").sources
+    assert set(INPUTS) == set(sources)
+    for name, (ending, write) in INPUTS.items():
+        rows = sources[name].rows
+        assert rows.manifest.endswith(ending), name
+        write(tmp_path / f"{name}{ending}")
+        store = Store(str(tmp_path / name))
+        build_index(replace(rows, manifest=str(tmp_path / f"{name}{ending}")), store, source=name)
+        found = [(row["url"], row["texts"]) for row in read_slice(store, 0).to_pylist()]
+        assert found == [("0.jpg", ["one"]), ("1.jpg", ["two"])], name
