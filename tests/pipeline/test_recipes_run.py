@@ -49,6 +49,7 @@ class Trained:
     steps: list
     before: dict
     after: dict
+    recomputing: int
 
 
 class Cluster:
@@ -68,8 +69,9 @@ class Cluster:
         before = losses_of(learner.objective, batch)
         steps += [learner.train_step()() for _ in range(STEPS - FILLED)]
         after = losses_of(learner.objective, batch)
+        recomputing = sum(block.recompute for block in learner.med.visual_encoder.blocks)
         learner.finish()
-        self.trained[job.node] = Trained(learner.spec, steps, before, after)
+        self.trained[job.node] = Trained(learner.spec, steps, before, after, recomputing)
 
 
 def losses_of(objective, batch):
@@ -119,6 +121,7 @@ def test_a_twin_trains_and_its_losses_fall(name, shapes, tmp_path, monkeypatch):
         assert {"itc", "itm", "lm"} & set(trained.after) == losses
         assert all(math.isfinite(value) for step in trained.steps for value in step.values())
         assert trained.after["loss"] < trained.before["loss"]
+        assert trained.recomputing == (trained.spec.train.checkpoint_layers or 0)
         sources = {ref.source for ref in trained.spec.shards}
         assert sources == set(recipe(name).trains_on(node.split(".")[0]))
 
