@@ -16,6 +16,8 @@ from stages.filter import FilterConfig
 from stages.manifest import ManifestConfig
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+_TRAINED = {"pretrain": ("human", "web"), "captioner": ("human",), "filter": ("human",)}
+"""Kinds of source that each kind of node trains on."""
 
 
 class Section(BaseModel):
@@ -61,6 +63,17 @@ class SourceSection(Section):
     demonstrations: the real fetch stage runs without a network."""
     fetch: FetchConfig | None = None
     """Fetch settings of this source alone, instead of the run's."""
+    parts: Annotated[int, Field(ge=1)] = 1
+    """Web sources: equal parts the shards are dealt into; each epoch of a pretraining has one, in turn (paper: 5
+    for LAION, one fifth per epoch)."""
+
+    @model_validator(mode="after")
+    def _parts_of_web(self) -> SourceSection:
+        if self.parts > 1 and self.kind != "web":
+            raise ValueError(
+                f"parts is {self.parts}, but only a source of kind web trains in parts; remove the key"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_place(self) -> SourceSection:
@@ -117,6 +130,12 @@ class TrainSection(Section):
     """Shards whose pairs are shuffled together."""
     decode_threads: Annotated[int, Field(ge=0)] = 4
     """Threads that decode and augment the next batches beside the training step; 0 = in step."""
+    sources: tuple[str, ...] | None = None
+    """Sources it trains on; by default all human and web ones for pretraining, all human ones for a finetuning
+    (paper: COCO alone)."""
+    checkpoint_layers: Annotated[int, Field(ge=0)] | None = None
+    """Last blocks of the image encoder that recompute their activations in this training; `model`'s own number
+    when not given. Costs time, saves memory, changes no result (reference: 0 to 12 by task and size)."""
     workers: WorkersConfig = WorkersConfig()
 
     @model_validator(mode="after")
@@ -200,6 +219,45 @@ class Config(Section):
     def of_kind(self, *kinds: str) -> list[str]:
         """Names of the sources of these kinds, in the config's order."""
         return [name for name, source in self.sources.items() if source.kind in kinds]
+
+    def trainings(self) -> dict[str, TrainSection]:
+        """The sections that train, by kind of node."""
+        found = {
+            "pretrain": self.pretrain,
+            "captioner": self.captioner.finetune,
+            "filter": self.filter.finetune,
+        }
+        return {kind: section for kind, section in found.items() if section is not None}
+
+    def trains_on(self, kind: str) -> list[str]:
+        """Sources that a node of this kind trains on, in the config's order."""
+        chosen = self.trainings()[kind].sources
+        return [name for name in self.of_kind(*_TRAINED[kind]) if chosen is None or name in chosen]
+
+    @model_validator(mode="after")
+    def _trainings_fit(self) -> Config:
+        depth = self.model.med.vision.depth
+        in_parts = {name for name, source in self.sources.items() if source.parts > 1}
+        idle = in_parts - set(self.trains_on("pretrain") if self.pretrain is not None else ())
+        if idle:
+            raise ValueError(f"sources.{min(idle)}.parts: no pretraining reads this source; remove the key")
+        for kind, section in self.trainings().items():
+            where = kind if kind == "pretrain" else f"{kind}.finetune"
+            known = self.of_kind(*_TRAINED[kind])
+            for name in section.sources or ():
+                if name not in known:
+                    raise ValueError(
+                        f"{where}.sources: {name!r} is no source of kind {' or '.join(_TRAINED[kind])}; "
+                        f"allowed: {', '.join(known)}"
+                    )
+            if section.sources == ():
+                raise ValueError(f"{where}.sources: names none; allowed: {', '.join(known)}")
+            if (section.checkpoint_layers or 0) > depth:
+                raise ValueError(
+                    f"{where}.checkpoint_layers: {section.checkpoint_layers} exceed "
+                    f"model.med.vision.depth {depth}; at most all"
+                )
+        return self
 
     @model_validator(mode="after")
     def _possible(self) -> Config:

@@ -10,6 +10,7 @@ from pipeline.load import ConfigError
 from pipeline.plan import UnknownNode
 from stages.artifacts import ArtifactError
 from stages.manifest import ManifestError
+from stages.pairs import PartsError
 from stages.store import StoreError
 
 
@@ -26,6 +27,7 @@ USER_ERRORS = (
     LedgerError,
     ManifestError,
     NodeFailed,
+    PartsError,
     StoreError,
     UnknownNode,
 )

@@ -67,6 +67,9 @@ class Fingerprints:
             "seed": self.config.run.seed,
             "model": self._data["model"],
             "pretrain": self._training("pretrain", self.config.pretrain),
+            "sources": {
+                name: {"parts": self.config.sources[name].parts} for name in self.config.trains_on("pretrain")
+            },
             "continue_training": continued,
         }
 
@@ -104,4 +107,4 @@ class Fingerprints:
     def _training(self, key: str, section: TrainSection | None) -> dict[str, Any]:
         assert section is not None, f"{key} is planned, so its section is there"
         data = plain(section)
-        return {k: v for k, v in data.items() if k not in ("workers", "decode_threads")}
+        return {k: v for k, v in data.items() if k not in ("workers", "decode_threads", "checkpoint_layers")}

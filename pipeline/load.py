@@ -30,7 +30,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         with fsspec.open(str(path), "r", encoding="utf-8") as file:
             data = yaml.safe_load(file.read())
     except (FileNotFoundError, IsADirectoryError) as error:
-        shipped = sorted(str(p) for p in Path("configs").glob("*.yaml"))
+        shipped = sorted(str(p) for p in Path("configs").rglob("*.yaml"))
         hint = f"; shipped configs: {', '.join(shipped)}" if shipped else ""
         raise ConfigError(f"{path}: no such config file{hint}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -16,6 +16,7 @@ from pipeline.plan import Node, outputs_of
 from pipeline.stopping import Stopped
 from stages.artifacts import absolute
 from stages.manifest import build_index
+from stages.pairs import check_parts
 
 
 def run_fetch(run: Run, node: Node) -> dict[str, Any]:
@@ -100,6 +101,7 @@ def _run_shards(run: Run, node: Node, steps: list[Step], folder: str) -> dict[st
         index = build_index(
             run.config.sources[source].rows, run.store / f"corpus/{source}/index", source=source
         )
+        check_parts(source, run.config.sources[source].parts, index.shards)  # told before any download
         committed = set(run.ledger.committed(f"{folder}/{source}"))
         shards[source], rows = index.shards, rows + index.rows
         done_rows += min(index.rows, len(committed) * run.config.sources[source].rows.shard_size)

@@ -7,24 +7,26 @@ from pathlib import Path
 from typing import Any
 
 from cluster.train import TrainingStopped, TrainJob, fit
-from pipeline.config import Config, ModelSection, TrainSection
+from pipeline.config import ModelSection
 from pipeline.context import Run
 from pipeline.errors import NodeFailed
 from pipeline.learner_spec import LearnerSpec, build_learner
 from pipeline.plan import Node, outputs_of
 from pipeline.vocabulary import ensure_tokenizer
 from stages.artifacts import absolute
-from stages.pairs import ShardRef
+from stages.pairs import ShardRef, deal
 from stages.store import Store
 
 
 def run_training(run: Run, node: Node) -> dict[str, Any]:
     """Pretraining or finetuning on Ray Train."""
-    train = _train_section(run.config, node)
-    refs, pairs = _training_shards(run, node)
+    train = run.config.trainings()[node.kind]
+    refs, pairs, pairs_per_epoch = training_shards(run, node)
     if pairs < 2:
         raise NodeFailed(f"{node.name}: {pairs} training pairs; nothing to train on")
-    per_epoch = max(1, pairs // train.batch_size)
+    # Epochs differ where a source trains in parts; schedules and `epochs` go by the mean epoch, which is exact
+    # over every full turn of the parts.
+    per_epoch = max(1, round(pairs_per_epoch) // train.batch_size)
     steps = train.steps if train.steps is not None else max(1, round((train.epochs or 1) * per_epoch))
     run.progress.set_total(node.name, steps, unit="steps")
     start = _start_of(run, node)
@@ -77,33 +79,30 @@ def _with_absolute_starts(model: ModelSection) -> ModelSection:
     return model.model_copy(update={"text_start": text, "vision_start": vision})
 
 
-def _train_section(config: Config, node: Node) -> TrainSection:
-    sections = {
-        "pretrain": config.pretrain,
-        "captioner": config.captioner.finetune,
-        "filter": config.filter.finetune,
-    }
-    section = sections[node.kind]
-    assert section is not None, f"{node.name} is planned, so its section is there"
-    return section
+def training_shards(run: Run, node: Node) -> tuple[list[ShardRef], int, float]:
+    """Shards a training reads, how many pairs they hold by their commit records, and how many of these an epoch
+    has in the mean: all, but of a source in n parts one n-th.
 
-
-def _training_shards(run: Run, node: Node) -> tuple[list[ShardRef], int]:
-    """Shards a training reads and how many pairs they hold, from the commit records."""
+    Raises:
+        PartsError: a source has fewer shards with pairs than parts.
+    """
     refs: list[ShardRef] = []
-    pairs = 0
-    kinds = ("human", "web") if node.kind == "pretrain" else ("human",)
-    for source in run.config.of_kind(*kinds):
-        kind = run.config.sources[source].kind
-        bootstrapped = kind == "web" and node.round > 0
+    pairs, pairs_per_epoch = 0, 0.0
+    for source in run.config.trains_on(node.kind):
+        section = run.config.sources[source]
+        bootstrapped = section.kind == "web" and node.round > 0
         folder = f"rounds/{node.round}/{source}" if bootstrapped else f"corpus/{source}"
+        found: list[ShardRef] = []
+        before = pairs
         for record in run.ledger.records(folder):
             kept = sum(v.get("kept", 0) for v in record.get("candidates", {}).values())
             count = kept if bootstrapped else record["texts"]
             if count:
-                refs.append(ShardRef(source, record["shard"], kind))  # type: ignore[arg-type]
+                found.append(ShardRef(source, record["shard"], section.kind))  # type: ignore[arg-type]
                 pairs += count
-    return refs, pairs
+        refs += deal(found, section.parts)
+        pairs_per_epoch += (pairs - before) / section.parts
+    return refs, pairs, pairs_per_epoch
 
 
 def _start_of(run: Run, node: Node) -> str | None:

@@ -23,6 +23,7 @@ from cluster.engine import Step, stream_blocks
 from cluster.train import Worker
 from models.augment import TrainAugment
 from models.checkpoints import load_checkpoint, load_text_start, load_vision_start, save_checkpoint
+from models.config import MedConfig
 from models.gather import average_gradients
 from models.med import MED
 from models.objectives import Objective, PairBatch
@@ -179,7 +180,10 @@ def start_model(spec: LearnerSpec) -> tuple[MED, Tokenizer]:
     """
     if spec.start is not None:
         med, tokenizer, _ = load_checkpoint(
-            local_artifact(spec.start, spec.node), parts=spec.kind, image_size=spec.train.image_size
+            local_artifact(spec.start, spec.node),
+            parts=spec.kind,
+            image_size=spec.train.image_size,
+            adapt=partial(_recomputing, layers=spec.train.checkpoint_layers),
         )
         return med, tokenizer
     tokenizer = Tokenizer.from_folder(local_artifact(spec.tokenizer, "model.tokenizer"))
@@ -188,12 +192,19 @@ def start_model(spec: LearnerSpec) -> tuple[MED, Tokenizer]:
     if spec.train.image_size is not None:
         vision = replace(vision, image_size=spec.train.image_size)
     config = replace(config, vision=vision, text=replace(config.text, vocab_size=tokenizer.vocab_size))
-    med = MED(config)
+    med = MED(_recomputing(config, spec.train.checkpoint_layers))
     if spec.model.vision_start is not None:
         load_vision_start(med, spec.model.vision_start)
     if spec.model.text_start is not None:
         load_text_start(med, local_artifact(spec.model.text_start, "model.text_start"), tokenizer)
     return med, tokenizer
+
+
+def _recomputing(config: MedConfig, layers: int | None) -> MedConfig:
+    """The config with as many recomputing vision blocks as a training asks for; its own number for None."""
+    if layers is None:
+        return config
+    return replace(config, vision=replace(config.vision, checkpoint_layers=layers))
 
 
 def assemble(

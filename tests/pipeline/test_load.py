@@ -63,6 +63,28 @@ def put(data, path, value):
             "captioner: give captioner.checkpoint, or both pretrain and captioner.finetune",
         ),
         ("sources.web.images", "x", "images and serve given"),
+        (
+            "sources.human.parts",
+            2,
+            "sources.human: parts is 2, but only a source of kind web trains in parts",
+        ),
+        ("sources.web.parts", 0, "sources.web.parts: input should be greater than or equal to 1, got 0"),
+        (
+            "captioner.finetune.sources",
+            ["web"],
+            "captioner.finetune.sources: 'web' is no source of kind human; allowed: human",
+        ),
+        (
+            "pretrain.sources",
+            ["human", "wbe"],
+            "pretrain.sources: 'wbe' is no source of kind human or web; allowed: human, web",
+        ),
+        ("pretrain.sources", [], "pretrain.sources: names none; allowed: human, web"),
+        (
+            "filter.finetune.checkpoint_layers",
+            2,
+            "filter.finetune.checkpoint_layers: 2 exceed model.med.vision.depth 1; at most all",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_with_path_value_and_way_out(tmp_path, path, value, message):
@@ -70,6 +92,13 @@ def test_a_mistake_is_one_line_with_path_value_and_way_out(tmp_path, path, value
     put(data, path, value)
     text = error_of(data)
     assert message in text and "\n" not in text
+
+
+def test_parts_that_no_pretraining_reads_are_refused(tmp_path):
+    data = tiny_data(tmp_path)
+    put(data, "sources.web.parts", 2)
+    put(data, "pretrain.sources", ["human"])
+    assert "sources.web.parts: no pretraining reads this source; remove the key" in error_of(data)
 
 
 def test_every_mistake_is_told_at_once(tmp_path):
@@ -122,7 +151,7 @@ def test_missing_file_names_the_shipped_ones(monkeypatch, tmp_path):
 def test_every_shipped_config_is_valid():
     from pathlib import Path
 
-    configs = sorted(Path("configs").glob("*.yaml"))
+    configs = sorted(Path("configs").rglob("*.yaml"))
     assert len(configs) >= 3
     for path in configs:
         load_config(path)
