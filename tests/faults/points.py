@@ -42,10 +42,7 @@ DRIVER = [
 ALL = [*COMMIT, *STAGES, *PROCESSES, *DRIVER]
 
 SHORT = [
-    Fault("put after corpus/web/000001.tar"),
     Fault("create torn rounds/1/web/000001.json"),
-    Fault("stage after caption 2"),
     Fault("stage before filter 4", "driver"),
-    Fault("stage before caption 2", "raylet"),
 ]
 """What CI runs."""
