@@ -56,6 +56,9 @@ class Step:
     """Only the reader makes rows, only the writer ends them; a `map` stage returns exactly the rows it got."""
     isolation: Isolation | None = None
     """Given for `map` stages: a row on which the stage raises fails alone."""
+    tell: Callable[[str], None] | None = None
+    """Receives the cause when the stage fails on a shard, in the process where it does; Ray itself keeps it in its
+    logs."""
 
 
 class RowsLost(RuntimeError):
@@ -77,7 +80,12 @@ class StageRunner:
         if not batch.num_rows:
             return batch
         start = time.perf_counter()
-        out = self._run(batch)
+        try:
+            out = self._run(batch)
+        except Exception as error:
+            if self.step.tell is not None:
+                self.step.tell(f"{self.step.name}: {type(error).__name__}: {' '.join(str(error).split())}")
+            raise
         if self.step.kind == "write" or not out.num_rows:
             return out
         seconds = pa.array([time.perf_counter() - start] * out.num_rows, type=pa.float32())

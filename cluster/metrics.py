@@ -7,17 +7,28 @@ from typing import Any
 
 import ray
 
+CAUSES_KEPT = 20
+
 
 @ray.remote(num_cpus=0, max_restarts=-1)
 class _Board:
     def __init__(self) -> None:
         self.latest: dict[str, dict[str, Any]] = {}
+        self.causes: dict[str, dict[str, int]] = {}
 
     def post(self, node: str, values: dict[str, Any]) -> None:
         self.latest.setdefault(node, {}).update(values, at=time.time())
 
     def read(self) -> dict[str, dict[str, Any]]:
         return self.latest
+
+    def fail(self, node: str, cause: str) -> None:
+        causes = self.causes.setdefault(node, {})
+        if cause in causes or len(causes) < CAUSES_KEPT:
+            causes[cause] = causes.get(cause, 0) + 1
+
+    def failures(self, node: str) -> dict[str, int]:
+        return self.causes.get(node, {})
 
 
 class Board:
@@ -35,3 +46,12 @@ class Board:
         """Latest values by node."""
         latest: dict[str, dict[str, Any]] = ray.get(self._actor.read.remote(), timeout=10)
         return latest
+
+    def fail(self, node: str, cause: str) -> None:
+        """Tell why a shard's task failed; waits, because the process may be about to end."""
+        ray.get(self._actor.fail.remote(node, cause), timeout=10)
+
+    def failures(self, node: str) -> dict[str, int]:
+        """Causes of failed attempts of a node, and how often each was told."""
+        causes: dict[str, int] = ray.get(self._actor.failures.remote(node), timeout=10)
+        return causes

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 from cluster.engine import Step, run_chain
@@ -17,6 +19,9 @@ from pipeline.stopping import Stopped
 from stages.artifacts import absolute
 from stages.manifest import build_index
 from stages.pairs import check_parts
+
+EARLY_ROWS, EARLY_SHARE = 5000, 0.02
+"""A source that fails wholesale is given up after so many rows, and so large a part of the node's."""
 
 
 def run_fetch(run: Run, node: Node) -> dict[str, Any]:
@@ -110,10 +115,15 @@ def _run_shards(run: Run, node: Node, steps: list[Step], folder: str) -> dict[st
     run.progress.advance(node.name, done_rows)
     seconds: Counter[str] = Counter()
     fresh = 0
+    statuses: dict[str, Counter[str]] = {source: Counter() for source in node.sources}
+    steps = [replace(step, tell=partial(run.board.fail, node.name)) for step in steps]
     for result in run_chain(todo, steps, segment=run.config.cluster.segment, name=node.name) if todo else ():
         record = list(json.loads(result["records"]).values())[-1]
         fresh += record["rows"]["read"]
         seconds.update(record["seconds"])
+        statuses[record["source"]].update(record["rows"]["status"])
+        if statuses[record["source"]].total() >= max(EARLY_ROWS, EARLY_SHARE * rows):
+            _check_failures(run, record["source"], statuses[record["source"]])
         rates = "  ".join(f"{name} {fresh / max(spent, 1e-9):,.0f}/s" for name, spent in seconds.items())
         run.progress.advance(node.name, done_rows + fresh, rates)
     for source, count in shards.items():
@@ -123,9 +133,17 @@ def _run_shards(run: Run, node: Node, steps: list[Step], folder: str) -> dict[st
         if missing:
             raise NodeFailed(
                 f"{node.name}: {len(missing)} of {count} shards of {source} failed for good "
-                f"(first: {missing[0]}); the causes are in Ray's logs; the same command tries just these again"
+                f"(first: {missing[0]}); {_causes(run, node)}; the same command tries just these again"
             )
     return _count(run, node, folder)
+
+
+def _causes(run: Run, node: Node) -> str:
+    """Why shards failed, the commonest cause first."""
+    causes = Counter(run.board.failures(node.name)).most_common(2)
+    if not causes:
+        return "their processes died without a word: killed from outside or out of memory, see Ray's logs"
+    return "; ".join(cause for cause, _ in causes)
 
 
 def _count(run: Run, node: Node, folder: str) -> dict[str, Any]:

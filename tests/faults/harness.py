@@ -88,6 +88,8 @@ def disturb(folder: Path, models: Path, fault: Fault) -> str:
     code, output = finish(start(config, fault), HANG_SECONDS)
     assert (folder / "reached").exists(), f"{fault}: the point was never reached; {output}"
     ending = {0: "done", 1: "failed", None: "hung"}.get(code, "killed")
+    if fault.kill == "full":
+        assert code == 1 and "No space left on device" in output, f"{fault}: ended with {code}; {output}"
     if code != 0:
         code, output = finish(start(config, None), HANG_SECONDS)
         assert code == 0, f"{fault}: the same command ends with {code}: {output}"

@@ -39,10 +39,21 @@ DRIVER = [
     Fault("put before nodes/report.1.json", "driver"),
 ]
 
-ALL = [*COMMIT, *STAGES, *PROCESSES, *DRIVER]
+FULL = [
+    Fault(f"{write} torn {name}", "full")
+    for write, name in (
+        ("put", "corpus/web/000002.tar"),
+        ("put", "rounds/1/web/00000[0-9].parquet"),
+        ("create", "rounds/1/web/000003.json"),
+    )
+]
+"""The disk is full, until there is room again."""
+
+ALL = [*COMMIT, *STAGES, *PROCESSES, *DRIVER, *FULL]
 
 SHORT = [
     Fault("create torn rounds/1/web/000001.json"),
     Fault("stage before filter 4", "driver"),
+    FULL[0],
 ]
 """What CI runs."""

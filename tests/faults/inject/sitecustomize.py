@@ -1,13 +1,15 @@
 """Faults for tests: Python imports this file in every process whose PYTHONPATH names its folder.
 
-CAPFILT_FAULT is JSON: {"at": a point, "kill": "self" | "raylet" | "driver" | "head", "marker": a path}. The process that
-reaches the point first creates the marker and sends SIGKILL to the target; nobody else does. A point is a function of
+CAPFILT_FAULT is JSON: {"at": a point, "kill": "self" | "raylet" | "driver" | "head" | "full", "marker": a path}. The process
+that reaches the point first creates the marker and sends SIGKILL to the target; nobody else does. "full" kills nobody:
+whoever reaches the point is told that the disk is full. A point is a function of
 this project, the name or stage it is called with, and whether its body has run:
 
     put before corpus/web/000001.tar      put torn …     put after …     (also `create`)
     stage before caption 1                stage after …  (the number of the shard)
 """
 
+import errno
 import importlib.abc
 import importlib.util
 import json
@@ -28,7 +30,10 @@ def reach(point):
     try:
         os.close(os.open(FAULT["marker"], os.O_CREAT | os.O_EXCL))
     except FileExistsError:
-        return
+        if FAULT["kill"] != "full":  # a full disk stays full
+            return
+    if FAULT["kill"] == "full":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), point)
     os.kill(target(FAULT["kill"]), signal.SIGKILL)
     if FAULT["kill"] != "self":
         time.sleep(1.0)  # what was killed is not asked for help any more
