@@ -17,9 +17,11 @@ from pipeline.ledger import fingerprint
 from pipeline.plan import Node, outputs_of
 from pipeline.stopping import Stopped
 from stages.artifacts import absolute
-from stages.manifest import build_index
+from stages.manifest import Index, build_index
 from stages.pairs import check_parts
 
+ATTEMPTS = 3
+"""Times the engine may break down in a node while it still makes progress."""
 EARLY_ROWS, EARLY_SHARE = 5000, 0.02
 """A source that fails wholesale is given up after so many rows, and so large a part of the node's."""
 
@@ -99,43 +101,80 @@ def _model_of(run: Run, node: Node, role: Literal["captioner", "filter"]) -> tup
 
 def _run_shards(run: Run, node: Node, steps: list[Step], folder: str) -> dict[str, Any]:
     """Run the chain over every shard without a commit record; then count all records of the node."""
-    todo: list[dict[str, Any]] = []
-    shards: dict[str, int] = {}
-    rows = done_rows = 0
+    indexes: dict[str, Index] = {}
     for source in node.sources:
-        index = build_index(
-            run.config.sources[source].rows, run.store / f"corpus/{source}/index", source=source
-        )
-        check_parts(source, run.config.sources[source].parts, index.shards)  # told before any download
-        committed = set(run.ledger.committed(f"{folder}/{source}"))
-        shards[source], rows = index.shards, rows + index.rows
-        done_rows += min(index.rows, len(committed) * run.config.sources[source].rows.shard_size)
-        todo += [{"source": source, "shard": s} for s in range(index.shards) if s not in committed]
-    run.progress.set_total(node.name, rows, unit="rows")
-    run.progress.advance(node.name, done_rows)
-    seconds: Counter[str] = Counter()
-    fresh = 0
-    statuses: dict[str, Counter[str]] = {source: Counter() for source in node.sources}
+        rows = run.config.sources[source].rows
+        indexes[source] = build_index(rows, run.store / f"corpus/{source}/index", source=source)
+        check_parts(source, run.config.sources[source].parts, indexes[source].shards)  # before any download
+    watch = _Watch(run, node, indexes, folder)
     steps = [replace(step, tell=partial(run.board.fail, node.name)) for step in steps]
-    for result in run_chain(todo, steps, segment=run.config.cluster.segment, name=node.name) if todo else ():
-        record = list(json.loads(result["records"]).values())[-1]
-        fresh += record["rows"]["read"]
-        seconds.update(record["seconds"])
-        statuses[record["source"]].update(record["rows"]["status"])
-        if statuses[record["source"]].total() >= max(EARLY_ROWS, EARLY_SHARE * rows):
-            _check_failures(run, record["source"], statuses[record["source"]])
-        rates = "  ".join(f"{name} {fresh / max(spent, 1e-9):,.0f}/s" for name, spent in seconds.items())
-        run.progress.advance(node.name, done_rows + fresh, rates)
-    for source, count in shards.items():
-        missing = sorted(set(range(count)) - set(run.ledger.committed(f"{folder}/{source}")))
-        if missing and run.stop.requested:
-            raise Stopped(f"{count - len(missing)} of {count} shards of {source} are done")
-        if missing:
-            raise NodeFailed(
-                f"{node.name}: {len(missing)} of {count} shards of {source} failed for good "
-                f"(first: {missing[0]}); {_causes(run, node)}; the same command tries just these again"
-            )
+    for attempt in range(ATTEMPTS):
+        todo = _missing(run, indexes, folder)
+        if not todo:
+            break
+        try:
+            for result in run_chain(todo, steps, segment=run.config.cluster.segment, name=node.name):
+                watch(result)
+            break
+        except NodeFailed:
+            raise
+        except (
+            Exception
+        ):  # the engine's, whatever it is: what it committed stays, and the rest is asked for again
+            if attempt == ATTEMPTS - 1 or len(_missing(run, indexes, folder)) == len(todo):
+                raise
+    missing = _missing(run, indexes, folder)
+    shards = sum(index.shards for index in indexes.values())
+    if missing and run.stop.requested:
+        raise Stopped(f"{shards - len(missing)} of {shards} shards are done")
+    if missing:
+        first = f"shard {missing[0]['shard']} of {missing[0]['source']}"
+        raise NodeFailed(
+            f"{node.name}: {len(missing)} of {shards} shards failed for good (first: {first}); "
+            f"{_causes(run, node)}; the same command tries just these again"
+        )
     return _count(run, node, folder)
+
+
+def _missing(run: Run, indexes: dict[str, Index], folder: str) -> list[dict[str, Any]]:
+    """Shards without a commit record."""
+    found: list[dict[str, Any]] = []
+    for source, index in indexes.items():
+        committed = set(run.ledger.committed(f"{folder}/{source}"))
+        found += [{"source": source, "shard": s} for s in range(index.shards) if s not in committed]
+    return found
+
+
+class _Watch:
+    """Shows the progress of a node, and gives a source up early that fails wholesale."""
+
+    def __init__(self, run: Run, node: Node, indexes: dict[str, Index], folder: str) -> None:
+        self.run, self.node = run, node
+        self.rows = sum(index.rows for index in indexes.values())
+        self.before = self.fresh = 0
+        for source, index in indexes.items():
+            size = run.config.sources[source].rows.shard_size
+            self.before += min(index.rows, len(run.ledger.committed(f"{folder}/{source}")) * size)
+        self.seconds: Counter[str] = Counter()
+        self.status: dict[str, Counter[str]] = {source: Counter() for source in indexes}
+        run.progress.set_total(node.name, self.rows, unit="rows")
+        run.progress.advance(node.name, self.before)
+
+    def __call__(self, result: dict[str, Any]) -> None:
+        """Take what the chain returned for a shard.
+
+        Raises:
+            NodeFailed: more of a source's rows fail than may.
+        """
+        record = list(json.loads(result["records"]).values())[-1]
+        self.fresh += record["rows"]["read"]
+        self.seconds.update(record["seconds"])
+        status = self.status[record["source"]]
+        status.update(record["rows"]["status"])
+        if status.total() >= max(EARLY_ROWS, EARLY_SHARE * self.rows):
+            _check_failures(self.run, record["source"], status)
+        rates = (f"{name} {self.fresh / max(spent, 1e-9):,.0f}/s" for name, spent in self.seconds.items())
+        self.run.progress.advance(self.node.name, self.before + self.fresh, "  ".join(rates))
 
 
 def _causes(run: Run, node: Node) -> str:
