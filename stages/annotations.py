@@ -5,19 +5,30 @@ One row per image, its captions together, so that an image is stored once howeve
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 
-def annotation_rows(document: Any) -> list[dict[str, Any]] | None:
+def annotation_rows(document: Any, splits: Sequence[str] = ()) -> list[dict[str, Any]] | None:
     """Rows {"url": path below the image folder, "texts": [...], "truth"} of an annotation document.
+
+    Args:
+        document: what the JSON file holds.
+        splits: of Karpathy's file, which of its splits are wanted.
 
     Returns:
         None when the document is a plain list of records without an "image" key (a url list).
+
+    Raises:
+        ValueError: it is none of the known forms; or it has several splits and none is chosen, for then test
+            pictures would be trained on.
     """
+    if isinstance(document, dict) and "images" in document and "annotations" not in document:
+        return _karpathy(document, splits)
+    if splits:
+        raise ValueError("splits are given, but only Karpathy's dataset json has them: leave the key out")
     if isinstance(document, dict) and "images" in document:
-        if "annotations" in document:
-            return _coco(document)
-        return _karpathy(document)
+        return _coco(document)
     if isinstance(document, list) and document and isinstance(document[0], dict) and "image" in document[0]:
         return _blip(document)
     if isinstance(document, dict):
@@ -35,12 +46,18 @@ def _coco(document: dict[str, Any]) -> list[dict[str, Any]]:
     return [_row(image.get("file_name"), texts.get(image["id"], [])) for image in document["images"]]
 
 
-def _karpathy(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """Karpathy's dataset_coco.json: `images[].{filepath, filename, sentences[].raw}`."""
+def _karpathy(document: dict[str, Any], splits: Sequence[str]) -> list[dict[str, Any]]:
+    """Karpathy's dataset_coco.json: `images[].{filepath, filename, split, sentences[].raw}`."""
+    present = sorted({str(image["split"]) for image in document["images"] if image.get("split")})
+    unknown = sorted(set(splits) - set(present))
+    if unknown or (len(present) > 1 and not splits):
+        what = f"no split {', '.join(unknown)} in it" if unknown else "it has several splits"
+        raise ValueError(f"{what}; choose among {', '.join(present)} with rows.splits, e.g. [train, restval]")
     rows = []
     for image in document["images"]:
-        path = "/".join(part for part in (image.get("filepath"), image.get("filename")) if part)
-        rows.append(_row(path, [sentence.get("raw") for sentence in image.get("sentences", [])]))
+        if not splits or image.get("split") in splits:
+            path = "/".join(part for part in (image.get("filepath"), image.get("filename")) if part)
+            rows.append(_row(path, [sentence.get("raw") for sentence in image.get("sentences", [])]))
     return rows
 
 

@@ -69,6 +69,8 @@ class ManifestConfig:
     the noise; used for the filter's precision, recall and AUC and never shown to a model."""
     columns: tuple[str, ...] = ()
     """Column names of a CSV/TSV file without a header line (CC3M: `[caption, url]`)."""
+    splits: tuple[str, ...] = ()
+    """Splits of Karpathy's dataset json that are meant, e.g. `[train, restval]`; such a file needs it."""
     storage_options: dict[str, Any] = field(default_factory=dict)
     """fsspec options for reading the manifest (endpoint, profile, anonymous access)."""
     shard_size: Annotated[int, Ge(1), Le(ROWS_PER_SHARD_LIMIT)] = 1000
@@ -257,10 +259,12 @@ def _slices(config: ManifestConfig, files: Sequence[ManifestFile], where: str) -
 
 def _rows(file: ManifestFile, config: ManifestConfig, where: str) -> Iterator[dict[str, Any]]:
     try:
+        if config.splits and file.form != "json":
+            raise ValueError("splits are given, but only Karpathy's dataset json has them: leave the key out")
         if file.form == "json":
             with _open_text(file) as stream:
                 document = json.load(stream)
-            annotated = annotation_rows(document)
+            annotated = annotation_rows(document, config.splits)
             yield from annotated if annotated is not None else _records(document, config, file, where)
         else:
             yield from _records(_READERS[file.form](file, config), config, file, where)

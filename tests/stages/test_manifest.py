@@ -92,6 +92,24 @@ def test_karpathy_and_blip_lists_are_read(tmp_path):
     assert [(r["url"], r["texts"]) for r in rows] == [("a.jpg", ["one", "two"]), ("b.jpg", ["x", "y"])]
 
 
+def test_karpathy_splits_must_be_chosen(tmp_path):
+    images = [
+        {"filename": f"{i}.jpg", "split": split, "sentences": [{"raw": split}]}
+        for i, split in enumerate(("train", "test", "restval", "val", "train"))
+    ]
+    (tmp_path / "k.json").write_text(json.dumps({"images": images}))
+    manifest = str(tmp_path / "k.json")
+    _, rows = index_of(tmp_path / "1", manifest=manifest, splits=("train", "restval"))
+    assert [r["url"] for r in rows] == ["0.jpg", "2.jpg", "4.jpg"]
+    for splits, message in (((), "it has several splits"), (("training",), "no split training in it")):
+        with pytest.raises(ManifestError, match=f"{message}; choose among restval, test, train, val with"):
+            index_of(tmp_path / "2", manifest=manifest, splits=splits)
+    for form in ("csv", "json"):
+        other = write(tmp_path, form)
+        with pytest.raises(ManifestError, match="only Karpathy's dataset json has them"):
+            index_of(tmp_path / "3", manifest=str(other), splits=("train",))
+
+
 def test_truth_column_travels(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("url,caption,truth\nhttp://a,x,clean\nhttp://b,y,mismatched\n")
