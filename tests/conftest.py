@@ -10,6 +10,14 @@ from tests.tiny import tiny_data
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_collection_modifyitems(items):
+    """Two processes run the tests: those that need the finished loop in one, so that it is run once; of the others each
+    file in one, so that its fixtures are made once."""
+    for item in items:
+        group = "loop" if "finished" in item.fixturenames else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def ray_session():
     """An embedded Ray; `cluster.session.session` inside joins it."""

@@ -15,9 +15,9 @@ from stages.store import Store
 from tests.tiny import tiny_data, write_config
 
 
-def start(config, *more):
+def start(config):
     return subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "run", str(config), *more],
+        [sys.executable, "-m", "pipeline", "run", str(config), "--until", "bootstrap.1"],
         start_new_session=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -62,7 +62,7 @@ def stop_when(process, run, records, signum):
 @pytest.mark.timeout(600)
 def test_killed_run_resumes_to_the_same_candidates(finished, tmp_path):
     """Killed once, asked to stop once, at moments that differ from test run to test run."""
-    kills = sorted(random.Random(os.getpid()).sample(range(1, 26), 2))
+    kills = sorted(random.Random(os.getpid()).sample(range(1, 20), 2))
     signals = random.Random(os.getpid()).sample(
         [signal.SIGKILL, random.choice([signal.SIGTERM, signal.SIGINT])], 2
     )
@@ -79,7 +79,7 @@ def test_killed_run_resumes_to_the_same_candidates(finished, tmp_path):
     assert [row[:6] for row in found] == [row[:6] for row in expected], f"{signals} at {kills} records"
     for mine, theirs in zip(found, expected, strict=True):
         assert mine[6:] == pytest.approx(theirs[6:], abs=1e-4)
-    for training in ("pretrain.0", "captioner.1", "filter.1", "pretrain.1"):
+    for training in ("pretrain.0", "captioner.1", "filter.1"):
         assert curve(tmp_path / "disturbed", training) == curve(finished[0], training), training
     leftovers = [p for p in (tmp_path / "disturbed").rglob(".tmp-*") if p.stat().st_mtime > time.time() - 1]
     assert not leftovers

@@ -1,6 +1,7 @@
 """The whole loop on a tiny corpus: what it leaves, that it is skipped when done, and that its figures agree."""
 
 import json
+import shutil
 
 import duckdb
 import pytest
@@ -75,8 +76,11 @@ def test_a_second_run_does_nothing(finished):
     }
 
 
-def test_fresh_redoes_a_node_and_what_needs_it_and_gives_the_same(finished):
-    run, config, _ = finished
+def test_fresh_redoes_a_node_and_what_needs_it_and_gives_the_same(finished, tmp_path):
+    original, config, _ = finished
+    run = tmp_path / "run"
+    shutil.copytree(original, run)
+    config = config.model_copy(update={"run": config.run.model_copy(update={"dir": str(run)})})
     query = f"SELECT key, origin, caption_index, text, kept FROM '{run}/rounds/1/web/*.parquet' ORDER BY ALL"
     before = duckdb.sql(query).fetchall()
     outcome = run_dag(config, Console(quiet=True), until="bootstrap.1", fresh="bootstrap.1")

@@ -1,4 +1,4 @@
-"""Training on Ray Train: two workers are one, and a killed worker leaves no trace in the curve."""
+"""Training on Ray Train: two workers are one, and a killed worker leaves no trace."""
 
 import copy
 import os
@@ -54,12 +54,9 @@ def pretrain(fetched, folder, *, workers=2, meanwhile=None):
     return [{name: value for name, value in row.items() if name not in SPEED} for row in rows]
 
 
-@pytest.fixture(scope="module")
-def undisturbed(fetched, tmp_path_factory):
-    return pretrain(fetched, tmp_path_factory.mktemp("undisturbed") / "run")
-
-
-def test_killed_worker_leaves_no_trace_in_the_curve(fetched, undisturbed, tmp_path):
+def test_two_workers_of_which_one_is_killed_give_the_curve_of_one(fetched, tmp_path):
+    """Up to rounding: sums of gradients are taken in another order. That a resumed learner is the undisturbed one to
+    the bit is tested in tests/pipeline/test_training.py."""
     killed = []
 
     def kill(folder):
@@ -71,17 +68,12 @@ def test_killed_worker_leaves_no_trace_in_the_curve(fetched, undisturbed, tmp_pa
                 killed.append(workers[0])
             time.sleep(0.01)
 
-    curve = pretrain(fetched, tmp_path / "run", meanwhile=kill)
+    curve = pretrain(fetched, tmp_path / "two", meanwhile=kill)
     assert killed, "the training ended before it could be disturbed"
-    assert curve == undisturbed
-
-
-def test_one_worker_gives_the_curve_of_two(fetched, undisturbed, tmp_path):
-    """Up to rounding: sums of gradients are taken in another order."""
-    curve = pretrain(fetched, tmp_path / "run", workers=1)
-    assert curve[0]["lr"] == undisturbed[0]["lr"]
-    for one, two in zip(curve, undisturbed, strict=True):
-        assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
+    expected = pretrain(fetched, tmp_path / "one", workers=1)
+    for two, one in zip(curve, expected, strict=True):
+        assert two == pytest.approx(one, rel=1e-3), one["step"]
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
 
 
 def train_workers():

@@ -109,22 +109,21 @@ def differences(run: Path, undisturbed: Path) -> list[str]:
 
 
 def contents(run: Path) -> set[str]:
-    """Files that count: no temporaries, no leases, nothing that differs from run to run by nature."""
+    """Files that count: no config, no temporaries, no leases, nothing that differs from run to run by nature."""
     names = (str(path.relative_to(run)) for path in run.rglob("*") if path.is_file())
     return {
         name
         for name in names
-        if not name.startswith(("lease/", "train/", "reports/")) and "/.tmp-" not in f"/{name}"
+        if not name.startswith(("config.yaml", "lease/", "train/", "reports/")) and "/.tmp-" not in f"/{name}"
     }
 
 
 def comparable(path: Path) -> Any:
-    """A file's content without times and without the run's own place."""
+    """A file's content without times."""
     if path.suffix == ".parquet":
         return pq.read_table(path)
-    if path.suffix in (".json", ".yaml"):
-        text = path.read_text().replace(str(path).rpartition("/run/")[0], "PLACE")
-        return without_times(json.loads(text)) if path.suffix == ".json" else text
+    if path.suffix == ".json":
+        return without_times(json.loads(path.read_text()))
     return path.read_bytes()
 
 

@@ -3,6 +3,7 @@
 import math
 from dataclasses import asdict, dataclass
 from itertools import repeat
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -19,6 +20,7 @@ from pipeline.load import parse_config
 from pipeline.nodes import run_node
 from pipeline.prepare import prepare
 from pipeline.progress import Progress
+from pipeline.stopping import Stop
 from stages.pairs import PAIRS_SCHEMA, PairStream, PartsError, Position
 from tests.recipes import RECIPES, recipe, tiny_twin
 
@@ -79,7 +81,7 @@ def losses_of(objective, batch):
     objective.eval()
     step, objective.step = objective.step, 0
     with torch.no_grad():
-        losses = objective({"pixels": batch.pixels, "texts": batch.texts, "image_ids": batch.image_ids})
+        losses = objective(batch.pieces[0])
     objective.step = step
     return {name: float(value) for name, value in losses.items()}
 
@@ -87,7 +89,8 @@ def losses_of(objective, batch):
 def make_run(data):
     prepared = prepare(parse_config(data, "twin"))
     parts = (prepared.config, prepared.store, prepared.ledger, prepared.nodes, prepared.prints)
-    return LocalRun(*parts, Progress(Console(quiet=True)), board=None)
+    board = SimpleNamespace(fail=print, failures=lambda node: {})
+    return LocalRun(*parts, Progress(Console(quiet=True)), board, Stop(prepared.store, 0, print))
 
 
 def do(run, *names):
