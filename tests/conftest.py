@@ -10,6 +10,7 @@ from tests.tiny import tiny_data
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     """Two processes run the tests: those that need the finished loop in one, so that it is run once; of the others each
     file in one, so that its fixtures are made once."""
