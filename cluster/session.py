@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import ray
 import ray.data
@@ -29,7 +30,9 @@ def session(config: ClusterConfig) -> Iterator[None]:
         return
     try:
         _connect(config)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # Ray raises plain ones too
+        if _is_embedded(config):
+            raise ClusterError(f"Ray does not start on this machine ({_first_line(error)})") from error
         raise ClusterError(
             f"cluster.address: no Ray cluster answers at {config.address!r} ({_first_line(error)}); "
             "start one with `ray start --head`, or set cluster.address=local"
@@ -42,8 +45,7 @@ def session(config: ClusterConfig) -> Iterator[None]:
 
 
 def _connect(config: ClusterConfig) -> None:
-    in_cluster = "RAY_ADDRESS" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    if config.address == "local" or (config.address == "auto" and not in_cluster):
+    if _is_embedded(config):
         cpus = max(MINIMUM_LOGICAL_CPUS, len(os.sched_getaffinity(0)))
         memory = int(config.object_store_gb * 1e9) if config.object_store_gb else None
         # No dashboard, no usage report: a laptop run starts in seconds and speaks to nobody.
@@ -57,7 +59,8 @@ def _connect(config: ClusterConfig) -> None:
         # How often Ray Train looks whether its workers are done; its 2 s add up over a laptop's short trainings.
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
         with _without_stderr():
-            ray.init(
+            start = partial(
+                ray.init,
                 address="local",
                 num_cpus=cpus,
                 object_store_memory=memory,
@@ -65,9 +68,21 @@ def _connect(config: ClusterConfig) -> None:
                 log_to_driver=False,
                 logging_level=logging.WARNING,
             )
+            try:
+                start()
+            except (
+                Exception
+            ):  # on a busy machine its 30 s for starting may not do; what hinders it for good comes again
+                ray.shutdown()
+                start()
         return
     address = None if config.address == "auto" else config.address
     ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.WARNING)
+
+
+def _is_embedded(config: ClusterConfig) -> bool:
+    in_cluster = "RAY_ADDRESS" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    return config.address == "local" or (config.address == "auto" and not in_cluster)
 
 
 @contextmanager

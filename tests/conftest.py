@@ -1,22 +1,16 @@
 """Shared pieces: one embedded Ray for the whole session, and a tiny run on procedural shapes."""
 
+import json
 import os
+from dataclasses import asdict
 
 import pytest
+from filelock import FileLock
 
 from tests.tiny import tiny_data
 
 # Set before torch is imported anywhere: with one thread results are bit-equal from run to run.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items):
-    """Two processes run the tests: those that need the finished loop in one, so that it is run once; of the others each
-    file in one, so that its fixtures are made once."""
-    for item in items:
-        group = "loop" if "finished" in item.fixturenames else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
@@ -30,18 +24,23 @@ def ray_session():
 
 
 @pytest.fixture(scope="session")
-def finished(tiny, ray_session):
-    """(run directory, config, outcome) of a whole loop on the tiny corpus."""
+def finished(ray_session, tmp_path_factory):
+    """(run directory, config, outcome) of a whole loop on the tiny corpus. Two processes run the tests; the first that
+    needs it makes it for both, and nobody changes it."""
     from rich.console import Console
 
     from pipeline.load import parse_config
-    from pipeline.run import run_dag
+    from pipeline.run import Outcome, run_dag
 
-    folder, data = tiny
-    config = parse_config(data, "tiny")
-    outcome = run_dag(config, Console(quiet=True))
-    assert outcome.failed == {}
-    return folder / "run", config, outcome
+    root = tmp_path_factory.getbasetemp()
+    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "finished"
+    config = parse_config(tiny_data(folder), "tiny")
+    with FileLock(folder.with_suffix(".lock")):
+        if not (folder / "outcome.json").exists():
+            made = run_dag(config, Console(quiet=True))
+            assert made.failed == {}
+            (folder / "outcome.json").write_text(json.dumps(asdict(made)))
+    return folder / "run", config, Outcome(**json.loads((folder / "outcome.json").read_text()))
 
 
 @pytest.fixture(scope="session")
