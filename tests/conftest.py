@@ -25,8 +25,8 @@ def ray_session():
 
 @pytest.fixture(scope="session")
 def finished(ray_session, tmp_path_factory):
-    """(run directory, config, outcome) of a whole loop on the tiny corpus. Two processes run the tests; the first that
-    needs it makes it for both, and nobody changes it."""
+    """(run directory, config, outcome) of a whole loop on the tiny corpus; nobody changes it. Of several
+    processes that run tests the first that needs it makes it for all."""
     from rich.console import Console
 
     from pipeline.load import parse_config
