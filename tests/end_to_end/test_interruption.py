@@ -38,7 +38,11 @@ def curve(run, training):
 
 
 def committed(run):
-    return len([p for p in run.rglob("*.json") if p.parent.name != "index"]) if run.exists() else 0
+    return (
+        len([p for p in run.rglob("*.json") if p.parent.name not in ("index", "lease")])
+        if run.exists()
+        else 0
+    )
 
 
 def stop_when(process, run, records, signum):
