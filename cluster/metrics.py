@@ -48,8 +48,8 @@ class Board:
         return latest
 
     def fail(self, node: str, cause: str) -> None:
-        """Tell why a shard's task failed; waits, because the process may be about to end."""
-        ray.get(self._actor.fail.remote(node, cause), timeout=10)
+        """Tell why a shard's task failed; does not wait, so that no trouble of the board hides the cause itself."""
+        self._actor.fail.remote(node, cause)
 
     def failures(self, node: str) -> dict[str, int]:
         """Causes of failed attempts of a node, and how often each was told."""

@@ -70,9 +70,8 @@ def _connect(config: ClusterConfig) -> None:
             )
             try:
                 start()
-            except (
-                Exception
-            ):  # on a busy machine its 30 s for starting may not do; what hinders it for good comes again
+            except Exception:
+                # On a busy machine Ray's 30 s for starting may not do; what hinders it for good comes again.
                 ray.shutdown()
                 start()
         return

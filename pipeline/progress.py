@@ -73,6 +73,10 @@ class Progress:
         word = f"[bold {COLOURS[how]}]{how}[/]"
         self.console.print(f"[bold]{node:<13}[/] {word} in {seconds:.0f} s  {summary}", highlight=False)
 
+    def say(self, node: str, line: str) -> None:
+        """A line that stays."""
+        self.console.print(f"{node:<13} {line}", highlight=False, markup=False)
+
     def skip(self, node: str) -> None:
         self.console.print(f"[bold]{node:<13}[/] [dim]done before[/]", highlight=False)
 

@@ -118,11 +118,12 @@ def _run_shards(run: Run, node: Node, steps: list[Step], folder: str) -> dict[st
             break
         except NodeFailed:
             raise
-        except (
-            Exception
-        ):  # the engine's, whatever it is: what it committed stays, and the rest is asked for again
-            if attempt == ATTEMPTS - 1 or len(_missing(run, indexes, folder)) == len(todo):
+        except Exception as error:  # the engine's, whatever it is: what it committed stays
+            left = len(_missing(run, indexes, folder))
+            if attempt == ATTEMPTS - 1 or left == len(todo):
                 raise
+            cause = " ".join(str(error).split())[:200]
+            run.progress.say(node.name, f"{type(error).__name__}: {cause}; going on with {left} shards")
     missing = _missing(run, indexes, folder)
     shards = sum(index.shards for index in indexes.values())
     if missing and run.stop.requested:

@@ -15,6 +15,7 @@ from pipeline.config import Config
 from pipeline.inputs import Fingerprints
 from pipeline.ledger import Ledger, fingerprint
 from pipeline.plan import Node, downstream, outputs_of
+from stages.manifest import read_slice
 from stages.store import Store, sha256
 
 THREADS = 8
@@ -82,6 +83,12 @@ def repair(store: Store, ledger: Ledger, nodes: dict[str, Node], problems: list[
     """
     again: set[str] = set()
     for problem in problems:
+        if problem.shard is None and nodes[problem.node].kind in ("fetch", "bootstrap"):
+            ledger.reopen(
+                problem.node
+            )  # only its totals are wrong: they are counted again, no shard is touched
+            again.add(problem.node)
+            continue
         if problem.shard is None:
             ledger.forget(problem.node, outputs_of(nodes[problem.node]))
             again.add(problem.node)
@@ -176,7 +183,7 @@ def _expected_rows(config: Config, store: Store, source: str) -> dict[int, int |
         return {}
     index = store.read_json(f"corpus/{source}/index/index.json")
     shards, rows, size = index["shards"], index["rows"], config.sources[source].rows.shard_size
-    if shards != -(-rows // size):  # one shard per tar
+    if read_slice(store / f"corpus/{source}/index", 0)["tar"][0].as_py() is not None:  # a shard per tar
         return dict.fromkeys(range(shards))
     return {s: min(size, rows - s * size) for s in range(shards)}
 
@@ -187,6 +194,8 @@ def _check_shard(store: Store, folder: str, shard: int) -> tuple[dict[str, Any],
         record: dict[str, Any] = store.read_json(f"{folder}/{shard:06d}.json")
     except ValueError as error:
         return {}, [f"the record is no JSON ({error})"]
+    if not {"rows", "files"} <= set(record):
+        return {}, ["the record lacks its rows or files"]
     faults: list[str] = []
     status = record["rows"]["status"]
     if record["rows"]["read"] != sum(status.values()):

@@ -1,11 +1,8 @@
 """Shared pieces: one embedded Ray for the whole session, and a tiny run on procedural shapes."""
 
-import json
 import os
-from dataclasses import asdict
 
 import pytest
-from filelock import FileLock
 
 from tests.tiny import tiny_data
 
@@ -24,23 +21,18 @@ def ray_session():
 
 
 @pytest.fixture(scope="session")
-def finished(ray_session, tmp_path_factory):
-    """(run directory, config, outcome) of a whole loop on the tiny corpus; nobody changes it. Of several
-    processes that run tests the first that needs it makes it for all."""
+def finished(tiny, ray_session):
+    """(run directory, config, outcome) of a whole loop on the tiny corpus; nobody changes it."""
     from rich.console import Console
 
     from pipeline.load import parse_config
-    from pipeline.run import Outcome, run_dag
+    from pipeline.run import run_dag
 
-    root = tmp_path_factory.getbasetemp()
-    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "finished"
-    config = parse_config(tiny_data(folder), "tiny")
-    with FileLock(folder.with_suffix(".lock")):
-        if not (folder / "outcome.json").exists():
-            made = run_dag(config, Console(quiet=True))
-            assert made.failed == {}
-            (folder / "outcome.json").write_text(json.dumps(asdict(made)))
-    return folder / "run", config, Outcome(**json.loads((folder / "outcome.json").read_text()))
+    folder, data = tiny
+    config = parse_config(data, "tiny")
+    outcome = run_dag(config, Console(quiet=True))
+    assert outcome.failed == {}
+    return folder / "run", config, outcome
 
 
 @pytest.fixture(scope="session")

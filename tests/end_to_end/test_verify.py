@@ -105,6 +105,20 @@ def test_repair_makes_exactly_the_damaged_parts_again(copied, finished, ray_sess
     assert {name for name in changed if name.startswith(("corpus", "rounds"))} == set(redone)
 
 
+def test_wrong_totals_cost_no_shard(copied):
+    run, config = copied
+    path = run / "nodes/fetch.json"
+    record = json.loads(path.read_text())
+    record["counts"]["rows"] += 1
+    path.write_text(json.dumps(record))
+    store = Store(str(run))
+    ledger, nodes = Ledger(store), plan(config)
+    found = look(run, config)
+    assert [str(p) for p in found.problems] == ["nodes/fetch.json: 127 rows, its shards' records say 126"]
+    assert "fetch" in repair(store, ledger, nodes, found.problems)
+    assert len(list((run / "corpus/web").glob("*.tar"))) == 5 and ledger.node("fetch") is None
+
+
 def test_command_exits_with_1_and_says_how_to_repair(copied):
     run, _ = copied
     flip(run / "rounds/1/web/000000.parquet")
