@@ -21,15 +21,18 @@ OLD_NORM_NAMES = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "L
 UNUSED = ("pooler.", "cls.seq_relationship.", "cls.predictions.decoder.", "embeddings.position_ids")
 
 
-def load_text_start(med: MED, folder: str | Path, tokenizer: Tokenizer | None = None) -> None:
+def load_text_start(
+    med: MED, folder: str | Path, tokenizer: Tokenizer | None = None, *, first_layers: bool = False
+) -> None:
     """Fills the text parts of a MED, in place, from a BERT folder (config.json, weights, vocabulary).
 
     Copied are embeddings, self-attention, feed-forward and, where the folder has it, the language-model head;
     cross-attention, heads of ITC and ITM, and the rows of [DEC] and [ENC] stay as they are. BERT's first
     token type is added to the positions, since MED's text has no types. With `tokenizer` (the MED's) word
     rows are matched by entry, so that a vocabulary of one's own may start from BERT's; without it row i is
-    BERT's row i. CheckpointError where sizes differ or tensors are missing or left over, or where the MED is
-    one that only finetuning makes.
+    BERT's row i. With `first_layers` the layers of a deeper BERT that the MED has no room for, its last, stay
+    out. CheckpointError where sizes differ or tensors are missing or left over, or where the MED is one that
+    only finetuning makes.
     """
     if med.config.parts in ("vqa", "nlvr"):
         raise CheckpointError(
@@ -40,6 +43,8 @@ def load_text_start(med: MED, folder: str | Path, tokenizer: Tokenizer | None = 
     head = {name: bert.pop(name) for name in list(bert) if name.startswith("cls.predictions.")}
     words_VD, places_PD, types_2D = (_take(bert, name, folder) for name in (WORDS, PLACES, TYPES))
     _check_heads(med, folder)
+    if first_layers:
+        bert = {name: tensor for name, tensor in bert.items() if _layer(name) < med.config.text.depth}
     rows = _matching_rows(med, folder, tokenizer, words_VD.shape[0])
     parts = [med.text_encoder] if med.has_encoder else []
     if med.has_decoder:
@@ -80,6 +85,11 @@ def _take(bert: dict[str, Tensor], name: str, folder: Path) -> Tensor:
     if name not in bert:
         raise CheckpointError(f"{folder} is no BERT", missing=[name])
     return bert.pop(name)
+
+
+def _layer(name: str) -> int:
+    """Number of the layer a tensor belongs to, counted from 0; -1 for the embeddings."""
+    return int(name.split(".")[2]) if name.startswith("encoder.layer.") else -1
 
 
 def _check_heads(med: MED, folder: Path) -> None:

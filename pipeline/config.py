@@ -92,6 +92,9 @@ class ModelSection(Section):
     """timm model name or local safetensors file for the image encoder; fresh weights when not given."""
     text_start: str | None = None
     """BERT checkpoint folder for the text transformer; fresh weights when not given."""
+    text_start_layers: Literal["all", "first"] = "all"
+    """`first`: of a BERT that is deeper than the text transformer the lowest layers are taken. `all`: they must be
+    as many."""
     tokenizer: str | None = None
     """Folder with a WordPiece tokenizer (vocab.txt or tokenizer.json); by default the text start's, else one is
     trained on the corpus texts."""

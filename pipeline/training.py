@@ -196,7 +196,8 @@ def start_model(spec: LearnerSpec) -> tuple[MED, Tokenizer]:
     if spec.model.vision_start is not None:
         load_vision_start(med, spec.model.vision_start)
     if spec.model.text_start is not None:
-        load_text_start(med, local_artifact(spec.model.text_start, "model.text_start"), tokenizer)
+        folder = local_artifact(spec.model.text_start, "model.text_start")
+        load_text_start(med, folder, tokenizer, first_layers=spec.model.text_start_layers == "first")
     return med, tokenizer
 
 

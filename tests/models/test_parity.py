@@ -23,11 +23,16 @@ CLOSE = {"atol": 1e-5, "rtol": 0}
 TEXTS = ["a red dog on a blue car", "two birds"]
 
 
-def base_config() -> BlipConfig:
-    """BLIP base at 224 pixels, with the values that transformers' defaults get wrong."""
+def base_config(pixels: int) -> BlipConfig:
+    """BLIP base, with the values that transformers' defaults get wrong."""
     text = {"num_attention_heads": 12, "vocab_size": 30524, "encoder_hidden_size": 768}
-    vision = {"image_size": 224, "layer_norm_eps": 1e-6, "initializer_range": 0.02}
+    vision = {"image_size": pixels, "layer_norm_eps": 1e-6, "initializer_range": 0.02}
     return BlipConfig(text_config=text, vision_config=vision)
+
+
+def case(name: str) -> tuple[BlipConfig, float]:
+    """Config and the noise on its weights: "tiny" or base at so many pixels."""
+    return (hf_config(TOKENIZER), 0.2) if name == "tiny" else (base_config(int(name)), 0.0)
 
 
 def randomised(model, noise: float = 0.2):
@@ -54,16 +59,16 @@ def pixels_for(med, images):
     return torch.randn(images, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture(scope="module", params=["tiny", "base"])
+@pytest.fixture(scope="module", params=["tiny", "224", "384"])
 def captioners(request):
-    config, noise = (hf_config(TOKENIZER), 0.2) if request.param == "tiny" else (base_config(), 0.0)
+    config, noise = case(request.param)
     hf = randomised(BlipForConditionalGeneration(config), noise)
     return hf, med_of(hf)
 
 
-@pytest.fixture(scope="module", params=["tiny", "base"])
+@pytest.fixture(scope="module", params=["tiny", "224", "384"])
 def matchers(request):
-    config, noise = (hf_config(TOKENIZER), 0.2) if request.param == "tiny" else (base_config(), 0.0)
+    config, noise = case(request.param)
     hf = randomised(BlipForImageTextRetrieval(config), noise)
     return hf, med_of(hf)
 

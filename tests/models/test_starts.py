@@ -78,6 +78,19 @@ def test_the_text_encoder_becomes_bert(tmp_path):
 
 
 @torch.no_grad()
+def test_a_shallower_text_encoder_becomes_the_lowest_layers_when_asked(tmp_path):
+    bert = bert_folder(tmp_path, BertModel, num_hidden_layers=3)
+    med = build(parts="filter")
+    load_text_start(med, tmp_path, first_layers=True)
+    ids, mask = sample(Tokenizer.from_folder(tmp_path))
+    due = bert(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states[2]
+    ours = torch.nn.functional.normalize(med.text_proj(due[:, 0]), dim=-1)
+    torch.testing.assert_close(med.text_feature(ids, mask), ours, **CLOSE)
+    with pytest.raises(CheckpointError, match=r"missing: encoder.layer.3"):
+        load_text_start(build(text=replace(TEXT, depth=4)), tmp_path, first_layers=True)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("kind", [BertForMaskedLM, BertForPreTraining])
 def test_the_language_model_head_comes_along(tmp_path, kind):
     bert = bert_folder(tmp_path, kind)
