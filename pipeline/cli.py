@@ -163,9 +163,11 @@ def convert(
 ) -> None:
     """Convert a checkpoint between capfilt, transformers and BLIP layouts, strictly."""
     from models.checkpoints import export_checkpoint
-    from stages.artifacts import local_artifact
+    from stages.artifacts import ArtifactError, local_artifact
 
     with _Errors():
+        if Path(target).exists():
+            raise ArtifactError(f"DST {target}: exists already; name another place, or remove it first")
         path = local_artifact(source, "SRC")
         export_checkpoint(path, target, to=to, parts=parts, tokenizer=tokenizer)
         _console().print(f"wrote {target} ({to} layout)", highlight=False)

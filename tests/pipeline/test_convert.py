@@ -58,3 +58,11 @@ def test_a_part_of_a_pretrained_model_converts_but_never_with_random_weights(tmp
     assert code == 2 and "only finetuning gives: finetune it first" in said and "4 missing" in said
     with pytest.raises(CheckpointError, match="finetune it first; 6 missing: text_encoder"):
         export_checkpoint(tmp_path / "ours", tmp_path / "b", to="capfilt", parts="nlvr")
+
+
+def test_what_is_there_is_never_overwritten(tmp_path):
+    save_checkpoint(tmp_path / "ours", build(), TOKENIZER, {})
+    (tmp_path / "mine.pth").write_text("something of mine")
+    code, said = convert(tmp_path / "ours", tmp_path / "mine.pth", "--to", "blip")
+    assert code == 2 and "mine.pth: exists already; name another place" in said and said.count("\n") == 1
+    assert (tmp_path / "mine.pth").read_text() == "something of mine"
