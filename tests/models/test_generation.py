@@ -112,6 +112,17 @@ def test_beam_search_equals_transformers(models, pixels, min_new, max_new, beams
     assert [text for of_image in texts for text in of_image] == expected
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+def test_64_images_get_the_texts_of_transformers(models, beams):
+    hf, med = models
+    pixels = normalise(random_pixels(64, seed=7))
+    search = {"strategy": "greedy"} if beams == 1 else {"strategy": "beam", "num_beams": beams}
+    texts, _ = ours(med, pixels, SamplingConfig(**search, min_new_tokens=5, max_new_tokens=20))
+    expected = hf_generate(hf, pixels, min_new=5, max_new=20, num_beams=beams, do_sample=False)
+    assert [of_image[0] for of_image in texts] == expected
+    assert len(set(map(tuple, expected))) > 25
+
+
 def test_the_oracle_texts_differ_in_content_and_length(models, pixels):
     """Else the tests above could pass by accident."""
     for strategy in ("greedy", "beam"):
