@@ -8,10 +8,9 @@ BIN := $(VENV)/bin
 quickstart: install
 	$(BIN)/capfilt quickstart
 
-# Tests that start Ray run one after another: several embedded Rays on one machine get in each other's way.
+# Two processes; all that starts Ray in one of them (tests/conftest.py).
 test: install-dev check
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/end_to_end --ignore=tests/faults
-	$(BIN)/python -m pytest tests/end_to_end tests/faults
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev

@@ -181,11 +181,18 @@ def score_table(scores: Mapping[str, Mapping[str, float]]) -> ScoreTable | None:
     if not scores:
         return None
     models = sorted(scores, key=model_order)
-    columns = list(dict.fromkeys(name for model in models for name in scores[model]))
+    columns = sorted({name for row in scores.values() for name in row}, key=_column_order)
     best = {name: max(row[name] for row in scores.values() if name in row) for name in columns}
     gains = gain(scores[models[0]], scores[models[-1]]) if len(models) > 1 else {}
     rows = [(model, scores[model]) for model in models]
     return ScoreTable(columns, rows, best, gains, (models[0], models[-1]))
+
+
+def _column_order(metric: str) -> tuple[int, int, str]:
+    """By kind of metric, then by the k in "@k" as a number."""
+    kind, _, k = metric.partition("@")
+    kinds = ("itc_tr", "itc_ir", "tr", "ir", "cider", "bleu", "rouge_l")
+    return kinds.index(kind) if kind in kinds else len(kinds), int(k or 0), metric
 
 
 def drift_rows(reports: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -10,6 +10,16 @@ from tests.tiny import tiny_data
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items):
+    """Groups for two test processes (`-n 2 --dist loadgroup`): all that starts Ray in one of them, since embedded Rays
+    that run side by side get in each other's way; of the rest each file in one, so that its fixtures are made once."""
+    for item in items:
+        folder = item.path.parent.name
+        starts_ray = folder in ("end_to_end", "faults") or "ray_session" in item.fixturenames
+        item.add_marker(pytest.mark.xdist_group("ray" if starts_ray else item.nodeid.partition("::")[0]))
+
+
 @pytest.fixture(scope="session")
 def ray_session():
     """An embedded Ray; `cluster.session.session` inside joins it."""

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from pipeline.gallery import printable, thumbnail
-from pipeline.page import score_arrays, sweep, sweep_names
+from pipeline.page import score_arrays, score_table, sweep, sweep_names
 from pipeline.report import ReportInputs, build_report, previous_reports
 from pipeline.tables import RunTables, noise_ratios
 from stages.rows import CANDIDATE_SCHEMA, CORPUS_SCHEMA, table_of
@@ -347,3 +347,9 @@ def test_thumbnail_re_encodes_and_refuses_what_is_no_picture() -> None:
     assert uri is not None and uri.startswith("data:image/jpeg;base64,") and not small
     assert len(uri) < 20_000
     assert thumbnail(b"<svg onload=alert(1)>") == (None, False)
+
+
+def test_columns_of_scores_stand_as_papers_print_them() -> None:
+    names = ("ir@10", "ir@5", "itc_ir@1", "tr@1", "itc_tr@10", "tr@10", "itc_tr@5", "tr@5")
+    table = score_table({"pretrain.0": dict.fromkeys(names, 0.5)})
+    assert table.columns == ["itc_tr@5", "itc_tr@10", "itc_ir@1", "tr@1", "tr@5", "tr@10", "ir@5", "ir@10"]
