@@ -1,6 +1,6 @@
 """Image bytes → one stored picture, or a status. What the header says is checked before any pixel is decoded.
 
-Upright, on white, RGB is what `models.images.decode_image` returns; here the limits, the size in which a picture is
+Upright, on white, RGB is what `models.pictures.decode_image` returns; here the limits, the size in which a picture is
 stored, and its perceptual hash are added. The stored JPEG carries no metadata.
 """
 
@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge, Le
 from PIL import Image, UnidentifiedImageError
 
-from models.pictures import decode_image
+from models.pictures import decode_reduced
 from stages.phash import perceptual_hash
 from stages.status import Failure
 
@@ -71,25 +71,26 @@ def decode_picture(data: bytes, config: DecodeConfig) -> Picture:
     """
     if not data:
         raise Failure("empty_body", "no bytes")
-    _check_header(data, config)
+    scale = _scale(*_check_header(data, config), config)
     try:
-        seen = decode_image(data)
+        seen, original = decode_reduced(data, scale)
     except MemoryError:  # ours, not the picture's: its pixels are within the cap
         raise
     except Exception as error:  # decoders raise nearly anything on damaged bytes (AVIF: RuntimeError)
         raise Failure("decode", str(error)) from error
-    stored = seen if config.resize == "original" else _scaled(seen, config)
+    stored = _scaled(seen, original, config)
     return Picture(
         image=data if config.resize == "original" else _jpeg(stored, config.quality),
         width=stored.width,
         height=stored.height,
-        original_width=seen.width,
-        original_height=seen.height,
+        original_width=original[0],
+        original_height=original[1],
         phash=perceptual_hash(stored),
     )
 
 
-def _check_header(data: bytes, config: DecodeConfig) -> None:
+def _check_header(data: bytes, config: DecodeConfig) -> tuple[int, int]:
+    """Width and height that the header says."""
     try:
         # Opening reads the header only; pixels are decoded by load().
         with Image.open(io.BytesIO(data), formats=_readable()) as image:
@@ -109,6 +110,7 @@ def _check_header(data: bytes, config: DecodeConfig) -> None:
         raise Failure("too_small", f"{width} x {height} pixels; the shorter side must be {config.min_side}")
     if longer > config.max_aspect * shorter:
         raise Failure("aspect", f"{width} x {height} pixels; the aspect may be {config.max_aspect:g} at most")
+    return width, height
 
 
 def _readable() -> list[str]:
@@ -125,12 +127,19 @@ def _glimpse(data: bytes) -> str:
     return ""
 
 
-def _scaled(picture: Image.Image, config: DecodeConfig) -> Image.Image:
-    side = min(picture.size) if config.resize == "shorter" else max(picture.size)
-    if side <= config.size:
-        return picture
-    width, height = (max(1, round(length * config.size / side)) for length in picture.size)
-    return picture.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
+def _scale(width: int, height: int, config: DecodeConfig) -> float:
+    """What the sides of a picture are brought down by; 1 where it stays as it is."""
+    if config.resize == "original":
+        return 1.0
+    side = min(width, height) if config.resize == "shorter" else max(width, height)
+    return min(1.0, config.size / side)
+
+
+def _scaled(seen: Image.Image, original: tuple[int, int], config: DecodeConfig) -> Image.Image:
+    """`seen`, which may be reduced already, in the size in which a picture of `original` size is stored."""
+    scale = _scale(*original, config)
+    size = (max(1, round(original[0] * scale)), max(1, round(original[1] * scale)))
+    return seen if size == seen.size else seen.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
 
 
 def _jpeg(picture: Image.Image, quality: int) -> bytes:

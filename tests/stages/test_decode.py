@@ -146,6 +146,38 @@ def test_sizes(resize: str, size: int, wanted: tuple[int, int]) -> None:
     assert (made.image == data) == (resize == "original")
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize(
+    ("sides", "size", "stored"),
+    [((800, 600), 192, (256, 192)), ((511, 767), 255, (255, 383)), ((1025, 769), 96, (128, 96))],
+)
+def test_a_jpeg_decoded_at_a_part_of_its_size_shows_what_the_whole_shows(
+    mode: str, sides: tuple[int, int], size: int, stored: tuple[int, int]
+) -> None:
+    """Against all pixels averaged; a shift by half a stored pixel would make the difference 17 and more."""
+    x, y = np.meshgrid(np.linspace(0, 3, sides[0]), np.linspace(0, 4, sides[1]))
+    waves = [128 + 100 * np.sin(k * x) * np.cos(y + k) for k in (1, 2, 3)]
+    picture = Image.fromarray(np.stack(waves, -1).astype(np.uint8)).convert(mode)
+    made = decode_picture(
+        encoded(picture, "JPEG", quality=95), DecodeConfig(min_side=8, size=size, quality=95)
+    )
+    assert (made.width, made.height) == stored and (made.original_width, made.original_height) == sides
+    with Image.open(io.BytesIO(made.image)) as found:
+        difference = np.asarray(found, float) - np.asarray(
+            picture.convert("RGB").resize(stored, Image.Resampling.BOX), float
+        )
+    assert np.square(difference).mean() < 6, np.square(difference).mean()
+
+
+def test_a_turned_jpeg_decoded_at_a_part_of_its_size() -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    data = encoded(quarters(1601, 801), "JPEG", exif=exif, quality=95)
+    made = decode_picture(data, DecodeConfig(min_side=8, size=100))
+    assert_near(corners(made.image), EXIF[6], tolerance=14)
+    assert (made.width, made.height, made.original_width, made.original_height) == (100, 200, 801, 1601)
+
+
 @pytest.mark.parametrize(
     ("data", "status"),
     [
