@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from models.pictures import decode_reduced
 from stages.phash import perceptual_hash
+from stages.scaling import scaled_down
 from stages.status import Failure
 
 # Formats of the web. Others that Pillow knows are left out because they start programs (EPS), hold no pictures
@@ -138,8 +139,7 @@ def _scale(width: int, height: int, config: DecodeConfig) -> float:
 def _scaled(seen: Image.Image, original: tuple[int, int], config: DecodeConfig) -> Image.Image:
     """`seen`, which may be reduced already, in the size in which a picture of `original` size is stored."""
     scale = _scale(*original, config)
-    size = (max(1, round(original[0] * scale)), max(1, round(original[1] * scale)))
-    return seen if size == seen.size else seen.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+    return scaled_down(seen, (max(1, round(original[0] * scale)), max(1, round(original[1] * scale))))
 
 
 def _jpeg(picture: Image.Image, quality: int) -> bytes:

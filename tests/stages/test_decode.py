@@ -256,3 +256,11 @@ def test_hash_survives_size_and_quality_and_tells_pictures_apart() -> None:
         worn = Image.open(io.BytesIO(encoded(blob.resize((100, 75)), "JPEG", quality=40)))
         assert distance(blob, worn) <= 6
     assert min(distance(a, b) for a in blobs for b in blobs if a is not b) >= 16
+
+
+@pytest.mark.parametrize("side", [182, 288, 960])  # 1.9, 3 and 10 times the stored side
+def test_fine_patterns_turn_grey_and_not_into_coarse_ones(side: int) -> None:
+    squares = (np.indices((side, side)).sum(0) % 2 * 255).astype(np.uint8)
+    made = decode_picture(encoded(Image.fromarray(squares)), DecodeConfig(min_side=8, size=96, quality=95))
+    with Image.open(io.BytesIO(made.image)) as found:
+        assert np.abs(np.asarray(found, int) - 127).max() <= 12
