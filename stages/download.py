@@ -96,7 +96,11 @@ class DownloadConfig:
 
     @property
     def user_agent(self) -> str:
-        return f"{robots.TOKEN}/0.1 (+{self.contact})" if self.contact else f"{robots.TOKEN}/0.1 (image-text corpus builder)"
+        return (
+            f"{robots.TOKEN}/0.1 (+{self.contact})"
+            if self.contact
+            else f"{robots.TOKEN}/0.1 (image-text corpus builder)"
+        )
 
 
 class Downloader:
@@ -165,7 +169,9 @@ class Downloader:
         clock, share = Clock(self.config.deadline_s), Share()
         step = partial(self._picture, clock, share)
         try:
-            return await finish(await self._persist(web_url(url), self.config.max_redirects, step, clock, share))
+            return await finish(
+                await self._persist(web_url(url), self.config.max_redirects, step, clock, share)
+            )
         finally:
             self._memory.give(share)
 
@@ -324,7 +330,9 @@ class Downloader:
             ):
                 answered = True
                 answer = redirect_of(response) or await read(response)
-                if host.users <= 1:  # nobody else wants the connection; idle ones would use up file descriptors
+                if (
+                    host.users <= 1
+                ):  # nobody else wants the connection; idle ones would use up file descriptors
                     response.close()
                 return answer
         except TimeoutError as error:

@@ -217,4 +217,3 @@ def stored(data: bytes, config: DecodeConfig, blocked: BlockList) -> Row:
 
 async def _in_thread(threads: Executor, call: Callable[..., T], *args: Any) -> T:
     return await asyncio.get_running_loop().run_in_executor(threads, call, *args)
-

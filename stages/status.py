@@ -34,9 +34,13 @@ STATUSES: dict[str, Status] = {
         Status("dns", True, "The host's name could not be resolved."),
         Status("connect", True, "The connection was refused, reset, or broken off before the last byte."),
         Status("timeout", True, "The deadline of the url passed, or the host did not accept in time."),
-        Status("http_429", True, "Too many requests (429), and the wait the host asked for exceeds the deadline."),
+        Status(
+            "http_429", True, "Too many requests (429), and the wait the host asked for exceeds the deadline."
+        ),
         Status("http_5xx", True, "The server failed (500-599)."),
-        Status("rate", True, "The host's Crawl-delay would have kept the url waiting too long; it was not asked."),
+        Status(
+            "rate", True, "The host's Crawl-delay would have kept the url waiting too long; it was not asked."
+        ),
         Status(INTERNAL, True, "An exception nobody foresaw; its text is the error message."),
         Status("tls", False, "The secure connection failed: expired, self-signed or foreign certificate."),
         Status("http_403", False, "Forbidden (401, 402 or 403)."),
@@ -49,7 +53,11 @@ STATUSES: dict[str, Status] = {
         Status("private_address", False, "The host lies in private address space; no request was sent."),
         Status("robots", False, "The host's robots.txt disallows the url; it was not asked for."),
         Status("optout", False, "The answer's X-Robots-Tag forbids the use; its body was not read."),
-        Status("blocked", False, "The url, its host or the picture's sha256 stands on a block list of the config."),
+        Status(
+            "blocked",
+            False,
+            "The url, its host or the picture's sha256 stands on a block list of the config.",
+        ),
         Status(
             "bad_url", False, "No url, no http(s) url, a malformed one, or a path out of the image folder."
         ),
