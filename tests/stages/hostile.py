@@ -7,7 +7,6 @@ import ssl
 import struct
 import threading
 import time
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -19,6 +18,7 @@ from stages.decode import DecodeConfig
 from stages.fetch import Fetch, FetchConfig
 from stages.rows import ROW_SCHEMA, row_key, table_of
 from stages.status import STATUSES
+from tests.stages import handmade
 
 NAMES = {
     "good.test": ["127.0.0.1"],  # opened by allow_private, as an intranet host would be
@@ -28,21 +28,20 @@ NAMES = {
 """What names resolve to; no other name does."""
 
 
-def picture(form: str = "JPEG", size: tuple[int, int] = (64, 48), **options: object) -> bytes:
+COLOURS = [(220, 30, 40), (30, 160, 60), (40, 60, 200), (255, 255, 255)]
+
+
+def picture(form: str = "JPEG", size: tuple[int, int] = (64, 48), **options: Any) -> bytes:
     sink = io.BytesIO()
     Image.new("RGB", size, (200, 40, 60)).save(sink, form, **options)
     return sink.getvalue()
 
 
 JPEG = picture()
-PNG_BOMB = (
-    b"\x89PNG\r\n\x1a\n"
-    + struct.pack(">I4s", 13, b"IHDR")
-    + (body := struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0))
-    + struct.pack(">I", zlib.crc32(b"IHDR" + body))
-    + struct.pack(">I4s", 0, b"IDAT")
-    + b"\0\0\0\0"
-)
+FRAMES = [Image.new("RGB", (64, 48), colour) for colour in ((200, 40, 60), (0, 0, 0))]
+INK = [tuple(255 - v for v in colour) + (0,) for colour in COLOURS]
+HUGE = handmade.chunk(b"IHDR", struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0))
+PNG_BOMB = b"\x89PNG\r\n\x1a\n" + HUGE + handmade.chunk(b"IDAT", b"")
 
 
 def answer(body: bytes = b"", status: str = "200 OK", length: int | None = None, **headers: str) -> bytes:
@@ -53,6 +52,12 @@ def answer(body: bytes = b"", status: str = "200 OK", length: int | None = None,
     ]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def tagged(tags: str) -> bytes:
+    """An answer with one X-Robots-Tag header for each line of `tags`, whose body breaks off at once."""
+    lines = "".join(f"x-robots-TAG: {tag}\r\n" for tag in tags.split("\n"))
+    return f"HTTP/1.1 200 OK\r\n{lines}Content-Length: 90000\r\n\r\n".encode() + JPEG
 
 
 class Hostile:
@@ -146,26 +151,43 @@ class Hostile:
             return _leisurely()
         if path.startswith("/to/"):
             return answer(status="302 Found", Location=bytes.fromhex(path[4:]).decode())
+        if path.startswith("/tag/"):
+            tags = bytes.fromhex(path[5:]).decode()
+            return tagged(tags)
         return FIXED[path] if path in FIXED else LIVE[path]() if path in LIVE else answer(JPEG)
 
 
 FIXED: dict[str, bytes] = {
     "/robots.txt": answer(b"User-agent: *\nDisallow: /private/\nUser-agent: otherbot\nDisallow: /\n"),
     "/html": answer(b"<!DOCTYPE html><h1>Not here</h1>", Content_Type="image/jpeg"),
+    "/svg": answer(b"<svg xmlns='http://www.w3.org/2000/svg' width='64' height='48'/>"),
     "/empty": answer(b""),
-    "/cut": answer(picture(size=(300, 200))[:900]),
+    "/cut.jpg": answer(picture(size=(300, 200))[:900]),
+    "/cut.png": answer(picture("PNG", size=(300, 200))[:200]),
     "/short": answer(JPEG[:200], length=len(JPEG)),
     "/png-bomb": answer(PNG_BOMB),
     "/gzip": answer(gzip.compress(JPEG), Content_Encoding="gzip"),
     "/gzip-bomb": answer(gzip.compress(bytes(30_000_000)), Content_Encoding="gzip"),
     "/gzip-broken": answer(b"\x1f\x8b no", Content_Encoding="gzip"),
+    "/gzip-cut": answer(gzip.compress(JPEG)[:-30], Content_Encoding="gzip"),
     "/announced": answer(b"", length=10**10),
     "/headers": b"HTTP/1.1 200 OK\r\nX: " + b"a" * 100_000 + b"\r\n\r\n",
     "/not-http": b"SSH-2.0-OpenSSH_9.6\r\n",
     "/nowhere": answer(status="302 Found"),
     "/304": b"HTTP/1.1 304 Not Modified\r\n\r\n",
     "/small": answer(picture(size=(15, 99))),
+    "/banner": answer(picture(size=(330, 16))),
+    "/cmyk": answer(handmade.jpeg(INK)),
+    "/16-bit": answer(handmade.png([tuple(257 * v for v in c) for c in COLOURS], depth=16)),
+    "/alpha": answer(handmade.png([(*c, 128) for c in COLOURS], kind=6)),
+    "/gif": answer(handmade.gif([[0, 1, 2, 3], [3, 3, 3, 3]], [*COLOURS, *[(0, 0, 0)] * 4])),
+    "/webp": answer(picture("WEBP", save_all=True, append_images=FRAMES)),
+    "/avif": answer(picture("AVIF")),
     "/reset": b"",
+}
+FIXED |= {
+    f"/exif/{turn}": answer(handmade.jpeg(COLOURS, width=64, height=48, head=handmade.exif(turn, ">")))
+    for turn in range(1, 9)
 }
 
 
@@ -210,6 +232,7 @@ def config(**changes: Any) -> FetchConfig:
         "max_bytes": 1_000_000,
         "backoff_s": 0.02,
         "allow_private": ("127.0.0.1", "good.test"),
+        "per_host_per_second": None,
         "image": DecodeConfig(min_side=16),
     }
     return FetchConfig(**(usual | changes))

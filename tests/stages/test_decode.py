@@ -160,7 +160,9 @@ def test_pictures_made_by_hand(name: str) -> None:
 def test_alpha_lies_on_the_background() -> None:
     half = [(*colour, 128) for colour in COLOURS]
     made = decode_picture(handmade.png(half, kind=6), DecodeConfig(min_side=8, background="#0000ff"))
-    blue = [tuple(round((v * 128 + p * 127) / 255) for v, p in zip(c, (0, 0, 255))) for c in COLOURS]
+    blue = [
+        tuple(round((v * 128 + p * 127) / 255) for v, p in zip(c, (0, 0, 255), strict=True)) for c in COLOURS
+    ]
     assert_near(corners(made.image), blue)
     with pytest.raises(ValueError, match="#rrggbb"):
         DecodeConfig(background="white")
