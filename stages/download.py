@@ -52,7 +52,7 @@ class DownloadConfig:
     """Bytes of a body (after decompression) beyond which a url is given up."""
     memory_bytes: Annotated[int, Ge(1)] = 256_000_000
     """Bytes that all bodies under way in one worker hold together, decoding included; beyond, servers wait. The one
-    that is furthest may exceed it: the bound is `memory_bytes` + `max_bytes`, and 0.3 MB a connection."""
+    that is furthest may exceed it: the bound is `memory_bytes` + `max_bytes`, and 1 MB a connection."""
     max_redirects: Annotated[int, Ge(0), Le(50)] = 5
     """Redirects that are followed, each checked like a first url."""
     retries: Annotated[int, Ge(0), Le(20)] = 2

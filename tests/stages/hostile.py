@@ -39,7 +39,7 @@ def picture(form: str = "JPEG", size: tuple[int, int] = (64, 48), **options: Any
 
 JPEG = picture()
 FRAMES = [Image.new("RGB", (64, 48), colour) for colour in ((200, 40, 60), (0, 0, 0))]
-INK = [tuple(255 - v for v in colour) + (0,) for colour in COLOURS]
+INK = [(*(255 - v for v in colour), 0) for colour in COLOURS]
 HUGE = handmade.chunk(b"IHDR", struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0))
 PNG_BOMB = b"\x89PNG\r\n\x1a\n" + HUGE + handmade.chunk(b"IDAT", b"")
 
@@ -124,15 +124,18 @@ class Hostile:
 
     async def _answer(self, path: str, host: str, writer: asyncio.StreamWriter) -> None:
         self.hosts[host].append((time.monotonic(), path))
+        reply = self.reply(path, self.asked[path], host)
+        async for part in reply if not isinstance(reply, bytes) else _once(reply):
+            writer.write(part)
+            await writer.drain()
+
+    async def leisurely(self, host: str, seconds: float = 0.15) -> AsyncIterator[bytes]:
+        """A picture after a while; counts how many of a host are waited for at once."""
         self.at_once[host] += 1
         self.most_at_once[host] = max(self.most_at_once[host], self.at_once[host])
-        try:
-            reply = self.reply(path, self.asked[path], host)
-            async for part in reply if not isinstance(reply, bytes) else _once(reply):
-                writer.write(part)
-                await writer.drain()
-        finally:
-            self.at_once[host] -= 1
+        await asyncio.sleep(seconds)
+        self.at_once[host] -= 1
+        yield answer(JPEG)
 
     def reply(self, path: str, times: int, host: str) -> bytes | AsyncIterator[bytes]:
         """What is answered to the `times`-th request for `path`; tests override it."""
@@ -148,7 +151,7 @@ class Hostile:
             step = int(path[7:])
             return answer(JPEG) if step == 0 else answer(status="301 Moved", Location=f"{step - 1}")
         if path.startswith("/leisurely/"):
-            return _leisurely()
+            return self.leisurely(host)
         if path.startswith("/to/"):
             return answer(status="302 Found", Location=bytes.fromhex(path[4:]).decode())
         if path.startswith("/tag/"):
@@ -195,33 +198,28 @@ async def _once(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
 
-async def _leisurely() -> AsyncIterator[bytes]:
-    await asyncio.sleep(0.15)
-    yield answer(JPEG)
-
-
-async def _slow_header() -> AsyncIterator[bytes]:
+async def slow_header() -> AsyncIterator[bytes]:
     await asyncio.sleep(30)
     yield answer(JPEG)
 
 
-async def _trickle() -> AsyncIterator[bytes]:
+async def trickle() -> AsyncIterator[bytes]:
     yield answer(b"", length=len(JPEG))
     for byte in JPEG:
         yield bytes([byte])
         await asyncio.sleep(0.1)
 
 
-async def _endless() -> AsyncIterator[bytes]:
+async def endless() -> AsyncIterator[bytes]:
     yield b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     while True:
         yield b"10000\r\n" + bytes(0x10000) + b"\r\n"
 
 
 LIVE: dict[str, Callable[[], AsyncIterator[bytes]]] = {
-    "/slow-header": _slow_header,
-    "/trickle": _trickle,
-    "/endless": _endless,
+    "/slow-header": slow_header,
+    "/trickle": trickle,
+    "/endless": endless,
 }
 
 

@@ -111,7 +111,7 @@ def test_exif_orientation_is_applied_and_dropped(orientation: int, order: str) -
         assert secret in data and secret not in made.image
 
 
-INK = [tuple(255 - v for v in colour) + (0,) for colour in COLOURS]
+INK = [(*(255 - v for v in colour), 0) for colour in COLOURS]
 HALF = [tuple(round((v * 128 + 255 * 127) / 255) for v in colour) for colour in COLOURS]
 GREY = [(v,) * 3 for v in (117, 0, 255, 1)]
 PALETTE = handmade.chunk(b"PLTE", bytes(v for colour in COLOURS for v in colour))

@@ -276,14 +276,6 @@ def test_tls_that_nobody_vouches_for(tmp_path: Path) -> None:
         assert not secure.asked
 
 
-def test_who_asks(server: Hostile) -> None:
-    fetch_one(server.url("/ok.jpg"), contact="https://example.org/crawler")
-    assert server.headers["user-agent"] == "capfilt/0.1 (+https://example.org/crawler)"
-    assert "cookie" not in server.headers
-    with pytest.raises(ValueError, match="printable ASCII"):
-        config(contact="a\r\nX-Evil: 1")
-
-
 def test_waiting_for_a_busy_host_is_not_the_urls_time(server: Hostile) -> None:
     """12 urls of 0.15 s, two at a time: the last waits 0.75 s, longer than its deadline."""
     server.most_at_once.clear()
