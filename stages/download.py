@@ -78,8 +78,8 @@ class DownloadConfig:
     blocked: tuple[str, ...] = ()
     """Text files (any fsspec URL) of urls, hosts and sha256 of pictures that are not taken, one a line."""
     host_failures: Annotated[int, Ge(1)] = 3
-    """Failures in a row (no address, no connection, no answer, or 429 again after the wait it asked for) after which
-    a host is given up."""
+    """Failures in a row (no address, no connection, no whole answer in time, or 429 again after the wait it asked for)
+    after which a host is given up."""
     host_rest_s: Annotated[float, Ge(0)] = 300.0
     """Seconds for which the urls of such a host end at once with the status of its last failure."""
     contact: str | None = None
@@ -321,14 +321,12 @@ class Downloader:
         accept: str | None,
     ) -> bytes | URL:
         headers = {"Accept": accept} if accept else None
-        answered = False
         try:
             async with (
                 clock.running(),
                 failures_of(url),
                 self._session.get(url, allow_redirects=False, headers=headers) as response,
             ):
-                answered = True
                 answer = redirect_of(response) or await read(response)
                 if (
                     host.users <= 1
@@ -336,8 +334,7 @@ class Downloader:
                     response.close()
                 return answer
         except TimeoutError as error:
-            kind = Failure if answered else Unreachable
-            raise kind("timeout", f"no complete answer within {self.config.deadline_s:g} s") from error
+            raise Unreachable("timeout", f"no complete answer within {self.config.deadline_s:g} s") from error
 
     async def _lend(self, clock: Clock, share: Share, size: int) -> None:
         if self._memory.has(share, size):

@@ -97,7 +97,7 @@ class Failure(Exception):
 
 
 class Unreachable(Failure):
-    """The host itself did not answer: its name, its port or its first word did not come. See `stages.hosts`."""
+    """The host did not answer, or not in time: its name, its port or the whole of its answer. See `stages.hosts`."""
 
 
 def http_status(code: int) -> str:
