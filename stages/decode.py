@@ -1,12 +1,13 @@
 """Image bytes → one stored picture, or a status. What the header says is checked before any pixel is decoded.
 
-Upright, on white, RGB is what `models.pictures.decode_image` returns; here the limits, the size in which a picture is
-stored, and its perceptual hash are added. The stored JPEG carries no metadata.
+Upright, on a page, sRGB is what `models.pictures.decode_image` returns; here the limits, the size and form in which a
+picture is stored, and its perceptual hash are added. A picture that is stored anew carries no metadata.
 """
 
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -41,12 +42,28 @@ class DecodeConfig:
     max_pixels: Annotated[int, Ge(1), Le(PILLOW_LIMIT)] = 64_000_000
     """Width x height up to which pixels are decoded: about 6 bytes of memory per pixel and decoding thread."""
     resize: Literal["shorter", "longer", "original"] = "shorter"
-    """`shorter` / `longer`: that side is brought down to `size`, the aspect kept, never enlarged, stored as JPEG.
-    `original`: the bytes are stored as they came, metadata and all."""
+    """`shorter` / `longer`: that side is brought down to `size`, the aspect kept, never enlarged, and the picture is
+    stored anew. `original`: the bytes are stored as they came, metadata and all."""
     size: Annotated[int, Ge(16), Le(8192)] = 384
     """Pixels of the side that `resize` names; the paper finetunes at 384 and pretrains at 224."""
+    format: Literal["jpeg", "webp"] = "jpeg"
+    """Format of pictures that are stored anew."""
     quality: Annotated[int, Ge(1), Le(100)] = 92
-    """JPEG quality of stored pictures."""
+    """JPEG or WebP quality of stored pictures."""
+    background: str = "#ffffff"
+    """Colour, as `#rrggbb`, on which transparent pictures are laid."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch("#[0-9a-fA-F]{6}", self.background):
+            raise ValueError(
+                f"background {self.background!r}: a colour as #rrggbb, such as #ffffff for white"
+            )
+
+    @property
+    def page(self) -> tuple[int, int, int]:
+        """`background` as red, green, blue."""
+        red, green, blue = bytes.fromhex(self.background[1:])
+        return red, green, blue
 
 
 @dataclass(frozen=True)
@@ -74,14 +91,14 @@ def decode_picture(data: bytes, config: DecodeConfig) -> Picture:
         raise Failure("empty_body", "no bytes")
     scale = _scale(*_check_header(data, config), config)
     try:
-        seen, original = decode_reduced(data, scale)
+        seen, original = decode_reduced(data, scale, config.page)
     except MemoryError:  # ours, not the picture's: its pixels are within the cap
         raise
     except Exception as error:  # decoders raise nearly anything on damaged bytes (AVIF: RuntimeError)
         raise Failure("decode", str(error)) from error
     stored = _scaled(seen, original, config)
     return Picture(
-        image=data if config.resize == "original" else _jpeg(stored, config.quality),
+        image=data if config.resize == "original" else _encoded(stored, config),
         width=stored.width,
         height=stored.height,
         original_width=original[0],
@@ -142,8 +159,12 @@ def _scaled(seen: Image.Image, original: tuple[int, int], config: DecodeConfig) 
     return scaled_down(seen, (max(1, round(original[0] * scale)), max(1, round(original[1] * scale))))
 
 
-def _jpeg(picture: Image.Image, quality: int) -> bytes:
+def _encoded(picture: Image.Image, config: DecodeConfig) -> bytes:
     picture.info.clear()  # comments, profiles and resolutions of the original would be written too
     sink = io.BytesIO()
-    picture.save(sink, "JPEG", quality=quality, subsampling=0 if min(picture.size) < FULL_CHROMA_BELOW else 2)
+    if config.format == "webp":
+        picture.save(sink, "WEBP", quality=config.quality)
+    else:
+        chroma = 0 if min(picture.size) < FULL_CHROMA_BELOW else 2
+        picture.save(sink, "JPEG", quality=config.quality, subsampling=chroma)
     return sink.getvalue()
