@@ -7,8 +7,8 @@ Both sides download, check, decode, bring the shorter side to --size, encode as 
 Parquet, one process per core, shard after shard: ours is read → fetch → write as the engine runs them, img2dataset its
 `Downloader` with webdataset output. Pools are the same and are warm before the clock starts (img2dataset's own pool
 imports for seconds and starts its processes anew every five shards; that is not counted against it), it writes no
-EXIF, and of --threads the number that suits it best is chosen beforehand. Ours keeps its defaults and makes the perceptual
-hash besides. The server (benchmarks/picture_server.py) is a process of its own and takes CPU from both alike;
+EXIF, and of --threads the number that suits it best is chosen beforehand. Ours keeps its defaults but for the manners
+that the peer lacks (robots.txt, rates), and makes the perceptual hash besides. The server (benchmarks/picture_server.py) is a process of its own and takes CPU from both alike;
 its ceiling and its share of the CPU are stored. Prints a line per side, and stores everything in
 benchmarks/results/fetch-<cores>-cores.json or fetch-memory.json.
 """
@@ -112,6 +112,8 @@ def ours(job: Job) -> Shard:
     run = Store(str(job.folder))
     fetch = FetchConfig(
         allow_private=tuple(addresses(job.hosts)),
+        robots=False,  # the peer has no such manners
+        per_host_per_second=None,
         image=DecodeConfig(min_side=64, size=job.size, quality=QUALITY),
     )
     stages = (

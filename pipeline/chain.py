@@ -17,6 +17,7 @@ from stages.artifacts import absolute
 from stages.caption import Caption
 from stages.fetch import Fetch, FetchConfig
 from stages.filter import Filter
+from stages.img2dataset_fetch import Img2datasetFetch
 from stages.read import Read, ReadConfig
 from stages.rows import failed, live
 from stages.store import Store
@@ -37,7 +38,11 @@ class FetchBySource:
     def __init__(self, configs: Mapping[str, FetchConfig], workers: int = 1) -> None:
         manners = {source: config.manners() for source, config in configs.items()}
         webs = {each: Web(each, workers) for each in manners.values()}
-        self.stages = {source: Fetch(config, webs[manners[source]]) for source, config in configs.items()}
+        self.stages: dict[str, Stage] = {}
+        for source, config in configs.items():
+            web = webs[manners[source]]
+            theirs = config.backend == "img2dataset"
+            self.stages[source] = Img2datasetFetch(config) if theirs else Fetch(config, web)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return self.stages[batch["source"][0].as_py()](batch)
@@ -50,7 +55,7 @@ def fetch_configs(config: Config, sources: tuple[str, ...], stack: ExitStack) ->
         section = config.sources[name]
         fetch = section.fetch or config.fetch
         if section.images is not None:
-            fetch = replace(fetch, image_root=absolute(section.images))
+            fetch = replace(fetch, image_root=absolute(section.images), backend="capfilt")
         elif section.base_url is not None:
             fetch = replace(fetch, base_url=section.base_url)
         elif section.serve is not None:

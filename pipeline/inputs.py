@@ -18,7 +18,7 @@ from stages.artifacts import absolute, local_artifact
 from stages.blocklist import block_list_digest
 from stages.rows import SCHEMA_VERSION
 
-FETCH_FIELDS = ("base_url", "image_root", "max_bytes", "robots", "optout", "image")
+FETCH_FIELDS = ("backend", "base_url", "image_root", "max_bytes", "robots", "optout", "image")
 """Fetch settings that decide what is stored, with what the block lists say; the others decide how and how long the
 web is asked."""
 

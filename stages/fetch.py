@@ -10,11 +10,11 @@ import asyncio
 import hashlib
 import posixpath
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property, partial
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from urllib.parse import urljoin
 
 import fsspec
@@ -33,6 +33,11 @@ FILLED = (
     "status", "error_message", "width", "height", "original_width", "original_height", "sha256", "phash", "image",
 )  # fmt: skip
 """Columns this stage fills."""
+IMG2DATASET_DOES = (
+    "backend", "base_url", "image", "optout", "concurrency", "connect_timeout_s", "retries", "allow_private",
+    "robots", "per_host_per_second",
+)  # fmt: skip
+"""Settings that backend img2dataset follows, or that are checked apart."""
 FILE_READERS = 64  # files of an image folder that are read at once: object stores answer slowly, but many
 
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
@@ -46,6 +51,12 @@ class FetchConfig(DownloadConfig):
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
+    backend: Literal["capfilt", "img2dataset"] = "capfilt"
+    """Who asks for urls and scales pictures. `img2dataset`: its downloader and resizer, for those who want exactly
+    its pictures. It follows a name or a redirect into private address space (the guard sees only what stands in the
+    url), knows no robots.txt, deadline or byte cap, and turns no photograph upright; see docs/fetching.md. It needs
+    `robots: false` and `per_host_per_second: null`, so that nobody believes otherwise. Files and pictures that come
+    with tars are read by capfilt in any case."""
     base_url: str | None = None
     """Web address that relative urls are joined to."""
     image_root: str | None = None
@@ -66,6 +77,36 @@ class FetchConfig(DownloadConfig):
             )
         if self.base_url is not None and not self.base_url.lower().startswith(("http://", "https://")):
             raise ValueError(f"base_url {self.base_url!r}: an address that starts with http:// or https://")
+
+        if self.backend == "img2dataset":
+            self._check_img2dataset()
+
+    def _check_img2dataset(self) -> None:
+        """Nothing is set that img2dataset would not do.
+
+        Raises:
+            ValueError: the first such setting.
+        """
+        for name in ("robots", "per_host_per_second"):
+            if getattr(self, name):
+                off = "false" if name == "robots" else "null"
+                raise ValueError(
+                    f"backend img2dataset knows no {name}: set {name}: {off} to say so, or use capfilt"
+                )
+        given = [
+            (item, getattr(self, item.name)) for item in fields(self) if item.name not in IMG2DATASET_DOES
+        ]
+        for item, value in given:
+            usual = item.default_factory() if item.default_factory is not MISSING else item.default
+            if value != usual:
+                raise ValueError(
+                    f"backend img2dataset has no {item.name}: leave {item.name} out, or use capfilt"
+                )
+        if self.image.resize == "original" or self.image.background.lower() != DecodeConfig.background:
+            raise ValueError(
+                "backend img2dataset stores every picture anew, on white: "
+                "set image.resize to shorter or longer, leave image.background out, or use capfilt"
+            )
 
     def manners(self) -> DownloadConfig:
         """How the web is asked, without what is done with the answers: sources that agree in it can share a `Web`."""
@@ -92,17 +133,9 @@ class Fetch:
 
         A pending row that carries an image (it came with a tar) is not asked for again, only checked and stored.
         """
-        statuses = batch["status"].to_pylist()
-        pending = [i for i, status in enumerate(statuses) if status == PENDING]
-        asked = batch.select([c for c in ("url", "error_message", "image") if c in batch.column_names])
-        rows = asked.take(pa.array(pending, pa.int64())).to_pylist()
+        indices, rows = pending_rows(batch)
         outcomes = self.web.run(partial(self._fetch, rows)) if rows else []
-        for name in FILLED:
-            known = batch[name].to_pylist() if name in batch.column_names else [None] * batch.num_rows
-            for i, outcome in zip(pending, outcomes, strict=True):
-                known[i] = outcome.get(name)
-            batch = with_column(batch, name, known, ROW_SCHEMA.field(name).type)
-        return batch
+        return filled(batch, indices, outcomes)
 
     @cached_property
     def _decoding(self) -> Executor:
@@ -173,6 +206,23 @@ class ImageFolder:
             raise Failure("missing_file", f"{path}: {error.strerror or type(error).__name__}") from error
         except OSError as error:  # a store that is away for a moment, a disk that fails
             raise Failure("connect", f"{path}: {type(error).__name__}: {error}") from error
+
+
+def pending_rows(batch: pa.Table) -> tuple[list[int], list[Row]]:
+    """Where the pending rows of a batch stand, and what fetching needs of them."""
+    indices = [i for i, status in enumerate(batch["status"].to_pylist()) if status == PENDING]
+    asked = batch.select([c for c in ("url", "error_message", "image") if c in batch.column_names])
+    return indices, asked.take(pa.array(indices, pa.int64())).to_pylist()
+
+
+def filled(batch: pa.Table, indices: Sequence[int], outcomes: Sequence[Row]) -> pa.Table:
+    """`batch` with the columns `FILLED` of the rows at `indices` set to their outcomes."""
+    for name in FILLED:
+        known = batch[name].to_pylist() if name in batch.column_names else [None] * batch.num_rows
+        for i, outcome in zip(indices, outcomes, strict=True):
+            known[i] = outcome.get(name)
+        batch = with_column(batch, name, known, ROW_SCHEMA.field(name).type)
+    return batch
 
 
 def locate(url: str | None, config: FetchConfig) -> tuple[str, bool]:

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pipeline.chain import FetchBySource, fetch_configs
 from pipeline.load import parse_config
 from stages.decode import DecodeConfig
-from stages.fetch import FetchConfig
+from stages.fetch import Fetch, FetchConfig
+from stages.img2dataset_fetch import Img2datasetFetch
 from tests.tiny import tiny_data
 
 
@@ -39,3 +40,21 @@ def test_our_own_server_needs_no_manners_and_lists_have_one_place(tmp_path, monk
     others = [each for name, each in configs.items() if name != served]
     assert others and all(each.robots and each.per_host_per_second for each in others)
     assert configs[served].blocked == (str(tmp_path / "list.txt"), "s3://bucket/list.txt")
+
+
+def test_img2dataset_asks_for_urls_and_never_reads_folders(tmp_path):
+    data = tiny_data(tmp_path)
+    data["fetch"] = {"backend": "img2dataset", "robots": False, "per_host_per_second": None}
+    for number, section in enumerate(data["sources"].values()):
+        for place in ("serve", "images"):
+            section.pop(place, None)
+        section |= {"base_url": "http://a.test"} if number else {"images": str(tmp_path)}
+    config = parse_config(data, "test")
+    with ExitStack() as stack:
+        stages = FetchBySource(fetch_configs(config, tuple(config.sources), stack)).stages
+    kinds = {name: type(stage) for name, stage in stages.items()}
+    assert kinds == {
+        name: Fetch if section.images is not None else Img2datasetFetch
+        for name, section in config.sources.items()
+    }
+    assert {Fetch, Img2datasetFetch} == set(kinds.values())

@@ -46,6 +46,9 @@ def test_manners_that_decide_what_is_stored_belong_to_the_fetch(tmp_path):
         return lambda data: data.setdefault("fetch", {}).update(keys)
 
     before = prints(tmp_path, fetch())
+    ours = {"robots": False, "per_host_per_second": None, "image": {"size": 64}}
+    theirs = prints(tmp_path, fetch(**ours, backend="img2dataset"))
+    assert "fetch" in changed(prints(tmp_path, fetch(**ours)), theirs)
     for keys in ({"robots": False}, {"optout": ["noai"]}):
         assert "fetch" in changed(before, prints(tmp_path, fetch(**keys)))
     timing = {"per_host_per_second": 1.0, "max_crawl_wait_s": 5, "host_failures": 9, "memory_bytes": 10**9}
