@@ -1,7 +1,7 @@
-"""Encoded bytes to an RGB picture: upright, on white, eight bits a channel, the first frame.
+"""Encoded bytes to an RGB picture: upright, on a page, in sRGB, eight bits a channel, the first frame.
 
-Whatever the file holds (a turned photograph, transparency, a palette, CMYK, 16 bits), what comes out is what
-a person would see on a white page; what cannot be decoded whole is an error, never half a picture. Without torch:
+Whatever the file holds (a turned photograph, transparency, a palette, CMYK, a colour profile, 16 bits), what comes
+out is what a person would see on a page, white by default; what cannot be decoded whole is an error, never half a picture. Without torch:
 fetch workers decode too, and need no model.
 """
 
@@ -10,7 +10,7 @@ import struct
 import zlib
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 
 # Pillow's plugins raise these on damaged files, depending on which byte is wrong.
 _DAMAGE = (
@@ -41,16 +41,41 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
+WHITE = (255, 255, 255)
 
-def decode_image(data: bytes) -> Image.Image:
-    """The picture in `data` (any format Pillow reads; an animation's first frame): RGB, upright, on white.
+
+def decode_image(data: bytes, page: tuple[int, int, int] = WHITE) -> Image.Image:
+    """The picture in `data` (any format Pillow reads; an animation's first frame): RGB, upright, on a page of colour
+    `page`, where it is transparent.
 
     Raises ValueError for what is no image, damaged, truncated, or beyond Pillow's pixel limit.
     """
+    return decode_reduced(data, 1.0, page)[0]
+
+
+def decode_reduced(
+    data: bytes, scale: float, page: tuple[int, int, int] = WHITE
+) -> tuple[Image.Image, tuple[int, int]]:
+    """As `decode_image`, for who needs no more than `scale` times the picture's sides.
+
+    A JPEG comes at a half, a quarter or an eighth of its size where that is `scale` or more: only so many of its
+    coefficients are transformed back, which averages pixels as well as scaling does, and costs a fraction.
+
+    Returns:
+        (picture, (width, height) of the whole picture, upright).
+    """
     try:
         with Image.open(io.BytesIO(data)) as image:
+            width, height = image.size
+            if scale <= 0.5:
+                image.draft(None, (max(1, round(width * scale)), max(1, round(height * scale))))
             image.load()
-            return _to_rgb(_upright(image))
+            orientation = _orientation(image)
+            if orientation >= 5:
+                width, height = height, width
+            turn = _UPRIGHT.get(orientation)
+            upright = image if turn is None else image.transpose(turn)
+            return _to_rgb(_in_srgb(upright), page), (width, height)
     except _DAMAGE as error:
         raise ValueError(
             f"cannot decode the image ({len(data)} bytes): {type(error).__name__}: {error}; "
@@ -58,23 +83,40 @@ def decode_image(data: bytes) -> Image.Image:
         ) from error
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _orientation(image: Image.Image) -> int:
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
     except _DAMAGE:  # broken metadata around a whole picture: show it as it is stored
+        return 1
+    return orientation if isinstance(orientation, int) and orientation in _UPRIGHT else 1
+
+
+def _in_srgb(image: Image.Image) -> Image.Image:
+    """Colours of an embedded ICC profile as sRGB; a profile that is damaged or fits no RGB or CMYK is not looked at."""
+    data = image.info.get("icc_profile")
+    if not data or image.mode not in ("RGB", "RGBA", "CMYK"):
         return image
-    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return image if turn is None else image.transpose(turn)
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
+        if "srgb" in ImageCms.getProfileDescription(profile).lower():
+            return image
+        colours = image.convert("RGB") if image.mode == "RGBA" else image
+        shown = ImageCms.profileToProfile(colours, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, *_DAMAGE):
+        return image
+    assert shown is not None, "only a conversion in place returns nothing"
+    if image.mode == "RGBA":
+        shown.putalpha(image.getchannel("A"))
+    return shown
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, page: tuple[int, int, int]) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":  # I;16, I;16B, I, F: more than 8 bits of grey
         return _grey_to_8_bits(image).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        page = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(page, image).convert("RGB")
-    return image.convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", image.size, page), image).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy
 
 
 def _grey_to_8_bits(image: Image.Image) -> Image.Image:

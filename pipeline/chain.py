@@ -17,19 +17,32 @@ from stages.artifacts import absolute
 from stages.caption import Caption
 from stages.fetch import Fetch, FetchConfig
 from stages.filter import Filter
+from stages.img2dataset_fetch import Img2datasetFetch
 from stages.read import Read, ReadConfig
 from stages.rows import failed, live
 from stages.store import Store
+from stages.web import Web
 from stages.write import Provenance, Write, WriteConfig
 
 ISOLATION = Isolation(fail=failed, live=live)
 
 
 class FetchBySource:
-    """The fetch stage with each source's own settings; a shard has rows of one source only."""
+    """The fetch stage with each source's own settings; a shard has rows of one source only.
 
-    def __init__(self, configs: Mapping[str, FetchConfig]) -> None:
-        self.stages = {source: Fetch(config) for source, config in configs.items()}
+    Args:
+        configs: settings by source. Sources that ask the web in the same manner share what is known of its hosts.
+        workers: fetch workers of the node; each gets an equal share of every host's rate.
+    """
+
+    def __init__(self, configs: Mapping[str, FetchConfig], workers: int = 1) -> None:
+        manners = {source: config.manners() for source, config in configs.items()}
+        webs = {each: Web(each, workers) for each in manners.values()}
+        self.stages: dict[str, Stage] = {}
+        for source, config in configs.items():
+            web = webs[manners[source]]
+            theirs = config.backend == "img2dataset"
+            self.stages[source] = Img2datasetFetch(config) if theirs else Fetch(config, web)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return self.stages[batch["source"][0].as_py()](batch)
@@ -42,12 +55,20 @@ def fetch_configs(config: Config, sources: tuple[str, ...], stack: ExitStack) ->
         section = config.sources[name]
         fetch = section.fetch or config.fetch
         if section.images is not None:
-            fetch = replace(fetch, image_root=absolute(section.images))
+            fetch = replace(fetch, image_root=absolute(section.images), backend="capfilt")
         elif section.base_url is not None:
             fetch = replace(fetch, base_url=section.base_url)
         elif section.serve is not None:
             address = stack.enter_context(serve_folder(section.serve))
-            fetch = replace(fetch, base_url=address, allow_private=(*fetch.allow_private, "127.0.0.1"))
+            # Our own server on this machine: it needs no manners.
+            fetch = replace(
+                fetch,
+                base_url=address,
+                allow_private=(*fetch.allow_private, "127.0.0.1"),
+                robots=False,
+                per_host_per_second=None,
+            )
+        fetch = replace(fetch, blocked=tuple(absolute(address) for address in fetch.blocked))
         configs[name] = fetch
     return configs
 
@@ -129,7 +150,7 @@ def _fetch(configs: Mapping[str, FetchConfig], sizing: Sizing) -> Step:
     share = sizing.fetch
     return Step(
         name="fetch",
-        make=partial(FetchBySource, dict(configs)),
+        make=partial(FetchBySource, dict(configs), share.actors),
         actors=share.actors,
         cpus=share.cpus,
         isolation=ISOLATION,

@@ -14,11 +14,13 @@ from pipeline.config import Config, TrainSection
 from pipeline.ledger import fingerprint
 from pipeline.load import plain
 from pipeline.plan import Node
-from stages.artifacts import local_artifact
+from stages.artifacts import absolute, local_artifact
+from stages.blocklist import block_list_digest
 from stages.rows import SCHEMA_VERSION
 
-FETCH_FIELDS = ("base_url", "image_root", "max_bytes", "image")
-"""Fetch settings that decide what is stored; the others decide how and how long the web is asked."""
+FETCH_FIELDS = ("backend", "base_url", "image_root", "max_bytes", "robots", "optout", "image")
+"""Fetch settings that decide what is stored, with what the block lists say; the others decide how and how long the
+web is asked."""
 
 
 class Fingerprints:
@@ -29,6 +31,7 @@ class Fingerprints:
         self._data = plain(config)
         self._inputs: dict[str, dict[str, Any]] = {}
         self._digests: dict[str, str] = {}
+        self._lists: dict[tuple[str, ...], str | None] = {}
 
     def inputs(self, name: str) -> dict[str, Any]:
         """JSON-like inputs of a node; `upstream` holds the fingerprints of the nodes it needs."""
@@ -49,7 +52,14 @@ class Fingerprints:
         rows = {k: v for k, v in section["rows"].items() if k != "storage_options"}
         fetch = section["fetch"] or self._data["fetch"]
         place = {k: section[k] for k in ("images", "base_url", "serve") if section[k] is not None}
-        return {"rows": rows, "place": place, "fetch": {k: fetch[k] for k in FETCH_FIELDS}}
+        settings = {k: fetch[k] for k in FETCH_FIELDS} | {"blocked": self._blocked(tuple(fetch["blocked"]))}
+        return {"rows": rows, "place": place, "fetch": settings}
+
+    def _blocked(self, addresses: tuple[str, ...]) -> str | None:
+        """Identity of what block lists hold: their contents, not their names."""
+        if addresses not in self._lists:
+            self._lists[addresses] = block_list_digest(absolute(a) for a in addresses) if addresses else None
+        return self._lists[addresses]
 
     def checkpoint(self, role: str) -> str:
         """Digest of the checkpoint given for "captioner" or "filter"."""

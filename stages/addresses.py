@@ -8,15 +8,21 @@ goes to exactly the addresses that were checked, so a name that resolves differe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import socket
+import time
 from collections.abc import Collection
-from concurrent.futures import Executor
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from stages.status import Failure
+from stages.status import Failure, Unreachable
+
+DNS_SECONDS = 300.0
+LOOKUPS = 128
+"""Names looked up at once: each takes a thread, for as long as the system's resolver cares to wait."""
 
 # Prefixes under which a gateway turns the last 32 bits of an IPv6 address into an IPv4 destination.
 _NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
@@ -70,54 +76,104 @@ def check_host(host: str, allowed: Collection[str]) -> None:
 class GuardedResolver(AbstractResolver):
     """Resolves names through the system, and hands out only addresses that may be asked.
 
+    Addresses are kept for `DNS_SECONDS`; a name is looked up once for all urls that wait for it. Belongs to one event
+    loop.
+
     Args:
         allowed: hosts (see `normal_host`) whose addresses are not checked.
-        threads: where the blocking lookups run.
+        patience: seconds a lookup may take. The thread it runs in cannot be ended; it is left behind.
     """
 
-    def __init__(self, allowed: Collection[str], threads: Executor) -> None:
-        self._allowed, self._threads = allowed, threads
+    def __init__(self, allowed: Collection[str], patience: float) -> None:
+        self._allowed, self._patience = allowed, patience
+        self._threads = ThreadPoolExecutor(LOOKUPS, thread_name_prefix="lookup")
+        self._free = asyncio.Semaphore(LOOKUPS)
+        self._known: dict[str, tuple[float, list[tuple[int, str]]]] = {}
+        self._asking: dict[str, asyncio.Task[list[tuple[int, str]]]] = {}
+
+    async def prepare(self, host: str) -> None:
+        """Look up a host that `check_host` let through, so that `resolve` need not wait.
+
+        Raises:
+            Unreachable: dns.
+            Failure: bad_url (no possible name), or private_address if any of the addresses is private: a name that
+                mixes both is made to be let through.
+        """
+        if ":" not in host and not _ENDS_IN_NUMBER.search(host):
+            await self._find(host)
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """Addresses of `host`.
-
-        Raises:
-            Failure: dns, bad_url (no possible name), or private_address if any of the addresses is private: a
-                name that mixes both is made to be let through.
-        """
-        found = await self._lookup(host, port, family)
-        if normal_host(host) not in self._allowed:
-            for answer in found:
-                if not is_public(answer["host"]):
-                    raise Failure(
-                        "private_address",
-                        f"{host} resolves to {answer['host']}, not a public address; fetch.allow_private opens it",
-                    )
-        return found
-
-    async def close(self) -> None:
-        """Nothing is held."""
-
-    async def _lookup(self, host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:
-        def ask() -> list[tuple[int, str]]:
-            answers = socket.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
-            return [(int(kind), str(address[0])) for kind, _, _, _, address in answers]
-
-        try:
-            found = await asyncio.get_running_loop().run_in_executor(self._threads, ask)
-        except UnicodeError as error:  # a label is empty or too long
-            raise Failure("bad_url", f"host {host!r} is no possible name: {error}") from error
-        except OSError as error:
-            raise Failure("dns", f"{host}: {error.strerror or error}") from error
-        if not found:
-            raise Failure("dns", f"{host}: no address")
+        """Addresses of `host`; raises like `prepare`."""
         flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
         return [
             ResolveResult(hostname=host, host=address, port=port, family=kind, proto=0, flags=flags)
-            for kind, address in found
+            for kind, address in await self._find(host)
         ]
+
+    def forget_old(self) -> None:
+        """Drop what has expired."""
+        now = time.monotonic()
+        self._known = {host: known for host, known in self._known.items() if known[0] > now}
+
+    async def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _find(self, host: str) -> list[tuple[int, str]]:
+        known = self._known.get(host)
+        if known is not None and known[0] > time.monotonic():
+            return known[1]
+        task = self._asking.get(host)
+        if task is None:
+            task = self._asking[host] = asyncio.create_task(self._lookup(host))
+            task.add_done_callback(lambda _: self._asking.pop(host, None))
+        return await asyncio.shield(task)
+
+    async def _lookup(self, host: str) -> list[tuple[int, str]]:
+        found = await self._ask_system(host)
+        if normal_host(host) not in self._allowed:
+            for _, address in found:
+                if not is_public(address):
+                    raise Failure(
+                        "private_address",
+                        f"{host} resolves to {address}, not a public address; fetch.allow_private opens it",
+                    )
+        self._known[host] = (time.monotonic() + DNS_SECONDS, found)
+        return found
+
+    async def _ask_system(self, host: str) -> list[tuple[int, str]]:
+        await self._free.acquire()  # a lookup that waits for a thread has not begun
+        loop = asyncio.get_running_loop()
+        answer = self._threads.submit(_addresses, host)
+        answer.add_done_callback(lambda _: _release(loop, self._free))
+        try:
+            async with asyncio.timeout(self._patience):
+                found = await asyncio.shield(asyncio.wrap_future(answer))
+        except TimeoutError:
+            raise Unreachable("dns", f"{host}: no name server answered within {self._patience:g} s") from None
+        if isinstance(found, UnicodeError):  # a label is empty or too long
+            raise Failure("bad_url", f"host {host!r} is no possible name: {found}")
+        if isinstance(found, OSError):
+            definite = found.errno in (socket.EAI_NONAME, socket.EAI_NODATA)
+            raise Unreachable("dns", f"{host}: {found.strerror or found}", final=definite)
+        if not found:
+            raise Unreachable("dns", f"{host}: no address", final=True)
+        return found
+
+
+def _addresses(host: str) -> list[tuple[int, str]] | OSError | UnicodeError:
+    """(family, address) of a name; errors are returned, for nobody may be there any more to catch them."""
+    try:
+        answers = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        return error
+    return [(int(kind), str(address[0])) for kind, _, _, _, address in answers]
+
+
+def _release(loop: asyncio.AbstractEventLoop, free: asyncio.Semaphore) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for threads any more
+        loop.call_soon_threadsafe(free.release)
 
 
 def _is_global(ip: IPv4Address | IPv6Address) -> bool:

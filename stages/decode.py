@@ -1,20 +1,22 @@
 """Image bytes → one stored picture, or a status. What the header says is checked before any pixel is decoded.
 
-Upright, on white, RGB is what `models.images.decode_image` returns; here the limits, the size in which a picture is
-stored, and its perceptual hash are added. The stored JPEG carries no metadata.
+Upright, on a page, sRGB is what `models.pictures.decode_image` returns; here the limits, the size and form in which a
+picture is stored, and its perceptual hash are added. A picture that is stored anew carries no metadata.
 """
 
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Le
 from PIL import Image, UnidentifiedImageError
 
-from models.pictures import decode_image
+from models.pictures import decode_reduced
 from stages.phash import perceptual_hash
+from stages.scaling import scaled_down
 from stages.status import Failure
 
 # Formats of the web. Others that Pillow knows are left out because they start programs (EPS), hold no pictures
@@ -40,12 +42,28 @@ class DecodeConfig:
     max_pixels: Annotated[int, Ge(1), Le(PILLOW_LIMIT)] = 64_000_000
     """Width x height up to which pixels are decoded: about 6 bytes of memory per pixel and decoding thread."""
     resize: Literal["shorter", "longer", "original"] = "shorter"
-    """`shorter` / `longer`: that side is brought down to `size`, the aspect kept, never enlarged, stored as JPEG.
-    `original`: the bytes are stored as they came, metadata and all."""
+    """`shorter` / `longer`: that side is brought down to `size`, the aspect kept, never enlarged, and the picture is
+    stored anew. `original`: the bytes are stored as they came, metadata and all."""
     size: Annotated[int, Ge(16), Le(8192)] = 384
     """Pixels of the side that `resize` names; the paper finetunes at 384 and pretrains at 224."""
+    format: Literal["jpeg", "webp"] = "jpeg"
+    """Format of pictures that are stored anew."""
     quality: Annotated[int, Ge(1), Le(100)] = 92
-    """JPEG quality of stored pictures."""
+    """JPEG or WebP quality of stored pictures."""
+    background: str = "#ffffff"
+    """Colour, as `#rrggbb`, on which transparent pictures are laid."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch("#[0-9a-fA-F]{6}", self.background):
+            raise ValueError(
+                f"background {self.background!r}: a colour as #rrggbb, such as #ffffff for white"
+            )
+
+    @property
+    def page(self) -> tuple[int, int, int]:
+        """`background` as red, green, blue."""
+        red, green, blue = bytes.fromhex(self.background[1:])
+        return red, green, blue
 
 
 @dataclass(frozen=True)
@@ -71,25 +89,26 @@ def decode_picture(data: bytes, config: DecodeConfig) -> Picture:
     """
     if not data:
         raise Failure("empty_body", "no bytes")
-    _check_header(data, config)
+    scale = _scale(*_check_header(data, config), config)
     try:
-        seen = decode_image(data)
+        seen, original = decode_reduced(data, scale, config.page)
     except MemoryError:  # ours, not the picture's: its pixels are within the cap
         raise
     except Exception as error:  # decoders raise nearly anything on damaged bytes (AVIF: RuntimeError)
         raise Failure("decode", str(error)) from error
-    stored = seen if config.resize == "original" else _scaled(seen, config)
+    stored = _scaled(seen, original, config)
     return Picture(
-        image=data if config.resize == "original" else _jpeg(stored, config.quality),
+        image=data if config.resize == "original" else _encoded(stored, config),
         width=stored.width,
         height=stored.height,
-        original_width=seen.width,
-        original_height=seen.height,
+        original_width=original[0],
+        original_height=original[1],
         phash=perceptual_hash(stored),
     )
 
 
-def _check_header(data: bytes, config: DecodeConfig) -> None:
+def _check_header(data: bytes, config: DecodeConfig) -> tuple[int, int]:
+    """Width and height that the header says."""
     try:
         # Opening reads the header only; pixels are decoded by load().
         with Image.open(io.BytesIO(data), formats=_readable()) as image:
@@ -109,6 +128,7 @@ def _check_header(data: bytes, config: DecodeConfig) -> None:
         raise Failure("too_small", f"{width} x {height} pixels; the shorter side must be {config.min_side}")
     if longer > config.max_aspect * shorter:
         raise Failure("aspect", f"{width} x {height} pixels; the aspect may be {config.max_aspect:g} at most")
+    return width, height
 
 
 def _readable() -> list[str]:
@@ -125,16 +145,26 @@ def _glimpse(data: bytes) -> str:
     return ""
 
 
-def _scaled(picture: Image.Image, config: DecodeConfig) -> Image.Image:
-    side = min(picture.size) if config.resize == "shorter" else max(picture.size)
-    if side <= config.size:
-        return picture
-    width, height = (max(1, round(length * config.size / side)) for length in picture.size)
-    return picture.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
+def _scale(width: int, height: int, config: DecodeConfig) -> float:
+    """What the sides of a picture are brought down by; 1 where it stays as it is."""
+    if config.resize == "original":
+        return 1.0
+    side = min(width, height) if config.resize == "shorter" else max(width, height)
+    return min(1.0, config.size / side)
 
 
-def _jpeg(picture: Image.Image, quality: int) -> bytes:
+def _scaled(seen: Image.Image, original: tuple[int, int], config: DecodeConfig) -> Image.Image:
+    """`seen`, which may be reduced already, in the size in which a picture of `original` size is stored."""
+    scale = _scale(*original, config)
+    return scaled_down(seen, (max(1, round(original[0] * scale)), max(1, round(original[1] * scale))))
+
+
+def _encoded(picture: Image.Image, config: DecodeConfig) -> bytes:
     picture.info.clear()  # comments, profiles and resolutions of the original would be written too
     sink = io.BytesIO()
-    picture.save(sink, "JPEG", quality=quality, subsampling=0 if min(picture.size) < FULL_CHROMA_BELOW else 2)
+    if config.format == "webp":
+        picture.save(sink, "WEBP", quality=config.quality)
+    else:
+        chroma = 0 if min(picture.size) < FULL_CHROMA_BELOW else 2
+        picture.save(sink, "JPEG", quality=config.quality, subsampling=chroma)
     return sink.getvalue()

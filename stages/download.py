@@ -1,34 +1,40 @@
-"""One url → its bytes, or a `Failure`: within a deadline, under a byte cap, retried only where that can help.
+"""One url → its bytes, or a `Failure`: within a deadline, under a byte cap, with manners, retried where that can help.
 
-`Downloader` belongs to one event loop. Time that a url waits for its turn is not its own; time for redirects,
-retries and the pauses between them is. An attempt whose connection ends without any answer is two requests: aiohttp
-asks once more, since a connection that was kept open may just have been closed.
+`Downloader` belongs to one event loop and outlives the shards of its worker: what it learns of hosts (addresses,
+robots.txt, pauses they asked for, that they are dead) holds for later shards. Time that a url waits for its turn is
+not its own; time for redirects, retries and the pauses between them is. An attempt whose connection ends without any
+answer is two requests: aiohttp asks once more, since a connection that was kept open may just have been closed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import email.utils
 import time
-import zlib
-from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from random import Random
-from typing import Annotated, ClassVar, Self, TypeVar
+from typing import Annotated, ClassVar, TypeVar
 
 import aiohttp
 from annotated_types import Ge, Gt, Le
 from yarl import URL
 
+from stages import robots
 from stages.addresses import GuardedResolver, check_host, normal_host
-from stages.status import Failure, http_status
+from stages.answer import failures_of, read_body, redirect_of, web_url
+from stages.blocklist import BlockList
+from stages.clock import Clock
+from stages.hosts import Host, HostLimits, Hosts
+from stages.memory import Memory, Share
+from stages.optout import opted_out
+from stages.robots import Rules
+from stages.status import Failure, Unreachable
 
-REDIRECTS = (301, 302, 303, 307, 308)
-DNS_CACHE_SECONDS = 60
+ROBOTS_KEPT = 1_000_000  # characters of rules, see Rules.size
 T = TypeVar("T")
+Step = Callable[[URL, Host], Awaitable[bytes | URL]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,23 +44,44 @@ class DownloadConfig:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     deadline_s: Annotated[float, Gt(0), Le(3600)] = 30.0
-    """Seconds one url may take in all: name lookup, connections, redirects, retries, pauses, the last byte."""
+    """Seconds one url may take in all: connections, redirects, retries, pauses, the last byte. Its host's robots.txt,
+    asked for once, has as many."""
     connect_timeout_s: Annotated[float, Gt(0), Le(3600)] = 5.0
-    """Seconds until a host accepts a connection, TLS included."""
+    """Seconds until a name is resolved, and until a host accepts a connection, TLS included."""
     max_bytes: Annotated[int, Ge(1)] = 20_000_000
-    """Bytes of a body (after decompression) beyond which a url is given up. Memory holds at most `concurrency`
-    times as many."""
+    """Bytes of a body (after decompression) beyond which a url is given up."""
+    memory_bytes: Annotated[int, Ge(1)] = 256_000_000
+    """Bytes that all bodies under way in one worker hold together, decoding included; beyond, servers wait. The one
+    that is furthest may exceed it: the bound is `memory_bytes` + `max_bytes`, and 1 MB a connection."""
     max_redirects: Annotated[int, Ge(0), Le(50)] = 5
     """Redirects that are followed, each checked like a first url."""
     retries: Annotated[int, Ge(0), Le(20)] = 2
-    """Further attempts after a failure of a retryable class (see stages/status.py)."""
+    """Further attempts after a failure of a retryable class (see docs/statuses.md)."""
     backoff_s: Annotated[float, Ge(0), Le(600)] = 1.0
     """Pause before the first retry; it doubles each time and varies by half, so that retries spread. A server's
     Retry-After goes before it where it is longer."""
-    concurrency: Annotated[int, Ge(1), Le(4096)] = 64
-    """Urls under way at once in one worker."""
+    concurrency: Annotated[int, Ge(1), Le(4096)] = 256
+    """Requests under way at once in one worker; each takes a file descriptor."""
     per_host: Annotated[int, Ge(1), Le(4096)] = 8
-    """Of these, urls of the same host."""
+    """Of these, requests to the same host name."""
+    per_host_per_second: Annotated[float, Gt(0), Le(100_000)] | None = 50.0
+    """Requests per second to the same host name by all workers of a node together; null = no limit. Each worker gets
+    an equal share, whether the others ask that host or not: the limit always holds, and a host whose rows lie in few
+    shards may get less."""
+    robots: bool = True
+    """Ask each host for its robots.txt first and obey it (RFC 9309; details in stages/robots.py)."""
+    max_crawl_wait_s: Annotated[float, Ge(0), Le(86_400)] = 30.0
+    """Seconds a url waits at the most for a Crawl-delay in robots.txt, which counts once for each worker; a url that
+    would wait longer ends as `rate`."""
+    optout: tuple[str, ...] = ("noai", "noimageai", "noindex", "none")
+    """X-Robots-Tag directives that end a url as `optout`; an empty list turns that off."""
+    blocked: tuple[str, ...] = ()
+    """Text files (any fsspec URL) of urls, hosts and sha256 of pictures that are not taken, one a line."""
+    host_failures: Annotated[int, Ge(1)] = 3
+    """Failures in a row (no address, no connection, no whole answer in time, or 429 again after the wait it asked for)
+    after which a host is given up."""
+    host_rest_s: Annotated[float, Ge(0)] = 300.0
+    """Seconds for which the urls of such a host end at once with the status of its last failure."""
     contact: str | None = None
     """Web page or mail address by which an administrator reaches you; sent with every request."""
     allow_private: tuple[str, ...] = ()
@@ -63,79 +90,98 @@ class DownloadConfig:
     def __post_init__(self) -> None:
         if self.contact is not None and not (self.contact.isascii() and self.contact.isprintable()):
             raise ValueError(f"contact {self.contact!r}: printable ASCII only, it is sent as an HTTP header")
+        for directive in self.optout:
+            if directive != directive.lower().strip() or not directive:
+                raise ValueError(f"optout {directive!r}: X-Robots-Tag directives in lower case, such as noai")
 
     @property
     def user_agent(self) -> str:
-        return f"capfilt/0.1 (+{self.contact})" if self.contact else "capfilt/0.1 (image-text corpus builder)"
-
-
-@dataclass
-class Clock:
-    """What is left of a url's time; it runs only while the url has its turn."""
-
-    remaining: float
-
-    def spend(self, seconds: float) -> None:
-        self.remaining -= seconds
+        return (
+            f"{robots.TOKEN}/0.1 (+{self.contact})"
+            if self.contact
+            else f"{robots.TOKEN}/0.1 (image-text corpus builder)"
+        )
 
 
 class Downloader:
-    """Asks for urls, at most `concurrency` at once and `per_host` of a host. Use as async context manager.
+    """Asks for urls, at most `concurrency` at once and `per_host` of a host. Made inside the loop it belongs to.
 
     Args:
         config: limits and manners.
-        threads: where blocking name lookups run.
+        workers: workers that ask the same hosts; this one gets an equal share of each host's rate.
+        blocked: what is not asked for.
     """
 
-    def __init__(self, config: DownloadConfig, threads: Executor) -> None:
-        self.config, self._threads = config, threads
+    def __init__(self, config: DownloadConfig, *, workers: int = 1, blocked: BlockList | None = None) -> None:
+        self.config, self.blocked = config, blocked or BlockList()
+        rate = config.per_host_per_second
+        limits = HostLimits(
+            per_host=config.per_host,
+            interval=workers / rate if rate else 0.0,
+            workers=workers,
+            max_crawl_wait=config.max_crawl_wait_s,
+            failures=config.host_failures,
+            rest=config.host_rest_s,
+        )
+        self._hosts = Hosts(limits)
         self._allowed = frozenset(normal_host(host) for host in config.allow_private)
         self._turns = asyncio.Semaphore(config.concurrency)
-        self._hosts: defaultdict[str, asyncio.Semaphore] = defaultdict(
-            lambda: asyncio.Semaphore(config.per_host)
-        )
-        self._session: aiohttp.ClientSession
-
-    async def __aenter__(self) -> Self:
-        connector = aiohttp.TCPConnector(
-            resolver=GuardedResolver(self._allowed, self._threads),
-            ttl_dns_cache=DNS_CACHE_SECONDS,
-            limit=self.config.concurrency,
-        )
+        self._memory = Memory(config.memory_bytes)
+        self._resolver = GuardedResolver(self._allowed, config.connect_timeout_s)
+        self._asking: dict[URL, asyncio.Task[Rules]] = {}
+        self._robots_size = 0
         self._session = aiohttp.ClientSession(
-            connector=connector,
+            # Addresses are kept by the resolver.
+            connector=aiohttp.TCPConnector(
+                resolver=self._resolver, use_dns_cache=False, limit=config.concurrency
+            ),
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.config.connect_timeout_s),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=config.connect_timeout_s),
             headers={
-                "User-Agent": self.config.user_agent,
+                "User-Agent": config.user_agent,
                 "Accept": "image/avif,image/webp,image/*,*/*;q=0.5",
                 "Accept-Encoding": "identity",  # pictures are compressed; a gzip body would hide its size
             },
             auto_decompress=False,
             trust_env=False,  # a proxy would resolve names for us, unchecked
         )
-        return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def close(self) -> None:
         await self._session.close()
+        await self._resolver.close()
+
+    def tidy(self) -> None:
+        """Forget hosts and addresses that were not used lately; called between shards."""
+        self._hosts.forget_idle()
+        self._resolver.forget_old()
 
     async def download(self, url: str, finish: Callable[[bytes], Awaitable[T]]) -> T:
         """Body of `url`, passed through `finish`.
 
         Args:
             url: absolute http(s) url.
-            finish: what is done with the bytes while the url still has its turn, so that the bytes that wait for
-                it are bounded by `concurrency`. It does not count against the deadline.
+            finish: what is done with the bytes while they count as memory in use. It holds no turn and does not count
+                against the deadline.
 
         Raises:
             Failure: with the status of the last attempt.
         """
-        target = web_url(url)
-        clock = Clock(self.config.deadline_s)
+        clock, share = Clock(self.config.deadline_s), Share()
+        step = partial(self._picture, clock, share)
+        try:
+            return await finish(
+                await self._persist(web_url(url), self.config.max_redirects, step, clock, share)
+            )
+        finally:
+            self._memory.give(share)
+
+    async def _persist(self, url: URL, redirects: int, step: Step, clock: Clock, share: Share) -> bytes:
+        """Attempts until one succeeds or cannot help."""
         for attempt in range(self.config.retries + 1):
             try:
-                return await self._follow(target, clock, finish)
+                return await self._follow(url, redirects, step)
             except Failure as failure:
+                self._memory.give(share)
                 pause = self._pause(failure, url, attempt)
                 if not failure.retryable or attempt == self.config.retries or pause >= clock.remaining:
                     raise
@@ -143,117 +189,156 @@ class Downloader:
             await asyncio.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
 
-    def _pause(self, failure: Failure, url: str, attempt: int) -> float:
+    def _pause(self, failure: Failure, url: URL, attempt: int) -> float:
         # Keyed, not drawn: the same url waits equally long in every run.
         jitter = 0.5 + Random(f"{url}/{attempt}").random()
         return max(self.config.backoff_s * 2**attempt * jitter, failure.retry_after or 0.0)
 
-    async def _follow(self, url: URL, clock: Clock, finish: Callable[[bytes], Awaitable[T]]) -> T:
-        """One attempt: redirects up to the first real answer. Each hop queues for the host it goes to."""
+    async def _follow(self, url: URL, redirects: int, step: Step) -> bytes:
+        """One attempt: redirects up to the first real answer. Each hop waits for the host it goes to."""
         seen = {url}
-        for _ in range(self.config.max_redirects + 1):
+        for _ in range(redirects + 1):
+            reason = self.blocked.names(url)
+            if reason is not None:
+                raise Failure("blocked", reason)
             check_host(url.host or "", self._allowed)
-            # Host first: whoever waits for a slow host must not occupy a turn.
-            async with self._hosts[normal_host(url.host or "")], self._turns:
-                answer = await self._ask(url, clock)
-                if not isinstance(answer, URL):
-                    return await finish(answer)
+            async with self._using(url) as host:
+                answer = await step(url, host)
+            if isinstance(answer, bytes):
+                return answer
             url = answer
             if url in seen:
                 raise Failure("redirect", f"redirects lead back to {url}")
             seen.add(url)
-        raise Failure("redirect", f"more than {self.config.max_redirects} redirects")
+        raise Failure("redirect", f"more than {redirects} redirects")
 
-    async def _ask(self, url: URL, clock: Clock) -> bytes | URL:
-        """One request: the body, or the url it redirects to; spends the clock."""
-        start = time.monotonic()
+    @asynccontextmanager
+    async def _using(self, url: URL) -> AsyncIterator[Host]:
+        host = self._hosts.of(normal_host(url.raw_host or ""))
+        host.users += 1
+        try:
+            yield host
+        finally:
+            host.users -= 1
+            host.used = time.monotonic()
+
+    async def _picture(self, clock: Clock, share: Share, url: URL, host: Host) -> bytes | URL:
+        """One request for a picture, if the host's robots.txt allows it."""
+        if self.config.robots:
+            host.check_alive(url.port)
+            rules = host.robots.get((url.scheme, url.port))
+            if rules is None or rules.until < time.monotonic():
+                rules = await self._ask_rules(url.origin() / "robots.txt")
+            rules.check(str(url))
+            await host.crawl_turn()
+        return await self._ask(url, host, clock, partial(self._read_picture, clock, share))
+
+    async def _read_picture(self, clock: Clock, share: Share, response: aiohttp.ClientResponse) -> bytes:
+        tags = response.headers.getall("X-Robots-Tag", ())
+        directive = opted_out(tags, self.config.optout, robots.TOKEN) if tags else None
+        if directive is not None:
+            raise Failure("optout", f"X-Robots-Tag: {directive}")
+        lend = partial(self._lend, clock, share)
+        return await read_body(response, self.config.max_bytes, cut=False, lend=lend)
+
+    async def _ask_rules(self, url: URL) -> Rules:
+        """The rules at `url`; one request for all who wait for them."""
+        task = self._asking.get(url)
+        if task is None:
+            task = self._asking[url] = asyncio.create_task(self._fetch_rules(url))
+            task.add_done_callback(lambda _: self._asking.pop(url, None))
+        return await asyncio.shield(task)
+
+    async def _fetch_rules(self, url: URL) -> Rules:
+        clock, share = Clock(self.config.deadline_s), Share()
+        lend = partial(self._lend, clock, share)
+        read = partial(read_body, limit=robots.SIZE_LIMIT, cut=True, lend=lend)
+
+        async def step(url: URL, host: Host) -> bytes | URL:
+            return await self._ask(url, host, clock, read, accept="text/plain,*/*;q=0.5")
+
+        async with self._using(url) as host:
+            try:
+                rules = robots.rules_of(await self._persist(url, robots.REDIRECTS, step, clock, share))
+            except Failure as failure:
+                rules = robots.rules_without(failure, self.config.host_rest_s)
+            finally:
+                self._memory.give(share)
+            self._robots_size += rules.size
+            if self._robots_size > ROBOTS_KEPT:
+                self._hosts.forget_robots()
+                self._robots_size = rules.size
+            host.robots[(url.scheme, url.port)] = rules
+            host.set_crawl_delay(rules.delay)
+        return rules
+
+    async def _ask(
+        self,
+        url: URL,
+        host: Host,
+        clock: Clock,
+        read: Callable[[aiohttp.ClientResponse], Awaitable[bytes]],
+        accept: str | None = None,
+    ) -> bytes | URL:
+        """One request, in the host's turn: the body, or the url it redirects to; spends the clock."""
+        port, started = url.port, time.monotonic()
+        host.check_alive(port)
+        try:
+            await self._resolver.prepare(url.raw_host or "")
+            async with host.turn(clock, self._turns):
+                host.check_alive(port)  # others may have found out while we queued
+                started = time.monotonic()
+                try:
+                    answer = await self._request(url, host, clock, read, accept)
+                except Unreachable:
+                    raise
+                except Failure as failure:
+                    if self._wants_peace(host, failure):
+                        host.failed(port, failure, started)
+                    else:
+                        host.answered(port)
+                    raise
+                host.answered(port)
+                return answer
+        except Unreachable as failure:
+            host.failed(port, failure, started)
+            raise
+
+    def _wants_peace(self, host: Host, failure: Failure) -> bool:
+        """Whether the answer asks for a pause; it holds for all urls of the host."""
+        wish = failure.retry_after
+        if failure.status == "http_429" or (failure.status == "http_5xx" and wish is not None):
+            host.pause(failure, self.config.backoff_s if wish is None else wish)
+            return True
+        return False
+
+    async def _request(
+        self,
+        url: URL,
+        host: Host,
+        clock: Clock,
+        read: Callable[[aiohttp.ClientResponse], Awaitable[bytes]],
+        accept: str | None,
+    ) -> bytes | URL:
+        headers = {"Accept": accept} if accept else None
         try:
             async with (
-                asyncio.timeout(max(0.0, clock.remaining)),
-                _failures(url),
-                self._session.get(url, allow_redirects=False) as response,
+                clock.running(),
+                failures_of(url),
+                self._session.get(url, allow_redirects=False, headers=headers) as response,
             ):
-                return await self._answer(response)
+                answer = redirect_of(response) or await read(response)
+                if (
+                    host.users <= 1
+                ):  # nobody else wants the connection; idle ones would use up file descriptors
+                    response.close()
+                return answer
         except TimeoutError as error:
-            raise Failure("timeout", f"no complete answer within {self.config.deadline_s:g} s") from error
-        finally:
-            clock.spend(time.monotonic() - start)
+            raise Unreachable("timeout", f"no complete answer within {self.config.deadline_s:g} s") from error
 
-    async def _answer(self, response: aiohttp.ClientResponse) -> bytes | URL:
-        code = response.status
-        if 300 <= code < 400:
-            return _redirect(response)
-        if not 200 <= code < 300:
-            message = f"{response.url.host} answered {code}"
-            raise Failure(http_status(code), message, retry_after=_retry_after(response.headers))
-        return await self._body(response)
-
-    async def _body(self, response: aiohttp.ClientResponse) -> bytes:
-        limit = self.config.max_bytes
-        if (response.content_length or 0) > limit:
-            raise Failure("too_big", f"{response.content_length} bytes announced, at most {limit} are taken")
-        compressed = response.headers.get("Content-Encoding", "").lower() in ("gzip", "x-gzip", "deflate")
-        inflate = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS) if compressed else None
-        body = bytearray()
-        async for chunk in response.content.iter_any():
-            # One byte beyond the limit is enough to know; a bomb is never inflated further.
-            body += inflate.decompress(chunk, limit + 1 - len(body)) if inflate else chunk
-            if len(body) > limit:
-                raise Failure("too_big", f"more than {limit} bytes")
-        if not body:
-            raise Failure("empty_body", f"{response.url.host} answered {response.status} without a body")
-        return bytes(body)
-
-
-def web_url(url: str) -> URL:
-    """`url` parsed, for http and https only.
-
-    Raises:
-        Failure: bad_url.
-    """
-    try:
-        parsed = URL(url)
-        usable = parsed.scheme in ("http", "https") and bool(parsed.host) and parsed.port != 0
-    except ValueError as error:
-        raise Failure("bad_url", f"{url[:80]!r} is malformed: {error}") from error
-    if not usable:
-        raise Failure("bad_url", f"{url[:80]!r} is not an http(s) url with a host")
-    return parsed.with_fragment(None)
-
-
-@asynccontextmanager
-async def _failures(url: URL) -> AsyncIterator[None]:
-    """Turns what aiohttp and the system raise into statuses; what is not foreseen passes through."""
-    try:
-        yield
-    except aiohttp.ConnectionTimeoutError as error:
-        raise Failure("timeout", f"{url.host} does not accept connections") from error
-    except aiohttp.ClientSSLError as error:
-        raise Failure("tls", f"{url.host}: {error}") from error
-    except aiohttp.InvalidURL as error:
-        raise Failure("bad_url", f"{url}: {error}") from error
-    except (aiohttp.ClientResponseError, zlib.error) as error:
-        raise Failure("http_invalid", f"{url.host}: {error}") from error
-    except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, ConnectionError) as error:
-        raise Failure("connect", f"{url.host}: {error or type(error).__name__}") from error
-
-
-def _redirect(response: aiohttp.ClientResponse) -> URL:
-    location = response.headers.get("Location")
-    if response.status not in REDIRECTS or not location:
-        raise Failure("redirect", f"{response.url.host} answered {response.status} without saying where to")
-    try:
-        return web_url(str(response.url.join(URL(location))))
-    except (ValueError, Failure) as error:
-        raise Failure("redirect", f"to {location[:80]!r}, no http(s) url") from error
-
-
-def _retry_after(headers: object) -> float | None:
-    """Seconds of a Retry-After header, given as seconds or as a date (RFC 9110, 10.2.3); None if neither."""
-    value = str(headers.get("Retry-After", "")).strip()  # type: ignore[attr-defined]
-    if value.isascii() and value.isdigit():
-        return float(value[:9])
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return None
+    async def _lend(self, clock: Clock, share: Share, size: int) -> None:
+        if self._memory.has(share, size):
+            await self._memory.take(share, size)
+        else:
+            async with clock.stopped():  # our decoding is behind, which is not the server's fault
+                await self._memory.take(share, size)

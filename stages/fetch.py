@@ -10,28 +10,35 @@ import asyncio
 import hashlib
 import posixpath
 import re
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Annotated, Any, ClassVar, TypeVar
+from dataclasses import MISSING, dataclass, field, fields
+from functools import cached_property, partial
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from urllib.parse import urljoin
 
 import fsspec
 import pyarrow as pa
 from annotated_types import Ge, Le
 
+from stages.blocklist import BlockList
 from stages.decode import DecodeConfig, decode_picture
 from stages.download import DownloadConfig, Downloader
 from stages.rows import ROW_SCHEMA, with_column
 from stages.status import INTERNAL, PENDING, SUCCESS, Failure, one_line
+from stages.web import Web
 
 URL_LIMIT = 8_000  # characters; servers take no more, and texts that strayed into the url column are longer
 FILLED = (
     "status", "error_message", "width", "height", "original_width", "original_height", "sha256", "phash", "image",
 )  # fmt: skip
 """Columns this stage fills."""
+IMG2DATASET_DOES = (
+    "backend", "base_url", "image", "optout", "concurrency", "connect_timeout_s", "retries", "allow_private",
+    "robots", "per_host_per_second",
+)  # fmt: skip
+"""Settings that backend img2dataset follows, or that are checked apart."""
+FILE_READERS = 64  # files of an image folder that are read at once: object stores answer slowly, but many
 
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
 Row = dict[str, Any]
@@ -44,6 +51,12 @@ class FetchConfig(DownloadConfig):
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
+    backend: Literal["capfilt", "img2dataset"] = "capfilt"
+    """Who asks for urls and scales pictures. `img2dataset`: its downloader and resizer, for those who want exactly
+    its pictures. It follows a name or a redirect into private address space (the guard sees only what stands in the
+    url), knows no robots.txt, deadline or byte cap, and turns no photograph upright; see docs/fetching.md. It needs
+    `robots: false` and `per_host_per_second: null`, so that nobody believes otherwise. Files and pictures that come
+    with tars are read by capfilt in any case."""
     base_url: str | None = None
     """Web address that relative urls are joined to."""
     image_root: str | None = None
@@ -65,46 +78,83 @@ class FetchConfig(DownloadConfig):
         if self.base_url is not None and not self.base_url.lower().startswith(("http://", "https://")):
             raise ValueError(f"base_url {self.base_url!r}: an address that starts with http:// or https://")
 
+        if self.backend == "img2dataset":
+            self._check_img2dataset()
+
+    def _check_img2dataset(self) -> None:
+        """Nothing is set that img2dataset would not do.
+
+        Raises:
+            ValueError: the first such setting.
+        """
+        for name in ("robots", "per_host_per_second"):
+            if getattr(self, name):
+                off = "false" if name == "robots" else "null"
+                raise ValueError(
+                    f"backend img2dataset knows no {name}: set {name}: {off} to say so, or use capfilt"
+                )
+        given = [
+            (item, getattr(self, item.name)) for item in fields(self) if item.name not in IMG2DATASET_DOES
+        ]
+        for item, value in given:
+            usual = item.default_factory() if item.default_factory is not MISSING else item.default
+            if value != usual:
+                raise ValueError(
+                    f"backend img2dataset has no {item.name}: leave {item.name} out, or use capfilt"
+                )
+        if self.image.resize == "original" or self.image.background.lower() != DecodeConfig.background:
+            raise ValueError(
+                "backend img2dataset stores every picture anew, on white: "
+                "set image.resize to shorter or longer, leave image.background out, or use capfilt"
+            )
+
+    def manners(self) -> DownloadConfig:
+        """How the web is asked, without what is done with the answers: sources that agree in it can share a `Web`."""
+        return DownloadConfig(**{item.name: getattr(self, item.name) for item in fields(DownloadConfig)})
+
 
 class Fetch:
     """Gets, checks and stores the image of every pending row of a batch.
 
     Args:
         config: see `FetchConfig`.
+        web: the web as this worker sees it, if stages share it; by default this stage has its own.
     """
 
-    def __init__(self, config: FetchConfig) -> None:
+    def __init__(self, config: FetchConfig, web: Web | None = None) -> None:
         self.config = config
+        self.web = web or Web(config.manners())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Fetch, (self.config, self.web)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """The same rows; those that were `pending` have the columns `FILLED` set.
 
         A pending row that carries an image (it came with a tar) is not asked for again, only checked and stored.
         """
-        statuses = batch["status"].to_pylist()
-        pending = [i for i, status in enumerate(statuses) if status == PENDING]
-        asked = batch.select([c for c in ("url", "error_message", "image") if c in batch.column_names])
-        outcomes = _run(self._fetch(asked.take(pa.array(pending, pa.int64())).to_pylist()))
-        for name in FILLED:
-            known = batch[name].to_pylist() if name in batch.column_names else [None] * batch.num_rows
-            for i, outcome in zip(pending, outcomes, strict=True):
-                known[i] = outcome.get(name)
-            batch = with_column(batch, name, known, ROW_SCHEMA.field(name).type)
-        return batch
+        indices, rows = pending_rows(batch)
+        outcomes = self.web.run(partial(self._fetch, rows)) if rows else []
+        return filled(batch, indices, outcomes)
 
-    async def _fetch(self, rows: list[Row]) -> list[Row]:
-        config = self.config
-        with _threads(config.concurrency) as waiting, _threads(config.decode_threads) as decoding:
-            store = partial(_in_thread, decoding, partial(stored, config=config.image))
-            async with Downloader(config, waiting) as web:
-                files = ImageFolder(config, waiting)
-                return await asyncio.gather(*(self._row(row, web, files, store) for row in rows))
+    @cached_property
+    def _decoding(self) -> Executor:
+        return ThreadPoolExecutor(self.config.decode_threads, thread_name_prefix="decode")
+
+    @cached_property
+    def _files(self) -> ImageFolder:
+        return ImageFolder(self.config)
+
+    async def _fetch(self, rows: list[Row], web: Downloader) -> list[Row]:
+        web.tidy()
+        call = partial(stored, config=self.config.image, blocked=web.blocked)
+        store = partial(_in_thread, self._decoding, call)
+        return await asyncio.gather(*(self._row(row, web, store) for row in rows))
 
     async def _row(
         self,
         row: Row,
         web: Downloader,
-        files: ImageFolder,
         store: Callable[[bytes], Coroutine[Any, Any, Row]],
     ) -> Row:
         """What becomes of one row; never raises."""
@@ -114,7 +164,7 @@ class Fetch:
             if row.get("error_message"):  # the reader found the sample without an image
                 raise Failure("missing_file", row["error_message"])
             place, is_web = locate(row["url"], self.config)
-            return await (web.download(place, store) if is_web else files.read(place, store))
+            return await (web.download(place, store) if is_web else self._files.read(place, store))
         except Failure as failure:
             return {"status": failure.status, "error_message": failure.message}
         except Exception as error:  # whosever fault, the shard goes on and the text says what it was
@@ -122,16 +172,17 @@ class Fetch:
 
 
 class ImageFolder:
-    """Reads files of `image_root`, as many at once as the web would be asked for.
+    """Reads files of `image_root`. Belongs to one event loop.
 
     Args:
-        config: the root and the byte cap.
-        threads: where reading blocks.
+        config: the root, the byte cap, and how many files are read at once (`concurrency`, 64 at the most).
     """
 
-    def __init__(self, config: FetchConfig, threads: Executor) -> None:
-        self.config, self._threads = config, threads
-        self._turns = asyncio.Semaphore(config.concurrency)
+    def __init__(self, config: FetchConfig) -> None:
+        self.config = config
+        readers = min(config.concurrency, FILE_READERS)
+        self._threads = ThreadPoolExecutor(readers, thread_name_prefix="read")
+        self._turns = asyncio.Semaphore(readers)
 
     async def read(self, path: str, finish: Callable[[bytes], Coroutine[Any, Any, T]]) -> T:
         """Bytes of `path` (below the root, see `locate`), passed through `finish`.
@@ -155,6 +206,23 @@ class ImageFolder:
             raise Failure("missing_file", f"{path}: {error.strerror or type(error).__name__}") from error
         except OSError as error:  # a store that is away for a moment, a disk that fails
             raise Failure("connect", f"{path}: {type(error).__name__}: {error}") from error
+
+
+def pending_rows(batch: pa.Table) -> tuple[list[int], list[Row]]:
+    """Where the pending rows of a batch stand, and what fetching needs of them."""
+    indices = [i for i, status in enumerate(batch["status"].to_pylist()) if status == PENDING]
+    asked = batch.select([c for c in ("url", "error_message", "image") if c in batch.column_names])
+    return indices, asked.take(pa.array(indices, pa.int64())).to_pylist()
+
+
+def filled(batch: pa.Table, indices: Sequence[int], outcomes: Sequence[Row]) -> pa.Table:
+    """`batch` with the columns `FILLED` of the rows at `indices` set to their outcomes."""
+    for name in FILLED:
+        known = batch[name].to_pylist() if name in batch.column_names else [None] * batch.num_rows
+        for i, outcome in zip(indices, outcomes, strict=True):
+            known[i] = outcome.get(name)
+        batch = with_column(batch, name, known, ROW_SCHEMA.field(name).type)
+    return batch
 
 
 def locate(url: str | None, config: FetchConfig) -> tuple[str, bool]:
@@ -185,9 +253,11 @@ def locate(url: str | None, config: FetchConfig) -> tuple[str, bool]:
     return path, False
 
 
-def stored(data: bytes, config: DecodeConfig) -> Row:
+def stored(data: bytes, config: DecodeConfig, blocked: BlockList) -> Row:
     """The columns `FILLED` of a row whose bytes have come; never raises what the bytes are guilty of."""
     digest = hashlib.sha256(data).hexdigest()
+    if digest in blocked.hashes:
+        return {"status": "blocked", "error_message": "the sha256 is on the block list", "sha256": digest}
     try:
         picture = decode_picture(data, config)
     except Failure as failure:
@@ -197,24 +267,3 @@ def stored(data: bytes, config: DecodeConfig) -> Row:
 
 async def _in_thread(threads: Executor, call: Callable[..., T], *args: Any) -> T:
     return await asyncio.get_running_loop().run_in_executor(threads, call, *args)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[Executor]:
-    """Threads that nobody waits for in the end: a name lookup can hang long after its url was given up."""
-    pool = ThreadPoolExecutor(count, thread_name_prefix="fetch")
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _run(work: Coroutine[Any, Any, T]) -> T:
-    """Result of `work`, in an event loop of its own."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    # This thread runs a loop already (a notebook): it may not be entered twice.
-    with ThreadPoolExecutor(1, thread_name_prefix="fetch-loop") as thread:
-        return thread.submit(asyncio.run, work).result()

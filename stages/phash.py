@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from PIL import Image
 
@@ -13,12 +15,14 @@ def perceptual_hash(picture: Image.Image) -> str:
     """64-bit DCT hash: near-equal pictures differ in few bits (Hamming distance), whatever size or quality.
 
     The 8 x 8 lowest frequencies of the 32 x 32 grey picture, each compared with their median, row by row
-    (the common "pHash", bit for bit that of the imagehash package where rounding allows).
+    (the common "pHash", that of the imagehash package up to rounding).
 
     Returns:
         16 hex digits; first bit = the constant part.
     """
-    grey = picture.convert("L").resize((HASH_PICTURE, HASH_PICTURE), Image.Resampling.LANCZOS)
+    # Averaged by whole numbers to three times its size first: one picture in twenty differs by a bit.
+    side = (HASH_PICTURE, HASH_PICTURE)
+    grey = picture.convert("L").resize(side, Image.Resampling.LANCZOS, reducing_gap=3.0)
     basis = _cosines()
     # Rounded, or the sign of a zero coefficient of a flat picture would depend on the machine's arithmetic.
     frequencies = np.round(basis @ np.asarray(grey, dtype=np.float64) @ basis.T, 3)
@@ -26,6 +30,7 @@ def perceptual_hash(picture: Image.Image) -> str:
     return np.packbits(bits).tobytes().hex()
 
 
+@cache
 def _cosines() -> np.ndarray:
     """First rows of the DCT-II matrix, [8, 32]: cos(pi k (2n + 1) / 64)."""
     k = np.arange(HASH_SIDE)[:, None]

@@ -34,8 +34,13 @@ STATUSES: dict[str, Status] = {
         Status("dns", True, "The host's name could not be resolved."),
         Status("connect", True, "The connection was refused, reset, or broken off before the last byte."),
         Status("timeout", True, "The deadline of the url passed, or the host did not accept in time."),
-        Status("http_429", True, "Too many requests (429), and the wait it asked for exceeds the deadline."),
+        Status(
+            "http_429", True, "Too many requests (429), and the wait the host asked for exceeds the deadline."
+        ),
         Status("http_5xx", True, "The server failed (500-599)."),
+        Status(
+            "rate", True, "The host's Crawl-delay would have kept the url waiting too long; it was not asked."
+        ),
         Status(INTERNAL, True, "An exception nobody foresaw; its text is the error message."),
         Status("tls", False, "The secure connection failed: expired, self-signed or foreign certificate."),
         Status("http_403", False, "Forbidden (401, 402 or 403)."),
@@ -46,6 +51,13 @@ STATUSES: dict[str, Status] = {
         ),
         Status("redirect", False, "Too many redirects, a loop, one without a target, or one out of http(s)."),
         Status("private_address", False, "The host lies in private address space; no request was sent."),
+        Status("robots", False, "The host's robots.txt disallows the url; it was not asked for."),
+        Status("optout", False, "The answer's X-Robots-Tag forbids the use; its body was not read."),
+        Status(
+            "blocked",
+            False,
+            "The url, its host or the picture's sha256 stands on a block list of the config.",
+        ),
         Status(
             "bad_url", False, "No url, no http(s) url, a malformed one, or a path out of the image folder."
         ),
@@ -68,17 +80,24 @@ class Failure(Exception):
         status: a name in `STATUSES` other than `success`.
         message: one line for the person who reads the Parquet.
         retry_after: seconds the server asked us to wait, where it did.
+        final: asking again at once cannot help, though a later run may.
     """
 
-    def __init__(self, status: str, message: str, *, retry_after: float | None = None) -> None:
+    def __init__(
+        self, status: str, message: str, *, retry_after: float | None = None, final: bool = False
+    ) -> None:
         assert status in STATUSES and status != SUCCESS, f"{status!r} is not in the closed list of failures"
         super().__init__(message)
-        self.status, self.retry_after = status, retry_after
+        self.status, self.retry_after, self.final = status, retry_after, final
         self.message = one_line(message)
 
     @property
     def retryable(self) -> bool:
-        return STATUSES[self.status].retryable
+        return STATUSES[self.status].retryable and not self.final
+
+
+class Unreachable(Failure):
+    """The host did not answer, or not in time: its name, its port or the whole of its answer. See `stages.hosts`."""
 
 
 def http_status(code: int) -> str:

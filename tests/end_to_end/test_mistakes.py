@@ -56,6 +56,7 @@ def change(data, path, value):
         ("sources.web.rows.manifest", "{dir}/empty.csv", "has no rows"),
         ("sources.web.rows.url_column", "link", "no column 'link'"),
         ("captioner.checkpoint", "{dir}/no-model", "captioner.checkpoint: nothing at"),
+        ("fetch.blocked", ["{dir}/no-list.txt"], "fetch.blocked: cannot read"),
         ("run.dir", "{dir}/urls.csv/run", "cannot write there"),
         ("run.dir", "{dir}", "not empty and not a capfilt run"),
     ],

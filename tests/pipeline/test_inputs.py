@@ -39,3 +39,29 @@ def test_recomputing_activations_changes_no_result(tmp_path):
             section["checkpoint_layers"] = 1
 
     assert changed(prints(tmp_path), prints(tmp_path, change)) == set()
+
+
+def test_manners_that_decide_what_is_stored_belong_to_the_fetch(tmp_path):
+    def fetch(**keys):
+        return lambda data: data.setdefault("fetch", {}).update(keys)
+
+    before = prints(tmp_path, fetch())
+    ours = {"robots": False, "per_host_per_second": None, "image": {"size": 64}}
+    theirs = prints(tmp_path, fetch(**ours, backend="img2dataset"))
+    assert "fetch" in changed(prints(tmp_path, fetch(**ours)), theirs)
+    for keys in ({"robots": False}, {"optout": ["noai"]}):
+        assert "fetch" in changed(before, prints(tmp_path, fetch(**keys)))
+    timing = {"per_host_per_second": 1.0, "max_crawl_wait_s": 5, "host_failures": 9, "memory_bytes": 10**9}
+    assert changed(before, prints(tmp_path, fetch(**timing))) == set()
+
+
+def test_block_list_is_known_by_what_it_says(tmp_path):
+    def blocked(*lines):
+        path = tmp_path / f"{len(lines)}{lines[0]}.txt"
+        path.write_text("\n".join(lines))
+        return prints(tmp_path, lambda data: data["fetch"].update(blocked=[str(path)]))
+
+    before = blocked("a.test", "b.test")
+    assert changed(before, blocked("b.test", "# moved", "a.test")) == set()
+    assert "fetch" in changed(before, blocked("a.test"))
+    assert "fetch" in changed(before, prints(tmp_path))

@@ -1,0 +1,32 @@
+"""Bringing a picture down to the size it is stored in.
+
+First by a whole number, averaging; what is left is a factor below two, done as a soft blur and a cubic
+interpolation. Against a Lanczos filter over all pixels that errs less than averaging areas (img2dataset's way) on fine
+patterns and about as little on photographs, in a third of the time; Pillow's own filters are a multiple slower.
+"""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+from PIL import Image
+
+BLUR = 0.45
+"""Strength of the blur, measured: less lets fine patterns alias, more softens photographs."""
+
+
+def scaled_down(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """An RGB picture in (width, height) `size`, which is not larger; the same object if that is its size."""
+    if picture.size == size:
+        return picture
+    whole = min(picture.width // size[0], picture.height // size[1])
+    if whole > 1:
+        picture = picture.reduce(whole)
+    cv2.setNumThreads(1)  # its own threads would contend with those that decode
+    pixels = np.asarray(picture)
+    factor = min(picture.width / size[0], picture.height / size[1])
+    if factor > 1:
+        pixels = cv2.GaussianBlur(pixels, (3, 3), BLUR * math.sqrt(factor**2 - 1))
+    return Image.fromarray(cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC))
