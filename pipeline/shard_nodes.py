@@ -13,6 +13,7 @@ from typing import Any, Literal
 from cluster.engine import Step, run_chain
 from pipeline.chain import bootstrap_steps, fetch_configs, fetch_steps
 from pipeline.context import Run
+from pipeline.duplicates import count_copies, mark_round
 from pipeline.errors import NodeFailed
 from pipeline.ledger import fingerprint
 from pipeline.plan import Node, outputs_of
@@ -33,7 +34,10 @@ def run_fetch(run: Run, node: Node) -> dict[str, Any]:
     with ExitStack() as stack:
         configs = fetch_configs(run.config, node.sources, stack)
         steps = fetch_steps(run.store, configs, prints, run.sizing())
-        counts = _run_shards(run, node, steps, "corpus")
+        _run_shards(run, node, steps, "corpus")
+    if run.config.duplicates.policy != "keep" and set(node.sources) & set(run.config.of_kind("web")):
+        count_copies(run.config, run.store, run.ledger)
+    counts = _count(run, node, "corpus")
     for source in node.sources:
         _check_failures(run, source, counts["by_source"][source])
     return {"outputs": outputs_of(node), "counts": counts, "summary": status_summary(counts["status"])}
@@ -61,7 +65,9 @@ def run_bootstrap(run: Run, node: Node) -> dict[str, Any]:
             corpus_fingerprints={s: fingerprint(run.prints.corpus(s)) for s in sources},
             sizing=run.sizing(),
         )
-        counts = _run_shards(run, node, steps, f"rounds/{node.round}")
+        _run_shards(run, node, steps, f"rounds/{node.round}")
+    mark_round(run, node, fetched=bool(sources))
+    counts = _count(run, node, f"rounds/{node.round}")
     for source in node.sources:
         _check_failures(run, source, counts["by_source"][source])
     return {
@@ -100,8 +106,8 @@ def _model_of(run: Run, node: Node, role: Literal["captioner", "filter"]) -> tup
     return absolute(section.checkpoint), tokenizer, run.prints.checkpoint(role)[:16]
 
 
-def _run_shards(run: Run, node: Node, steps: list[Step], folder: str) -> dict[str, Any]:
-    """Run the chain over every shard without a commit record; then count all records of the node."""
+def _run_shards(run: Run, node: Node, steps: list[Step], folder: str) -> None:
+    """Run the chain over every shard without a commit record, until all have one."""
     indexes: dict[str, Index] = {}
     for source in node.sources:
         rows = run.config.sources[source].rows
@@ -118,7 +124,6 @@ def _run_shards(run: Run, node: Node, steps: list[Step], folder: str) -> dict[st
             f"{node.name}: {len(missing)} of {shards} shards failed for good (first: {first}); "
             f"{causes(run, node.name)}; the same command tries just these again"
         )
-    return _count(run, node, folder)
 
 
 def stream_shards(

@@ -10,7 +10,7 @@ import io
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,12 +82,10 @@ class Write:
 
     def _write_candidates(self, batch: pa.Table, source: str, shard: int) -> Any:
         store, name = self.config.run / f"rounds/{self.config.round}/{source}", f"{shard:06d}"
+        if store.exists(f"{name}.json"):
+            return store.read_json(f"{name}.json")
         rows = self._candidate_rows(batch)
         file = store.put(f"{name}.parquet", parquet_bytes(table_of(rows, CANDIDATE_SCHEMA)))
-        origins: dict[str, Counter[str]] = {}
-        for row in rows:
-            verdict = {True: "kept", False: "dropped", None: "unjudged"}[row["kept"]]
-            origins.setdefault(row["origin"], Counter())[verdict] += 1
         record = {
             "kind": "candidates",
             "source": source,
@@ -97,7 +95,7 @@ class Write:
             "fingerprint": self.config.round_fingerprint,
             "files": [file],
             "rows": {"read": batch.num_rows, "status": dict(Counter(batch["status"].to_pylist()))},
-            "candidates": {origin: dict(counts) for origin, counts in sorted(origins.items())},
+            "candidates": count_verdicts(rows),
             "seconds": stage_seconds(batch),
         }
         return commit(store, f"{name}.json", record)
@@ -160,6 +158,15 @@ def commit(store: Store, name: str, record: dict[str, Any]) -> Any:
     if store.create(name, encode_json(record)):
         return record
     return store.read_json(name)
+
+
+def count_verdicts(candidates: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """{origin: {"kept" | "dropped" | "unjudged": candidates}}."""
+    origins: dict[str, Counter[str]] = {}
+    for row in candidates:
+        verdict = {True: "kept", False: "dropped", None: "unjudged"}[row["kept"]]
+        origins.setdefault(row["origin"], Counter())[verdict] += 1
+    return {origin: dict(counts) for origin, counts in sorted(origins.items())}
 
 
 def count_texts(batch: pa.Table) -> int:

@@ -1,0 +1,198 @@
+"""Counting the copies of pictures over a whole corpus, and marking them in the candidates of a round.
+
+Two passes of DuckDB over three columns of the corpus, spilling to disk; nothing is shuffled between shards. What is known
+only when the last image is there cannot stop the streaming pass that captions it: a bootstrap marks the shards it concerns
+when all of them are done, and is done itself after that.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import duckdb
+import pyarrow.parquet as pq
+
+from pipeline.config import Config
+from pipeline.context import Run
+from pipeline.ledger import Ledger
+from pipeline.plan import Node
+from pipeline.stopping import Stopped
+from pipeline.tables import open_parquet
+from stages.duplicates import (
+    FLAG,
+    PICTURES,
+    PICTURES_SCHEMA,
+    SURPLUS,
+    SURPLUS_SCHEMA,
+    TELLING_BITS,
+    Copies,
+    DuplicatesConfig,
+    mark_candidates,
+)
+from stages.rows import CORPUS_SCHEMA
+from stages.store import Store, encode_json
+from stages.write import count_verdicts, parquet_bytes
+
+SHOWN = 100
+"""Commonest pictures that are listed even below the limit, for the report."""
+MEMORY = "4GB"
+"""What DuckDB may hold before it spills."""
+THREADS = 8
+"""Shards marked at once."""
+_SETTINGS = b"capfilt.duplicates"
+
+
+def count_copies(config: Config, run: Store, ledger: Ledger) -> None:
+    """Write `corpus/duplicates.parquet` and `corpus/surplus.parquet` of the web corpus as it is."""
+    files = [
+        run.address(f"corpus/{source}/{shard:06d}.parquet")
+        for source in config.of_kind("web")
+        for shard in ledger.committed(f"corpus/{source}")
+    ]
+    limit = config.duplicates.max_copies
+    with _database() as sql:
+        sql.register("corpus", open_parquet(files, CORPUS_SCHEMA, run.options))
+        kinds = [_EXACT] + ([_PERCEPTUAL] if config.duplicates.perceptual else [])
+        sql.execute(f"CREATE VIEW hashes AS {' UNION ALL '.join(kinds)}")
+        sql.execute(_REPEATED)
+        sql.execute(_WANTED, {"limit": limit, "shown": SHOWN})
+        sql.execute(_PICTURES.format(limit=limit), {"shown": SHOWN})
+        pictures = sql.execute("SELECT * FROM pictures ORDER BY copies DESC, kind, hash").to_arrow_table()
+        surplus = sql.execute(_SURPLUS).to_arrow_table()
+    settings = {_SETTINGS: json.dumps(_counted_by(config.duplicates)).encode()}
+    run.put(SURPLUS, parquet_bytes(surplus.cast(SURPLUS_SCHEMA)))
+    run.put(PICTURES, parquet_bytes(pictures.cast(PICTURES_SCHEMA).replace_schema_metadata(settings)))
+
+
+def ensure_counted(config: Config, run: Store, ledger: Ledger) -> None:
+    """Count, unless that is done with these settings; whoever fetches counts anew anyway."""
+    if run.exists(PICTURES):
+        known = pq.read_schema(io.BytesIO(run.read(PICTURES))).metadata or {}
+        if json.loads(known.get(_SETTINGS, b"null")) == _counted_by(config.duplicates):
+            return
+    count_copies(config, run, ledger)
+
+
+def surplus_texts(run: Store) -> dict[tuple[str, int], int]:
+    """(source, shard) → texts that came with surplus copies."""
+    table = pq.read_table(io.BytesIO(run.read(SURPLUS))).to_pylist()
+    return {(row["source"], row["shard"]): row["texts"] for row in table}
+
+
+def mark_round(run: Run, node: Node, *, fetched: bool) -> int:
+    """Mark the surplus copies among the candidates of a bootstrap whose shards are all done.
+
+    A shard's record is taken back, its Parquet replaced and the record created: whatever dies in between, the shard
+    is judged again, and as every draw is keyed that gives the same rows.
+
+    Args:
+        fetched: the node fetched images, so the copies are counted anew.
+
+    Returns:
+        Shards that were marked otherwise before.
+
+    Raises:
+        Stopped: the run is to stop; what is marked is marked.
+    """
+    config = run.config
+    if config.duplicates.policy == "keep":
+        return 0
+    (count_copies if fetched else ensure_counted)(config, run.store, run.ledger)
+    copies, concerned = Copies.read(run.store), set(surplus_texts(run.store))
+
+    def mark(record: dict[str, Any]) -> bool:
+        if run.stop.requested:
+            return False
+        if (record["source"], record["shard"]) not in concerned and not record.get("duplicates"):
+            return False
+        return mark_shard(run.store, record, copies, config)
+
+    marked = 0
+    for source in node.sources:
+        with ThreadPoolExecutor(THREADS) as pool:
+            marked += sum(pool.map(mark, run.ledger.records(f"rounds/{node.round}/{source}")))
+    if run.stop.requested:
+        raise Stopped("all shards are judged, duplicate pictures are not marked yet")
+    return marked
+
+
+def mark_shard(run: Store, record: dict[str, Any], copies: Copies, config: Config) -> bool:
+    """Mark one shard of candidates; False if it is as it should be."""
+    folder, name = f"rounds/{record['round']}/{record['source']}", f"{record['shard']:06d}"
+    before = pq.read_table(io.BytesIO(run.read(f"{folder}/{name}.parquet")))
+    after = mark_candidates(
+        before,
+        copies,
+        drop=config.duplicates.policy == "drop",
+        threshold=config.filter.judge.threshold,
+    )
+    if after.equals(before):
+        return False
+    rows = after.select(["origin", "kept", "flags"]).to_pylist()
+    run.remove(f"{folder}/{name}.json")
+    file = run.put(f"{folder}/{name}.parquet", parquet_bytes(after))
+    changed = {
+        "files": [file],
+        "candidates": count_verdicts(rows),
+        "duplicates": sum(FLAG in row["flags"] for row in rows),
+    }
+    run.create(f"{folder}/{name}.json", encode_json(record | changed))
+    return True
+
+
+def _counted_by(config: DuplicatesConfig) -> dict[str, Any]:
+    return {name: value for name, value in asdict(config).items() if name != "policy"}
+
+
+@contextmanager
+def _database() -> Iterator[Any]:
+    with tempfile.TemporaryDirectory(prefix="capfilt-duckdb-") as folder:
+        settings = {"memory_limit": MEMORY, "temp_directory": folder, "preserve_insertion_order": False}
+        with duckdb.connect(config=settings) as sql:
+            yield sql
+
+
+# Hashes are counted by 64 bits and then, those that may be over the limit, whole.
+_EXACT = """
+SELECT 'exact' AS kind, sha256 AS hash, TRY_CAST('0x' || left(sha256, 16) AS UBIGINT) AS bits, source, shard, key, texts
+FROM corpus WHERE status = 'success' AND sha256 IS NOT NULL
+"""
+_PERCEPTUAL = f"""
+SELECT 'perceptual', phash, TRY_CAST('0x' || phash AS UBIGINT) AS bits, source, shard, key, texts
+FROM corpus WHERE status = 'success' AND phash IS NOT NULL
+    AND bit_count(TRY_CAST('0x' || phash AS UBIGINT)) = {TELLING_BITS}
+"""
+_REPEATED = """
+CREATE TABLE repeated AS SELECT kind, bits, count(*) AS n FROM hashes GROUP BY ALL HAVING n > 1
+"""
+_WANTED = """
+CREATE TABLE wanted AS SELECT kind, bits FROM repeated WHERE n > $limit
+UNION SELECT kind, bits FROM (SELECT * FROM repeated ORDER BY n DESC, kind, bits LIMIT $shown)
+"""
+_PICTURES = """
+CREATE TABLE pictures AS
+WITH counted AS (
+    SELECT kind, hash, count(*) AS copies, min(source || '/' || key, {limit}) AS places
+    FROM hashes JOIN wanted USING (kind, bits) GROUP BY ALL HAVING copies > 1
+)
+SELECT kind, hash, copies, places[1] AS first, CASE WHEN copies > {limit} THEN places[{limit}] END AS last
+FROM counted WHERE copies > {limit}
+UNION ALL (
+    SELECT kind, hash, copies, places[1], NULL FROM counted WHERE copies <= {limit}
+    ORDER BY copies DESC, kind, hash LIMIT $shown
+)
+"""
+_SURPLUS = r"""
+SELECT source, shard, count(*) AS images, sum(len(list_filter(texts, lambda t: regexp_matches(t, '\S'))))::BIGINT AS texts
+FROM (
+    SELECT DISTINCT h.source, h.shard, h.key, h.texts FROM hashes h JOIN pictures p USING (kind, hash)
+    WHERE h.source || '/' || h.key > p.last
+) GROUP BY ALL ORDER BY ALL
+"""
