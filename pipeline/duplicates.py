@@ -9,14 +9,10 @@ from __future__ import annotations
 
 import io
 import json
-import tempfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-import duckdb
 import pyarrow.parquet as pq
 
 from pipeline.config import Config
@@ -24,7 +20,7 @@ from pipeline.context import Run
 from pipeline.ledger import Ledger
 from pipeline.plan import Node
 from pipeline.stopping import Stopped
-from pipeline.tables import open_parquet
+from pipeline.tables import database, open_parquet
 from stages.duplicates import (
     FLAG,
     PICTURES,
@@ -42,8 +38,6 @@ from stages.write import count_verdicts, parquet_bytes
 
 SHOWN = 100
 """Commonest pictures that are listed even below the limit, for the report."""
-MEMORY = "4GB"
-"""What DuckDB may hold before it spills."""
 THREADS = 8
 """Shards marked at once."""
 _SETTINGS = b"capfilt.duplicates"
@@ -57,7 +51,7 @@ def count_copies(config: Config, run: Store, ledger: Ledger) -> None:
         for shard in ledger.committed(f"corpus/{source}")
     ]
     limit = config.duplicates.max_copies
-    with _database() as sql:
+    with database() as sql:
         sql.register("corpus", open_parquet(files, CORPUS_SCHEMA, run.options))
         kinds = [_EXACT] + ([_PERCEPTUAL] if config.duplicates.perceptual else [])
         sql.execute(f"CREATE VIEW hashes AS {' UNION ALL '.join(kinds)}")
@@ -78,6 +72,30 @@ def ensure_counted(config: Config, run: Store, ledger: Ledger) -> None:
         if json.loads(known.get(_SETTINGS, b"null")) == _counted_by(config.duplicates):
             return
     count_copies(config, run, ledger)
+
+
+def commonest_pictures(config: Config, run: Store) -> list[dict[str, Any]]:
+    """The pictures with most copies: kind, copies, source and key of the first, and surplus, the copies that are too
+    many. Empty where nobody looked.
+
+    A picture is listed once, by the hash with which it has more copies.
+    """
+    if config.duplicates.policy == "keep" or not run.exists(PICTURES):
+        return []
+    found: dict[str, dict[str, Any]] = {}
+    for row in pq.read_table(io.BytesIO(run.read(PICTURES))).to_pylist():
+        source, _, key = row["first"].partition("/")
+        surplus = max(0, row["copies"] - config.duplicates.max_copies)
+        shown = {
+            "kind": row["kind"],
+            "copies": row["copies"],
+            "source": source,
+            "key": key,
+            "surplus": surplus,
+        }
+        if row["copies"] > found.get(row["first"], {"copies": 0})["copies"]:
+            found[row["first"]] = shown
+    return list(found.values())
 
 
 def surplus_texts(run: Store) -> dict[tuple[str, int], int]:
@@ -149,14 +167,6 @@ def mark_shard(run: Store, record: dict[str, Any], copies: Copies, config: Confi
 
 def _counted_by(config: DuplicatesConfig) -> dict[str, Any]:
     return {name: value for name, value in asdict(config).items() if name != "policy"}
-
-
-@contextmanager
-def _database() -> Iterator[Any]:
-    with tempfile.TemporaryDirectory(prefix="capfilt-duckdb-") as folder:
-        settings = {"memory_limit": MEMORY, "temp_directory": folder, "preserve_insertion_order": False}
-        with duckdb.connect(config=settings) as sql:
-            yield sql
 
 
 # Hashes are counted by 64 bits and then, those that may be over the limit, whole.
