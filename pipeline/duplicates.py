@@ -1,6 +1,6 @@
 """Counting the copies of pictures over a whole corpus, and marking them in the candidates of a round.
 
-Two passes of DuckDB over three columns of the corpus, spilling to disk; nothing is shuffled between shards. What is known
+One scan of the corpus's hashes by DuckDB, which spills to disk; nothing is shuffled between shards. What is known
 only when the last image is there cannot stop the streaming pass that captions it: a bootstrap marks the shards it concerns
 when all of them are done, and is done itself after that.
 """
@@ -53,12 +53,13 @@ def count_copies(config: Config, run: Store, ledger: Ledger) -> None:
     limit = config.duplicates.max_copies
     with database() as sql:
         sql.register("corpus", open_parquet(files, CORPUS_SCHEMA, run.options))
+        sql.execute(_IMAGES)
         kinds = [_EXACT] + ([_PERCEPTUAL] if config.duplicates.perceptual else [])
         sql.execute(f"CREATE VIEW hashes AS {' UNION ALL '.join(kinds)}")
         sql.execute(_REPEATED)
         sql.execute(_WANTED, {"limit": limit, "shown": SHOWN})
-        sql.execute(_PICTURES.format(limit=limit), {"shown": SHOWN})
-        pictures = sql.execute("SELECT * FROM pictures ORDER BY copies DESC, kind, hash").to_arrow_table()
+        sql.execute(_PICTURES.format(limit=limit))
+        pictures = sql.execute(_LISTED).to_arrow_table()
         surplus = sql.execute(_SURPLUS).to_arrow_table()
     settings = {_SETTINGS: json.dumps(_counted_by(config.duplicates)).encode()}
     run.put(SURPLUS, parquet_bytes(surplus.cast(SURPLUS_SCHEMA)))
@@ -169,40 +170,40 @@ def _counted_by(config: DuplicatesConfig) -> dict[str, Any]:
     return {name: value for name, value in asdict(config).items() if name != "policy"}
 
 
-# Hashes are counted by 64 bits and then, those that may be over the limit, whole.
-_EXACT = """
-SELECT 'exact' AS kind, sha256 AS hash, TRY_CAST('0x' || left(sha256, 16) AS UBIGINT) AS bits, source, shard, key, texts
-FROM corpus WHERE status = 'success' AND sha256 IS NOT NULL
+# One scan of the corpus. 128 bits of a sha256 tell more pictures apart than there are.
+_IMAGES = rf"""
+CREATE TABLE images AS SELECT source, shard, key,
+    TRY_CAST('0x' || sha256[1:16] AS UBIGINT) AS high, TRY_CAST('0x' || sha256[17:32] AS UBIGINT) AS low,
+    CASE WHEN bit_count(TRY_CAST('0x' || phash AS UBIGINT)) = {TELLING_BITS}
+        THEN TRY_CAST('0x' || phash AS UBIGINT) END AS looks,
+    len(list_filter(texts, lambda text: regexp_matches(text, '\S')))::INT AS texts
+FROM corpus WHERE status = 'success'
 """
-_PERCEPTUAL = f"""
-SELECT 'perceptual', phash, TRY_CAST('0x' || phash AS UBIGINT) AS bits, source, shard, key, texts
-FROM corpus WHERE status = 'success' AND phash IS NOT NULL
-    AND bit_count(TRY_CAST('0x' || phash AS UBIGINT)) = {TELLING_BITS}
-"""
+_EXACT = "SELECT 'exact' AS kind, high, low, source, shard, key, texts FROM images WHERE high IS NOT NULL"
+_PERCEPTUAL = "SELECT 'perceptual', looks, 0::UBIGINT, source, shard, key, texts FROM images WHERE looks IS NOT NULL"
 _REPEATED = """
-CREATE TABLE repeated AS SELECT kind, bits, count(*) AS n FROM hashes GROUP BY ALL HAVING n > 1
+CREATE TABLE repeated AS SELECT kind, high, low, count(*) AS copies FROM hashes GROUP BY ALL HAVING copies > 1
 """
 _WANTED = """
-CREATE TABLE wanted AS SELECT kind, bits FROM repeated WHERE n > $limit
-UNION SELECT kind, bits FROM (SELECT * FROM repeated ORDER BY n DESC, kind, bits LIMIT $shown)
+CREATE TABLE wanted AS SELECT * FROM repeated WHERE copies > $limit
+UNION SELECT * FROM (SELECT * FROM repeated ORDER BY copies DESC, kind, high, low LIMIT $shown)
 """
 _PICTURES = """
 CREATE TABLE pictures AS
 WITH counted AS (
-    SELECT kind, hash, count(*) AS copies, min(source || '/' || key, {limit}) AS places
-    FROM hashes JOIN wanted USING (kind, bits) GROUP BY ALL HAVING copies > 1
+    SELECT kind, high, low, copies, min(source || '/' || key, {limit}) AS places
+    FROM hashes JOIN wanted USING (kind, high, low) GROUP BY ALL
 )
-SELECT kind, hash, copies, places[1] AS first, CASE WHEN copies > {limit} THEN places[{limit}] END AS last
-FROM counted WHERE copies > {limit}
-UNION ALL (
-    SELECT kind, hash, copies, places[1], NULL FROM counted WHERE copies <= {limit}
-    ORDER BY copies DESC, kind, hash LIMIT $shown
-)
+SELECT kind, high, low, copies, places[1] AS first, CASE WHEN copies > {limit} THEN places[{limit}] END AS last
+FROM counted
 """
-_SURPLUS = r"""
-SELECT source, shard, count(*) AS images, sum(len(list_filter(texts, lambda t: regexp_matches(t, '\S'))))::BIGINT AS texts
-FROM (
-    SELECT DISTINCT h.source, h.shard, h.key, h.texts FROM hashes h JOIN pictures p USING (kind, hash)
+_LISTED = """
+SELECT kind, lower(lpad(to_hex(high), 16, '0') || CASE kind WHEN 'exact' THEN lpad(to_hex(low), 16, '0') ELSE '' END)
+    AS hash, copies, first, last FROM pictures ORDER BY copies DESC, kind, hash
+"""
+_SURPLUS = """
+SELECT source, shard, count(*) AS images, sum(texts)::BIGINT AS texts FROM (
+    SELECT DISTINCT h.source, h.shard, h.key, h.texts FROM hashes h JOIN pictures p USING (kind, high, low)
     WHERE h.source || '/' || h.key > p.last
 ) GROUP BY ALL ORDER BY ALL
 """

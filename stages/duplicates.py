@@ -31,7 +31,7 @@ SURPLUS = "corpus/surplus.parquet"
 PICTURES_SCHEMA = pa.schema(
     [
         ("kind", pa.string()),  # exact or perceptual
-        ("hash", pa.string()),
+        ("hash", pa.string()),  # the first 32 hex digits of a sha256, or a perceptual hash
         ("copies", pa.int64()),
         ("first", pa.string()),
         ("last", pa.string()),
@@ -43,6 +43,8 @@ SURPLUS_SCHEMA = pa.schema(
     [("source", pa.string()), ("shard", pa.int64()), ("images", pa.int64()), ("texts", pa.int64())]
 )
 
+EXACT_DIGITS = 32
+"""Hex digits of a sha256 that are compared: 128 bits."""
 TELLING_BITS = 32
 """Set bits of a perceptual hash that tells something. Each of its 64 bits says whether a frequency is above their
 median, so half of them are, unless many frequencies are equal: in flat, striped and symmetric pictures, which share a few
@@ -83,7 +85,7 @@ class Copies:
     def is_surplus(self, row: dict[str, Any]) -> bool:
         """For a row with `source`, `key`, `sha256` and `phash`."""
         place = f"{row['source']}/{row['key']}"
-        lasts = (self._last.get(row["sha256"]), self._last.get(row["phash"]))
+        lasts = (self._last.get((row["sha256"] or "")[:EXACT_DIGITS]), self._last.get(row["phash"]))
         return any(last is not None and place > last for last in lasts)
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from pipeline import duplicates
-from pipeline.duplicates import count_copies, ensure_counted, mark_round, surplus_texts
+from pipeline.duplicates import commonest_pictures, count_copies, ensure_counted, mark_round, surplus_texts
 from pipeline.inputs import Fingerprints
 from pipeline.ledger import Ledger
 from pipeline.load import parse_config
@@ -152,10 +152,26 @@ def test_the_first_copies_survive_whatever_was_fetched_first(tmp_path, order):
     pictures = pq.read_table(made.store.path(PICTURES)).to_pylist()
     assert [(p["kind"], p["hash"], p["copies"], p["first"], p["last"]) for p in pictures] == [
         ("perceptual", TELLING, 5, "web/00000000000", "web/00000000002"),
-        ("exact", A, 4, "web/00000000000", "web/00000000002"),
-        ("exact", D, 3, "web/00000100002", "web/00000100003"),
+        ("exact", A[:32], 4, "web/00000000000", "web/00000000002"),
+        ("exact", D[:32], 3, "web/00000100002", "web/00000100003"),
     ]
     assert surplus_texts(made.store) == {("web", 1): 4, ("web2", 0): 4}  # blank texts train nobody
+
+
+def test_the_report_lists_a_picture_once(made):
+    count_copies(made.config, made.store, made.ledger)
+    assert commonest_pictures(made.config, made.store) == [
+        {"kind": "perceptual", "copies": 5, "source": "web", "key": "00000000000", "surplus": 3},
+        {"kind": "exact", "copies": 3, "source": "web", "key": "00000100002", "surplus": 1},
+    ]
+    assert commonest_pictures(config_of(made.config.run.dir, policy="keep"), made.store) == []
+
+
+def test_pictures_within_the_limit_are_listed_and_survive(made):
+    config = config_of(made.config.run.dir, max_copies=50)
+    count_copies(config, made.store, made.ledger)
+    assert [p["copies"] for p in commonest_pictures(config, made.store)] == [5, 3]
+    assert surplus_texts(made.store) == {}
 
 
 def test_dropped_copies_have_scores_and_no_verdict_and_the_ratio_is_that_of_the_others(made):
@@ -318,7 +334,7 @@ def test_flat_pictures_of_different_colours_share_their_hash_so_it_must_not_coun
 
 
 def test_lookup():
-    copies = Copies([{"hash": A, "last": "web/00000000005"}, {"hash": TELLING, "last": None}])
+    copies = Copies([{"hash": A[:32], "last": "web/00000000005"}, {"hash": TELLING, "last": None}])
     row = {"source": "web", "key": "00000000005", "sha256": A, "phash": TELLING}
     assert not copies.is_surplus(row)
     assert copies.is_surplus(row | {"key": "00000000006"}) and copies.is_surplus(
