@@ -180,7 +180,9 @@ CREATE TABLE images AS SELECT source, shard, key,
 FROM corpus WHERE status = 'success'
 """
 _EXACT = "SELECT 'exact' AS kind, high, low, source, shard, key, texts FROM images WHERE high IS NOT NULL"
-_PERCEPTUAL = "SELECT 'perceptual', looks, 0::UBIGINT, source, shard, key, texts FROM images WHERE looks IS NOT NULL"
+_PERCEPTUAL = (
+    "SELECT 'perceptual', looks, 0::UBIGINT, source, shard, key, texts FROM images WHERE looks IS NOT NULL"
+)
 _REPEATED = """
 CREATE TABLE repeated AS SELECT kind, high, low, count(*) AS copies FROM hashes GROUP BY ALL HAVING copies > 1
 """

@@ -97,7 +97,8 @@ def mark_candidates(table: pa.Table, copies: Copies, *, drop: bool, threshold: f
             from the stored score.
         threshold: of the filter.
     """
-    flags, kept = [], []
+    flags: list[list[str]] = []
+    kept: list[bool | None] = []
     rows = table.select(["source", "key", "sha256", "phash", "flags", "kept", "itm_prob"]).to_pylist()
     for row in rows:
         marked, surplus = FLAG in row["flags"], copies.is_surplus(row)
