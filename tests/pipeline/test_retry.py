@@ -3,21 +3,26 @@
 import csv
 import io
 import json
+import shutil
 import tarfile
+from contextlib import ExitStack, chdir, nullcontext, suppress
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from cluster.engine import run_local
 from cluster.sizing import Share, Sizing
 from pipeline.chain import fetch_configs, fetch_steps, retry_steps
 from pipeline.inputs import Fingerprints
 from pipeline.ledger import Ledger, fingerprint
-from pipeline.load import parse_config
+from pipeline.load import ConfigError, parse_config
 from pipeline.plan import plan
-from pipeline.prepare import finish_replacing
+from pipeline.prepare import finish_replacing, hold_run
 from pipeline.replacing import publish, staged_shards
+from pipeline.retry import closing_lines, retry_rows
 from stages.manifest import build_index
 from stages.retry import DamagedShard, RetryConfig, UnknownClass, chosen_classes
 from stages.status import STATUSES
@@ -32,22 +37,15 @@ class Scene:
     """A source of nine pictures in three shards, fetched while two of them were missing."""
 
     def __init__(self, folder):
-        self.pictures, self.run = folder / "pictures", folder / "run"
-        self.pictures.mkdir()
-        rows = [(f"p{i}.png", f"text {i}") for i in range(9)]
-        with open(folder / "manifest.csv", "w", newline="") as stream:
-            csv.writer(stream).writerows([("url", "caption"), *rows])
-        for name, _ in rows:
-            if name not in LATE:
-                self.draw(name)
+        self.folder, self.pictures, self.run = folder, folder / "pictures", folder / "run"
         self.config = parse_config(
             {
                 "run": {"dir": str(self.run)},
                 "sources": {
                     "web": {
                         "kind": "web",
-                        "rows": {"manifest": str(folder / "manifest.csv"), "shard_size": 3},
-                        "images": str(self.pictures),
+                        "rows": {"manifest": "manifest.csv", "shard_size": 3},
+                        "images": "pictures",
                     }
                 },
                 "fetch": {"image": {"min_side": 4}},
@@ -58,20 +56,30 @@ class Scene:
         )
         self.store, self.nodes = Store(str(self.run)), plan(self.config)
         self.ledger = Ledger(self.store)
-        build_index(self.config.sources["web"].rows, self.store / "corpus/web/index", source="web")
-        print_ = fingerprint(Fingerprints(self.config, self.nodes).corpus("web"))
-        self.go(lambda configs: fetch_steps(self.store, configs, {"web": print_}, SIZING), range(3))
+
+    def make(self):
+        self.pictures.mkdir()
+        rows = [(f"p{i}.png", f"text {i}") for i in range(9)]
+        with open(self.folder / "manifest.csv", "w", newline="") as stream:
+            csv.writer(stream).writerows([("url", "caption"), *rows])
+        for name, _ in rows:
+            if name not in LATE:
+                self.draw(name)
+        self.fetch()
         for shard in range(3):  # as a bootstrap leaves them
             self.store.put_json(f"rounds/1/web/{shard:06d}.json", {"shard": shard})
         for name in ("bootstrap.1", "report.1"):
             self.ledger.finish(name, {}, seconds=1.0)
 
+    def fetch(self):
+        build_index(self.config.sources["web"].rows, self.store / "corpus/web/index", source="web")
+        print_ = fingerprint(Fingerprints(self.config, self.nodes).corpus("web"))
+        self.go(lambda configs: fetch_steps(self.store, configs, {"web": print_}, SIZING), range(3))
+
     def draw(self, name):
         Image.new("RGB", (8, 8), (30 * int(name[1]), 90, 200)).save(self.pictures / name)
 
     def go(self, steps, shards):
-        from contextlib import ExitStack
-
         with ExitStack() as stack:
             made = steps(fetch_configs(self.config, ("web",), stack))
             return list(run_local([{"source": "web", "shard": s} for s in shards], made))
@@ -110,8 +118,18 @@ class Scene:
             pq.read_table(path.with_suffix(".parquet"))
 
 
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("template")
+    with chdir(folder):  # paths are relative: they are in the fingerprint, and a copy has the same
+        Scene(folder).make()
+    return folder
+
+
 @pytest.fixture
-def scene(tmp_path):
+def scene(template, tmp_path, monkeypatch):
+    shutil.copytree(template, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
     return Scene(tmp_path)
 
 
@@ -154,20 +172,111 @@ def test_only_the_failed_rows_are_asked_for_and_only_their_shards_change(scene):
 def test_the_result_is_that_of_a_fetch_that_found_everything(scene, tmp_path):
     for name in LATE:
         scene.draw(name)
-    other = tmp_path / "other"
-    other.mkdir()
-    for name in LATE:
-        (other / name).touch()
-    whole = Scene.__new__(Scene)
-    whole.__dict__.update(
-        scene.__dict__ | {"run": tmp_path / "whole", "store": Store(str(tmp_path / "whole"))}
-    )
-    build_index(whole.config.sources["web"].rows, whole.store / "corpus/web/index", source="web")
-    print_ = fingerprint(Fingerprints(whole.config, whole.nodes).corpus("web"))
-    whole.go(lambda configs: fetch_steps(whole.store, configs, {"web": print_}, SIZING), range(3))
+    whole = Scene(tmp_path)
+    whole.run = tmp_path / "whole"
+    whole.store = Store(str(whole.run))
+    whole.fetch()
     scene.stage("missing_file")
     scene.publish()
     assert scene.files() == whole.files()
+
+
+@pytest.fixture
+def command(scene, monkeypatch):
+    """`retry_rows` with the chain in this process instead of on a cluster, which calls an execution with failed
+    shards a success."""
+
+    class Board:
+        def __init__(self):
+            self.causes = {}
+
+        def read(self):
+            return {}
+
+        def fail(self, node, cause):
+            self.causes[cause] = 1
+
+        def failures(self, node):
+            return self.causes
+
+    def local(items, steps, *, segment, name):
+        for item in items:
+            with suppress(DamagedShard):
+                yield from run_local([item], steps)
+
+    monkeypatch.setattr("pipeline.shard_nodes.run_chain", local)
+    monkeypatch.setattr("pipeline.retry.session", lambda config: nullcontext())
+    monkeypatch.setattr("pipeline.retry.Board", Board)
+    monkeypatch.setattr("pipeline.context.Run.sizing", lambda self: SIZING)
+
+    def call(*classes):
+        console = Console(file=io.StringIO())
+        with hold_run(scene.config, console.print) as lease:
+            return retry_rows(scene.config, classes, console, lease)
+
+    scene.store.put("config.yaml", b"")
+    return call
+
+
+def test_command_asks_replaces_and_says_what_comes_next(scene, command):
+    scene.draw("p1.png")
+    found = command("missing_file", "timeout")
+    assert (found.asked, dict(found.status)) == (2, {"success": 1, "missing_file": 1})
+    assert (found.shards, found.changed, found.failed, found.trained) == (2, 1, None, None)
+    assert closing_lines(found, "a run", "capfilt retry") == [
+        ("asked again", "2 rows = 1 success, 1 missing_file"),
+        ("changed", "1 of 2 shards"),
+        ("run", "a run"),
+        ("to do", "bootstrap.1, report.1"),
+        ("continue", "capfilt run 'a run/config.yaml' --set run.dir='a run'"),
+    ]
+    assert not scene.store.exists("replacing")
+    assert command("timeout").asked == 0
+
+
+def test_command_goes_on_where_it_was_broken_off(scene, command):
+    for name in LATE:
+        scene.draw(name)
+    scene.stage("missing_file", shards=(0,))
+    (scene.pictures / "p1.png").unlink()  # asked for once more it would be lost
+    found = command("missing_file")
+    assert (found.asked, dict(found.status), found.changed) == (2, {"success": 2}, 2)
+
+
+def test_other_classes_first_put_in_place_what_is_ready(scene, command):
+    scene.draw("p1.png")
+    scene.stage("missing_file", shards=(0,))
+    found = command("dns")
+    assert (found.asked, found.changed, found.again) == (0, 0, ["bootstrap.1", "report.1"])
+    assert scene.statuses(0) == ["success"] * 3
+
+
+def test_shards_that_cannot_be_asked_again_stay_as_they_were(scene, command):
+    for name in LATE:
+        scene.draw(name)
+    path = scene.run / "corpus/web/000000.tar"
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    before = scene.files()
+    found = command("missing_file")
+    assert (
+        found.failed is not None and "1 of 2 shards failed for good (first: shard 0 of web)" in found.failed
+    )
+    assert "000000.tar is not what was written; run capfilt verify --repair first" in found.failed
+    assert (found.asked, dict(found.status), found.changed) == (1, {"success": 1}, 1)
+    after = scene.files()
+    assert {name for name in after if after[name] != before[name]} == {
+        f"000001.{ending}" for ending in ("tar", "parquet", "json")
+    }
+    assert closing_lines(found, "r", "capfilt retry r")[-1] == ("resume", "capfilt retry r")
+
+
+def test_a_corpus_of_other_settings_is_refused(scene, command):
+    fetch = replace(scene.config.fetch, image=replace(scene.config.fetch.image, min_side=2))
+    scene.config = scene.config.model_copy(update={"fetch": fetch})
+    with pytest.raises(
+        ConfigError, match="fetched with other settings than the config has now; retry with the same"
+    ):
+        command("missing_file")
 
 
 def test_a_row_that_fails_as_before_replaces_nothing(scene):
