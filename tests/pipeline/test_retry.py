@@ -71,10 +71,10 @@ class Scene:
         for name in ("bootstrap.1", "report.1"):
             self.ledger.finish(name, {}, seconds=1.0)
 
-    def fetch(self):
+    def fetch(self, shards=3):
         build_index(self.config.sources["web"].rows, self.store / "corpus/web/index", source="web")
         print_ = fingerprint(Fingerprints(self.config, self.nodes).corpus("web"))
-        self.go(lambda configs: fetch_steps(self.store, configs, {"web": print_}, SIZING), range(3))
+        self.go(lambda configs: fetch_steps(self.store, configs, {"web": print_}, SIZING), range(shards))
 
     def draw(self, name):
         Image.new("RGB", (8, 8), (30 * int(name[1]), 90, 200)).save(self.pictures / name)
@@ -209,8 +209,8 @@ def command(scene, monkeypatch):
     monkeypatch.setattr("pipeline.retry.Board", Board)
     monkeypatch.setattr("pipeline.context.Run.sizing", lambda self: SIZING)
 
-    def call(*classes):
-        console = Console(file=io.StringIO())
+    def call(*classes, out=None):
+        console = Console(file=out or io.StringIO(), width=200)
         with hold_run(scene.config, console.print) as lease:
             return retry_rows(scene.config, classes, console, lease)
 
@@ -268,6 +268,25 @@ def test_shards_that_cannot_be_asked_again_stay_as_they_were(scene, command):
         f"000001.{ending}" for ending in ("tar", "parquet", "json")
     }
     assert closing_lines(found, "r", "capfilt retry r")[-1] == ("resume", "capfilt retry r")
+
+
+def test_images_that_came_with_a_tar_are_not_asked_for(scene, command):
+    with tarfile.open("images.tar", "w") as tar:
+        for name, data in (("0.jpg", b"no picture"), ("0.txt", b"a text")):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    web = scene.config.sources["web"]
+    rows = replace(web.rows, manifest="images.tar")
+    tars = web.model_copy(update={"rows": rows, "images": None})
+    scene.config = scene.config.model_copy(update={"sources": {"web": tars}})
+    scene.store.remove("corpus")
+    scene.fetch(shards=1)
+    assert scene.statuses(0) == ["not_image"]
+    before, out = scene.files(), io.StringIO()
+    assert command("not_image", out=out).asked == 0
+    assert "web: its images came with tars, there is nothing to ask again" in out.getvalue()
+    assert scene.files() == before
 
 
 def test_a_corpus_of_other_settings_is_refused(scene, command):
