@@ -49,7 +49,7 @@ class Retried:
     changed: int = 0
     """Shards of which a row has another status now."""
     again: list[str] = field(default_factory=list)
-    """Nodes that have work again."""
+    """Nodes that have work to do, by this retry or since before."""
     trained: str | None = None
     """The first training that read the corpus as it was, if one did."""
     failed: str | None = None
@@ -71,7 +71,7 @@ def retry_rows(config: Config, classes: tuple[str, ...], console: Console, lease
     kinds = {name: source.kind for name, source in config.sources.items()}
     found_staged = staged_shards(store, ledger)
     others = [s for s in found_staged if s.content["classes"] != list(classes) or is_stale(store, s)]
-    _, again = publish(store, ledger, nodes, kinds, others)
+    publish(store, ledger, nodes, kinds, others)
     make_corpora(config)
     due = _rows_due(config, store, ledger, prints, classes, console)
     found = Retried(failed=None)
@@ -81,14 +81,15 @@ def retry_rows(config: Config, classes: tuple[str, ...], console: Console, lease
             progress.poll = board.read
             run = Run(config, store, ledger, nodes, prints, progress, board, stop)
             found.failed = _fetch_again(run, RetryConfig(run=store, classes=classes), due, lease)
+    lease.check()
     staged = staged_shards(store, ledger)
     for each in staged:
         found.asked += each.content["asked"]
         found.status.update(each.content["status"])
-    changed, more = publish(store, ledger, nodes, kinds, staged)
+    changed, _ = publish(store, ledger, nodes, kinds, staged)
     clear_staging(store)
     found.shards, found.changed = len(staged), len(changed)
-    found.again = [name for name in nodes if name in {*again, *more}]
+    found.again = [name for name in nodes if ledger.node(name) is None]
     found.trained = _first_training(ledger, nodes, found.again)
     return found
 
