@@ -19,6 +19,7 @@ from stages.fetch import Fetch, FetchConfig
 from stages.filter import Filter
 from stages.img2dataset_fetch import Img2datasetFetch
 from stages.read import Read, ReadConfig
+from stages.retry import ReadFailed, RetryConfig, StageRetried
 from stages.rows import failed, live
 from stages.store import Store
 from stages.web import Web
@@ -81,6 +82,15 @@ def fetch_steps(
         _read(run),
         _fetch(configs, sizing),
         _write(WriteConfig(run=run, corpus_fingerprints=dict(fingerprints))),
+    ]
+
+
+def retry_steps(retry: RetryConfig, configs: Mapping[str, FetchConfig], sizing: Sizing) -> list[Step]:
+    """Committed corpus shard → its next generation, staged."""
+    return [
+        Step(name="read", make=partial(ReadFailed, retry), kind="read"),
+        _fetch(configs, sizing),
+        Step(name="write", make=partial(StageRetried, retry), kind="write"),
     ]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -146,6 +147,46 @@ def verify(
 
 
 @app.command()
+def retry(
+    run_dir: Annotated[str, typer.Argument(metavar="RUN", help="A run directory.")],
+    class_: Annotated[
+        str | None,
+        typer.Option(
+            "--class", metavar="A,B", help="Statuses, e.g. dns,timeout,http_5xx; default: all that may pass."
+        ),
+    ] = None,
+    set_: SetOption = None,
+) -> None:
+    """Ask again for the rows that failed so, in place; what is stored already is not touched."""
+    from pipeline.prepare import hold_run
+    from pipeline.stopping import Interrupted
+    from stages.retry import chosen_classes
+
+    console = _console()
+    words = ["capfilt", "retry", run_dir, *(["--class", class_] if class_ else [])]
+    again = shlex.join([*words, *(word for o in set_ or [] for word in ("--set", o))])
+    with _Errors(resume=again):
+        classes = chosen_classes(class_)
+        loaded = _config_of(run_dir, set_ or [])
+        try:
+            with hold_run(loaded, console.print) as lease:
+                # With it comes Ray, which takes seconds.
+                from pipeline.retry import retry_rows
+
+                found = retry_rows(loaded, classes, console, lease)
+        except Interrupted as interrupted:
+            _tell(console, [("resume", again)])
+            _leave(interrupted.exit_code)
+    from pipeline.retry import closing_lines
+
+    if found.failed is not None:
+        console.print(f"[bold red]error[/] {found.failed}", highlight=False, soft_wrap=True)
+    _tell(console, closing_lines(found, run_dir.rstrip("/"), again))
+    if found.failed is not None:
+        raise SystemExit(1)
+
+
+@app.command()
 def convert(
     source: Annotated[
         str,
@@ -200,17 +241,15 @@ def main() -> None:
     app(prog_name="capfilt")
 
 
-def _config_of(run_dir: str) -> Any:
+def _config_of(run_dir: str, overrides: Sequence[str] = ()) -> Any:
     """The config that a run directory was made with."""
-    import yaml
-
-    from pipeline.load import ConfigError, parse_config
+    from pipeline.load import ConfigError, load_config
     from stages.store import Store
 
     store = Store(run_dir)
     if not store.exists("config.yaml"):
         raise ConfigError(f"{run_dir}: no run directory (it has no config.yaml); give what run.dir was")
-    loaded = parse_config(yaml.safe_load(store.read("config.yaml")), f"{run_dir}/config.yaml")
+    loaded = load_config(store.address("config.yaml"), overrides)
     return loaded.model_copy(update={"run": loaded.run.model_copy(update={"dir": run_dir})})
 
 
@@ -278,6 +317,14 @@ def _close(
         ]
     console.print()
     console.print(closing_block(metrics, places, command, next_step), soft_wrap=True)
+
+
+def _tell(console: Console, lines: Sequence[tuple[str, str]]) -> None:
+    """(label, value) lines, never wrapped, so that paths and commands can be copied whole."""
+    from pipeline.closing import line
+
+    for label, value in lines:
+        console.print(line(label, value), soft_wrap=True)
 
 
 def _ratio_query(run_dir: str, round_: int) -> str:

@@ -32,12 +32,12 @@ def closing_block(
         parts += [_counts(metrics), _noise(metrics), *_filter(metrics)]
         parts += _models("retrieval (R@k, %)", metrics.get("retrieval") or {}, RETRIEVAL_SHOWN)
         parts += _models("captions (%)", metrics.get("caption") or {}, ("cider", "bleu@4", "rouge_l"))
-    parts += [_line(name, place) for name, place in places]
-    parts.append(_line(next_step, command, style="bold"))
+    parts += [line(name, place) for name, place in places]
+    parts.append(line(next_step, command, style="bold"))
     return Group(*parts)
 
 
-def _line(label: str, value: str, style: str = "") -> Text:
+def line(label: str, value: str, style: str = "") -> Text:
     """`label  value`, never wrapped, so that paths and commands can be copied whole; no markup is read."""
     text = Text(no_wrap=True, overflow="ignore", end="\n")
     text.append(f"{label:<14}", style="dim")

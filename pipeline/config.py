@@ -11,6 +11,7 @@ from models.config import AugmentConfig, MedConfig, ObjectiveConfig, OptimizerCo
 from pipeline.clipart import ClipartConfig
 from pipeline.shapes import ShapesConfig
 from stages.caption import CaptionConfig
+from stages.duplicates import DuplicatesConfig
 from stages.fetch import FetchConfig
 from stages.filter import FilterConfig
 from stages.manifest import ManifestConfig
@@ -208,6 +209,8 @@ class Config(Section):
     clipart_dir: str = "data/clipart"
     sources: dict[Annotated[str, Field(pattern=NAME)], SourceSection] = Field(min_length=1)
     fetch: FetchConfig = FetchConfig()
+    duplicates: DuplicatesConfig = DuplicatesConfig()
+    """What happens to web pictures that come again and again."""
     model: ModelSection = ModelSection()
     pretrain: TrainSection | None = None
     """Pretraining by ITC + ITM + LM; left out, nothing is pretrained and both checkpoints must be given."""

@@ -11,6 +11,7 @@ from pipeline.plan import UnknownNode
 from stages.artifacts import ArtifactError
 from stages.manifest import ManifestError
 from stages.pairs import PartsError
+from stages.retry import UnknownClass
 from stages.store import StoreError
 
 
@@ -29,6 +30,7 @@ USER_ERRORS = (
     NodeFailed,
     PartsError,
     StoreError,
+    UnknownClass,
     UnknownNode,
 )
 """What a user can mend; each message is one line that says how. Anything else is a defect and keeps its trace."""

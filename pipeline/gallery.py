@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image
 
@@ -17,6 +18,8 @@ THUMBNAIL = 360
 """Longer side of a picture on the page, pixels."""
 TEXT_SHOWN = 240
 """Characters of a text that are shown."""
+COPIED_SHOWN = 8
+"""Pictures with most copies that are shown."""
 TEXTS_SHOWN = 6
 """Texts of an image that are shown."""
 
@@ -77,6 +80,26 @@ def gallery(examples: Sequence[Example], read_image: Callable[[str, str], bytes 
         if cards:
             sections.append(Section(title, note, cards))
     return sections
+
+
+@dataclass(frozen=True)
+class Copied:
+    """A picture that came many times."""
+
+    picture: str | None
+    pixelated: bool
+    row: Mapping[str, Any]
+    """As `pipeline.duplicates.commonest_pictures` lists it."""
+
+
+def copied(rows: Sequence[Mapping[str, Any]], read_image: Callable[[str, str], bytes | None]) -> list[Copied]:
+    """The first of these pictures, to look at."""
+    found = []
+    for row in rows[:COPIED_SHOWN]:
+        image = read_image(row["source"], row["key"])
+        picture, pixelated = thumbnail(image) if image is not None else (None, False)
+        found.append(Copied(picture, pixelated, row))
+    return found
 
 
 def _card(example: Example, image: bytes | None) -> Card:

@@ -73,7 +73,8 @@ class Fingerprints:
 
     def _pretrain(self, node: Node) -> dict[str, Any]:
         continued = self.config.continue_training and node.round > 0
-        return {
+        raw = {"duplicates": self._data["duplicates"]} if node.round == 0 else {}
+        return raw | {
             "seed": self.config.run.seed,
             "model": self._data["model"],
             "pretrain": self._training("pretrain", self.config.pretrain),
@@ -103,6 +104,7 @@ class Fingerprints:
             "seed": self.config.run.seed,
             "captioner": {"generate": generate},
             "filter": {"judge": judge},
+            "duplicates": self._data["duplicates"],
             "checkpoints": given,
             "sources": {source: self.corpus(source) for source in node.sources},
         }

@@ -30,6 +30,8 @@ class LearnerSpec:
     shards: tuple[ShardRef, ...]
     round: int
     """Round whose kept candidates train; 0 = the texts as they came."""
+    without_surplus: bool = False
+    """See `PairsConfig`."""
     seed: int
     total_steps: int
     steps_per_epoch: int

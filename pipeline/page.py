@@ -12,8 +12,9 @@ import numpy as np
 
 from pipeline.charts import Line, curves, histogram
 from pipeline.closing import gain, model_order
-from pipeline.gallery import PAIRS_OF_VERDICTS, SECTIONS, Card, Section, gallery, printable
+from pipeline.gallery import PAIRS_OF_VERDICTS, SECTIONS, Card, Section, copied, gallery, printable
 from pipeline.tables import SCORE_BINS, Row, RunTables
+from stages.status import STATUSES
 
 if TYPE_CHECKING:
     from pipeline.report import ReportInputs
@@ -77,6 +78,9 @@ def render_page(
         statuses=tables.status_rows(),
         sources=tables.source_rows(),
         hosts=tables.host_rows(),
+        shards=tables.shard_rows(),
+        retryable=[name for name, status in STATUSES.items() if status.retryable],
+        copied=copied(inputs.duplicates, inputs.read_image),
         histograms=histograms(bins, threshold),
         sweep_chart=sweep_chart(bins, threshold),
         sweep_rows=sweep(bins, TABLE_THRESHOLDS),

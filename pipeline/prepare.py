@@ -16,6 +16,7 @@ from pipeline.lease import Lease, hold
 from pipeline.ledger import Ledger, State
 from pipeline.load import ConfigError, dump_config
 from pipeline.plan import Node, check_node, downstream, outputs_of, plan, select
+from pipeline.replacing import clear_staging, publish, staged_shards
 from stages.manifest import check_manifest
 from stages.store import Store
 
@@ -70,6 +71,7 @@ def prepare(config: Config, *, until: str | None = None, fresh: str | None = Non
     ledger = Ledger(store)
     make_corpora(config)
     check_sources(config)
+    finish_replacing(config, store, ledger, nodes)
     prints = Fingerprints(config, nodes)
     if fresh is not None:
         forget(config, store, ledger, nodes, fresh)
@@ -77,6 +79,14 @@ def prepare(config: Config, *, until: str | None = None, fresh: str | None = Non
     state = {name: ledger.state(name, prints.inputs(name)) for name in nodes}
     ledger.save_config(dump_config(config))
     return Prepared(config, store, ledger, nodes, wanted, prints, state)
+
+
+def finish_replacing(config: Config, store: Store, ledger: Ledger, nodes: dict[str, Node]) -> None:
+    """What a `capfilt retry` that was broken off has ready takes its place, or the corpus would have holes."""
+    kinds = {name: source.kind for name, source in config.sources.items()}
+    if staged := staged_shards(store, ledger):
+        publish(store, ledger, nodes, kinds, staged)
+    clear_staging(store)
 
 
 def states(config: Config, ledger: Ledger) -> dict[str, State]:

@@ -1,4 +1,4 @@
-"""A round's report: metrics.json for programs, noise.parquet for SQL, report.html for people.
+"""A round's report: metrics.json for programs, Parquet tables for SQL, report.html for people.
 
 `report.html` is one file without a script, a font or an address outside itself: it can be mailed and archived.
 """
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from pipeline.page import render_page
 from pipeline.tables import Row, RunTables, by_source
+from stages.status import STATUSES
 from stages.store import Store
 
 NOISE_SCHEMA = pa.schema(
@@ -28,6 +29,33 @@ NOISE_SCHEMA = pa.schema(
         ("noise_ratio", pa.float64()),
     ]
 )
+
+
+STATUS_SCHEMA = pa.schema(
+    [
+        ("round", pa.int32()),
+        ("source", pa.string()),
+        ("shard", pa.int64()),
+        ("status", pa.string()),
+        ("retryable", pa.bool_()),
+        ("rows", pa.int64()),
+    ]
+)
+"""statuses.parquet: what became of the rows, by shard. `retryable`: `capfilt retry` asks for them again."""
+
+HOST_SCHEMA = pa.schema(
+    [
+        ("round", pa.int32()),
+        ("host", pa.string()),
+        ("rows", pa.int64()),
+        ("stored", pa.int64()),
+        ("failed", pa.int64()),
+        ("commonest", pa.string()),
+        ("commonest_rows", pa.int64()),
+    ]
+)
+"""hosts.parquet: the hosts with most failures, and the commonest of these."""
+HOSTS_LISTED = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +82,15 @@ class ReportInputs:
     """Reports of earlier rounds, as `previous_reports` reads them."""
     storage_options: Mapping[str, Any] = field(default_factory=dict)
     """fsspec options of the filesystem the files are on."""
+    duplicates: Sequence[Row] = ()
+    """Pictures with most copies, as `pipeline.duplicates.commonest_pictures` lists them."""
     examples_per_section: int = 8
     """Pictures in each group of examples."""
 
 
 def build_report(inputs: ReportInputs, out: Store) -> dict[str, Any]:
-    """Write report.html, noise.parquet, drift.json and, last, metrics.json into `out`; return the metrics.
+    """Write report.html, noise.parquet, statuses.parquet, hosts.parquet, drift.json and, last, metrics.json into
+    `out`; return the metrics.
 
     The same inputs give the same bytes.
     """
@@ -71,7 +102,17 @@ def build_report(inputs: ReportInputs, out: Store) -> dict[str, Any]:
         "acceptance": {row["origin"]: _acceptance(row) for row in tables.origin_rows()},
     }
     out.put("report.html", render_page(inputs, tables, metrics, drift).encode())
-    out.put("noise.parquet", noise_parquet(tables.noise_rows(), inputs.round))
+    out.put("noise.parquet", rows_parquet(tables.noise_rows(), NOISE_SCHEMA, inputs.round))
+    statuses = [
+        {
+            **row,
+            "rows": row["n"],
+            "retryable": row["status"] in STATUSES and STATUSES[row["status"]].retryable,
+        }
+        for row in tables.outcome_rows()
+    ]
+    out.put("statuses.parquet", rows_parquet(statuses, STATUS_SCHEMA, inputs.round))
+    out.put("hosts.parquet", rows_parquet(tables.host_rows(HOSTS_LISTED), HOST_SCHEMA, inputs.round))
     out.put_json("drift.json", drift)
     out.put_json("metrics.json", metrics)
     return metrics
@@ -112,11 +153,11 @@ def previous_reports(reports: Store, round: int) -> list[dict[str, Any]]:
     return found
 
 
-def noise_parquet(rows: Sequence[Row], round: int) -> bytes:
-    """noise.parquet: one row per source and origin (`NOISE_SCHEMA`)."""
-    shown = [{name: row.get(name) for name in NOISE_SCHEMA.names} | {"round": round} for row in rows]
+def rows_parquet(rows: Sequence[Row], schema: pa.Schema, round: int) -> bytes:
+    """Rows of a report as Parquet, with the round beside them."""
+    shown = [{name: row.get(name) for name in schema.names} | {"round": round} for row in rows]
     sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(shown, schema=NOISE_SCHEMA), sink)
+    pq.write_table(pa.Table.from_pylist(shown, schema=schema), sink)
     return sink.getvalue()
 
 

@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from pipeline.config import Config
+from pipeline.duplicates import commonest_pictures
 from pipeline.ledger import Ledger
 from pipeline.plan import Node
 from pipeline.report import ReportInputs, build_report, previous_reports
@@ -40,6 +41,7 @@ def write_report(
             config=summary(config, run, round_),
             previous=previous_reports(run / "reports", round_),
             storage_options=run.options,
+            duplicates=commonest_pictures(config, run),
             examples_per_section=max(1, config.report.examples // 4),
         ),
         run / f"reports/{round_}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Any, Literal
 from cluster.engine import Step, run_chain
 from pipeline.chain import bootstrap_steps, fetch_configs, fetch_steps
 from pipeline.context import Run
+from pipeline.duplicates import count_copies, mark_round
 from pipeline.errors import NodeFailed
 from pipeline.ledger import fingerprint
 from pipeline.plan import Node, outputs_of
@@ -32,7 +34,10 @@ def run_fetch(run: Run, node: Node) -> dict[str, Any]:
     with ExitStack() as stack:
         configs = fetch_configs(run.config, node.sources, stack)
         steps = fetch_steps(run.store, configs, prints, run.sizing())
-        counts = _run_shards(run, node, steps, "corpus")
+        _run_shards(run, node, steps, "corpus")
+    if run.config.duplicates.policy != "keep" and set(node.sources) & set(run.config.of_kind("web")):
+        count_copies(run.config, run.store, run.ledger)
+    counts = _count(run, node, "corpus")
     for source in node.sources:
         _check_failures(run, source, counts["by_source"][source])
     return {"outputs": outputs_of(node), "counts": counts, "summary": status_summary(counts["status"])}
@@ -60,7 +65,9 @@ def run_bootstrap(run: Run, node: Node) -> dict[str, Any]:
             corpus_fingerprints={s: fingerprint(run.prints.corpus(s)) for s in sources},
             sizing=run.sizing(),
         )
-        counts = _run_shards(run, node, steps, f"rounds/{node.round}")
+        _run_shards(run, node, steps, f"rounds/{node.round}")
+    mark_round(run, node, fetched=bool(sources))
+    counts = _count(run, node, f"rounds/{node.round}")
     for source in node.sources:
         _check_failures(run, source, counts["by_source"][source])
     return {
@@ -99,32 +106,15 @@ def _model_of(run: Run, node: Node, role: Literal["captioner", "filter"]) -> tup
     return absolute(section.checkpoint), tokenizer, run.prints.checkpoint(role)[:16]
 
 
-def _run_shards(run: Run, node: Node, steps: list[Step], folder: str) -> dict[str, Any]:
-    """Run the chain over every shard without a commit record; then count all records of the node."""
+def _run_shards(run: Run, node: Node, steps: list[Step], folder: str) -> None:
+    """Run the chain over every shard without a commit record, until all have one."""
     indexes: dict[str, Index] = {}
     for source in node.sources:
         rows = run.config.sources[source].rows
         indexes[source] = build_index(rows, run.store / f"corpus/{source}/index", source=source)
         check_parts(source, run.config.sources[source].parts, indexes[source].shards)  # before any download
     watch = _Watch(run, node, indexes, folder)
-    steps = [replace(step, tell=partial(run.board.fail, node.name)) for step in steps]
-    for attempt in range(ATTEMPTS):
-        todo = _missing(run, indexes, folder)
-        if not todo:
-            break
-        try:
-            for result in run_chain(todo, steps, segment=run.config.cluster.segment, name=node.name):
-                watch(result)
-            break
-        except NodeFailed:
-            raise
-        except Exception as error:  # the engine's, whatever it is: what it committed stays
-            left = len(_missing(run, indexes, folder))
-            if attempt == ATTEMPTS - 1 or left == len(todo):
-                raise
-            cause = " ".join(str(error).split())[:200]
-            run.progress.say(node.name, f"{type(error).__name__}: {cause}; going on with {left} shards")
-    missing = _missing(run, indexes, folder)
+    missing = stream_shards(run, node.name, steps, lambda: _missing(run, indexes, folder), watch)
     shards = sum(index.shards for index in indexes.values())
     if missing and run.stop.requested:
         raise Stopped(f"{shards - len(missing)} of {shards} shards are done")
@@ -132,9 +122,45 @@ def _run_shards(run: Run, node: Node, steps: list[Step], folder: str) -> dict[st
         first = f"shard {missing[0]['shard']} of {missing[0]['source']}"
         raise NodeFailed(
             f"{node.name}: {len(missing)} of {shards} shards failed for good (first: {first}); "
-            f"{_causes(run, node)}; the same command tries just these again"
+            f"{causes(run, node.name)}; the same command tries just these again"
         )
-    return _count(run, node, folder)
+
+
+def stream_shards(
+    run: Run,
+    name: str,
+    steps: list[Step],
+    missing: Callable[[], list[dict[str, Any]]],
+    watch: Callable[[dict[str, Any]], None],
+) -> list[dict[str, Any]]:
+    """Run the chain over the shards that are missing, and go on when the engine breaks down while it makes progress.
+
+    Args:
+        name: what `run.progress` and `run.board` know the work by.
+        missing: {"source", "shard"} of each shard that is not done.
+        watch: receives what the chain returns for a shard.
+
+    Returns:
+        The shards that are missing still.
+    """
+    steps = [replace(step, tell=partial(run.board.fail, name)) for step in steps]
+    for attempt in range(ATTEMPTS):
+        todo = missing()
+        if not todo:
+            break
+        try:
+            for result in run_chain(todo, steps, segment=run.config.cluster.segment, name=name):
+                watch(result)
+            break
+        except NodeFailed:
+            raise
+        except Exception as error:  # the engine's, whatever it is: what it committed stays
+            left = len(missing())
+            if attempt == ATTEMPTS - 1 or left == len(todo):
+                raise
+            cause = " ".join(str(error).split())[:200]
+            run.progress.say(name, f"{type(error).__name__}: {cause}; going on with {left} shards")
+    return missing()
 
 
 def _missing(run: Run, indexes: dict[str, Index], folder: str) -> list[dict[str, Any]]:
@@ -178,12 +204,12 @@ class _Watch:
         self.run.progress.advance(self.node.name, self.before + self.fresh, "  ".join(rates))
 
 
-def _causes(run: Run, node: Node) -> str:
+def causes(run: Run, name: str) -> str:
     """Why shards failed, the commonest cause first."""
-    causes = Counter(run.board.failures(node.name)).most_common(2)
-    if not causes:
+    found = Counter(run.board.failures(name)).most_common(2)
+    if not found:
         return "their processes died without a word: killed from outside or out of memory, see Ray's logs"
-    return "; ".join(cause for cause, _ in causes)
+    return "; ".join(cause for cause, _ in found)
 
 
 def _count(run: Run, node: Node, folder: str) -> dict[str, Any]:

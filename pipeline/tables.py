@@ -6,6 +6,9 @@ fsspec filesystem: pyarrow opens them, DuckDB reads the columns it needs in a st
 
 from __future__ import annotations
 
+import os
+import tempfile
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +27,9 @@ EXAMPLE_FILES = 100
 """Shards that examples and texts are drawn from; evenly spread, and the same ones in every round."""
 DRIFT_TEXTS = 20_000
 """Texts per origin that drift is measured on, one per image, the same images in every round."""
+
+MEMORY = "4GB"
+"""What DuckDB may hold before it spills."""
 
 _HOST = r"^[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#@]*@)?(\[[^\]]*\]|[^/:?#]+)"  # without user name and port
 
@@ -44,6 +50,14 @@ def open_parquet(
     filesystem, _ = fsspec.core.url_to_fs(files[0], **dict(storage_options or {}))
     paths = [fsspec.core.strip_protocol(file) for file in files]
     return ds.dataset(paths, schema=schema, filesystem=filesystem, format="parquet")
+
+
+def database() -> duckdb.DuckDBPyConnection:
+    """DuckDB in memory that spills to the temporary folder when groups do not fit; it clears up when it is closed."""
+    folder = os.path.join(tempfile.gettempdir(), f"capfilt-duckdb-{uuid.uuid4().hex[:8]}")
+    return duckdb.connect(
+        config={"memory_limit": MEMORY, "temp_directory": folder, "preserve_insertion_order": False}
+    )
 
 
 @dataclass(frozen=True)
@@ -87,11 +101,14 @@ class RunTables:
         corpus_files: Sequence[str],
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
-        self._sql = duckdb.connect()
+        self._sql = database()
         self._sql.register("corpus", open_parquet(corpus_files, CORPUS_SCHEMA, storage_options))
         self._sql.register("candidates", open_parquet(candidate_files, CANDIDATE_SCHEMA, storage_options))
         some = _spread(candidate_files, EXAMPLE_FILES)
         self._sql.register("some_candidates", open_parquet(some, CANDIDATE_SCHEMA, storage_options))
+        self._sql.execute(
+            "CREATE TABLE outcomes AS SELECT source, shard, status, count(*) AS n FROM corpus GROUP BY ALL"
+        )
         self._sql.execute(
             "CREATE TABLE truths AS SELECT source, key, any_value(truth) AS truth FROM corpus "
             "WHERE truth IS NOT NULL GROUP BY ALL"
@@ -150,19 +167,46 @@ class RunTables:
     def status_rows(self) -> list[Row]:
         """Rows of the corpus by status: status, n; success first, then the commonest."""
         return self._rows(
-            "SELECT status, count(*) AS n FROM corpus GROUP BY status ORDER BY status <> 'success', n DESC, status"
+            "SELECT status, sum(n)::BIGINT AS n FROM outcomes GROUP BY status "
+            "ORDER BY status <> 'success', n DESC, status"
         )
 
+    def outcome_rows(self) -> list[Row]:
+        """By source, shard and status: n. As many rows as shards have statuses, however many rows these have."""
+        return self._rows("SELECT source, shard, status, n FROM outcomes ORDER BY ALL")
+
     def source_rows(self) -> list[Row]:
-        """By source: rows, stored, failed, and the commonest failure."""
-        return self._rows(f"SELECT source, {_FAILURES} FROM corpus GROUP BY ALL ORDER BY source")
+        """By source: rows, stored, failed, commonest failure with its count, and statuses, [(status, n)]."""
+        rows = self._rows(_failures("source", "outcomes") + " ORDER BY source")
+        by_status = self._rows(
+            "SELECT source, status, sum(n)::BIGINT AS n FROM outcomes WHERE status <> 'success' "
+            "GROUP BY ALL ORDER BY source, n DESC, status"
+        )
+        for row in rows:
+            row["statuses"] = [(s["status"], s["n"]) for s in by_status if s["source"] == row["source"]]
+        return rows
+
+    def shard_rows(self, limit: int = 10) -> list[Row]:
+        """The shards with most failures: source, shard and what `source_rows` has but for statuses."""
+        return self._rows(
+            _failures("source, shard", "outcomes")
+            + " HAVING failed > 0 ORDER BY failed DESC, rows, source, shard LIMIT ?",
+            [limit],
+        )
 
     def host_rows(self, limit: int = 10) -> list[Row]:
-        """The hosts with most failures (then most rows): host, rows, stored, failed, commonest failure."""
+        """The hosts with most failures (then most rows): host, rows, stored, failed, commonest failure, its count.
+
+        Hosts are counted once, when this is first called.
+        """
+        self._sql.execute(
+            "CREATE TABLE IF NOT EXISTS hosts AS SELECT lower(regexp_extract(url, $host, 1)) AS host, status, "
+            "count(*) AS n FROM corpus GROUP BY ALL",
+            {"host": _HOST},
+        )
         return self._rows(
-            f"SELECT lower(regexp_extract(url, ?, 1)) AS host, {_FAILURES} FROM corpus "
-            "GROUP BY host HAVING host <> '' ORDER BY failed DESC, rows DESC, host LIMIT ?",
-            [_HOST, limit],
+            _failures("host", "hosts") + " HAVING host <> '' ORDER BY failed DESC, rows DESC, host LIMIT ?",
+            [limit],
         )
 
     def settings(self) -> list[Row]:
@@ -248,12 +292,18 @@ _RATIOS = f"""
         / nullif(sum(n) FILTER (kept IS NOT NULL AND truth IS NOT NULL), 0) AS planted
 """
 
-_FAILURES = """
-    count(*) AS rows,
-    count(*) FILTER (status = 'success') AS stored,
-    count(*) FILTER (status <> 'success') AS failed,
-    mode(status ORDER BY status) FILTER (status <> 'success') AS commonest
-"""
+
+def _failures(columns: str, table: str) -> str:
+    """Counts by these columns of a table of (…, status, n)."""
+    failed = "status <> 'success'"
+    # The first name of the commonest: "dns" before "timeout" where there are as many.
+    best = f"ORDER BY n DESC, status) FILTER ({failed})"
+    return f"""
+    SELECT {columns}, sum(n)::BIGINT AS rows, coalesce(sum(n) FILTER (NOT {failed}), 0)::BIGINT AS stored,
+        coalesce(sum(n) FILTER ({failed}), 0)::BIGINT AS failed,
+        first(status {best} AS commonest, first(n {best} AS commonest_rows
+    FROM (SELECT {columns}, status, sum(n)::BIGINT AS n FROM {table} GROUP BY ALL) GROUP BY {columns}"""
+
 
 _PICKS = """
 CREATE OR REPLACE TABLE picks AS

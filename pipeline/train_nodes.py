@@ -9,6 +9,7 @@ from typing import Any
 from cluster.train import TrainingStopped, TrainJob, fit
 from pipeline.config import ModelSection
 from pipeline.context import Run
+from pipeline.duplicates import ensure_counted, surplus_texts
 from pipeline.errors import NodeFailed
 from pipeline.learner_spec import LearnerSpec, build_learner
 from pipeline.plan import Node, outputs_of
@@ -21,6 +22,8 @@ from stages.store import Store
 def run_training(run: Run, node: Node) -> dict[str, Any]:
     """Pretraining or finetuning on Ray Train."""
     train = run.config.trainings()[node.kind]
+    if _without_surplus(run, node):
+        ensure_counted(run.config, run.store, run.ledger)
     refs, pairs, pairs_per_epoch = training_shards(run, node)
     if pairs < 2:
         raise NodeFailed(f"{node.name}: {pairs} training pairs; nothing to train on")
@@ -40,6 +43,7 @@ def run_training(run: Run, node: Node) -> dict[str, Any]:
         tokenizer=ensure_tokenizer(run.config, run.store, run.ledger) if start is None else "",
         shards=tuple(refs),
         round=node.round if node.kind == "pretrain" else 0,
+        without_surplus=_without_surplus(run, node),
         seed=run.config.run.seed * 1000 + node.round,
         total_steps=steps,
         steps_per_epoch=per_epoch,
@@ -88,6 +92,7 @@ def training_shards(run: Run, node: Node) -> tuple[list[ShardRef], int, float]:
     """
     refs: list[ShardRef] = []
     pairs, pairs_per_epoch = 0, 0.0
+    surplus = surplus_texts(run.store) if _without_surplus(run, node) else {}
     for source in run.config.trains_on(node.kind):
         section = run.config.sources[source]
         bootstrapped = section.kind == "web" and node.round > 0
@@ -96,13 +101,21 @@ def training_shards(run: Run, node: Node) -> tuple[list[ShardRef], int, float]:
         before = pairs
         for record in run.ledger.records(folder):
             kept = sum(v.get("kept", 0) for v in record.get("candidates", {}).values())
-            count = kept if bootstrapped else record["texts"]
+            raw = record.get("texts", 0) - surplus.get((source, record["shard"]), 0)
+            count = kept if bootstrapped else raw
             if count:
                 found.append(ShardRef(source, record["shard"], section.kind))  # type: ignore[arg-type]
                 pairs += count
         refs += deal(found, section.parts)
         pairs_per_epoch += (pairs - before) / section.parts
     return refs, pairs, pairs_per_epoch
+
+
+def _without_surplus(run: Run, node: Node) -> bool:
+    """Whether a training on web texts as they came has to leave surplus copies out by itself."""
+    reads_web = set(run.config.trains_on(node.kind)) & set(run.config.of_kind("web"))
+    raw = node.kind == "pretrain" and node.round == 0 and bool(reads_web)
+    return raw and run.config.duplicates.policy == "drop"
 
 
 def _start_of(run: Run, node: Node) -> str | None:

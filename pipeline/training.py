@@ -156,7 +156,9 @@ class PairLearner:
         spec = self.spec
         step = Step(
             name="pairs",
-            make=partial(ReadPairs, PairsConfig(run=spec.run, round=spec.round)),
+            make=partial(
+                ReadPairs, PairsConfig(run=spec.run, round=spec.round, without_surplus=spec.without_surplus)
+            ),
             kind="read",
             cpus=0.0,
         )

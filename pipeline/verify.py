@@ -18,6 +18,8 @@ from pipeline.plan import Node, downstream, outputs_of
 from stages.manifest import read_slice
 from stages.store import Store, sha256
 
+REPORT_FILES = ("metrics.json", "report.html", "noise.parquet", "statuses.parquet", "hosts.parquet")
+
 THREADS = 8
 """Shards read at once; each is in memory whole."""
 
@@ -66,7 +68,7 @@ def verify_run(config: Config, store: Store, ledger: Ledger, nodes: dict[str, No
         elif node.kind in ("pretrain", "captioner", "filter"):
             _verify_model(store, ledger, node, found)
         elif node.kind == "report" and ledger.node(node.name) is not None:
-            for name in ("metrics.json", "report.html", "noise.parquet"):
+            for name in REPORT_FILES:
                 if not store.exists(f"reports/{node.round}/{name}"):
                     found.problems.append(Problem(f"reports/{node.round}/{name}", "missing", node.name))
     return found

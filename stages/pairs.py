@@ -12,12 +12,14 @@ import hashlib
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stages.duplicates import Copies
 from stages.read import read_corpus_shard
 from stages.store import Store
 
@@ -41,6 +43,8 @@ class PairsConfig:
     round: int = 0
     """0: web images come with their web texts, all of them. r > 0: with what round r's filter kept, web and
     synthetic alike. Human images always come with their human texts."""
+    without_surplus: bool = False
+    """Leave out web images that are surplus copies (`stages.duplicates`). In rounds after 0 the verdicts do that."""
 
 
 @dataclass(frozen=True)
@@ -100,15 +104,20 @@ class ReadPairs:
     def read(self, ref: ShardRef) -> pa.Table:
         rows = read_corpus_shard(self.config.run / f"corpus/{ref.source}", ref.shard)
         kept = self._kept_texts(ref) if ref.kind == "web" and self.config.round > 0 else None
+        copies = self._copies if ref.kind == "web" and self.config.without_surplus else None
         found = []
-        for row in rows.select(["key", "source", "texts", "sha256", "status", "image"]).to_pylist():
+        for row in rows.select(["key", "source", "texts", "sha256", "phash", "status", "image"]).to_pylist():
             texts = row["texts"] if kept is None else kept.get(row["key"], [])
             texts = [text for text in texts or [] if text.strip()]
-            if row["status"] == "success" and texts:
+            if row["status"] == "success" and texts and not (copies is not None and copies.is_surplus(row)):
                 identity = row["sha256"] or f"{row['source']}/{row['key']}"
                 row = {name: row[name] for name in ("key", "source", "image")}
                 found.append(row | {"texts": texts, "image_id": image_id(identity)})
         return pa.Table.from_pylist(found, schema=PAIRS_SCHEMA)
+
+    @cached_property
+    def _copies(self) -> Copies:
+        return Copies.read(self.config.run)
 
     def _kept_texts(self, ref: ShardRef) -> dict[str, list[str]]:
         store = self.config.run / f"rounds/{self.config.round}/{ref.source}"

@@ -89,7 +89,8 @@ CANDIDATE_SCHEMA = pa.schema(
     ]
 )
 """`rounds/<r>/<source>/000012.parquet`: one row per (image, text) candidate. `kept` is NULL, and so outside
-every ratio, for a candidate that nobody could judge (flag `empty`)."""
+every ratio, for a candidate that nobody could judge (flag `empty`) and, by policy, for one whose image is a surplus
+copy (flag `duplicate_image`, `stages.duplicates`)."""
 
 
 def row_key(shard: int, row: int) -> str:

@@ -146,6 +146,18 @@ class Store:
         if self.fs.exists(path):
             self.fs.rm(path, recursive=True)
 
+    def move(self, name: str, target: str) -> None:
+        """Give the file `name` the name `target`, replacing what was there; nothing happens when that was done
+        before. On object stores a copy inside the store, then a removal."""
+        if self.exists(target) and not self.exists(name):
+            return
+        if self.is_local:
+            os.makedirs(os.path.dirname(self.path(target)), exist_ok=True)
+            os.replace(self.path(name), self.path(target))
+        else:
+            self.fs.cp_file(self.path(name), self.path(target))
+            self.fs.rm_file(self.path(name))
+
     def walk(self, folder: str = "") -> Iterator[str]:
         """Names of all files below `folder`, relative to the store, sorted."""
         base = self.path()

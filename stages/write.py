@@ -10,6 +10,7 @@ import io
 import json
 import tarfile
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,31 +76,16 @@ class Write:
         store, name = self.config.run / f"corpus/{source}", f"{shard:06d}"
         if store.exists(f"{name}.json"):
             return store.read_json(f"{name}.json")
-        files = [store.put(f"{name}.tar", corpus_tar(batch))]
-        rows = batch.select(CORPUS_SCHEMA.names).cast(CORPUS_SCHEMA)
-        files.append(store.put(f"{name}.parquet", parquet_bytes(rows)))
-        counts = Counter(batch["status"].to_pylist())
-        record = {
-            "kind": "corpus",
-            "source": source,
-            "shard": shard,
-            "version": SCHEMA_VERSION,
-            "fingerprint": self.config.corpus_fingerprints[source],
-            "files": files,
-            "rows": {"read": batch.num_rows, "status": dict(counts)},
-            "texts": count_texts(batch),
-            "seconds": stage_seconds(batch),
-        }
+        files = [store.put(f"{name}.{ending}", data) for ending, data in corpus_files(batch)]
+        record = corpus_record(batch, self.config.corpus_fingerprints[source], files)
         return commit(store, f"{name}.json", record)
 
     def _write_candidates(self, batch: pa.Table, source: str, shard: int) -> Any:
         store, name = self.config.run / f"rounds/{self.config.round}/{source}", f"{shard:06d}"
+        if store.exists(f"{name}.json"):
+            return store.read_json(f"{name}.json")
         rows = self._candidate_rows(batch)
         file = store.put(f"{name}.parquet", parquet_bytes(table_of(rows, CANDIDATE_SCHEMA)))
-        origins: dict[str, Counter[str]] = {}
-        for row in rows:
-            verdict = {True: "kept", False: "dropped", None: "unjudged"}[row["kept"]]
-            origins.setdefault(row["origin"], Counter())[verdict] += 1
         record = {
             "kind": "candidates",
             "source": source,
@@ -109,7 +95,7 @@ class Write:
             "fingerprint": self.config.round_fingerprint,
             "files": [file],
             "rows": {"read": batch.num_rows, "status": dict(Counter(batch["status"].to_pylist()))},
-            "candidates": {origin: dict(counts) for origin, counts in sorted(origins.items())},
+            "candidates": count_verdicts(rows),
             "seconds": stage_seconds(batch),
         }
         return commit(store, f"{name}.json", record)
@@ -140,6 +126,27 @@ class Write:
         return rows
 
 
+def corpus_files(batch: pa.Table) -> Iterator[tuple[str, bytes]]:
+    """(name's ending, content) of a corpus shard's files, in the order in which they are written."""
+    yield "tar", corpus_tar(batch)
+    yield "parquet", parquet_bytes(batch.select(CORPUS_SCHEMA.names).cast(CORPUS_SCHEMA))
+
+
+def corpus_record(batch: pa.Table, fingerprint: str, files: list[dict[str, Any]]) -> dict[str, Any]:
+    """Commit record of a corpus shard whose rows are `batch`."""
+    return {
+        "kind": "corpus",
+        "source": batch["source"][0].as_py(),
+        "shard": batch["shard"][0].as_py(),
+        "version": SCHEMA_VERSION,
+        "fingerprint": fingerprint,
+        "files": files,
+        "rows": {"read": batch.num_rows, "status": dict(Counter(batch["status"].to_pylist()))},
+        "texts": count_texts(batch),
+        "seconds": stage_seconds(batch),
+    }
+
+
 def commit(store: Store, name: str, record: dict[str, Any]) -> Any:
     """Create the record; when another attempt was first, its record is the truth and is returned.
 
@@ -151,6 +158,15 @@ def commit(store: Store, name: str, record: dict[str, Any]) -> Any:
     if store.create(name, encode_json(record)):
         return record
     return store.read_json(name)
+
+
+def count_verdicts(candidates: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """{origin: {"kept" | "dropped" | "unjudged": candidates}}."""
+    origins: dict[str, Counter[str]] = {}
+    for row in candidates:
+        verdict = {True: "kept", False: "dropped", None: "unjudged"}[row["kept"]]
+        origins.setdefault(row["origin"], Counter())[verdict] += 1
+    return {origin: dict(counts) for origin, counts in sorted(origins.items())}
 
 
 def count_texts(batch: pa.Table) -> int:

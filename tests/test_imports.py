@@ -49,8 +49,11 @@ def test_only_cluster_imports_ray(path):
         # A mistake in a config is told before Ray or torch is there.
         ("pipeline.cli, pipeline.load, pipeline.prepare, pipeline.errors", ("torch", "ray")),
         # The driver of a chain of given checkpoints, and the workers that fetch and write, hold no torch.
-        ("pipeline.run, pipeline.shard_nodes, pipeline.evaluating, pipeline.reporting", ("torch",)),
-        ("stages.fetch, stages.write, stages.read, stages.pairs", ("torch", "ray")),
+        (
+            "pipeline.run, pipeline.shard_nodes, pipeline.retry, pipeline.evaluating, pipeline.reporting",
+            ("torch",),
+        ),
+        ("stages.fetch, stages.write, stages.read, stages.retry, stages.pairs", ("torch", "ray")),
     ],
 )
 def test_light_modules_import_nothing_heavy(modules, heavy):

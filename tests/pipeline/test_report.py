@@ -163,12 +163,67 @@ def test_failures_are_counted_by_status_source_and_host(run: Path) -> None:
         ("timeout", 1),
     ]
     assert tables.source_rows() == [
-        {"source": "a", "rows": 8, "stored": 5, "failed": 3, "commonest": "http_404"},
-        {"source": "b", "rows": 2, "stored": 2, "failed": 0, "commonest": None},
+        {
+            "source": "a",
+            "rows": 8,
+            "stored": 5,
+            "failed": 3,
+            "commonest": "http_404",
+            "commonest_rows": 2,
+            "statuses": [("http_404", 2), ("timeout", 1)],
+        },
+        {
+            "source": "b",
+            "rows": 2,
+            "stored": 2,
+            "failed": 0,
+            "commonest": None,
+            "commonest_rows": None,
+            "statuses": [],
+        },
     ]
     hosts = [(r["host"], r["rows"], r["failed"]) for r in tables.host_rows()]
     assert hosts == [("two.example", 3, 2), ("one.example", 4, 1), ("[::1]", 1, 0)], "paths have no host"
-    assert len(tables.host_rows(limit=1)) == 1
+    # two.example has one of each: the first by name
+    assert tables.host_rows(limit=1) == [
+        {
+            "host": "two.example",
+            "rows": 3,
+            "stored": 1,
+            "failed": 2,
+            "commonest": "http_404",
+            "commonest_rows": 1,
+        }
+    ]
+    assert [(r["source"], r["shard"], r["failed"]) for r in tables.shard_rows()] == [("a", 0, 3)]
+
+
+def test_statuses_and_hosts_are_tables_beside_the_page(inputs: ReportInputs, tmp_path: Path) -> None:
+    build_report(inputs, Store(str(tmp_path / "reports/1")))
+    statuses = pq.read_table(tmp_path / "reports/1/statuses.parquet").to_pylist()
+    assert [(r["source"], r["shard"], r["status"], r["retryable"], r["rows"]) for r in statuses] == [
+        ("a", 0, "http_404", False, 2), ("a", 0, "success", False, 5), ("a", 0, "timeout", True, 1),
+        ("b", 0, "success", False, 2),
+    ]  # fmt: skip
+    hosts = pq.read_table(tmp_path / "reports/1/hosts.parquet").to_pylist()
+    assert [tuple(r.values()) for r in hosts] == [
+        (1, "two.example", 3, 1, 2, "http_404", 1), (1, "one.example", 4, 3, 1, "http_404", 1),
+        (1, "[::1]", 1, 1, 0, None, None),
+    ]  # fmt: skip
+    page = (tmp_path / "reports/1/report.html").read_text()
+    assert "capfilt retry RUN --class timeout" in page and 'id="copies"' not in page
+
+
+def test_the_commonest_pictures_are_shown_with_their_counts(inputs: ReportInputs, tmp_path: Path) -> None:
+    copies = [
+        {"kind": "exact", "copies": 12345, "source": "a", "key": "1", "surplus": 12245},
+        {"kind": "perceptual", "copies": 7, "source": "b", "key": "1", "surplus": 0},
+    ]
+    build_report(replace(inputs, duplicates=copies), Store(str(tmp_path / "reports/1")))
+    page = (tmp_path / "reports/1/report.html").read_text()
+    part = page[page.index('id="copies"') : page.index('id="examples"')]
+    assert part.count("<article>") == 2 and part.count("data:image") == 1, "b/1 has no picture"
+    assert "12\u202f345 copies</b>, 12\u202f245 over the limit" in part and "<b>7 copies</b></span>" in part
 
 
 def test_examples_are_grouped_by_their_verdicts(run: Path) -> None:

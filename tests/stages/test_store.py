@@ -75,3 +75,15 @@ def test_memory_filesystem_keeps_the_same_promises():
     assert store.read("a/x") == b"1" and store.list("a") == ["x"]
     assert store.address("a/x") == "memory://capfilt-test/a/x"
     assert sha256(b"1") == store.put("a/x", b"1")["sha256"]
+
+
+@pytest.mark.parametrize("kind", ["disk", "memory"])
+def test_move_replaces_and_can_be_done_twice(kind, tmp_path):
+    store = Store(str(tmp_path) if kind == "disk" else "memory://capfilt-move")
+    store.put("there/x", b"old")
+    store.put("here/y", b"new")
+    for _ in range(2):
+        store.move("here/y", "there/x")
+        assert store.read("there/x") == b"new" and not store.exists("here/y")
+    with pytest.raises(FileNotFoundError):
+        store.move("here/y", "there/z")

@@ -1,0 +1,77 @@
+"""A placeholder under many urls, in the one-pass chain: the first copies are judged, the others wait for nobody."""
+
+import csv
+import shutil
+
+import duckdb
+import pytest
+from rich.console import Console
+
+from pipeline.ledger import Ledger
+from pipeline.load import parse_config
+from pipeline.plan import plan
+from pipeline.run import run_dag
+from pipeline.verify import verify_run
+from stages.store import Store
+from tests.faults.harness import chain_data
+
+ROWS, COPIES, LIMIT = 45, 20, 5
+"""45 rows in shards of 20; every url of an even row below 40 is the placeholder's, by another query."""
+
+
+@pytest.fixture(scope="module")
+def placeholder(finished, tmp_path_factory):
+    """(run directory, config) of a bootstrap over urls of which 20 give one picture."""
+    folder = tmp_path_factory.mktemp("placeholder")
+    data = chain_data(folder, finished[0] / "models")
+    pictures = finished[0].parent / "shapes/web"
+    shutil.copytree(pictures, folder / "web")
+    names = sorted(
+        p.relative_to(folder / "web").as_posix()
+        for p in (folder / "web").rglob("*.*")
+        if p.suffix in (".jpg", ".png")
+    )
+    urls = [f"{names[0]}?{i}" if i % 2 == 0 and i < 40 else names[i] for i in range(ROWS)]
+    with open(folder / "urls.csv", "w", newline="") as stream:
+        csv.writer(stream).writerows(
+            [("url", "caption"), *((url, f"text {i}") for i, url in enumerate(urls))]
+        )
+    data["sources"] = {
+        "web": {
+            "kind": "web",
+            "rows": {"manifest": str(folder / "urls.csv"), "shard_size": 20},
+            "serve": str(folder / "web"),
+        }
+    }
+    data["duplicates"] = {"max_copies": LIMIT, "perceptual": False}
+    config = parse_config(data, "test")
+    outcome = run_dag(config, Console(quiet=True))
+    assert outcome.failed == {}
+    return folder / "run", config
+
+
+def test_the_first_copies_have_verdicts_and_the_ratio_is_theirs(placeholder):
+    run, _ = placeholder
+    glob = f"{run}/rounds/1/**/*.parquet"
+    judged = duckdb.sql(
+        f"SELECT DISTINCT shard, key[7:]::INT FROM '{glob}' WHERE kept IS NOT NULL ORDER BY ALL"
+    ).fetchall()
+    surplus = [divmod(i, 20) for i in range(2 * LIMIT, 40, 2)]
+    assert len(surplus) == COPIES - LIMIT
+    assert judged == [divmod(i, 20) for i in range(ROWS) if divmod(i, 20) not in surplus]
+    flagged = duckdb.sql(
+        f"SELECT DISTINCT shard, key[7:]::INT FROM '{glob}' WHERE list_contains(flags, 'duplicate_image') "
+        "AND kept IS NULL AND itm_prob IS NOT NULL ORDER BY ALL"
+    ).fetchall()
+    assert flagged == surplus
+
+
+def test_the_run_verifies_and_the_report_shows_the_placeholder(placeholder):
+    run, config = placeholder
+    store = Store(str(run))
+    found = verify_run(config, store, Ledger(store), plan(config))
+    assert found.problems == [] and found.rows == 2 * ROWS
+    page = (run / "reports/1/report.html").read_text()
+    assert f"<b>{COPIES} copies</b>, {COPIES - LIMIT} over the limit" in page
+    record = store.read_json("nodes/bootstrap.1.json")
+    assert record["counts"]["candidates"]["web"]["unjudged"] == COPIES - LIMIT

@@ -1,0 +1,98 @@
+"""`capfilt retry` through Ray: the rows come back, and the run that goes on is the one that never lost them."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+
+from pipeline.ledger import Ledger
+from pipeline.prepare import hold_run
+from pipeline.retry import closing_lines, retry_rows
+from pipeline.run import run_dag
+from stages.read import read_corpus_shard
+from stages.rows import with_column
+from stages.store import Store
+from stages.write import corpus_files, corpus_record
+
+LOST = {"00000100003": "timeout", "00000100011": "dns", "00000400000": "http_5xx"}
+"""Key → status it is given; of shards 1 and 4."""
+
+
+@pytest.fixture
+def losses(finished, tmp_path):
+    """(run directory, config) of a copy of the finished run in which three rows had failed when it was fetched."""
+    original, config, _ = finished
+    run = tmp_path / "run"
+    shutil.copytree(original, run)
+    corpus = Store(str(run / "corpus/web"))
+    for shard in (1, 4):
+        record = corpus.read_json(f"{shard:06d}.json")
+        rows = read_corpus_shard(corpus, shard)
+        keys = rows["key"].to_pylist()
+        for name in ("status", "error_message", "image", "sha256"):
+            failed = {key: LOST[key] if name in ("status", "error_message") else None for key in LOST}
+            values = [failed.get(k, v) for k, v in zip(keys, rows[name].to_pylist(), strict=True)]
+            rows = with_column(rows, name, values, rows.schema.field(name).type)
+        files = [corpus.put(f"{shard:06d}.{ending}", data) for ending, data in corpus_files(rows)]
+        made = corpus_record(rows, record["fingerprint"], files) | {"seconds": record["seconds"]}
+        corpus.put_json(f"{shard:06d}.json", made)
+    return run, config.model_copy(update={"run": config.run.model_copy(update={"dir": str(run)})})
+
+
+def ask(config, *classes):
+    console = Console(quiet=True)
+    with hold_run(config, console.print) as lease:
+        return retry_rows(config, classes, console, lease)
+
+
+def test_lost_rows_come_back_and_downstream_sees_them(losses, finished, ray_session):
+    run, config = losses
+    times = {path: path.stat().st_mtime_ns for path in run.rglob("0*.*")}
+    found = ask(config, "dns", "http_5xx", "timeout")
+    assert (found.asked, dict(found.status), found.shards, found.changed) == (3, {"success": 3}, 2, 2)
+    assert found.failed is None and found.again == ["fetch", "bootstrap.1", "report.1"]
+    assert found.trained == "pretrain.0"
+    lines = dict(closing_lines(found, str(run), "capfilt retry"))
+    assert lines["continue"] == f"capfilt run {run}/config.yaml --set run.dir={run}"
+    ledger = Ledger(Store(str(run)))
+    assert ledger.committed("rounds/1/web") == [0, 2, 3]
+    outcome = run_dag(config, Console(quiet=True))
+    assert outcome.failed == {} and outcome.done == ["fetch", "bootstrap.1", "report.1"]
+    changed = {str(p.relative_to(run)) for p, t in times.items() if p.stat().st_mtime_ns != t}
+    assert {name for name in changed if name.startswith(("corpus", "rounds"))} == {
+        f"{folder}/00000{shard}.{ending}"
+        for shard in (1, 4)
+        for folder, endings in (
+            ("corpus/web", ("tar", "parquet", "json")),
+            ("rounds/1/web", ("parquet", "json")),
+        )
+        for ending in endings
+    }
+    for name in changed:
+        if name.endswith((".tar", ".parquet")) and not name.startswith("reports"):
+            assert (run / name).read_bytes() == (finished[0] / name).read_bytes(), name
+    counts = json.loads((run / "nodes/fetch.json").read_text())["counts"]
+    assert counts == json.loads((finished[0] / "nodes/fetch.json").read_text())["counts"] | {
+        "stage_seconds": counts["stage_seconds"]
+    }
+    assert not (run / "replacing").exists()
+    again = ask(config, "dns", "http_5xx", "timeout")
+    assert (again.asked, again.changed, again.again) == (0, 0, [])
+
+
+def test_command_tells_mistakes(finished):
+    def command(*words):
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline", "retry", *words], capture_output=True, text=True, timeout=120
+        )
+        return done.returncode, done.stderr.strip()
+
+    assert command("nowhere") == (
+        2,
+        "error: nowhere: no run directory (it has no config.yaml); give what run.dir was",
+    )
+    code, said = command(str(finished[0]), "--class", "dns,slow")
+    assert code == 2 and said.startswith("error: --class: slow: no such status; allowed: dns, connect,")
