@@ -87,6 +87,7 @@ def bootstrap_steps(
         Caption,
         generate,
         checkpoint=models["captioner"],
+        run=run,
         tokenizer=tokenizers["captioner"],
         seed=config.run.seed,
         round=round_,
@@ -95,6 +96,7 @@ def bootstrap_steps(
         Filter,
         judge,
         checkpoint=models["filter"],
+        run=run,
         tokenizer=tokenizers["filter"],
         keep_images=bool(fetching),
     )

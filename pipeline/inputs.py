@@ -16,6 +16,7 @@ from pipeline.load import plain
 from pipeline.plan import Node
 from stages.artifacts import local_artifact
 from stages.rows import SCHEMA_VERSION
+from stages.store import Store
 
 FETCH_FIELDS = ("base_url", "image_root", "max_bytes", "image")
 """Fetch settings that decide what is stored; the others decide how and how long the web is asked."""
@@ -55,7 +56,9 @@ class Fingerprints:
         """Digest of the checkpoint given for "captioner" or "filter"."""
         section = getattr(self.config, role)
         if role not in self._digests:
-            self._digests[role] = checkpoint_digest(local_artifact(section.checkpoint, f"{role}.checkpoint"))
+            run = Store(self.config.run.dir, self.config.run.storage_options)
+            path = local_artifact(section.checkpoint, f"{role}.checkpoint", run)
+            self._digests[role] = checkpoint_digest(path)
         return self._digests[role]
 
     def _fetch(self, node: Node) -> dict[str, Any]:

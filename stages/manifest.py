@@ -17,13 +17,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from annotated_types import Ge, Le
 
 from stages.annotations import annotation_rows
 from stages.rows import ROWS_PER_SHARD_LIMIT
+from stages.storage import open_filesystem
 from stages.store import Store
 
 INDEX_SCHEMA = pa.schema(
@@ -133,8 +133,9 @@ def check_manifest(config: ManifestConfig, where: str) -> None:
 def read_slice(store: Store, shard: int) -> pa.Table:
     """Index rows of one shard (schema `INDEX_SCHEMA`)."""
     part, row_group = divmod(shard, SHARDS_PER_PART)
-    with store.fs.open(store.path(_part_name(part)), "rb") as stream:
-        return pq.ParquetFile(stream).read_row_group(row_group)
+    # No read-ahead: of a part that holds 1,000 shards an object store is asked for the footer and this shard alone.
+    with store.fs.open(store.path(_part_name(part)), "rb", cache_type="none") as stream:
+        return pq.ParquetFile(stream, pre_buffer=True).read_row_group(row_group)
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def manifest_files(config: ManifestConfig, where: str) -> list[ManifestFile]:
     found: list[ManifestFile] = []
     for pattern in patterns:
         try:
-            fs, path = fsspec.core.url_to_fs(pattern, **config.storage_options)
+            fs, path = open_filesystem(pattern, config.storage_options)
             paths = _expand(fs, path)
         except (OSError, ValueError, ImportError) as error:
             raise ManifestError(f"{where}.manifest: cannot read {pattern} ({error})") from error

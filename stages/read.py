@@ -6,16 +6,17 @@ import io
 import json
 import tarfile
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.manifest import read_slice
 from stages.rows import CORPUS_SCHEMA, ROW_SCHEMA, row_key, table_of
+from stages.storage import open_filesystem
 from stages.store import Store
 
 STOP_FILE = "lease/stop"
@@ -46,14 +47,14 @@ class Read:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """One row {"source", "shard"} in, the rows of that shard (`ROW_SCHEMA`) out; none once the run is to stop."""
-        if self.config.run.exists(STOP_FILE):
+        if self.config.run.get(STOP_FILE) is not None:
             return table_of([], ROW_SCHEMA)
         tables = [self.read(item["source"], item["shard"]) for item in batch.to_pylist()]
         return tables[0] if len(tables) == 1 else pa.concat_tables(tables)
 
     def read(self, source: str, shard: int) -> pa.Table:
         corpus = self.config.run / f"corpus/{source}"
-        if corpus.exists(f"{shard:06d}.json"):
+        if corpus.get(f"{shard:06d}.json") is not None:
             return read_corpus_shard(corpus, shard, images=self.config.images)
         index = read_slice(corpus / "index", shard).to_pylist()
         if index[0]["tar"] is not None:
@@ -81,8 +82,9 @@ def read_corpus_shard(corpus: Store, shard: int, *, images: bool = True) -> pa.T
     name = f"{shard:06d}"
     rows = pq.read_table(io.BytesIO(corpus.read(f"{name}.parquet")), schema=CORPUS_SCHEMA)
     stored: dict[str, bytes] = {}
-    if images and corpus.exists(f"{name}.tar"):
-        stored = read_tar_images(corpus.read(f"{name}.tar"))
+    if images:
+        with suppress(FileNotFoundError):  # told below, with the first image that is lacking
+            stored = read_tar_images(corpus.read(f"{name}.tar"))
     values = []
     for key, status in zip(rows["key"].to_pylist(), rows["status"].to_pylist(), strict=True):
         if images and status == "success" and key not in stored:
@@ -112,7 +114,8 @@ def tar_rows(address: str) -> Iterable[dict[str, Any]]:
     with the tar is stored as it is after the same checks as a downloaded one.
     """
     samples: dict[str, dict[str, bytes]] = {}
-    with fsspec.open(address, "rb") as stream, tarfile.open(fileobj=io.BytesIO(stream.read())) as tar:
+    fs, path = open_filesystem(address)
+    with fs.open(path, "rb") as stream, tarfile.open(fileobj=io.BytesIO(stream.read())) as tar:
         for member in tar:
             if member.isfile():
                 base, _, extension = member.name.rpartition("/")[2].partition(".")

@@ -73,8 +73,8 @@ class Write:
 
     def _write_corpus(self, batch: pa.Table, source: str, shard: int) -> Any:
         store, name = self.config.run / f"corpus/{source}", f"{shard:06d}"
-        if store.exists(f"{name}.json"):
-            return store.read_json(f"{name}.json")
+        if (standing := store.find_json(f"{name}.json")) is not None:
+            return standing
         files = [store.put(f"{name}.tar", corpus_tar(batch))]
         rows = batch.select(CORPUS_SCHEMA.names).cast(CORPUS_SCHEMA)
         files.append(store.put(f"{name}.parquet", parquet_bytes(rows)))
