@@ -102,13 +102,8 @@ def build_index(config: ManifestConfig, store: Store, *, source: str) -> Index:
     where = f"sources.{source}"
     files = manifest_files(config, where)
     identity = _identity(files, config)
-    if store.exists("index.json"):
-        known = store.read_json("index.json")
-        if known["identity"] != identity:
-            raise ManifestError(
-                f"{where}.manifest: {config.manifest} has changed since this run cut it into shards; "
-                "put the old file back, or start another run directory (--set run.dir=...)"
-            )
+    known = _standing(config, identity, store, where)
+    if known is not None:
         return Index(known["rows"], known["shards"], identity, tuple(known["files"]))
     rows, shards = _write_parts(config, files, store, where)
     if rows == 0:
@@ -117,6 +112,25 @@ def build_index(config: ManifestConfig, store: Store, *, source: str) -> Index:
     index = Index(rows, shards, identity, tuple(str(file) for file in files))
     store.put_json("index.json", asdict(index))
     return index
+
+
+def check_unchanged(config: ManifestConfig, store: Store, where: str) -> None:
+    """The manifest is the one that the index in `store` was cut from, if there is one; cheap.
+
+    Raises:
+        ManifestError: it has changed.
+    """
+    _standing(config, _identity(manifest_files(config, where), config), store, where)
+
+
+def _standing(config: ManifestConfig, identity: str, store: Store, where: str) -> dict[str, Any] | None:
+    known: dict[str, Any] | None = store.find_json("index.json")
+    if known is not None and known["identity"] != identity:
+        raise ManifestError(
+            f"{where}.manifest: {config.manifest} has changed since this run cut it into shards; "
+            "put the old file back, or start another run directory (--set run.dir=...)"
+        )
+    return known
 
 
 def check_manifest(config: ManifestConfig, where: str) -> None:

@@ -31,7 +31,7 @@ class Trouble:
     """What happens to every `every`-th request that matches, `times` times at the most."""
 
     kind: str
-    """`slow_down` (503), `error` (500), `gone` (the bucket is), `denied`, `delay` (1 s), `reset` (before the request
+    """`slow_down` (503), `error` (500), `gone` (the bucket, from this request on for all), `denied`, `delay` (1 s), `reset` (before the request
     is done), `lost` (the request is done, its answer is not sent), `cut` (half the body is sent), `unconditional`
     (If-None-Match is ignored)."""
     method: str = ".*"
@@ -108,7 +108,7 @@ class Faults:
         self.troubles = [Trouble(**trouble) for trouble in troubles]
         self.seen, self.left = [0] * len(troubles), [trouble.times for trouble in self.troubles]
         self.log: list[tuple[str, str, str]] = []
-        self.injected = 0
+        self.injected, self.gone = 0, False
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
@@ -137,6 +137,8 @@ class Faults:
     def choose(self, method: str, path: str, query: str) -> str | None:
         with self.lock:
             self.log.append((method, path, query))
+            if self.gone:
+                return "gone"
             for number, trouble in enumerate(self.troubles):
                 if not (re.fullmatch(trouble.method, method) and re.fullmatch(trouble.path, path)):
                     continue
@@ -144,6 +146,7 @@ class Faults:
                 if self.left[number] and self.seen[number] % trouble.every == 0:
                     self.left[number] -= 1
                     self.injected += 1
+                    self.gone = trouble.kind == "gone"
                     return trouble.kind
         return None
 

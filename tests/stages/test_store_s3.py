@@ -105,7 +105,10 @@ def test_a_big_object_goes_up_in_parts_and_a_part_that_fails_is_sent_again(s3, r
     assert len(parts) == 3 + 2 and entry["bytes"] == len(data)
     assert run.fs.info(run.path("model.safetensors"))["size"] == len(data)
     seam = 50 * 2**20  # where the second part begins
-    assert run.fs.cat_file(run.path("model.safetensors"), start=seam - 99, end=seam + 99) == data[seam - 99 : seam + 99]
+    assert (
+        run.fs.cat_file(run.path("model.safetensors"), start=seam - 99, end=seam + 99)
+        == data[seam - 99 : seam + 99]
+    )
 
 
 def test_a_shard_costs_few_requests_and_a_resume_lists_by_the_thousand(s3, run, tmp_path):
