@@ -31,7 +31,7 @@ def run_fetch(run: Run, node: Node) -> dict[str, Any]:
     prints = {source: fingerprint(run.prints.corpus(source)) for source in node.sources}
     with ExitStack() as stack:
         configs = fetch_configs(run.config, node.sources, stack)
-        steps = fetch_steps(run.store, configs, prints, run.sizing())
+        steps = fetch_steps(run.config, run.store, configs, prints, run.sizing())
         counts = _run_shards(run, node, steps, "corpus")
     for source in node.sources:
         _check_failures(run, source, counts["by_source"][source])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -31,6 +31,8 @@ class ReadConfig:
 
     run: Store
     """The run directory."""
+    tar_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """fsspec options for the image tars of each source: those of its manifest."""
     images: bool = True
     """Read the image bytes of corpus shards too; without them only the rows come."""
 
@@ -58,7 +60,7 @@ class Read:
             return read_corpus_shard(corpus, shard, images=self.config.images)
         index = read_slice(corpus / "index", shard).to_pylist()
         if index[0]["tar"] is not None:
-            rows = list(tar_rows(index[0]["tar"]))
+            rows = list(tar_rows(index[0]["tar"], self.config.tar_options.get(source)))
         else:
             rows = [{"url": r["url"], "texts": r["texts"], "truth": r["truth"]} for r in index]
         for number, row in enumerate(rows):
@@ -107,14 +109,14 @@ def read_tar_images(data: bytes) -> dict[str, bytes]:
     return found
 
 
-def tar_rows(address: str) -> Iterable[dict[str, Any]]:
+def tar_rows(address: str, options: Mapping[str, Any] | None = None) -> Iterable[dict[str, Any]]:
     """Rows of an image tar that exists already (WebDataset, img2dataset or DataComp layout).
 
     The samples keep their order; the url comes from the sample's json where there is one. An image that came
     with the tar is stored as it is after the same checks as a downloaded one.
     """
     samples: dict[str, dict[str, bytes]] = {}
-    fs, path = open_filesystem(address)
+    fs, path = open_filesystem(address, options)
     with fs.open(path, "rb") as stream, tarfile.open(fileobj=io.BytesIO(stream.read())) as tar:
         for member in tar:
             if member.isfile():

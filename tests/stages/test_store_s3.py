@@ -1,6 +1,8 @@
 """The store on an S3 server that is busy, breaks off, loses answers, or whose bucket is gone."""
 
+import io
 import json
+import tarfile
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -147,6 +149,22 @@ def test_a_model_made_again_at_its_address_is_copied_again(s3, run):
     s3.trouble(Trouble("gone"))
     with pytest.raises(ArtifactError, match=r"captioner\.checkpoint: cannot read s3://"):
         local_artifact(run.address("models/m"), "captioner.checkpoint", run)
+
+
+def test_tars_of_a_manifest_on_s3_are_read_with_its_options(run, tmp_path):
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w") as tar:
+        for name, data in (("a.jpg", b"picture"), ("a.txt", b"a text")):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    run.put("in/0.tar", sink.getvalue())
+    here = Store(str(tmp_path))
+    rows = ManifestConfig(manifest=run.address("in/*.tar"), storage_options=run.options)
+    build_index(rows, here / "corpus/web/index", source="web")
+    read = Read(ReadConfig(run=here, tar_options={"web": rows.storage_options}))
+    (row,) = read(pa.Table.from_pylist([{"source": "web", "shard": 0}])).to_pylist()
+    assert row["image"] == b"picture" and row["texts"] == ["a text"]
 
 
 class TestLease:
