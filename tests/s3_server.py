@@ -49,6 +49,11 @@ class S3:
             port = probe.getsockname()[1]
         self.endpoint = f"http://127.0.0.1:{port}"
         self.environment = ENVIRONMENT | {"AWS_ENDPOINT_URL": self.endpoint}
+        self.options = {
+            "endpoint_url": self.endpoint,
+            "key": ENVIRONMENT["AWS_ACCESS_KEY_ID"],
+            "secret": ENVIRONMENT["AWS_SECRET_ACCESS_KEY"],
+        }
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.s3_server", str(port)],
             env=os.environ | ENVIRONMENT,

@@ -124,7 +124,7 @@ def judge(folder: Path, fault: Fault, code: int | None, output: str) -> str:
 
 def fetched(folder: Path, s3: S3) -> Path:
     """A local copy of the run directory on S3."""
-    store = Store(on_s3(folder), {"endpoint_url": s3.endpoint, "anon": True})  # the server does not ask
+    store = Store(on_s3(folder), s3.options)
     for name in store.walk():
         (folder / "run" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "run" / name).write_bytes(store.read(name))

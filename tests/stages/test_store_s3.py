@@ -151,6 +151,17 @@ def test_a_model_made_again_at_its_address_is_copied_again(s3, run):
         local_artifact(run.address("models/m"), "captioner.checkpoint", run)
 
 
+def test_public_data_are_read_without_credentials(run, s3, monkeypatch):
+    run.fs.pipe_file(run.path("public"), b"all", ACL="public-read")
+    run.put("private", b"mine")
+    for name in ENVIRONMENT:
+        monkeypatch.delenv(name)
+    public = Store(run.url, {"endpoint_url": s3.endpoint, "anon": True})
+    assert public.get("public") == b"all"
+    with pytest.raises(StoreError, match="AccessDenied|403"):
+        public.get("private")
+
+
 def test_tars_of_a_manifest_on_s3_are_read_with_its_options(run, tmp_path):
     sink = io.BytesIO()
     with tarfile.open(fileobj=sink, mode="w") as tar:
