@@ -75,11 +75,15 @@ def fetch_configs(config: Config, sources: tuple[str, ...], stack: ExitStack) ->
 
 
 def fetch_steps(
-    run: Store, configs: Mapping[str, FetchConfig], fingerprints: Mapping[str, str], sizing: Sizing
+    config: Config,
+    run: Store,
+    configs: Mapping[str, FetchConfig],
+    fingerprints: Mapping[str, str],
+    sizing: Sizing,
 ) -> list[Step]:
     """Manifest slice → corpus shard."""
     return [
-        _read(run),
+        _read(config, run),
         _fetch(configs, sizing),
         _write(WriteConfig(run=run, corpus_fingerprints=dict(fingerprints))),
     ]
@@ -118,6 +122,7 @@ def bootstrap_steps(
         Caption,
         generate,
         checkpoint=models["captioner"],
+        run=run,
         tokenizer=tokenizers["captioner"],
         seed=config.run.seed,
         round=round_,
@@ -126,6 +131,7 @@ def bootstrap_steps(
         Filter,
         judge,
         checkpoint=models["filter"],
+        run=run,
         tokenizer=tokenizers["filter"],
         keep_images=bool(fetching),
     )
@@ -144,7 +150,7 @@ def bootstrap_steps(
         round_fingerprint=fingerprint,
         provenance=made,
     )
-    steps = [_read(run)]
+    steps = [_read(config, run)]
     if fetching:
         steps.append(_fetch(fetching, sizing))
     steps.append(_model_step("caption", caption, sizing.caption))
@@ -152,8 +158,9 @@ def bootstrap_steps(
     return [*steps, _write(write)]
 
 
-def _read(run: Store) -> Step:
-    return Step(name="read", make=partial(Read, ReadConfig(run=run)), kind="read")
+def _read(config: Config, run: Store) -> Step:
+    tar_options = {name: source.rows.storage_options for name, source in config.sources.items()}
+    return Step(name="read", make=partial(Read, ReadConfig(run=run, tar_options=tar_options)), kind="read")
 
 
 def _fetch(configs: Mapping[str, FetchConfig], sizing: Sizing) -> Step:

@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -291,13 +291,14 @@ def _run(
 
 
 def _last_metrics(config: Any) -> dict[str, Any] | None:
-    from stages.store import Store
+    from stages.store import Store, StoreError
 
     store = Store(config.run.dir, config.run.storage_options)
-    for round_ in range(config.run.rounds, 0, -1):
-        if store.exists(f"reports/{round_}/metrics.json"):
-            metrics: dict[str, Any] = store.read_json(f"reports/{round_}/metrics.json")
-            return metrics
+    with suppress(StoreError):  # it is away, which has been told
+        for round_ in range(config.run.rounds, 0, -1):
+            metrics: dict[str, Any] | None = store.find_json(f"reports/{round_}/metrics.json")
+            if metrics is not None:
+                return metrics
     return None
 
 

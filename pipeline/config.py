@@ -44,7 +44,8 @@ class RunSection(Section):
     """Time for what is in flight after SIGINT or SIGTERM (`ray job stop` itself waits 3 s before it kills; its
     RAY_JOB_STOP_WAIT_TIME_S says otherwise)."""
     storage_options: dict[str, Any] = {}
-    """fsspec options for `dir` (endpoint, profile); credentials belong in the environment."""
+    """fsspec options for `dir` (endpoint_url, profile, anon), used for checkpoints on the same kind of store too.
+    Credentials belong in the environment or a profile and are refused here."""
 
 
 class SourceSection(Section):

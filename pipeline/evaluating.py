@@ -50,7 +50,7 @@ def evaluate(test: Test) -> dict[str, Any]:
     from models.inference import load_pixels, place
     from models.retrieval import evaluate_retrieval
 
-    checkpoint = local_artifact(test.run.address(f"models/{test.model}"), test.model)
+    checkpoint = local_artifact(test.run.address(f"models/{test.model}"), test.model, test.run)
     med, tokenizer, _ = load_checkpoint(checkpoint, parts="pretrain")
     caption = test.config.caption
     med = place(med, tokenizer, "auto", caption.precision)

@@ -17,6 +17,7 @@ from pipeline.plan import Node
 from stages.artifacts import absolute, local_artifact
 from stages.blocklist import block_list_digest
 from stages.rows import SCHEMA_VERSION
+from stages.store import Store
 
 FETCH_FIELDS = ("backend", "base_url", "image_root", "max_bytes", "robots", "optout", "image")
 """Fetch settings that decide what is stored, with what the block lists say; the others decide how and how long the
@@ -65,7 +66,9 @@ class Fingerprints:
         """Digest of the checkpoint given for "captioner" or "filter"."""
         section = getattr(self.config, role)
         if role not in self._digests:
-            self._digests[role] = checkpoint_digest(local_artifact(section.checkpoint, f"{role}.checkpoint"))
+            run = Store(self.config.run.dir, self.config.run.storage_options)
+            path = local_artifact(section.checkpoint, f"{role}.checkpoint", run)
+            self._digests[role] = checkpoint_digest(path)
         return self._digests[role]
 
     def _fetch(self, node: Node) -> dict[str, Any]:

@@ -12,13 +12,14 @@ import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from stages.store import Store, encode_json
+from stages.store import Store, StoreError, encode_json
 
 FOLDER = "lease"
 BEAT_SECONDS = 5.0
@@ -33,11 +34,11 @@ class LeaseError(ValueError):
 class Lease:
     """The right to write in a run directory. Made by `hold`."""
 
-    def __init__(self, run: Store, number: int) -> None:
+    def __init__(self, run: Store, number: int, owner: dict[str, Any]) -> None:
         self.run, self.number = run, number
         self.lost: str | None = None
         """Who has taken over, once somebody has; whoever writes must stop."""
-        self._identity = identity()
+        self._owner = owner
         self._count = 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True, name="capfilt-lease")
@@ -46,9 +47,10 @@ class Lease:
     def release(self) -> None:
         """Give the lease back."""
         self._ended.set()
-        self._thread.join()
+        self._thread.join(timeout=2 * BEAT_SECONDS)  # a beat to a store that is away may take minutes
         if self.lost is None:
-            self.run.remove(_name(self.number))
+            with suppress(StoreError):  # the store is away: the lease lapses
+                self.run.remove_file(_name(self.number))
 
     def check(self) -> None:
         """Raise LeaseError once the lease is lost."""
@@ -66,7 +68,7 @@ class Lease:
                     self.lost = _describe(_read(self.run, newest))
                     return
                 self._count += 1
-                self.run.put(_name(self.number), _content(self._identity, self._count))
+                self.run.put(_name(self.number), _content(self._owner, self._count))
             except (
                 Exception
             ):  # the store is away for a moment; whoever takes over meanwhile is seen afterwards
@@ -102,10 +104,11 @@ def acquire(run: Store, tell: Callable[[str], None]) -> Lease:
         if newest is not None:
             _wait_until_lapsed(run, newest, tell)
         number = (newest or 0) + 1
-        if run.create(_name(number), _content(identity(), 0)):
+        owner = identity()
+        if run.create(_name(number), _content(owner, 0)):
             if newest is not None:
-                run.remove(_name(newest))
-            return Lease(run, number)
+                run.remove_file(_name(newest))
+            return Lease(run, number, owner)
 
 
 def identity() -> dict[str, Any]:
@@ -116,6 +119,7 @@ def identity() -> dict[str, Any]:
         "machine": _machine(),
         "process": _process_start(os.getpid()),
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        "token": uuid.uuid4().hex,  # tells two leases of one process apart
     }
 
 

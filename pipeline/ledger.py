@@ -53,8 +53,8 @@ class Ledger:
             LedgerError: it was done or begun with other inputs.
         """
         for name, state in ((f"nodes/{node}.json", "done"), (f"nodes/{node}.started.json", "half")):
-            if self.run.exists(name):
-                record = self.run.read_json(name)
+            record = self.run.find_json(name)
+            if record is not None:
                 if record["fingerprint"] != fingerprint(inputs):
                     self._refuse(node, record["inputs"], inputs, state)
                 return state  # type: ignore[return-value]
@@ -79,12 +79,11 @@ class Ledger:
             f"nodes/{node}.json",
             {"node": node, "fingerprint": fingerprint(inputs), "inputs": dict(inputs), **record},
         )
-        self.run.remove(f"nodes/{node}.started.json")
+        self.run.remove_file(f"nodes/{node}.started.json")
 
     def node(self, node: str) -> Any:
         """Record of a finished node, None if it is not done."""
-        name = f"nodes/{node}.json"
-        return self.run.read_json(name) if self.run.exists(name) else None
+        return self.run.find_json(f"nodes/{node}.json")
 
     def reopen(self, node: str) -> None:
         """A node that was done is half done: shards whose records were taken back are made again."""
@@ -92,12 +91,12 @@ class Ledger:
         if record is not None:
             kept = {name: record[name] for name in ("fingerprint", "inputs")}
             self.run.put_json(f"nodes/{node}.started.json", kept)
-            self.run.remove(f"nodes/{node}.json")
+            self.run.remove_file(f"nodes/{node}.json")
 
     def forget(self, node: str, outputs: list[str]) -> None:
         """Remove a node's records first, then its outputs, so that a kill in between leaves orphans only."""
-        self.run.remove(f"nodes/{node}.json")
-        self.run.remove(f"nodes/{node}.started.json")
+        self.run.remove_file(f"nodes/{node}.json")
+        self.run.remove_file(f"nodes/{node}.started.json")
         for folder in outputs:
             self.run.remove(folder)
 

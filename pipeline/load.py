@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from pipeline.config import Config
+from pipeline.credentials import credentials_in
 
 
 class ConfigError(ValueError):
@@ -46,6 +47,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 def parse_config(data: dict[str, Any], origin: str) -> Config:
     """Checked config of plain data; `origin` opens every error line."""
+    if found := [f"{origin}: {line}" for line in credentials_in(data)]:
+        raise ConfigError("\n".join(found))
     try:
         return Config.model_validate(data)
     except ValidationError as error:

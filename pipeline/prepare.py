@@ -17,7 +17,7 @@ from pipeline.ledger import Ledger, State
 from pipeline.load import ConfigError, dump_config
 from pipeline.plan import Node, check_node, downstream, outputs_of, plan, select
 from pipeline.replacing import clear_staging, publish, staged_shards
-from stages.manifest import check_manifest
+from stages.manifest import check_manifest, check_unchanged
 from stages.store import Store
 
 
@@ -75,6 +75,8 @@ def prepare(config: Config, *, until: str | None = None, fresh: str | None = Non
     prints = Fingerprints(config, nodes)
     if fresh is not None:
         forget(config, store, ledger, nodes, fresh)
+    for name, source in config.sources.items():
+        check_unchanged(source.rows, store / f"corpus/{name}/index", f"sources.{name}")
     # Refuse a changed config before the first process starts.
     state = {name: ledger.state(name, prints.inputs(name)) for name in nodes}
     ledger.save_config(dump_config(config))

@@ -11,6 +11,7 @@ from pipeline.ledger import Ledger
 from pipeline.plan import Node
 from pipeline.report import ReportInputs, build_report, previous_reports
 from stages.read import read_tar_images
+from stages.storage import filesystem_options
 from stages.store import Store
 
 
@@ -40,7 +41,7 @@ def write_report(
             seconds=seconds,
             config=summary(config, run, round_),
             previous=previous_reports(run / "reports", round_),
-            storage_options=run.options,
+            storage_options=filesystem_options(run.url, run.options),
             duplicates=commonest_pictures(config, run),
             examples_per_section=max(1, config.report.examples // 4),
         ),

@@ -22,6 +22,7 @@ from pipeline.plan import Node
 from pipeline.prepare import Prepared, hold_run, prepare
 from pipeline.progress import Progress
 from pipeline.stopping import Interrupted, Stop, Stopped
+from stages.store import StoreError
 
 POLL_SECONDS = 0.5
 FAILURE_LOG = "failure.log"
@@ -122,26 +123,41 @@ def _settle(run: Run, name: str, future: Future[str], outcome: Outcome) -> None:
     if isinstance(error, Stopped):
         run.progress.end(name, str(error), "stopped")
         return
-    if isinstance(error, USER_ERRORS):
-        line = str(error)
-    else:
-        log = f"nodes/{name}.{FAILURE_LOG}"
-        run.store.put(log, "".join(traceback.format_exception(error)).encode())
-        line = f"{name}: {root_cause(error)}; the whole trace is in {run.store.address(log)}"
-    outcome.failed[name] = line
+    cause = origin(error)
+    outcome.failed[name] = str(cause) if isinstance(cause, USER_ERRORS) else _failure(run, name, error)
     run.progress.end(name, "", "failed")
 
 
+def _failure(run: Run, name: str, error: BaseException) -> str:
+    """One line about an error nobody foresaw. Its trace is kept, unless the store is what failed."""
+    log = f"nodes/{name}.{FAILURE_LOG}"
+    try:
+        run.store.put(log, "".join(traceback.format_exception(error)).encode())
+    except (StoreError, OSError) as away:
+        return f"{name}: {root_cause(error)}; the trace could not be kept ({away})"
+    return f"{name}: {root_cause(error)}; the whole trace is in {run.store.address(log)}"
+
+
 def root_cause(error: BaseException) -> str:
-    """One line about the error that started it all; Ray wraps a worker's exception several times."""
-    while (inner := getattr(error, "cause", None) or error.__cause__) is not None and inner is not error:
-        error = inner
-    failures = getattr(error, "worker_failures", None)
-    if failures:
-        return root_cause(next(iter(failures.values())))
+    """One line about the error that started it all."""
+    error = origin(error)
     text = str(error).strip()
     lines = [line for line in text.splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1].strip()}" if lines else type(error).__name__
+
+
+def origin(error: BaseException) -> BaseException:
+    """The error that started it all. Ray wraps a worker's exception several times, also in classes that are of both
+    kinds; one that is meant for the user says more than what caused it."""
+    while type(error) not in USER_ERRORS:
+        inner = getattr(error, "cause", None) or error.__cause__
+        failures = getattr(error, "worker_failures", None)
+        if inner is None or inner is error:
+            if not failures:
+                break
+            inner = next(iter(failures.values()))
+        error = inner
+    return error
 
 
 def _do(run: Run, node: Node, state: State) -> str:

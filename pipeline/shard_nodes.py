@@ -33,7 +33,7 @@ def run_fetch(run: Run, node: Node) -> dict[str, Any]:
     prints = {source: fingerprint(run.prints.corpus(source)) for source in node.sources}
     with ExitStack() as stack:
         configs = fetch_configs(run.config, node.sources, stack)
-        steps = fetch_steps(run.store, configs, prints, run.sizing())
+        steps = fetch_steps(run.config, run.store, configs, prints, run.sizing())
         _run_shards(run, node, steps, "corpus")
     if run.config.duplicates.policy != "keep" and set(node.sources) & set(run.config.of_kind("web")):
         count_copies(run.config, run.store, run.ledger)

@@ -34,7 +34,7 @@ class StepLog:
         self._started = self._flushed = time.monotonic()
         for name in folder.list():
             if _first_step(name) > done:
-                folder.remove(name)
+                folder.remove_file(name)
 
     def add(self, row: Mapping[str, float]) -> None:
         """The numbers of one step, "step" (from 1) among them; steps must come in their order."""

@@ -49,7 +49,7 @@ class Stop:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Stop:
-        self.run.remove(STOP_FILE)
+        self.run.remove_file(STOP_FILE)
         if threading.current_thread() is threading.main_thread():
             self._before = {signum: signal.signal(signum, self._on_signal) for signum in SIGNALS}
         return self
@@ -72,7 +72,7 @@ class Stop:
             os._exit(128 + signum)
         self.signum, self._deadline = signum, time.monotonic() + self.grace
         # In a thread: a signal may come while this one is inside the very library that writes the file.
-        threading.Thread(target=self.run.put, args=(STOP_FILE, b""), daemon=True).start()
+        threading.Thread(target=self.run.put, args=(STOP_FILE, b"stop\n"), daemon=True).start()
         self.tell(
             f"{signal.Signals(signum).name}: finishing what is in flight, up to {self.grace:g} s; once more to stop at once"
         )

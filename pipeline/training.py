@@ -182,13 +182,13 @@ def start_model(spec: LearnerSpec) -> tuple[MED, Tokenizer]:
     """
     if spec.start is not None:
         med, tokenizer, _ = load_checkpoint(
-            local_artifact(spec.start, spec.node),
+            local_artifact(spec.start, spec.node, spec.run),
             parts=spec.kind,
             image_size=spec.train.image_size,
             adapt=partial(_recomputing, layers=spec.train.checkpoint_layers),
         )
         return med, tokenizer
-    tokenizer = Tokenizer.from_folder(local_artifact(spec.tokenizer, "model.tokenizer"))
+    tokenizer = Tokenizer.from_folder(local_artifact(spec.tokenizer, "model.tokenizer", spec.run))
     config = spec.model.med
     vision = config.vision
     if spec.train.image_size is not None:
@@ -198,7 +198,7 @@ def start_model(spec: LearnerSpec) -> tuple[MED, Tokenizer]:
     if spec.model.vision_start is not None:
         load_vision_start(med, spec.model.vision_start)
     if spec.model.text_start is not None:
-        folder = local_artifact(spec.model.text_start, "model.text_start")
+        folder = local_artifact(spec.model.text_start, "model.text_start", spec.run)
         load_text_start(med, folder, tokenizer, first_layers=spec.model.text_start_layers == "first")
     return med, tokenizer
 

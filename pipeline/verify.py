@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -97,7 +98,7 @@ def repair(store: Store, ledger: Ledger, nodes: dict[str, Node], problems: list[
             continue
         for name in [problem.node, *_later_rounds(nodes, problem)]:
             for folder in _folders(nodes[name], problem.place):
-                store.remove(f"{folder}/{problem.shard:06d}.json")
+                store.remove_file(f"{folder}/{problem.shard:06d}.json")
             ledger.reopen(name)
             again.add(name)
     for name in sorted(again):
@@ -194,7 +195,7 @@ def _check_shard(store: Store, folder: str, shard: int) -> tuple[dict[str, Any],
     """A shard's record and what is wrong with the shard."""
     try:
         record: dict[str, Any] = store.read_json(f"{folder}/{shard:06d}.json")
-    except ValueError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         return {}, [f"the record is no JSON ({error})"]
     if not {"rows", "files"} <= set(record):
         return {}, ["the record lacks its rows or files"]

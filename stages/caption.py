@@ -9,7 +9,9 @@ import pyarrow as pa
 from annotated_types import Ge
 
 from models.config import SamplingConfig
+from stages.artifacts import local_artifact
 from stages.rows import CAPTION, with_column
+from stages.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +39,10 @@ class Caption:
 
     Args:
         config: decoding.
-        checkpoint: folder or file of the captioner.
+        checkpoint: folder or file of the captioner, a local path or any fsspec URL.
         tokenizer: tokenizer folder, needed by checkpoints that carry none (BLIP .pth).
         seed, round: with a row's key and the caption's index they fix every random draw.
+        run: the run directory, whose storage options open a checkpoint on the same kind of store.
         device: "auto" takes the GPU this process was given.
     """
 
@@ -51,14 +54,15 @@ class Caption:
         tokenizer: str | None = None,
         seed: int = 0,
         round: int = 1,
+        run: Store | None = None,
         device: str = "auto",
     ) -> None:
         from models.captioner import Captioner  # torch: only the process that runs the stage needs it
 
         self.config, self.seed, self.round = config, seed, round
         self.captioner = Captioner.from_checkpoint(
-            checkpoint,
-            tokenizer=tokenizer,
+            local_artifact(checkpoint, "captioner.checkpoint", run),
+            tokenizer=tokenizer and local_artifact(tokenizer, "captioner.tokenizer", run),
             device=device,
             precision=config.precision,
             image_size=config.image_size,

@@ -17,7 +17,6 @@ from functools import cached_property, partial
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from urllib.parse import urljoin
 
-import fsspec
 import pyarrow as pa
 from annotated_types import Ge, Le
 
@@ -26,6 +25,7 @@ from stages.decode import DecodeConfig, decode_picture
 from stages.download import DownloadConfig, Downloader
 from stages.rows import ROW_SCHEMA, with_column
 from stages.status import INTERNAL, PENDING, SUCCESS, Failure, one_line
+from stages.storage import open_filesystem
 from stages.web import Web
 
 URL_LIMIT = 8_000  # characters; servers take no more, and texts that strayed into the url column are longer
@@ -195,7 +195,8 @@ class ImageFolder:
 
     def _read(self, path: str) -> bytes:
         root = self.config.image_root
-        fs, folder = fsspec.core.url_to_fs(root, **self.config.storage_options)
+        assert root is not None, "files are read below image_root"
+        fs, folder = open_filesystem(root, self.config.storage_options)
         place = f"{folder.rstrip('/')}/{path}"
         try:
             size = fs.info(place)["size"] or 0

@@ -14,7 +14,9 @@ import pyarrow as pa
 from annotated_types import Ge, Le
 
 from models.captions import normalise_caption
+from stages.artifacts import local_artifact
 from stages.rows import CANDIDATE, with_column, without_images
+from stages.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +49,10 @@ class Filter:
 
     Args:
         config: threshold and batching.
-        checkpoint: folder or file of the filter.
+        checkpoint: folder or file of the filter, a local path or any fsspec URL.
         tokenizer: tokenizer folder, needed by checkpoints that carry none (BLIP .pth).
         keep_images: pass the image bytes on; needed when the writer makes the corpus in the same pass.
+        run: the run directory, whose storage options open a checkpoint on the same kind of store.
         device: "auto" takes the GPU this process was given.
     """
 
@@ -60,14 +63,15 @@ class Filter:
         checkpoint: str,
         tokenizer: str | None = None,
         keep_images: bool = False,
+        run: Store | None = None,
         device: str = "auto",
     ) -> None:
         from models.matcher import Matcher  # torch: only the process that runs the stage needs it
 
         self.config, self.keep_images = config, keep_images
         self.matcher = Matcher.from_checkpoint(
-            checkpoint,
-            tokenizer=tokenizer,
+            local_artifact(checkpoint, "filter.checkpoint", run),
+            tokenizer=tokenizer and local_artifact(tokenizer, "filter.tokenizer", run),
             device=device,
             precision=config.precision,
             image_size=config.image_size,

@@ -17,13 +17,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from annotated_types import Ge, Le
 
 from stages.annotations import annotation_rows
 from stages.rows import ROWS_PER_SHARD_LIMIT
+from stages.storage import open_filesystem
 from stages.store import Store
 
 INDEX_SCHEMA = pa.schema(
@@ -102,13 +102,8 @@ def build_index(config: ManifestConfig, store: Store, *, source: str) -> Index:
     where = f"sources.{source}"
     files = manifest_files(config, where)
     identity = _identity(files, config)
-    if store.exists("index.json"):
-        known = store.read_json("index.json")
-        if known["identity"] != identity:
-            raise ManifestError(
-                f"{where}.manifest: {config.manifest} has changed since this run cut it into shards; "
-                "put the old file back, or start another run directory (--set run.dir=...)"
-            )
+    known = _standing(config, identity, store, where)
+    if known is not None:
         return Index(known["rows"], known["shards"], identity, tuple(known["files"]))
     rows, shards = _write_parts(config, files, store, where)
     if rows == 0:
@@ -117,6 +112,25 @@ def build_index(config: ManifestConfig, store: Store, *, source: str) -> Index:
     index = Index(rows, shards, identity, tuple(str(file) for file in files))
     store.put_json("index.json", asdict(index))
     return index
+
+
+def check_unchanged(config: ManifestConfig, store: Store, where: str) -> None:
+    """The manifest is the one that the index in `store` was cut from, if there is one; cheap.
+
+    Raises:
+        ManifestError: it has changed.
+    """
+    _standing(config, _identity(manifest_files(config, where), config), store, where)
+
+
+def _standing(config: ManifestConfig, identity: str, store: Store, where: str) -> dict[str, Any] | None:
+    known: dict[str, Any] | None = store.find_json("index.json")
+    if known is not None and known["identity"] != identity:
+        raise ManifestError(
+            f"{where}.manifest: {config.manifest} has changed since this run cut it into shards; "
+            "put the old file back, or start another run directory (--set run.dir=...)"
+        )
+    return known
 
 
 def check_manifest(config: ManifestConfig, where: str) -> None:
@@ -133,8 +147,9 @@ def check_manifest(config: ManifestConfig, where: str) -> None:
 def read_slice(store: Store, shard: int) -> pa.Table:
     """Index rows of one shard (schema `INDEX_SCHEMA`)."""
     part, row_group = divmod(shard, SHARDS_PER_PART)
-    with store.fs.open(store.path(_part_name(part)), "rb") as stream:
-        return pq.ParquetFile(stream).read_row_group(row_group)
+    # No read-ahead: of a part that holds 1,000 shards an object store is asked for the footer and this shard alone.
+    with store.fs.open(store.path(_part_name(part)), "rb", cache_type="none") as stream:
+        return pq.ParquetFile(stream, pre_buffer=True).read_row_group(row_group)
 
 
 @dataclass(frozen=True)
@@ -157,7 +172,7 @@ def manifest_files(config: ManifestConfig, where: str) -> list[ManifestFile]:
     found: list[ManifestFile] = []
     for pattern in patterns:
         try:
-            fs, path = fsspec.core.url_to_fs(pattern, **config.storage_options)
+            fs, path = open_filesystem(pattern, config.storage_options)
             paths = _expand(fs, path)
         except (OSError, ValueError, ImportError) as error:
             raise ManifestError(f"{where}.manifest: cannot read {pattern} ({error})") from error

@@ -5,17 +5,18 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.manifest import read_slice
 from stages.rows import CORPUS_SCHEMA, ROW_SCHEMA, row_key, table_of
+from stages.storage import open_filesystem
 from stages.store import Store
 
 STOP_FILE = "lease/stop"
@@ -30,6 +31,8 @@ class ReadConfig:
 
     run: Store
     """The run directory."""
+    tar_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """fsspec options for the image tars of each source: those of its manifest."""
     images: bool = True
     """Read the image bytes of corpus shards too; without them only the rows come."""
 
@@ -46,18 +49,18 @@ class Read:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """One row {"source", "shard"} in, the rows of that shard (`ROW_SCHEMA`) out; none once the run is to stop."""
-        if self.config.run.exists(STOP_FILE):
+        if self.config.run.get(STOP_FILE) is not None:
             return table_of([], ROW_SCHEMA)
         tables = [self.read(item["source"], item["shard"]) for item in batch.to_pylist()]
         return tables[0] if len(tables) == 1 else pa.concat_tables(tables)
 
     def read(self, source: str, shard: int) -> pa.Table:
         corpus = self.config.run / f"corpus/{source}"
-        if corpus.exists(f"{shard:06d}.json"):
+        if corpus.get(f"{shard:06d}.json") is not None:
             return read_corpus_shard(corpus, shard, images=self.config.images)
         index = read_slice(corpus / "index", shard).to_pylist()
         if index[0]["tar"] is not None:
-            rows = list(tar_rows(index[0]["tar"]))
+            rows = list(tar_rows(index[0]["tar"], self.config.tar_options.get(source)))
         else:
             rows = [{"url": r["url"], "texts": r["texts"], "truth": r["truth"]} for r in index]
         for number, row in enumerate(rows):
@@ -81,8 +84,9 @@ def read_corpus_shard(corpus: Store, shard: int, *, images: bool = True) -> pa.T
     name = f"{shard:06d}"
     rows = pq.read_table(io.BytesIO(corpus.read(f"{name}.parquet")), schema=CORPUS_SCHEMA)
     stored: dict[str, bytes] = {}
-    if images and corpus.exists(f"{name}.tar"):
-        stored = read_tar_images(corpus.read(f"{name}.tar"))
+    if images:
+        with suppress(FileNotFoundError):  # told below, with the first image that is lacking
+            stored = read_tar_images(corpus.read(f"{name}.tar"))
     values = []
     for key, status in zip(rows["key"].to_pylist(), rows["status"].to_pylist(), strict=True):
         if images and status == "success" and key not in stored:
@@ -105,14 +109,15 @@ def read_tar_images(data: bytes) -> dict[str, bytes]:
     return found
 
 
-def tar_rows(address: str) -> Iterable[dict[str, Any]]:
+def tar_rows(address: str, options: Mapping[str, Any] | None = None) -> Iterable[dict[str, Any]]:
     """Rows of an image tar that exists already (WebDataset, img2dataset or DataComp layout).
 
     The samples keep their order; the url comes from the sample's json where there is one. An image that came
     with the tar is stored as it is after the same checks as a downloaded one.
     """
     samples: dict[str, dict[str, bytes]] = {}
-    with fsspec.open(address, "rb") as stream, tarfile.open(fileobj=io.BytesIO(stream.read())) as tar:
+    fs, path = open_filesystem(address, options)
+    with fs.open(path, "rb") as stream, tarfile.open(fileobj=io.BytesIO(stream.read())) as tar:
         for member in tar:
             if member.isfile():
                 base, _, extension = member.name.rpartition("/")[2].partition(".")

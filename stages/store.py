@@ -10,19 +10,32 @@ Two guarantees everything else stands on (shared design, contract 4):
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import hashlib
 import json
 import os
+import random
+import time
 import uuid
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from stages.storage import open_filesystem
+
 TEMPORARY_PREFIX = ".tmp-"
+TAKEN = ("PreconditionFailed", "412")
+"""S3's codes for a conditional write that came second."""
+CONFLICT = "ConditionalRequestConflict"
+"""S3's code for conditional writes that met; the request is to be sent again."""
+GONE = "NoSuchBucket"
+"""S3's code for a bucket that is away; s3fs makes it an absent file."""
+ROUNDS = 4
+"""Times something that should work when it is tried again is tried."""
 
 
 class StoreError(ValueError):
@@ -60,7 +73,7 @@ class Store:
     @cached_property
     def _opened(self) -> tuple[Any, str]:
         try:
-            fs, root = fsspec.core.url_to_fs(self.url, **self.options)
+            fs, root = open_filesystem(self.url, self.options)
         except (ValueError, ImportError) as error:
             raise StoreError(f"{self.url}: no filesystem for this address ({error})") from error
         return fs, root.rstrip("/")
@@ -84,21 +97,60 @@ class Store:
         return f"{self.url.rstrip('/')}/{name}"
 
     def exists(self, name: str = "") -> bool:
-        return bool(self.fs.exists(self.path(name)))
+        """Whether there is a file or a folder. Asks an object store twice; `get` is cheaper where the content is
+        wanted anyway."""
+        if self.is_local:
+            return bool(self.fs.exists(self.path(name)))
+        with self._telling("look for", name):
+            try:
+                self.fs.info(self.path(name))
+            except FileNotFoundError as error:
+                if _code(error) == GONE:
+                    raise
+                return False
+        return True
 
     def read(self, name: str) -> bytes:
         """Whole content of `name`; FileNotFoundError when absent."""
-        return bytes(self.fs.cat_file(self.path(name)))
+        with self._telling("read", name):
+            return bytes(self.fs.cat_file(self.path(name)))
+
+    def get(self, name: str) -> bytes | None:
+        """Whole content of a small file, None when absent; one request either way."""
+        with self._telling("read", name):
+            try:
+                # Without a start s3fs asks for the size first.
+                return bytes(self.fs.cat_file(self.path(name), start=0))
+            except FileNotFoundError as error:
+                if _code(error) == GONE:
+                    raise
+                return None
+            except OSError as error:
+                if _code(error) == "InvalidRange":  # of a file without bytes
+                    return b""
+                raise
 
     def read_json(self, name: str) -> Any:
-        return json.loads(self.read(name))
+        """Content of a record; FileNotFoundError when absent."""
+        data = self.get(name)
+        if data is None:
+            raise FileNotFoundError(self.address(name))
+        return json.loads(data)
+
+    def find_json(self, name: str) -> Any | None:
+        """Content of a record, None when absent."""
+        data = self.get(name)
+        return None if data is None else json.loads(data)
 
     def list(self, folder: str = "", suffix: str = "") -> list[str]:
         """Names directly inside `folder` that end with `suffix`, sorted, temporaries left out; [] if absent."""
-        try:
-            entries = self.fs.ls(self.path(folder), detail=False)
-        except FileNotFoundError:
-            return []
+        with self._telling("list", folder):
+            try:
+                entries = self.fs.ls(self.path(folder), detail=False)
+            except FileNotFoundError as error:
+                if _code(error) == GONE:
+                    raise
+                return []
         names = (PurePosixPath(str(entry)).name for entry in entries)
         return sorted(n for n in names if n.endswith(suffix) and not n.startswith(TEMPORARY_PREFIX))
 
@@ -112,7 +164,8 @@ class Store:
             temporary = self._write_temporary(name, data)
             os.replace(temporary, self.path(name))
         else:
-            self.fs.pipe_file(self.path(name), data)
+            with self._telling("write", name):
+                self.fs.pipe_file(self.path(name), data)  # in parts from 100 MB on
         return {"name": PurePosixPath(name).name, "bytes": len(data), "sha256": sha256(data)}
 
     def put_json(self, name: str, value: Any) -> None:
@@ -122,14 +175,11 @@ class Store:
         """Write `data` as `name` only if nothing is there yet.
 
         Returns:
-            True if this call made it, False if somebody else's stands there already.
+            True if this call made it, or exactly this stands there already; False if something else does.
         """
         if not self.is_local:
-            try:
-                self.fs.pipe_file(self.path(name), data, mode="create")
-            except FileExistsError:
-                return False
-            return True
+            with self._telling("create", name):
+                return self._create_object(name, data)
         temporary = self._write_temporary(name, data)
         try:
             # A hard link appears whole or not at all and fails if the name is taken; rename would replace.
@@ -140,11 +190,35 @@ class Store:
             os.unlink(temporary)
         return True
 
+    def remove_file(self, name: str) -> None:
+        """Remove one file, by one request; nothing happens when it is absent."""
+        with self._telling("remove", name), contextlib.suppress(FileNotFoundError):
+            self.fs.rm_file(self.path(name))
+
     def remove(self, name: str) -> None:
-        """Remove a file or a folder with all it holds; nothing happens when it is absent."""
+        """Remove a file or a folder with all it holds; nothing happens when it is absent.
+
+        Raises:
+            StoreError: some of it stays, whatever the store says.
+        """
         path = self.path(name)
-        if self.fs.exists(path):
-            self.fs.rm(path, recursive=True)
+        if self.is_local:
+            if self.fs.exists(path):
+                self.fs.rm(path, recursive=True)
+            return
+        with self._telling("remove", name):
+            # s3fs passes over the keys that S3 could not delete: what is left decides.
+            for _ in range(ROUNDS):
+                left = self.fs.find(path)
+                if not left:
+                    return
+                if glob.has_magic(path):  # fsspec would take a list of such names for patterns
+                    for each in left:
+                        self.fs.rm_file(each)
+                else:
+                    self.fs.rm(left)
+            if left := self.fs.find(path):
+                raise OSError(f"{len(left)} files stay, {left[0]} among them")
 
     def move(self, name: str, target: str) -> None:
         """Give the file `name` the name `target`, replacing what was there; nothing happens when that was done
@@ -161,21 +235,58 @@ class Store:
     def walk(self, folder: str = "") -> Iterator[str]:
         """Names of all files below `folder`, relative to the store, sorted."""
         base = self.path()
-        for path in sorted(self.fs.find(self.path(folder))):
+        with self._telling("list", folder):
+            found = sorted(self.fs.find(self.path(folder)))
+        for path in found:
             yield str(path)[len(base) + 1 :]
 
     def check_writable(self) -> None:
-        """Write and remove one small object.
+        """Write and remove one small object, and see that it cannot be created twice.
 
         Raises:
             StoreError: naming the place and the reason, so that a run fails in its first second.
         """
         probe = f"{TEMPORARY_PREFIX}probe-{uuid.uuid4().hex}"
         try:
-            self.put(probe, b"capfilt")
+            self.create(probe, b"capfilt")
+            again = self.create(probe, b"another")
             self.remove(probe)
         except Exception as error:  # any library's error for "no such bucket", "denied", "unreachable"
-            raise StoreError(f"run.dir {self.url}: cannot write there ({_reason(error)})") from error
+            cause = error.__cause__ if isinstance(error, StoreError) and error.__cause__ else error
+            raise StoreError(f"run.dir {self.url}: cannot write there ({_reason(cause)})") from error
+        if again:
+            raise StoreError(
+                f"run.dir {self.url}: this store replaces an object that was to be created if absent "
+                "(If-None-Match: *), so a shard could be committed twice; use a store with conditional writes"
+            )
+
+    @contextlib.contextmanager
+    def _telling(self, doing: str, name: str) -> Iterator[None]:
+        """What an object store's libraries raise, as one line; absent files and taken names stay what they are, and
+        so do the system's own errors about a local disk."""
+        try:
+            yield
+        except StoreError:
+            raise
+        except Exception as error:
+            absent = isinstance(error, FileNotFoundError) and _code(error) != GONE
+            if self.is_local or absent:
+                raise
+            raise StoreError(f"{self.address(name)}: cannot {doing} it ({_reason(error)})") from error
+
+    def _create_object(self, name: str, data: bytes) -> bool:
+        for _ in range(ROUNDS):
+            try:
+                self.fs.pipe_file(self.path(name), data, mode="create")
+                return True
+            except Exception as error:
+                if isinstance(error, FileExistsError) or _code(error) in TAKEN:
+                    # A request whose answer was lost is sent again, and meets its own object.
+                    return self.get(name) == data
+                if _code(error) != CONFLICT:
+                    raise
+            time.sleep(random.uniform(0, 1))
+        raise OSError("other writers were in the way every time")
 
     def _write_temporary(self, name: str, data: bytes) -> str:
         path = self.path(name)
@@ -203,6 +314,16 @@ def encode_json(value: Any) -> bytes:
     return (json.dumps(value, sort_keys=True, ensure_ascii=False, indent=1) + "\n").encode()
 
 
+def _code(error: BaseException) -> str | None:
+    """The store's own code of an error that s3fs has translated, e.g. "NoSuchBucket"."""
+    for each in (error, error.__cause__):
+        response = getattr(each, "response", None)
+        if isinstance(response, dict):
+            return str(response.get("Error", {}).get("Code"))
+    return None
+
+
 def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    kind = _code(error) or type(error).__name__
+    return f"{kind}: {text}" if text else kind

@@ -74,16 +74,16 @@ class Write:
 
     def _write_corpus(self, batch: pa.Table, source: str, shard: int) -> Any:
         store, name = self.config.run / f"corpus/{source}", f"{shard:06d}"
-        if store.exists(f"{name}.json"):
-            return store.read_json(f"{name}.json")
+        if (standing := store.find_json(f"{name}.json")) is not None:
+            return standing
         files = [store.put(f"{name}.{ending}", data) for ending, data in corpus_files(batch)]
         record = corpus_record(batch, self.config.corpus_fingerprints[source], files)
         return commit(store, f"{name}.json", record)
 
     def _write_candidates(self, batch: pa.Table, source: str, shard: int) -> Any:
         store, name = self.config.run / f"rounds/{self.config.round}/{source}", f"{shard:06d}"
-        if store.exists(f"{name}.json"):
-            return store.read_json(f"{name}.json")
+        if (standing := store.find_json(f"{name}.json")) is not None:
+            return standing
         rows = self._candidate_rows(batch)
         file = store.put(f"{name}.parquet", parquet_bytes(table_of(rows, CANDIDATE_SCHEMA)))
         record = {

@@ -50,3 +50,13 @@ def tiny(tmp_path_factory):
     """(folder, config data) of a tiny run; each session makes the corpus once."""
     folder = tmp_path_factory.mktemp("tiny")
     return folder, tiny_data(folder)
+
+
+@pytest.fixture(scope="session")
+def s3():
+    """An S3 server that fails as it is told (tests/s3_server.py)."""
+    from tests.s3_server import S3
+
+    server = S3()
+    yield server
+    server.stop()

@@ -1,5 +1,9 @@
 """The long form: `python -m tests.faults --kills 100 --out faults.json` kills at every point, then again from the
-start, until so many kills are done. Exit 1 if any of them left a difference."""
+start, until so many kills are done. Exit 1 if any of them left a difference.
+
+`--on s3` has the run directory on a busy S3 server, `--on trainings` kills a whole loop there, `--on nodes` works on a
+cluster of several nodes and kills one of them.
+"""
 
 import argparse
 import collections
@@ -8,46 +12,135 @@ import json
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
-from tests.faults.harness import chain_data, differences, disturb, finish, start
-from tests.faults.points import ALL
+from pipeline.step_log import read_steps
+from stages.store import Store
+from tests.faults import points
+from tests.faults.harness import (
+    HANG_SECONDS,
+    Fault,
+    chain_data,
+    differences,
+    disturb,
+    fetched,
+    finish,
+    judge,
+    on_s3,
+    start,
+)
+from tests.faults.nodes import Nodes
+from tests.s3_server import S3, Trouble
 from tests.tiny import tiny_data, write_config
+
+PLACES = {"disk": points.ALL, "s3": points.S3, "trainings": points.TRAININGS, "nodes": points.NODES}
+BUSY = [Trouble(kind, every=29) for kind in ("slow_down", "error", "lost", "reset")]
+Attempt = Callable[[Path, Fault], tuple[str, list[str]]]
+"""Kill a run at a fault in a folder of its own and resume it: how it ended, and what differs."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=len(ALL))
+    parser.add_argument("--on", choices=PLACES, default="disk")
+    parser.add_argument("--kills", type=int, help="all points once when not given")
+    parser.add_argument("--first", type=int, default=0, help="number of the point to begin with")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="capfilt-faults-") as place:
+    faults = PLACES[options.on]
+    with tempfile.TemporaryDirectory(prefix="capfilt-faults-") as place, ExitStack() as stack:
         root = Path(place)
-        models = make_models(root / "models")
-        undisturbed = root / "undisturbed"
-        undisturbed.mkdir()
-        config = write_config(undisturbed / "config.yaml", chain_data(undisturbed, models))
-        code, output = finish(start(config, None), 300)
-        assert code == 0, output
+        attempt = prepare(options.on, root, stack)
         results = []
-        for number, fault in zip(range(options.kills), itertools.cycle(ALL), strict=False):
-            folder = root / f"{number:03d}"
-            folder.mkdir()
-            began = time.monotonic()
-            try:
-                ending, found = disturb(folder, models, fault), None
-                found = differences(folder / "run", undisturbed / "run")
-            except AssertionError as error:
-                ending, found = "not resumed", [str(error)]
-            seconds = round(time.monotonic() - began, 1)
-            results.append({"fault": str(fault), "ended": ending, "differences": found, "seconds": seconds})
-            print(f"{number + 1:3d}  {ending:11}  {seconds:5.1f} s  {fault}  {found or 'equal'}", flush=True)
-            shutil.rmtree(folder)
-        endings = collections.Counter(result["ended"] for result in results)
-        bad = [result for result in results if result["differences"]]
-        print(f"{len(results)} kills: {dict(endings)}; {len(bad)} with differences")
-        if options.out is not None:
-            options.out.write_text(json.dumps({"endings": endings, "results": results}, indent=1) + "\n")
-        raise SystemExit(1 if bad else 0)
+        chosen = itertools.islice(itertools.cycle(faults), options.first, None)
+        for number, fault in zip(range(options.kills or len(faults)), chosen, strict=False):
+            results.append(kill(root / f"{number:03d}", fault, attempt))
+            print("{ended:11}  {seconds:5.1f} s  {fault}  {differences}".format(**results[-1]), flush=True)
+    endings = collections.Counter(result["ended"] for result in results)
+    bad = [result for result in results if result["differences"]]
+    print(f"{len(results)} kills: {dict(endings)}; {len(bad)} with differences")
+    if options.out is not None:
+        options.out.write_text(json.dumps({"endings": endings, "results": results}, indent=1) + "\n")
+    raise SystemExit(1 if bad else 0)
+
+
+def kill(folder: Path, fault: Fault, attempt: Attempt) -> dict[str, object]:
+    folder.mkdir()
+    began = time.monotonic()
+    try:
+        ending, found = attempt(folder, fault)
+    except AssertionError as error:
+        ending, found = "not resumed", [str(error)]
+    shutil.rmtree(folder)
+    seconds = round(time.monotonic() - began, 1)
+    return {"fault": str(fault), "ended": ending, "differences": found, "seconds": seconds}
+
+
+def prepare(place: str, root: Path, stack: ExitStack) -> Attempt:
+    """What there is to compare with, made once; and how a run is disturbed there."""
+    models = make_models(root / "models")
+    s3 = None
+    if place in ("s3", "trainings"):
+        s3 = S3()
+        stack.callback(s3.stop)
+        s3.trouble(*BUSY)
+    if place == "trainings":
+        assert s3 is not None
+        return lambda folder, fault: trainings(folder, models.parent, fault, s3)
+    undisturbed = root / "undisturbed"
+    undisturbed.mkdir()
+    code, output = finish(
+        start(write_config(undisturbed / "config.yaml", chain_data(undisturbed, models)), None), 300
+    )
+    assert code == 0, output
+
+    def attempt(folder: Path, fault: Fault) -> tuple[str, list[str]]:
+        ending = nodes(folder, models, fault) if place == "nodes" else disturb(folder, models, fault, s3)
+        run = folder / "run" if s3 is None else fetched(folder, s3)
+        return ending, differences(run, undisturbed / "run")
+
+    return attempt
+
+
+def nodes(folder: Path, models: Path, fault: Fault) -> str:
+    """A run on a cluster that loses a node, which it must get over by itself, or its head; then the same command on
+    another cluster."""
+    data = chain_data(folder, models)
+    data["cluster"] = {"address": "auto"}
+    config = write_config(folder / "config.yaml", data)
+    with Nodes(folder, fault) as cluster:
+        code, output = finish(start(config, None, cluster.environment), HANG_SECONDS)
+    ending = judge(folder, fault, code, output)
+    assert code == 0 or fault.kill == "gcs", f"{fault}: the run did not go on, it ended with {code}: {output}"
+    if code != 0:
+        with Nodes(folder, None) as cluster:
+            code, output = finish(start(config, None, cluster.environment), HANG_SECONDS)
+        assert code == 0, f"{fault}: the same command ends with {code}: {output}"
+    return ending
+
+
+def trainings(folder: Path, undisturbed: Path, fault: Fault, s3: S3) -> tuple[str, list[str]]:
+    """A whole loop on S3: models byte by byte, and the numbers of every step."""
+    data = tiny_data(undisturbed)
+    data["run"]["dir"] = on_s3(folder)
+    config = write_config(folder / "config.yaml", data)
+    code, output = finish(start(config, fault, s3.environment), 3 * HANG_SECONDS)
+    ending = judge(folder, fault, code, output)
+    code, output = finish(start(config, None, s3.environment), 3 * HANG_SECONDS)
+    assert code == 0, f"{fault}: the same command ends with {code}: {output}"
+    run = fetched(folder, s3)
+    found = [line for line in differences(run, undisturbed / "run") if not line.startswith("logs/")]
+    for training in ("pretrain.0", "captioner.1", "filter.1", "pretrain.1"):
+        if curve(run / "logs" / training) != curve(undisturbed / "run" / "logs" / training):
+            found.append(f"logs/{training}: other steps")
+    return ending, found
+
+
+def curve(folder: Path) -> list[dict[str, float]]:
+    """The numbers of every step of a training, without the times."""
+    rows = read_steps(Store(str(folder)))
+    return [{k: v for k, v in row.items() if k not in ("samples_per_second", "time")} for row in rows]
 
 
 def make_models(folder: Path) -> Path:

@@ -8,12 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from stages.store import Store
+from tests.s3_server import S3
 from tests.tiny import tiny_data, write_config
 
 INJECT = Path(__file__).parent / "inject"
@@ -32,11 +35,11 @@ class Fault:
         return f"{self.kill} at {self.at}".replace(" ", "-").replace("/", "_")
 
 
-def chain_data(folder: Path, models: Path) -> dict[str, Any]:
+def chain_data(folder: Path, models: Path, s3: S3 | None = None) -> dict[str, Any]:
     """Config data of one streaming pass from urls to candidates, with given checkpoints: 90 rows in 5 shards. The
-    corpus lies beside the models, the same for every run."""
+    corpus lies beside the models, the same for every run; the run directory is `run` in the folder, or on S3."""
     data = tiny_data(models.parent)
-    data["run"]["dir"] = str(folder / "run")
+    data["run"]["dir"] = str(folder / "run") if s3 is None else on_s3(folder)
     for name in ("pretrain", "evaluate"):
         del data[name]
     data["sources"] = {"web": data["sources"]["web"]}
@@ -46,21 +49,38 @@ def chain_data(folder: Path, models: Path) -> dict[str, Any]:
     return data
 
 
-def start(config: Path, fault: Fault | None) -> subprocess.Popen[str]:
-    """The program, in a session of its own."""
-    environment = dict(os.environ)
-    if fault is not None:
-        told = {"at": fault.at, "kill": fault.kill, "marker": str(config.parent / "reached")}
-        environment |= {"CAPFILT_FAULT": json.dumps(told)}
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(INJECT), os.environ.get("PYTHONPATH")]))
+def on_s3(folder: Path) -> str:
+    """Run directory on the S3 server of the run whose config lies in `folder`."""
+    return f"s3://bucket/{folder.name}/run"
+
+
+def start(
+    config: Path | str,
+    fault: Fault | None,
+    environment: Mapping[str, str] | None = None,
+    command: str = "run",
+) -> subprocess.Popen[str]:
+    """The program, in a session of its own.
+
+    Args:
+        environment: more of it: where a store or a cluster is.
+    """
+    injected = {} if fault is None else fault_environment(fault, Path(config).parent / "reached")
     return subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "run", str(config)],
-        env=environment,
+        [sys.executable, "-m", "pipeline", command, str(config)],
+        env=os.environ | injected | dict(environment or {}),
         start_new_session=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def fault_environment(fault: Fault, marker: Path) -> dict[str, str]:
+    """What makes a process, and those it starts, die at the fault."""
+    told = {"at": fault.at, "kill": fault.kill, "marker": str(marker)}
+    paths = os.pathsep.join(filter(None, [str(INJECT), os.environ.get("PYTHONPATH")]))
+    return {"CAPFILT_FAULT": json.dumps(told), "PYTHONPATH": paths}
 
 
 def finish(process: subprocess.Popen[str], seconds: float) -> tuple[int | None, str]:
@@ -78,22 +98,37 @@ def finish(process: subprocess.Popen[str], seconds: float) -> tuple[int | None, 
     return code, output
 
 
-def disturb(folder: Path, models: Path, fault: Fault) -> str:
+def disturb(folder: Path, models: Path, fault: Fault, s3: S3 | None = None) -> str:
     """A run killed at the fault and finished by the same command.
 
     Returns:
         How the first command ended: "done" (it recovered by itself), "failed", "killed" or "hung".
     """
-    config = write_config(folder / "config.yaml", chain_data(folder, models))
-    code, output = finish(start(config, fault), HANG_SECONDS)
-    assert (folder / "reached").exists(), f"{fault}: the point was never reached; {output}"
-    ending = {0: "done", 1: "failed", None: "hung"}.get(code, "killed")
-    if fault.kill == "full":
-        assert code == 1 and "No space left on device" in output, f"{fault}: ended with {code}; {output}"
+    config = write_config(folder / "config.yaml", chain_data(folder, models, s3))
+    environment = s3.environment if s3 is not None else None
+    code, output = finish(start(config, fault, environment), HANG_SECONDS)
+    ending = judge(folder, fault, code, output)
     if code != 0:
-        code, output = finish(start(config, None), HANG_SECONDS)
+        code, output = finish(start(config, None, environment), HANG_SECONDS)
         assert code == 0, f"{fault}: the same command ends with {code}: {output}"
     return ending
+
+
+def judge(folder: Path, fault: Fault, code: int | None, output: str) -> str:
+    """How a command with a fault ended, which must have come about."""
+    assert (folder / "reached").exists(), f"{fault}: the point was never reached; {output}"
+    if fault.kill == "full":
+        assert code == 1 and "No space left on device" in output, f"{fault}: ended with {code}; {output}"
+    return {0: "done", 1: "failed", None: "hung"}.get(code, "killed")
+
+
+def fetched(folder: Path, s3: S3) -> Path:
+    """A local copy of the run directory on S3."""
+    store = Store(on_s3(folder), s3.options)
+    for name in store.walk():
+        (folder / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "run" / name).write_bytes(store.read(name))
+    return folder / "run"
 
 
 def differences(run: Path, undisturbed: Path) -> list[str]:

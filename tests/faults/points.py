@@ -51,5 +51,24 @@ FULL = [
 
 ALL = [*COMMIT, *STAGES, *PROCESSES, *DRIVER, *FULL]
 
+S3 = [fault for fault in [*COMMIT, *STAGES, *PROCESSES, *DRIVER] if " torn " not in fault.at]
+"""The same with the run directory on S3, where an object is written by one request: there is no middle."""
+
+TRAININGS = [
+    Fault("put before logs/pretrain.0/000000005.jsonl", "driver"),
+    Fault("put after logs/captioner.1/000000003.jsonl", "driver"),
+    Fault("put before models/filter.1/provenance.json", "driver"),
+]
+"""A whole loop on S3 whose driver dies in the trainings."""
+
+NODES = [
+    Fault("stage before fetch 0", "node"),
+    Fault("stage before caption 2", "node"),
+    Fault("stage after filter 3", "node"),
+    Fault("create after rounds/1/web/000001.json", "node"),
+    Fault("stage before caption 1", "gcs"),
+]
+"""On a cluster of several nodes: one of them goes (spot preemption), and the head."""
+
 SHORT = [Fault("create torn rounds/1/web/000001.json")]
 """What CI runs; tests/end_to_end kills the driver."""

@@ -4,8 +4,9 @@ import subprocess
 
 import pytest
 
-from tests.faults.harness import chain_data, differences, disturb, finish, start
+from tests.faults.harness import chain_data, differences, disturb, fetched, finish, on_s3, start
 from tests.faults.points import SHORT
+from tests.s3_server import Trouble
 from tests.tiny import write_config
 
 
@@ -42,3 +43,24 @@ def test_the_comparison_sees_a_difference(undisturbed, tmp_path):
         "corpus/web/000009.tar: left over",
         "corpus/web/000002.tar: differs",
     ]
+
+
+@pytest.mark.timeout(600)
+def test_a_busy_s3_and_a_bucket_that_vanishes_change_nothing(models, undisturbed, tmp_path, s3):
+    config = write_config(tmp_path / "config.yaml", chain_data(tmp_path, models, s3))
+    s3.trouble(Trouble("gone", method="PUT", path=".*/run/corpus/web/000002.tar"))
+    code, output = finish(start(config, None, s3.environment), 200)
+    assert code == 1, output
+    errors = [line for line in output.splitlines() if line.startswith("error")]
+    assert len(errors) == 1 and "NoSuchBucket" in errors[0] and on_s3(tmp_path) in errors[0], output
+    assert "Traceback" not in output and f"resume        capfilt run {config}" in output, output
+    s3.trouble(*(Trouble(kind, every=23) for kind in ("slow_down", "error", "lost", "reset", "delay")))
+    code, output = finish(start(config, None, s3.environment), 200)
+    assert code == 0 and s3.injected() > 10, output
+    s3.trouble(Trouble("cut", method="GET", every=9))
+    code, output = finish(start(on_s3(tmp_path), None, s3.environment, "verify"), 100)
+    assert code == 0 and "0 differences; 0 not finished" in output, output
+    s3.calm()
+    assert differences(fetched(tmp_path, s3), undisturbed) == []
+    for file in (tmp_path / "run").rglob("*"):
+        assert not file.is_file() or s3.environment["AWS_SECRET_ACCESS_KEY"].encode() not in file.read_bytes()

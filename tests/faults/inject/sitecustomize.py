@@ -1,7 +1,8 @@
 """Faults for tests: Python imports this file in every process whose PYTHONPATH names its folder.
 
-CAPFILT_FAULT is JSON: {"at": a point, "kill": "self" | "raylet" | "driver" | "head" | "full", "marker": a path}. The process
-that reaches the point first creates the marker and sends SIGKILL to the target; nobody else does. "full" kills nobody:
+CAPFILT_FAULT is JSON: {"at": a point, "kill": "self" | "raylet" | "driver" | "head" | "node" | "gcs" | "full",
+"marker": a path}. "raylet" and "head" are those of an embedded Ray, "node" is the raylet above the process at the
+point, "gcs" the head of tests/faults/nodes.py. The process that reaches the point first creates the marker and sends SIGKILL to the target; nobody else does. "full" kills nobody:
 whoever reaches the point is told that the disk is full. A point is a function of
 this project, the name or stage it is called with, and whether its body has run:
 
@@ -46,6 +47,10 @@ def target(name):
         return os.getpid()
     if name == "driver":
         return driver
+    if name == "gcs":
+        return int(os.environ["CAPFILT_GCS"])
+    if name == "node":
+        return next(pid for pid in parents(os.getpid()) if "/raylet/raylet" in command(Path(f"/proc/{pid}")))
     program = {"raylet": "/raylet/raylet", "head": "/gcs_server"}[name]
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and program in command(entry) and driver in parents(int(entry.name)):

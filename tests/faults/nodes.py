@@ -1,0 +1,51 @@
+"""A Ray cluster of several nodes on one machine, whose workers' processes carry a fault."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+
+from ray.cluster_utils import Cluster
+
+from tests.faults.harness import Fault, fault_environment
+
+WORKERS = 2
+CPUS = 4
+"""Logical CPUs of each worker: what an embedded Ray counts at least, so that one of them can do the work alone."""
+
+
+class Nodes:
+    """A head, which has no CPUs and so nothing of the run, and `WORKERS` nodes that do the work.
+
+    `environment` is what a driver needs to find it. Kills that `inject/sitecustomize.py` knows here: "node" (the raylet
+    above the process that is at the point) and "gcs" (the head's server).
+    """
+
+    def __init__(self, folder: Path, fault: Fault | None) -> None:
+        self.folder, self.fault = folder, fault
+
+    def __enter__(self) -> Nodes:
+        before = dict(os.environ)
+        os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+        try:
+            self.cluster = Cluster(
+                initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+            )
+            head = self.cluster.head_node.all_processes["gcs_server"][0].process.pid
+            if self.fault is not None:
+                os.environ |= fault_environment(self.fault, self.folder / "reached")
+            os.environ["CAPFILT_GCS"] = json.dumps(head)
+            for _ in range(WORKERS):
+                self.cluster.add_node(num_cpus=CPUS)
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+        self.environment = {"RAY_ADDRESS": self.cluster.address, "RAY_AUTH_MODE": "disabled"}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.cluster.shutdown()
