@@ -9,7 +9,8 @@ from functools import partial
 
 import pyarrow as pa
 
-from cluster.engine import Isolation, Stage, Step
+from cluster.engine import Step
+from cluster.isolation import Isolation, Stage
 from cluster.sizing import Share, Sizing
 from pipeline.config import Config
 from pipeline.serve import serve_folder
@@ -18,11 +19,11 @@ from stages.caption import Caption
 from stages.fetch import Fetch, FetchConfig
 from stages.filter import Filter
 from stages.read import Read, ReadConfig
-from stages.rows import failed, live
+from stages.rows import crashed, failed, live, shard_name
 from stages.store import Store
 from stages.write import Provenance, Write, WriteConfig
 
-ISOLATION = Isolation(fail=failed, live=live)
+ISOLATION = Isolation(fail=failed, crash=crashed, live=live, name=shard_name)
 
 
 class FetchBySource:
@@ -33,6 +34,10 @@ class FetchBySource:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return self.stages[batch["source"][0].as_py()](batch)
+
+    def on_progress(self, told: Callable[[], None]) -> None:
+        for stage in self.stages.values():
+            stage.on_progress(told)
 
 
 def fetch_configs(config: Config, sources: tuple[str, ...], stack: ExitStack) -> dict[str, FetchConfig]:

@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from typing import Any, Literal
 
 from cluster.engine import Step, run_chain
@@ -107,7 +106,8 @@ def _run_shards(run: Run, node: Node, steps: list[Step], folder: str) -> dict[st
         indexes[source] = build_index(rows, run.store / f"corpus/{source}/index", source=source)
         check_parts(source, run.config.sources[source].parts, indexes[source].shards)  # before any download
     watch = _Watch(run, node, indexes, folder)
-    steps = [replace(step, tell=partial(run.board.fail, node.name)) for step in steps]
+    reports, limits = run.board.of(node.name), run.sizing().limits
+    steps = [replace(step, reports=reports, limits=limits) for step in steps]
     for attempt in range(ATTEMPTS):
         todo = _missing(run, indexes, folder)
         if not todo:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 PENDING = "pending"
 SUCCESS = "success"
 INTERNAL = "internal"
+CRASHED = "crashed"
 
 MESSAGE_LIMIT = 300
 """Characters of an error message that are stored; servers and libraries can say much more."""
@@ -37,6 +38,9 @@ STATUSES: dict[str, Status] = {
         Status("http_429", True, "Too many requests (429), and the wait it asked for exceeds the deadline."),
         Status("http_5xx", True, "The server failed (500-599)."),
         Status(INTERNAL, True, "An exception nobody foresaw; its text is the error message."),
+        Status(
+            CRASHED, False, "The process that worked on it died, hung or took too much memory, each time."
+        ),
         Status("tls", False, "The secure connection failed: expired, self-signed or foreign certificate."),
         Status("http_403", False, "Forbidden (401, 402 or 403)."),
         Status("http_404", False, "Gone (404 or 410)."),

@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 from tests.tiny import tiny_data, write_config
 
 INJECT = Path(__file__).parent / "inject"
+Poison = dict[str, dict[str, str]]
+"""{stage: {key of a row: what it does}}; see `inject/sitecustomize.py`."""
 HANG_SECONDS = 150
 """A driver that has lost its cluster may wait for it; a person would not wait longer."""
 
@@ -46,12 +48,15 @@ def chain_data(folder: Path, models: Path) -> dict[str, Any]:
     return data
 
 
-def start(config: Path, fault: Fault | None) -> subprocess.Popen[str]:
+def start(config: Path, fault: Fault | None = None, poison: Poison | None = None) -> subprocess.Popen[str]:
     """The program, in a session of its own."""
     environment = dict(os.environ)
     if fault is not None:
         told = {"at": fault.at, "kill": fault.kill, "marker": str(config.parent / "reached")}
         environment |= {"CAPFILT_FAULT": json.dumps(told)}
+    if poison is not None:
+        environment |= {"CAPFILT_POISON": json.dumps(poison)}
+    if fault is not None or poison is not None:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(INJECT), os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
         [sys.executable, "-m", "pipeline", "run", str(config)],

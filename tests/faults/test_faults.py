@@ -4,23 +4,8 @@ import subprocess
 
 import pytest
 
-from tests.faults.harness import chain_data, differences, disturb, finish, start
+from tests.faults.harness import differences, disturb
 from tests.faults.points import SHORT
-from tests.tiny import write_config
-
-
-@pytest.fixture(scope="module")
-def models(finished):
-    return finished[0] / "models"
-
-
-@pytest.fixture(scope="module")
-def undisturbed(models, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("undisturbed")
-    config = write_config(folder / "config.yaml", chain_data(folder, models))
-    code, output = finish(start(config, None), 150)
-    assert code == 0, output
-    return folder / "run"
 
 
 @pytest.mark.timeout(400)

@@ -178,8 +178,8 @@ def test_out_of_memory_halves_the_batch_for_good_and_changes_nothing(hf, med, pi
         assert texts_of(captioner.caption(pixels, KEYS)) == texts_of(expected)
     assert tried == [8, 4, 2, 2, 2, 2, 2, 1]
     assert [record.getMessage().split(":")[0] for record in caplog.records] == [
-        "out of device memory with 8 images at once",
-        "out of device memory with 4 images at once",
+        "out of memory with 8 images at once",
+        "out of memory with 4 images at once",
     ]
     caplog.clear()
     tried.clear()
