@@ -14,7 +14,8 @@ from stages.rows import ROW_SCHEMA, table_of, with_column
 
 
 def batch(*captions: str) -> pa.Table:
-    rows = [{"key": str(i), "caption": c, "status": "success", "image": b"x"} for i, c in enumerate(captions)]
+    of_all = {"source": "s", "shard": 7, "status": "success", "image": b"x"}
+    rows = [of_all | {"key": str(i), "caption": c} for i, c in enumerate(captions)]
     return table_of(rows, ROW_SCHEMA)
 
 

@@ -9,15 +9,16 @@ import time
 import pytest
 
 from cluster.careful import CarefulStage
+from cluster.engine import StageRunner, Step
 from cluster.guard import Guard, Limits, private_memory
 from cluster.isolation import Broken, ProcessDied, Search
 from pipeline.chain import ISOLATION
 from tests.cluster.poisoned import Beats, DiesAtOnce, Poisoned, Unbuildable, batch
 
-LIMITS = Limits(stall_seconds=5.0, memory=500_000_000)
+TIME, MEMORY = Limits(stall_seconds=5.0), Limits(memory=500_000_000)
 
 
-def apart(make, limits=LIMITS):
+def apart(make, limits=MEMORY):
     return CarefulStage(pickle.dumps(make), limits)
 
 
@@ -36,14 +37,15 @@ def test_gives_what_the_stage_gives_in_one_process():
 
 
 @pytest.mark.parametrize(
-    ("kind", "cause"),
+    ("kind", "limits", "cause"),
     [
-        ("hang", "no progress for 5 s"),
-        ("leak", r"its process took 0\.\d GB of memory, 0.5 GB are allowed"),
+        ("hang", TIME, "no progress for 5 s"),
+        ("leak", MEMORY, r"its process took \d\.\d GB of memory, 0.5 GB are allowed"),
     ],
+    ids=["hang", "leak"],
 )
-def test_a_death_is_survived_and_its_cause_said(kind, cause):
-    with apart(Poisoned) as stage:
+def test_a_death_is_survived_and_its_cause_said(kind, limits, cause):
+    with apart(Poisoned, limits) as stage:
         with pytest.raises(ProcessDied, match=f"^{cause}$") as death:
             stage(batch("a", kind))
         assert death.value.certain == (kind == "hang")
@@ -132,7 +134,7 @@ def guarded(body, limits):
         from tests.cluster.poisoned import poison
         with Guard({limits!r}, lambda cause: print("last words:", cause, flush=True)) as guard:
             {body}
-        poison("kill") if guard is None else print("went on", flush=True)
+        print("went on", flush=True)
     """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(
@@ -142,10 +144,9 @@ def guarded(body, limits):
 
 
 def test_a_guard_ends_a_process_that_hangs_or_takes_too_much():
-    assert guarded("pass", LIMITS) == (0, "went on")
-    assert guarded("poison('hang')", LIMITS) == (1, "")
-    code, output = guarded("poison('leak')", LIMITS)
-    assert code == 77 and output.startswith("last words: took 0.")
+    assert guarded("poison('hang')", TIME) == (1, "")
+    code, output = guarded("poison('leak')", MEMORY)
+    assert code == 77 and output.startswith("last words: took ")
 
 
 def test_a_guard_ends_nothing_once_it_is_left():
@@ -160,3 +161,51 @@ def test_memory_counts_what_is_private():
     held = b"x" * 200_000_000
     assert 190e6 < private_memory(os.getpid()) - before < 300e6 and len(held)
     assert private_memory(2**22 + 1) == 0
+
+
+# ---- the worker's part
+
+
+class Reports:
+    """A board that says how many processes died of a shard before."""
+
+    def __init__(self, died):
+        self.died, self.told = died, []
+
+    def begin(self, stage, shard):
+        self.told.append(("begin", stage, shard))
+        return self.died
+
+    def end(self, stage, shard):
+        self.told.append(("end", stage, shard))
+
+    def fail(self, cause, *, wait=False):
+        self.told.append(("fail", cause))
+
+
+def worker(make, died):
+    reports = Reports(died)
+    step = Step(name="p", make=make, isolation=ISOLATION, limits=MEMORY, reports=reports)
+    return StageRunner(step), reports
+
+
+def test_a_shard_that_killed_before_is_worked_on_apart():
+    """Directly, the row would kill this very test."""
+    runner, reports = worker(Poisoned, died=1)
+    assert runner(batch("a", "kill"))["status"].to_pylist() == ["success", "crashed"]
+    assert reports.told == [("begin", "p", "s/000007"), ("end", "p", "s/000007")]
+
+
+def test_any_other_shard_is_worked_on_directly():
+    runner, reports = worker(Poisoned, died=0)
+    runner.stage = lambda rows: rows  # what a child would build anew
+    assert runner(batch("kill")).num_rows == 1
+    assert reports.told == [("begin", "p", "s/000007"), ("end", "p", "s/000007")]
+
+
+@pytest.mark.parametrize("died", [0, 1])
+def test_a_shard_that_failed_with_an_error_is_no_longer_in_hand(died):
+    runner, reports = worker(Poisoned, died)
+    with pytest.raises(ValueError, match="cannot stand it"):
+        runner(batch(*["raise"] * 4))
+    assert reports.told[1:] == [("end", "p", "s/000007"), ("fail", "p: ValueError: cannot stand it")]
