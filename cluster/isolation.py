@@ -96,12 +96,13 @@ class Search:
             return self.call(batch)
         except Broken:
             raise
-        except Exception as error:
-            before = self.isolation.live(batch)
-            out = self._divided(batch, error)
-            if before >= WHOLESALE and self.isolation.live(out) == 0:
-                raise self._broken(error) from error  # on every row: the stage is broken, not the rows
-            return out
+        except Exception as of_all:
+            error = of_all
+        before = self.isolation.live(batch)
+        out = self._divided(batch, error)
+        if before >= WHOLESALE and self.isolation.live(out) == 0:
+            raise self._broken(error)  # on every row: the stage is broken, not the rows
+        return out
 
     def call(self, batch: pa.Table) -> pa.Table:
         """The stage's result, as it comes; deaths are counted."""
