@@ -27,6 +27,12 @@ class ClusterConfig:
     """GPUs (or a share of one) each captioner and filter replica asks for; by default 1, or 0.5 on one GPU."""
     segment: Annotated[int, Ge(1)] = 2000
     """Shards per Ray Data execution: what the driver keeps in mind at a time."""
+    stall_seconds: Annotated[float, Ge(0)] = 900
+    """A stage that gets no further for so long (no image fetched, no micro-batch captioned or judged) is ended, and
+    the row at fault is found; 0 = never."""
+    worker_memory_gb: Annotated[float, Gt(0)] | None = None
+    """Memory at which the process of a stage is ended, and the row at fault is found, in GB; by default what Ray
+    counts as memory of the smallest node."""
     object_store_gb: Annotated[float, Gt(0)] | None = None
     """Object store of an embedded Ray, in GB; Ray's own choice when not given."""
 

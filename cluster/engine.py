@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal
 
@@ -17,28 +17,21 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
-Stage = Callable[[pa.Table], pa.Table]
-
-WHOLESALE = 4
-"""A stage that raises on every one of so many rows or more is broken itself."""
+from cluster.careful import CarefulStage
+from cluster.guard import Guard, Limits, watch_progress
+from cluster.isolation import Isolation, Search, Stage, called
+from cluster.metrics import NodeBoard
 
 RETRIES = {"max_restarts": 20, "max_task_retries": 3}
 """Ray's own default is "for ever" for both; a task that dies four times is given up and its shard reported."""
 
+NO_PROGRESS_S = 6 * 3600
+"""Ray ends an execution after half an hour in which no shard moved; one shard may well take longer, and a stage that
+hangs is ended by its guard. What is left for Ray to notice is a cluster that never has room."""
 
 READERS = 2
 """Tasks that read ahead for one training worker: enough to keep up, too few to take its CPUs. They ask for no
 CPU: where the trainers hold every one, a reader that waited for its own would stop them all."""
-
-
-@dataclass(frozen=True)
-class Isolation:
-    """How rows that a stage cannot take are told apart from the others; both must be picklable."""
-
-    fail: Callable[[pa.Table, Exception], pa.Table]
-    """Rows marked as failed by this error, so that stages pass over them."""
-    live: Callable[[pa.Table], int]
-    """How many of these rows a stage has work with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,26 +48,28 @@ class Step:
     kind: Literal["read", "map", "write"] = "map"
     """Only the reader makes rows, only the writer ends them; a `map` stage returns exactly the rows it got."""
     isolation: Isolation | None = None
-    """Given for `map` stages: a row on which the stage raises fails alone."""
-    tell: Callable[[str], None] | None = None
-    """Receives the cause when the stage fails on a shard, in the process where it does; Ray itself keeps it in its
-    logs."""
-
-
-class RowsLost(RuntimeError):
-    """A stage returned another number of rows than it got: a defect of that stage, never of the data."""
+    """Given for `map` stages: a row on which the stage raises, or its process dies, fails alone."""
+    limits: Limits = field(default_factory=Limits)
+    """Time and memory after which the stage's process is ended; no limit unless told otherwise."""
+    reports: NodeBoard | None = None
+    """Receives the cause when the stage fails on a shard (Ray itself keeps it in its logs), and remembers which
+    shards the processes of the stage have in hand."""
 
 
 class StageRunner:
-    """A stage with its time written beside the rows (`seconds_<name>`), its row count checked, and the rows on which
-    it raises told apart.
+    """A stage with its time written beside the rows (`seconds_<name>`), its row count checked, its process watched,
+    and the rows on which it fails told apart.
 
-    A table without rows passes through: it is what a reader gives once the run is to stop.
+    A shard that an earlier process died of, whichever its fault was, is tried again in a process apart: the rows
+    that kill that one too are found and end, and this process lives. A table without rows passes through: it is what
+    a reader gives once the run is to stop.
     """
 
     def __init__(self, step: Step) -> None:
         self.step = step
         self.stage = step.make()
+        self.guard = Guard(step.limits, self._last_words)
+        watch_progress(self.stage, self.guard.beat)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         if not batch.num_rows:
@@ -83,8 +78,9 @@ class StageRunner:
         try:
             out = self._run(batch)
         except Exception as error:
-            if self.step.tell is not None:
-                self.step.tell(f"{self.step.name}: {type(error).__name__}: {' '.join(str(error).split())}")
+            if self.step.reports is not None:
+                line = " ".join(str(error).split())
+                self.step.reports.fail(f"{self.step.name}: {type(error).__name__}: {line}")
             raise
         if self.step.kind == "write" or not out.num_rows:
             return out
@@ -93,41 +89,31 @@ class StageRunner:
 
     def _run(self, batch: pa.Table) -> pa.Table:
         if self.step.kind != "map":
-            return self.stage(batch)
+            with self.guard:
+                return self.stage(batch)
+        isolation, reports = self.step.isolation, self.step.reports
+        if isolation is None or reports is None:
+            return self._directly(batch, isolation)
+        shard = isolation.name(batch)
+        died = reports.begin(self.step.name, shard)
         try:
-            return self._checked(batch)
-        except RowsLost:
-            raise
-        except Exception as error:
-            isolation = self.step.isolation
+            return self._carefully(batch, isolation) if died else self._directly(batch, isolation)
+        finally:
+            reports.end(self.step.name, shard)
+
+    def _directly(self, batch: pa.Table, isolation: Isolation | None) -> pa.Table:
+        with self.guard:
             if isolation is None:
-                raise
-            before = isolation.live(batch)
-            out = self._halved(batch, isolation, error)
-            if before >= WHOLESALE and isolation.live(out) == 0:
-                raise  # it raises on every row: the stage is broken, not the rows
-            return out
+                return called(self.step.name, self.stage, batch)
+            return Search(self.step.name, self.stage, isolation).run(batch)
 
-    def _halved(self, batch: pa.Table, isolation: Isolation, error: Exception) -> pa.Table:
-        """The stage's result for a batch on which it raised `error`: the guilty rows are found by halving."""
-        if batch.num_rows == 1:
-            return self._checked(isolation.fail(batch, error))
-        middle = batch.num_rows // 2
-        parts = []
-        for part in (batch.slice(0, middle), batch.slice(middle)):
-            try:
-                parts.append(self._checked(part))
-            except RowsLost:
-                raise
-            except Exception as of_part:
-                parts.append(self._halved(part, isolation, of_part))
-        return pa.concat_tables(parts)
+    def _carefully(self, batch: pa.Table, isolation: Isolation) -> pa.Table:
+        with CarefulStage(ray.cloudpickle.dumps(self.step.make), self.step.limits) as stage:
+            return Search(self.step.name, stage, isolation).run(batch)
 
-    def _checked(self, batch: pa.Table) -> pa.Table:
-        out = self.stage(batch)
-        if out.num_rows != batch.num_rows:
-            raise RowsLost(f"stage {self.step.name} got {batch.num_rows} rows and returned {out.num_rows}")
-        return out
+    def _last_words(self, cause: str) -> None:
+        if self.step.reports is not None:
+            self.step.reports.fail(f"{self.step.name}: its process {cause}", wait=True)
 
 
 def run_task(batch: pa.Table, step: Step) -> pa.Table:
@@ -192,6 +178,7 @@ def chain_context(shards: int) -> DataContext:
     context.max_errored_blocks = shards // 100 + (3 if shards > 3 else 0)
     context.actor_init_retry_on_errors = True
     context.max_consecutive_actor_init_deaths = 3
+    context.execution_no_progress_timeout_s = NO_PROGRESS_S
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     return context

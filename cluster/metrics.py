@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 
 CAUSES_KEPT = 20
+PATIENCE_S = 10
+"""Seconds a worker waits for the board before it goes on without."""
 
 
 @ray.remote(num_cpus=0, max_restarts=-1)
@@ -15,6 +18,7 @@ class _Board:
     def __init__(self) -> None:
         self.latest: dict[str, dict[str, Any]] = {}
         self.causes: dict[str, dict[str, int]] = {}
+        self.in_hand: dict[tuple[str, str, str], int] = {}
 
     def post(self, node: str, values: dict[str, Any]) -> None:
         self.latest.setdefault(node, {}).update(values, at=time.time())
@@ -29,6 +33,14 @@ class _Board:
 
     def failures(self, node: str) -> dict[str, int]:
         return self.causes.get(node, {})
+
+    def begin(self, node: str, stage: str, shard: str) -> int:
+        before = self.in_hand.get((node, stage, shard), 0)
+        self.in_hand[node, stage, shard] = before + 1
+        return before
+
+    def end(self, node: str, stage: str, shard: str) -> None:
+        self.in_hand.pop((node, stage, shard), None)
 
 
 class Board:
@@ -47,11 +59,41 @@ class Board:
         latest: dict[str, dict[str, Any]] = ray.get(self._actor.read.remote(), timeout=10)
         return latest
 
-    def fail(self, node: str, cause: str) -> None:
-        """Tell why a shard's task failed; does not wait, so that no trouble of the board hides the cause itself."""
-        self._actor.fail.remote(node, cause)
+    def of(self, node: str) -> NodeBoard:
+        """The board as the stages of one node see it."""
+        return NodeBoard(self._actor, node)
 
     def failures(self, node: str) -> dict[str, int]:
         """Causes of failed attempts of a node, and how often each was told."""
         causes: dict[str, int] = ray.get(self._actor.failures.remote(node), timeout=10)
         return causes
+
+
+@dataclass(frozen=True)
+class NodeBoard:
+    """What the stages of one node tell, and ask. No trouble of the board ends or hides theirs."""
+
+    actor: Any
+    node: str
+
+    def fail(self, cause: str, *, wait: bool = False) -> None:
+        """Tell why a shard's task failed; `wait` until it is told, for a process about to end."""
+        told = self.actor.fail.remote(self.node, cause)
+        if wait:
+            ray.wait([told], timeout=PATIENCE_S)
+
+    def begin(self, stage: str, shard: str) -> int:
+        """A process has this shard in hand from now on.
+
+        Returns:
+            How many had it before and never said that they had done with it: they died, with or by it.
+        """
+        try:
+            before: int = ray.get(self.actor.begin.remote(self.node, stage, shard), timeout=PATIENCE_S)
+        except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+            return 0  # a board that died has forgotten; one more death will tell
+        return before
+
+    def end(self, stage: str, shard: str) -> None:
+        """The stage has done with the shard, well or with an error."""
+        self.actor.end.remote(self.node, stage, shard)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import ray
 
 from cluster.config import ClusterConfig, ClusterError
+from cluster.guard import Limits
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Sizing:
     filter: Share
     cpus: float
     gpus: float
+    limits: Limits = field(default_factory=Limits)
+    """Of every stage's process."""
 
 
 def size(config: ClusterConfig) -> Sizing:
@@ -37,7 +40,17 @@ def size(config: ClusterConfig) -> Sizing:
         ClusterError: the config asks for GPUs that the cluster does not have.
     """
     resources = ray.cluster_resources()
-    return divide(config, cpus=resources.get("CPU", 1.0), gpus=resources.get("GPU", 0.0))
+    sizing = divide(config, cpus=resources.get("CPU", 1.0), gpus=resources.get("GPU", 0.0))
+    memory = [node["Resources"]["memory"] for node in ray.nodes() if "memory" in node["Resources"]]
+    return replace(sizing, limits=limit(config, memory))
+
+
+def limit(config: ClusterConfig, memory: list[float]) -> Limits:
+    """Limits of a stage's process, on nodes with so much memory (bytes). A single process that takes as much as all
+    of a node's processes should is leaking; ended early, it does not take its neighbours along, as the node's own
+    end or Ray's choice among its workers would."""
+    most = config.worker_memory_gb * 1e9 if config.worker_memory_gb is not None else min(memory, default=None)
+    return Limits(stall_seconds=config.stall_seconds or None, memory=int(most) if most is not None else None)
 
 
 def divide(config: ClusterConfig, *, cpus: float, gpus: float) -> Sizing:

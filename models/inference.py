@@ -28,6 +28,8 @@ Images = Sequence[Image.Image | bytes] | Tensor
 Work = TypeVar("Work")
 Row = TypeVar("Row")
 
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "ALLOC_FAILED")
+"""torch's CPU allocator (Linux, Windows), cuBLAS and cuDNN."""
 DECODING_THREADS = 4
 """Pillow decodes and resizes without holding Python's lock; more threads than this outrun one GPU's ViT-B."""
 
@@ -91,19 +93,23 @@ def _load_one(image: Image.Image | bytes, size: int) -> Tensor:
 
 
 class MicroBatches:
-    """Runs a function over images, at most `size` at a time, halved for good when the device lacks memory."""
+    """Runs a function over images, at most `size` at a time, halved for good when device or host lack memory.
+
+    `on_progress` is called after each of them.
+    """
 
     def __init__(self, size: int) -> None:
         if size < 1:
             raise ValueError(f"batch_size is {size}; it must be at least 1")
         self.size = size
+        self.on_progress: Callable[[], None] = lambda: None
 
     def run(
         self, function: Callable[[Tensor, list[Work]], list[Row]], pixels: Tensor, work: list[Work]
     ) -> list[Row]:
         """One result for each image [B, 3, S, S] and its work, in order; `function` gets a slice of both.
 
-        Raises torch.OutOfMemoryError if even one image does not fit.
+        Raises what the allocator raised if even one image does not fit.
         """
         results: list[Row] = []
         while len(results) < len(work):
@@ -111,9 +117,10 @@ class MicroBatches:
             tried = len(work[now])
             try:
                 results += function(pixels[now], work[now])
+                self.on_progress()
                 continue
-            except torch.OutOfMemoryError:
-                if tried == 1:
+            except (MemoryError, RuntimeError) as error:
+                if tried == 1 or not is_out_of_memory(error):
                     raise
             # Outside the handler, whose traceback held the tensors of the failed attempt.
             self._halve(tried)
@@ -121,6 +128,14 @@ class MicroBatches:
 
     def _halve(self, tried: int) -> None:
         self.size = tried // 2
-        log.warning("out of device memory with %d images at once: going on with %d", tried, self.size)
+        log.warning("out of memory with %d images at once: going on with %d", tried, self.size)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether device or host lacked memory. Beside the error torch has for the device, its CPU allocator and
+    CUDA's libraries raise plain RuntimeErrors, told by their text alone."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return any(words in str(error) for words in OUT_OF_MEMORY)

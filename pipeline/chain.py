@@ -9,7 +9,8 @@ from functools import partial
 
 import pyarrow as pa
 
-from cluster.engine import Isolation, Stage, Step
+from cluster.engine import Step
+from cluster.isolation import Isolation, Stage
 from cluster.sizing import Share, Sizing
 from pipeline.config import Config
 from pipeline.serve import serve_folder
@@ -20,12 +21,12 @@ from stages.filter import Filter
 from stages.img2dataset_fetch import Img2datasetFetch
 from stages.read import Read, ReadConfig
 from stages.retry import ReadFailed, RetryConfig, StageRetried
-from stages.rows import failed, live
+from stages.rows import crashed, failed, live, shard_name
 from stages.store import Store
 from stages.web import Web
 from stages.write import Provenance, Write, WriteConfig
 
-ISOLATION = Isolation(fail=failed, live=live)
+ISOLATION = Isolation(fail=failed, crash=crashed, live=live, name=shard_name)
 
 
 class FetchBySource:
@@ -39,7 +40,7 @@ class FetchBySource:
     def __init__(self, configs: Mapping[str, FetchConfig], workers: int = 1) -> None:
         manners = {source: config.manners() for source, config in configs.items()}
         webs = {each: Web(each, workers) for each in manners.values()}
-        self.stages: dict[str, Stage] = {}
+        self.stages: dict[str, Fetch | Img2datasetFetch] = {}
         for source, config in configs.items():
             web = webs[manners[source]]
             theirs = config.backend == "img2dataset"
@@ -47,6 +48,10 @@ class FetchBySource:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return self.stages[batch["source"][0].as_py()](batch)
+
+    def on_progress(self, told: Callable[[], None]) -> None:
+        for stage in self.stages.values():
+            stage.on_progress(told)
 
 
 def fetch_configs(config: Config, sources: tuple[str, ...], stack: ExitStack) -> dict[str, FetchConfig]:

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from typing import Any, Literal
 
 from cluster.engine import Step, run_chain
@@ -143,7 +142,8 @@ def stream_shards(
     Returns:
         The shards that are missing still.
     """
-    steps = [replace(step, tell=partial(run.board.fail, name)) for step in steps]
+    reports, limits = run.board.of(name), run.sizing().limits
+    steps = [replace(step, reports=reports, limits=limits) for step in steps]
     for attempt in range(ATTEMPTS):
         todo = missing()
         if not todo:

@@ -20,6 +20,7 @@ import pyarrow.dataset as ds
 
 from pipeline.metrics import CLEAN, FilterQuality, TextDrift, filter_quality, text_drift
 from stages.rows import CANDIDATE_SCHEMA, CORPUS_SCHEMA
+from stages.storage import open_filesystem
 
 SCORE_BINS = 1000
 """Resolution of the score tables: thresholds in steps of 0.001."""
@@ -47,7 +48,7 @@ def open_parquet(
     """
     if not files:
         return schema.empty_table()
-    filesystem, _ = fsspec.core.url_to_fs(files[0], **dict(storage_options or {}))
+    filesystem, _ = open_filesystem(files[0], storage_options)
     paths = [fsspec.core.strip_protocol(file) for file in files]
     return ds.dataset(paths, schema=schema, filesystem=filesystem, format="parquet")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, ClassVar, Literal
 
@@ -70,6 +71,10 @@ class Caption:
             sampling=config.sampling,
             batch_size=config.batch_size,
         )
+
+    def on_progress(self, told: Callable[[], None]) -> None:
+        """Have `told` called after every micro-batch."""
+        self.captioner.batches.on_progress = told
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         images, keys = batch["image"].to_pylist(), batch["key"].to_pylist()

@@ -124,9 +124,14 @@ class Fetch:
     def __init__(self, config: FetchConfig, web: Web | None = None) -> None:
         self.config = config
         self.web = web or Web(config.manners())
+        self._told: Callable[[], None] = lambda: None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Fetch, (self.config, self.web)
+
+    def on_progress(self, told: Callable[[], None]) -> None:
+        """Have `told` called after every row, in another thread."""
+        self._told = told
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """The same rows; those that were `pending` have the columns `FILLED` set.
@@ -169,6 +174,8 @@ class Fetch:
             return {"status": failure.status, "error_message": failure.message}
         except Exception as error:  # whosever fault, the shard goes on and the text says what it was
             return {"status": INTERNAL, "error_message": one_line(f"{type(error).__name__}: {error}")}
+        finally:
+            self._told()
 
 
 class ImageFolder:

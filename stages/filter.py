@@ -5,7 +5,7 @@ Scores are always stored, dropped candidates too, so that another threshold need
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
@@ -78,6 +78,10 @@ class Filter:
             itm_token=config.itm_token,
             batch_size=config.batch_size,
         )
+
+    def on_progress(self, told: Callable[[], None]) -> None:
+        """Have `told` called after every micro-batch."""
+        self.matcher.batches.on_progress = told
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         images = batch["image"].to_pylist()

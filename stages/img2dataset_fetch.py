@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import cached_property, partial
 from pathlib import Path
@@ -59,9 +60,14 @@ class Img2datasetFetch:
     def __init__(self, config: FetchConfig) -> None:
         self.config = config
         self._allowed = frozenset(normal_host(host) for host in config.allow_private)
+        self._told: Callable[[], None] = lambda: None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Img2datasetFetch, (self.config,)
+
+    def on_progress(self, told: Callable[[], None]) -> None:
+        """Have `told` called after every row."""
+        self._told = told
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """The same rows; those that were `pending` have the columns `FILLED` set."""
@@ -100,7 +106,7 @@ class Img2datasetFetch:
             with pa.OSFile(str(shard), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
                 writer.write_table(table)
             # Not called as a whole: that would swallow the exception.
-            self._downloader(partial(_Collector, found), folder).download_shard((0, str(shard)))
+            self._downloader(partial(_Collector, found, self._told), folder).download_shard((0, str(shard)))
         return found
 
     def _downloader(self, writer: Any, folder: str) -> Any:
@@ -154,11 +160,14 @@ class Img2datasetFetch:
 class _Collector:
     """What img2dataset takes for a writer of samples: keeps them, by row."""
 
-    def __init__(self, found: dict[int, tuple[bytes | None, dict[str, Any]]], *_: Any) -> None:
-        self.found = found
+    def __init__(
+        self, found: dict[int, tuple[bytes | None, dict[str, Any]]], told: Callable[[], None], *_: Any
+    ) -> None:
+        self.found, self._told = found, told
 
     def write(self, image: bytes | None, key: str, caption: str | None, meta: dict[str, Any]) -> None:
         self.found[meta["row"]] = (image, dict(meta))
+        self._told()
 
     def close(self) -> None:
         """Nothing is open."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from stages.status import INTERNAL, PENDING, SUCCESS, one_line
+from stages.status import CRASHED, INTERNAL, PENDING, SUCCESS, one_line
 
 ROWS_PER_SHARD_LIMIT = 100_000
 """The row part of a key has five digits: `{shard:06d}{row:05d}` (img2dataset's layout)."""
@@ -123,11 +123,25 @@ def without_images(batch: pa.Table) -> pa.Table:
 
 def failed(batch: pa.Table, error: Exception) -> pa.Table:
     """`batch` with every row ended as `internal` by an exception that nobody foresaw, its image emptied."""
-    message = one_line(f"{type(error).__name__}: {error}")
-    batch = with_column(batch, "status", [INTERNAL] * batch.num_rows, pa.string())
-    return without_images(with_column(batch, "error_message", [message] * batch.num_rows, pa.string()))
+    return _ended(batch, INTERNAL, f"{type(error).__name__}: {error}")
+
+
+def crashed(batch: pa.Table, cause: str) -> pa.Table:
+    """`batch` with every row ended as `crashed`, its image emptied."""
+    return _ended(batch, CRASHED, cause)
+
+
+def _ended(batch: pa.Table, status: str, message: str) -> pa.Table:
+    batch = with_column(batch, "status", [status] * batch.num_rows, pa.string())
+    messages = [one_line(message)] * batch.num_rows
+    return without_images(with_column(batch, "error_message", messages, pa.string()))
 
 
 def live(batch: pa.Table) -> int:
     """Rows that a stage still has work with: those that have not failed."""
     return sum(status in (PENDING, SUCCESS) for status in batch["status"].to_pylist())
+
+
+def shard_name(batch: pa.Table) -> str:
+    """`<source>/000012` of the shard that these rows are."""
+    return f"{batch['source'][0].as_py()}/{batch['shard'][0].as_py():06d}"

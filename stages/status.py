@@ -11,6 +11,7 @@ from dataclasses import dataclass
 PENDING = "pending"
 SUCCESS = "success"
 INTERNAL = "internal"
+CRASHED = "crashed"
 
 MESSAGE_LIMIT = 300
 """Characters of an error message that are stored; servers and libraries can say much more."""
@@ -42,6 +43,9 @@ STATUSES: dict[str, Status] = {
             "rate", True, "The host's Crawl-delay would have kept the url waiting too long; it was not asked."
         ),
         Status(INTERNAL, True, "An exception nobody foresaw; its text is the error message."),
+        Status(
+            CRASHED, False, "The process that worked on it died, hung or took too much memory, each time."
+        ),
         Status("tls", False, "The secure connection failed: expired, self-signed or foreign certificate."),
         Status("http_403", False, "Forbidden (401, 402 or 403)."),
         Status("http_404", False, "Gone (404 or 410)."),

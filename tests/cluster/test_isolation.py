@@ -3,8 +3,10 @@
 import pyarrow as pa
 import pytest
 
-from cluster.engine import Isolation, RowsLost, StageRunner, Step
-from stages.rows import ROW_SCHEMA, failed, live, table_of, with_column
+from cluster.engine import StageRunner, Step
+from cluster.isolation import DEATHS, Broken, ProcessDied, RowsLost, Search
+from pipeline.chain import ISOLATION
+from stages.rows import ROW_SCHEMA, table_of, with_column
 
 
 class Picky:
@@ -26,9 +28,6 @@ def batch(rows=16, status="success"):
         [{"key": str(i), "caption": f"c{i}", "status": status, "image": b"x"} for i in range(rows)],
         ROW_SCHEMA,
     )
-
-
-ISOLATION = Isolation(failed, live)
 
 
 def runner(stage, isolation=ISOLATION):
@@ -79,3 +78,96 @@ def test_lost_rows_are_never_the_rows_fault():
 def test_a_table_without_rows_passes_through():
     stage = Picky(())
     assert runner(stage)(batch(0)).num_rows == 0 and stage.calls == 0
+
+
+def test_a_stage_that_exits_raises():
+    class Exits:
+        def __call__(self, batch):
+            if "c3" in batch["caption"].to_pylist() and batch["status"][0].as_py() == "success":
+                raise SystemExit(3)
+            return batch
+
+    out = runner(Exits())(batch())
+    assert [r["key"] for r in out.to_pylist() if r["status"] != "success"] == ["3"]
+    assert out["error_message"][3].as_py() == "RuntimeError: SystemExit: 3"
+
+
+class Deadly:
+    """Stands for a stage in a process apart: it dies of some rows, and sometimes without their fault."""
+
+    def __init__(self, bad, *, hangs=(), outside=()):
+        self.bad, self.hangs, self.outside = bad, hangs, set(outside)
+        self.calls = self.deaths = 0
+
+    def __call__(self, batch):
+        self.calls += 1
+        rows = [r["caption"] for r in batch.to_pylist() if r["status"] == "success"]
+        if self.calls in self.outside or set(rows) & set(self.bad):
+            self.deaths += 1
+            raise ProcessDied("its process died of SIGKILL")
+        if set(rows) & set(self.hangs):
+            self.deaths += 1
+            raise ProcessDied("no progress for 9 s", certain=True)
+        return with_column(batch, "length", [len(c) for c in batch["caption"].to_pylist()], pa.int64())
+
+
+def search(stage, rows):
+    return Search("deadly", stage, ISOLATION).run(batch(rows)).to_pylist()
+
+
+@pytest.mark.parametrize("bad", [(0,), (999,), (3, 4, 500), (17, 130, 131, 132, 133, 877)])
+def test_rows_that_kill_are_found_among_a_thousand(bad):
+    stage = Deadly([f"c{i}" for i in bad])
+    rows = search(stage, 1000)
+    assert [r["key"] for r in rows] == [str(i) for i in range(1000)]
+    assert [int(r["key"]) for r in rows if r["status"] == "crashed"] == list(bad)
+    assert all(r["status"] == "success" and r["image"] for r in rows if int(r["key"]) not in bad)
+    of_first = rows[bad[0]]
+    assert (
+        of_first["error_message"] == "deadly: its process died of SIGKILL, twice with this row alone"
+        and of_first["image"] is None
+    )
+    assert all(r["length"] == len(r["caption"]) for r in rows)
+    # Whole, an eighth, a sixty-fourth, a pair, then twice alone; what rows have in common costs once.
+    assert stage.deaths <= 1 + 5 * len(bad)
+
+
+def test_a_row_that_hangs_is_tried_alone_once():
+    stage = Deadly((), hangs=("c5",))
+    rows = search(stage, 8)
+    assert [r["key"] for r in rows if r["status"] == "crashed"] == ["5"] and stage.deaths == 2
+    assert rows[5]["error_message"] == "deadly: no progress for 9 s, with this row alone"
+
+
+@pytest.mark.parametrize("calls", [(1,), (1, 2), (1, 2, 3), (1, 5)])
+def test_deaths_from_outside_blame_no_row(calls):
+    """Whole batch, a part, or a row alone: killed once each, and not when it is tried again."""
+    assert {r["status"] for r in search(Deadly((), outside=calls), 16)} == {"success"}
+
+
+def test_a_stage_that_dies_of_every_row_is_broken():
+    stage = Deadly([f"c{i}" for i in range(1000)])
+    with pytest.raises(Broken, match="died of SIGKILL, whatever row it has"):
+        search(stage, 1000)
+    assert stage.deaths < DEATHS / 2
+    with pytest.raises(Broken, match="whatever row it has"):
+        search(Deadly([f"c{i}" for i in range(5)]), 5)
+
+
+def test_a_search_that_costs_too_many_deaths_is_given_up():
+    stage = Deadly([f"c{i}" for i in range(5, 1000, 50)])
+    with pytest.raises(Broken, match=f"{DEATHS} deaths are too many"):
+        search(stage, 1000)
+    assert stage.deaths == DEATHS + 1
+
+
+def test_a_row_that_raises_where_it_killed_before_fails_as_that():
+    class Changes(Deadly):
+        def __call__(self, batch):
+            first = batch.slice(0, 1).to_pylist()[0]
+            if self.deaths == 2 and first["caption"] == "c1" and first["status"] == "success":
+                raise ValueError("not a picture")
+            return super().__call__(batch)
+
+    rows = search(Changes(("c1",)), 8)
+    assert [(r["key"], r["status"]) for r in rows if r["status"] != "success"] == [("1", "internal")]

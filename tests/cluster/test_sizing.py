@@ -1,7 +1,8 @@
 import pytest
 
 from cluster.config import ClusterConfig, ClusterError
-from cluster.sizing import divide
+from cluster.guard import Limits
+from cluster.sizing import divide, limit
 
 
 @pytest.mark.parametrize("cpus", [1, 2, 4, 8, 16, 64])
@@ -28,3 +29,10 @@ def test_more_gpus_than_there_are_is_refused():
         divide(ClusterConfig(caption_actors=4, filter_actors=1), cpus=16, gpus=4)
     with pytest.raises(ClusterError, match="no GPU"):
         divide(ClusterConfig(gpus_per_actor=1), cpus=16, gpus=0)
+
+
+def test_limits_of_a_cluster():
+    nodes = [64e9, 16e9, 16e9]
+    assert limit(ClusterConfig(), nodes) == Limits(stall_seconds=900, memory=16_000_000_000)
+    assert limit(ClusterConfig(stall_seconds=0, worker_memory_gb=2.5), nodes) == Limits(memory=2_500_000_000)
+    assert limit(ClusterConfig(), []) == Limits(stall_seconds=900)

@@ -2,7 +2,7 @@
 start, until so many kills are done. Exit 1 if any of them left a difference.
 
 `--on s3` has the run directory on a busy S3 server, `--on trainings` kills a whole loop there, `--on nodes` works on a
-cluster of several nodes and kills one of them.
+cluster of several nodes and kills one of them, `--on poison` has rows of each kind of poison in each stage.
 """
 
 import argparse
@@ -15,10 +15,11 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from pipeline.step_log import read_steps
 from stages.store import Store
-from tests.faults import points
+from tests.faults import points, poison
 from tests.faults.harness import (
     HANG_SECONDS,
     Fault,
@@ -35,10 +36,17 @@ from tests.faults.nodes import Nodes
 from tests.s3_server import S3, Trouble
 from tests.tiny import tiny_data, write_config
 
-PLACES = {"disk": points.ALL, "s3": points.S3, "trainings": points.TRAININGS, "nodes": points.NODES}
+PLACES = {
+    "disk": points.ALL,
+    "s3": points.S3,
+    "trainings": points.TRAININGS,
+    "nodes": points.NODES,
+    "poison": tuple(poison.LONG),
+}
 BUSY = [Trouble(kind, every=29) for kind in ("slow_down", "error", "lost", "reset")]
-Attempt = Callable[[Path, Fault], tuple[str, list[str]]]
-"""Kill a run at a fault in a folder of its own and resume it: how it ended, and what differs."""
+Attempt = Callable[[Path, Any], tuple[str, list[str]]]
+"""Disturb a run, by a fault or by the rows of `poison.LONG` that are named, in a folder of its own, and see it to its end:
+how it ended at first, and what differs."""
 
 
 def main() -> None:
@@ -65,7 +73,7 @@ def main() -> None:
     raise SystemExit(1 if bad else 0)
 
 
-def kill(folder: Path, fault: Fault, attempt: Attempt) -> dict[str, object]:
+def kill(folder: Path, fault: Fault | str, attempt: Attempt) -> dict[str, object]:
     folder.mkdir()
     began = time.monotonic()
     try:
@@ -95,12 +103,22 @@ def prepare(place: str, root: Path, stack: ExitStack) -> Attempt:
     )
     assert code == 0, output
 
+    if place == "poison":
+        return lambda folder, name: poison_rows(folder, models, undisturbed / "run", name)
+
     def attempt(folder: Path, fault: Fault) -> tuple[str, list[str]]:
         ending = nodes(folder, models, fault) if place == "nodes" else disturb(folder, models, fault, s3)
         run = folder / "run" if s3 is None else fetched(folder, s3)
         return ending, differences(run, undisturbed / "run")
 
     return attempt
+
+
+def poison_rows(folder: Path, models: Path, undisturbed: Path, name: str) -> tuple[str, list[str]]:
+    """A run with poisoned rows, which it must get over by itself."""
+    rows = poison.LONG[name]
+    poison.poisoned(folder, models, rows)
+    return "done", poison.differences(folder / "run", undisturbed, rows)
 
 
 def nodes(folder: Path, models: Path, fault: Fault) -> str:
@@ -149,7 +167,7 @@ def make_models(folder: Path) -> Path:
     data = tiny_data(folder)
     data["run"]["dir"] = str(folder / "run")
     config = write_config(folder / "config.yaml", data)
-    code, output = finish(start(config, None), 600)
+    code, output = finish(start(config), 600)
     assert code == 0, output
     return folder / "run" / "models"
 

@@ -20,6 +20,8 @@ from tests.s3_server import S3
 from tests.tiny import tiny_data, write_config
 
 INJECT = Path(__file__).parent / "inject"
+Poison = dict[str, dict[str, str]]
+"""{stage: {key of a row: what it does}}; see `inject/sitecustomize.py`."""
 HANG_SECONDS = 150
 """A driver that has lost its cluster may wait for it; a person would not wait longer."""
 
@@ -56,16 +58,20 @@ def on_s3(folder: Path) -> str:
 
 def start(
     config: Path | str,
-    fault: Fault | None,
+    fault: Fault | None = None,
     environment: Mapping[str, str] | None = None,
     command: str = "run",
+    poison: Poison | None = None,
 ) -> subprocess.Popen[str]:
     """The program, in a session of its own.
 
     Args:
         environment: more of it: where a store or a cluster is.
+        poison: rows that misbehave.
     """
     injected = {} if fault is None else fault_environment(fault, Path(config).parent / "reached")
+    if poison is not None:
+        injected |= {"CAPFILT_POISON": json.dumps(poison), "PYTHONPATH": injected_path()}
     return subprocess.Popen(
         [sys.executable, "-m", "pipeline", command, str(config)],
         env=os.environ | injected | dict(environment or {}),
@@ -79,8 +85,12 @@ def start(
 def fault_environment(fault: Fault, marker: Path) -> dict[str, str]:
     """What makes a process, and those it starts, die at the fault."""
     told = {"at": fault.at, "kill": fault.kill, "marker": str(marker)}
-    paths = os.pathsep.join(filter(None, [str(INJECT), os.environ.get("PYTHONPATH")]))
-    return {"CAPFILT_FAULT": json.dumps(told), "PYTHONPATH": paths}
+    return {"CAPFILT_FAULT": json.dumps(told), "PYTHONPATH": injected_path()}
+
+
+def injected_path() -> str:
+    """PYTHONPATH by which processes load `inject/sitecustomize.py`."""
+    return os.pathsep.join(filter(None, [str(INJECT), os.environ.get("PYTHONPATH")]))
 
 
 def finish(process: subprocess.Popen[str], seconds: float) -> tuple[int | None, str]:

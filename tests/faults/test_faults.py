@@ -10,20 +10,6 @@ from tests.s3_server import Trouble
 from tests.tiny import write_config
 
 
-@pytest.fixture(scope="module")
-def models(finished):
-    return finished[0] / "models"
-
-
-@pytest.fixture(scope="module")
-def undisturbed(models, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("undisturbed")
-    config = write_config(folder / "config.yaml", chain_data(folder, models))
-    code, output = finish(start(config, None), 150)
-    assert code == 0, output
-    return folder / "run"
-
-
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("fault", SHORT, ids=str)
 def test_whatever_dies_the_same_command_ends_with_the_same_files(fault, models, undisturbed, tmp_path):

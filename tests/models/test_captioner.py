@@ -156,14 +156,17 @@ def test_bfloat16_writes_captions_of_about_the_same_likelihood(pixels):
 # ---- memory
 
 
-def short_of_memory(captioner, most):
+CUDA = torch.OutOfMemoryError("CUDA out of memory")
+
+
+def short_of_memory(captioner, most, error=CUDA):
     """Makes the model fail as CUDA does when more than `most` images come at once; returns the batches tried."""
     encode, tried = captioner.med.encode_image, []
 
     def encode_image(pixels):
         tried.append(len(pixels))
         if len(pixels) > most:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
         return encode(pixels)
 
     captioner.med.encode_image = encode_image
@@ -178,14 +181,45 @@ def test_out_of_memory_halves_the_batch_for_good_and_changes_nothing(hf, med, pi
         assert texts_of(captioner.caption(pixels, KEYS)) == texts_of(expected)
     assert tried == [8, 4, 2, 2, 2, 2, 2, 1]
     assert [record.getMessage().split(":")[0] for record in caplog.records] == [
-        "out of device memory with 8 images at once",
-        "out of device memory with 4 images at once",
+        "out of memory with 8 images at once",
+        "out of memory with 4 images at once",
     ]
     caplog.clear()
     tried.clear()
     captioner.caption(pixels, KEYS)
     assert max(tried) == 2
     assert not caplog.records
+
+
+def test_the_host_out_of_memory_halves_too(hf, med, pixels):
+    """The errors as torch itself and Python raise them, for sizes that no machine has."""
+    errors = []
+    for allocate in (lambda: torch.empty(2**60, dtype=torch.uint8), lambda: bytearray(2**62)):
+        with pytest.raises((RuntimeError, MemoryError)) as raised:
+            allocate()
+        errors.append(raised.value)
+    errors.append(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
+    expected = Captioner(med, TOKENIZER, **CPU).caption(pixels, KEYS)
+    for error in errors:
+        captioner = Captioner(med_of(hf), TOKENIZER, **CPU, batch_size=8)
+        short_of_memory(captioner, most=4, error=error)
+        assert texts_of(captioner.caption(pixels, KEYS)) == texts_of(expected) and captioner.batches.size == 4
+
+
+def test_another_error_halves_nothing(hf, pixels):
+    captioner = Captioner(med_of(hf), TOKENIZER, **CPU, batch_size=8)
+    tried = short_of_memory(captioner, most=4, error=RuntimeError("shapes do not fit"))
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        captioner.caption(pixels, KEYS)
+    assert tried == [8] and captioner.batches.size == 8
+
+
+def test_every_micro_batch_is_told(hf, pixels):
+    captioner = Captioner(med_of(hf), TOKENIZER, **CPU, batch_size=2)
+    told = []
+    captioner.batches.on_progress = lambda: told.append(1)
+    captioner.caption(pixels, KEYS)
+    assert len(told) == -(-len(pixels) // 2)
 
 
 def test_out_of_memory_with_one_image_is_an_error(hf, pixels):

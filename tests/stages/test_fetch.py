@@ -361,6 +361,14 @@ def test_bytes_that_came_with_a_tar() -> None:
     assert out[2]["error_message"] == "the sample has no image member"
 
 
+def test_progress_is_told_after_every_row() -> None:
+    told: list[int] = []
+    stage = Fetch(config())
+    stage.on_progress(lambda: told.append(1))
+    stage(rows("ftp://a/b", None, "mailto:x"))
+    assert len(told) == 3
+
+
 def test_unforeseen_exception_is_the_rows_not_the_shards(
     server: Hostile, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,9 +8,13 @@ this project, the name or stage it is called with, and whether its body has run:
 
     put before corpus/web/000001.tar      put torn …     put after …     (also `create`)
     stage before caption 1                stage after …  (the number of the shard)
+
+CAPFILT_POISON is JSON: {stage: {key of a row: "raise" | "kill" | "segv" | "hang" | "leak"}}, done by whichever process has
+that row in hand in that stage.
 """
 
 import errno
+import functools
 import importlib.abc
 import importlib.util
 import json
@@ -22,6 +26,7 @@ import time
 from pathlib import Path
 
 FAULT = json.loads(os.environ.get("CAPFILT_FAULT", "null"))
+POISON = json.loads(os.environ.get("CAPFILT_POISON", "{}"))
 
 
 def reach(point):
@@ -119,7 +124,37 @@ def patch_engine(module):
     module.StageRunner.__call__ = call
 
 
-PATCHES = {"stages.store": patch_store, "cluster.engine": patch_engine}
+def poison(kind):
+    """What a row does to the process that has it, for some minutes at the most."""
+    if kind == "raise":
+        raise ValueError("poisoned")
+    if kind in ("kill", "segv"):
+        os.kill(os.getpid(), {"kill": signal.SIGKILL, "segv": signal.SIGSEGV}[kind])
+    if kind == "hang":
+        time.sleep(200)
+    if kind == "leak":
+        held = []
+        while len(held) < 64:  # 4 GB
+            held.append(b"x" * (64 << 20))
+            time.sleep(0.02)
+        time.sleep(200)
+
+
+def patch_stage(module, cls, stage):
+    """Rows that still have work in this stage, and are poisoned, take effect."""
+    original = getattr(module, cls).__call__
+
+    def call(self, batch):
+        rows = zip(batch["key"].to_pylist(), batch["status"].to_pylist(), strict=True)
+        for key in [key for key, status in rows if status in ("pending", "success")]:
+            poison(POISON[stage].get(key))
+        return original(self, batch)
+
+    getattr(module, cls).__call__ = call
+
+
+PATCHES = {} if FAULT is None else {"stages.store": patch_store, "cluster.engine": patch_engine}
+PATCHES |= {f"stages.{s}": functools.partial(patch_stage, cls=s.capitalize(), stage=s) for s in POISON}
 
 
 class Patcher(importlib.abc.MetaPathFinder):
@@ -140,6 +175,6 @@ class Patcher(importlib.abc.MetaPathFinder):
         return spec
 
 
-if FAULT is not None:
+if PATCHES:
     os.environ.setdefault("CAPFILT_DRIVER", str(os.getpid()))
     sys.meta_path.insert(0, Patcher())

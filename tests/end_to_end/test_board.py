@@ -1,0 +1,30 @@
+"""What the board knows of shards in hand, and what workers do without it."""
+
+import ray
+
+from cluster.metrics import Board
+
+
+def test_a_shard_in_hand_outlives_who_had_it(ray_session):
+    board = Board().of("bootstrap.1")
+    assert [board.begin("caption", "web/000001") for _ in range(3)] == [0, 1, 2]
+    assert board.begin("caption", "web/000002") == board.begin("filter", "web/000001") == 0
+    board.end("caption", "web/000001")
+    assert board.begin("caption", "web/000001") == 0
+    assert board.begin("filter", "web/000001") == 1
+
+
+def test_without_the_board_work_goes_on(ray_session):
+    whole = Board()
+    board = whole.of("n")
+    board.begin("caption", "web/000001")
+    ray.kill(board.actor)  # for good
+    assert board.begin("caption", "web/000001") == 0
+    board.end("caption", "web/000001")
+    board.fail("a cause", wait=True)
+
+
+def test_causes_are_told_even_by_a_process_about_to_end(ray_session):
+    whole = Board()
+    whole.of("n").fail("took too much", wait=True)
+    assert whole.failures("n") == {"took too much": 1}
