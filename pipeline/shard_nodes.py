@@ -182,7 +182,10 @@ def _causes(run: Run, node: Node) -> str:
     """Why shards failed, the commonest cause first."""
     causes = Counter(run.board.failures(node.name)).most_common(2)
     if not causes:
-        return "their processes died without a word: killed from outside or out of memory, see Ray's logs"
+        return (
+            "their processes died without a word: killed from outside, out of memory, or ended after "
+            f"{run.config.cluster.stall_seconds:g} s without progress (cluster.stall_seconds); see Ray's logs"
+        )
     return "; ".join(cause for cause, _ in causes)
 
 
