@@ -32,7 +32,7 @@ class ClusterConfig:
     the row at fault is found; 0 = never."""
     worker_memory_gb: Annotated[float, Gt(0)] | None = None
     """Memory at which the process of a stage is ended, and the row at fault is found, in GB; by default what Ray
-    counts as memory of the smallest node."""
+    counts as memory of the largest node."""
     object_store_gb: Annotated[float, Gt(0)] | None = None
     """Object store of an embedded Ray, in GB; Ray's own choice when not given."""
 

@@ -48,8 +48,8 @@ def size(config: ClusterConfig) -> Sizing:
 def limit(config: ClusterConfig, memory: list[float]) -> Limits:
     """Limits of a stage's process, on nodes with so much memory (bytes). A single process that takes as much as all
     of a node's processes should is leaking; ended early, it does not take its neighbours along, as the node's own
-    end or Ray's choice among its workers would."""
-    most = config.worker_memory_gb * 1e9 if config.worker_memory_gb is not None else min(memory, default=None)
+    end or Ray's choice among its workers would. The largest node counts: a head is often small."""
+    most = config.worker_memory_gb * 1e9 if config.worker_memory_gb is not None else max(memory, default=None)
     return Limits(stall_seconds=config.stall_seconds or None, memory=int(most) if most is not None else None)
 
 

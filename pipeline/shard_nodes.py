@@ -208,7 +208,10 @@ def causes(run: Run, name: str) -> str:
     """Why shards failed, the commonest cause first."""
     found = Counter(run.board.failures(name)).most_common(2)
     if not found:
-        return "their processes died without a word: killed from outside or out of memory, see Ray's logs"
+        return (
+            "their processes died without a word: killed from outside, out of memory, or ended after "
+            f"{run.config.cluster.stall_seconds:g} s without progress (cluster.stall_seconds); see Ray's logs"
+        )
     return "; ".join(cause for cause, _ in found)
 
 

@@ -32,7 +32,7 @@ def test_more_gpus_than_there_are_is_refused():
 
 
 def test_limits_of_a_cluster():
-    nodes = [64e9, 16e9, 16e9]
+    nodes = [4e9, 16e9, 16e9]
     assert limit(ClusterConfig(), nodes) == Limits(stall_seconds=900, memory=16_000_000_000)
     assert limit(ClusterConfig(stall_seconds=0, worker_memory_gb=2.5), nodes) == Limits(memory=2_500_000_000)
     assert limit(ClusterConfig(), []) == Limits(stall_seconds=900)

@@ -89,7 +89,7 @@ def losses_of(objective, batch):
 def make_run(data):
     prepared = prepare(parse_config(data, "twin"))
     parts = (prepared.config, prepared.store, prepared.ledger, prepared.nodes, prepared.prints)
-    board = SimpleNamespace(fail=print, failures=lambda node: {})
+    board = SimpleNamespace(of=lambda node: None, failures=lambda node: {})
     return LocalRun(*parts, Progress(Console(quiet=True)), board, Stop(prepared.store, 0, print))
 
 
