@@ -117,8 +117,8 @@ class Hostile:
             fields = (line.partition(": ") for line in request.split("\r\n")[1:])
             self.headers = {name.lower(): value for name, _, value in fields}
             await self._answer(path, self.headers["host"].partition(":")[0], writer)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the client has gone, or the test is over
         finally:
             writer.close()
 
