@@ -1,4 +1,4 @@
-"""Annotation files beside a folder of images: COCO, Karpathy's splits and BLIP's lists, as manifest rows.
+"""JSON documents that are no plain url list: COCO, Karpathy's splits, BLIP's lists and SBU, as manifest rows.
 
 One row per image, its captions together, so that an image is stored once however many people described it.
 """
@@ -9,15 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def annotation_rows(document: Any, splits: Sequence[str] = ()) -> list[dict[str, Any]] | None:
+def annotation_rows(document: Any, splits: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Rows {"url": path below the image folder, "texts": [...], "truth"} of an annotation document.
 
     Args:
         document: what the JSON file holds.
         splits: of Karpathy's file, which of its splits are wanted.
-
-    Returns:
-        None when the document is a plain list of records without an "image" key (a url list).
 
     Raises:
         ValueError: it is none of the known forms; or it has several splits and none is chosen, for then test
@@ -31,11 +28,12 @@ def annotation_rows(document: Any, splits: Sequence[str] = ()) -> list[dict[str,
         return _coco(document)
     if isinstance(document, list) and document and isinstance(document[0], dict) and "image" in document[0]:
         return _blip(document)
-    if isinstance(document, dict):
-        raise ValueError(
-            "a JSON object needs 'images' (COCO or Karpathy annotations); a url list is an array of objects"
-        )
-    return None
+    if isinstance(document, dict) and "image_urls" in document and "captions" in document:
+        return _sbu(document)
+    raise ValueError(
+        "a JSON object needs 'images' (COCO or Karpathy annotations) or 'image_urls' and 'captions' (SBU); "
+        "a url list is an array of objects"
+    )
 
 
 def _coco(document: dict[str, Any]) -> list[dict[str, Any]]:
@@ -70,6 +68,14 @@ def _blip(document: list[dict[str, Any]]) -> list[dict[str, Any]]:
         row = rows.setdefault(str(record["image"]), _row(record["image"], []))
         row["texts"].extend(t for t in texts if isinstance(t, str))
     return list(rows.values())
+
+
+def _sbu(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """SBU's release: `image_urls` and `captions`, two lists side by side."""
+    urls, captions = document["image_urls"], document["captions"]
+    if len(urls) != len(captions):
+        raise ValueError(f"{len(urls)} image_urls and {len(captions)} captions do not belong together")
+    return [_row(url, [caption]) for url, caption in zip(urls, captions, strict=True)]
 
 
 def _row(path: Any, texts: list[Any]) -> dict[str, Any]:

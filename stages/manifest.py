@@ -8,10 +8,8 @@ files with row groups of a million, a COCO annotation file, or image tars that a
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
@@ -21,7 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from annotated_types import Ge, Le
 
-from stages.annotations import annotation_rows
+from stages.manifest_rows import ManifestError as ManifestError
+from stages.manifest_rows import rows_of
 from stages.rows import ROWS_PER_SHARD_LIMIT
 from stages.storage import open_filesystem
 from stages.store import Store
@@ -41,12 +40,6 @@ FORMATS = {
     ".json": "json",
     ".tar": "tar",
 }
-URL_NAMES = ("url", "URL", "image_url", "image", "image_path", "path")
-CAPTION_NAMES = ("caption", "TEXT", "text", "alt_text", "title")
-
-
-class ManifestError(ValueError):
-    """A manifest that cannot be used; the message names file, key and remedy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +133,7 @@ def check_manifest(config: ManifestConfig, where: str) -> None:
         ManifestError: as `build_index` would.
     """
     files = manifest_files(config, where)
-    if files[0].form != "tar" and next(_rows(files[0], config, where), None) is None and len(files) == 1:
+    if files[0].form != "tar" and next(rows_of(files[0], config, where), None) is None and len(files) == 1:
         raise ManifestError(f"{where}.manifest: {files[0]} has no rows; give a manifest with some")
 
 
@@ -263,119 +256,10 @@ def _slices(config: ManifestConfig, files: Sequence[ManifestFile], where: str) -
         if file.form == "tar":
             yield pa.Table.from_pylist([{"tar": file.fs.unstrip_protocol(file.path)}], schema=INDEX_SCHEMA)
             continue
-        for row in _rows(file, config, where):
+        for row in rows_of(file, config, where):
             pending.append(row)
             if len(pending) == config.shard_size:
                 yield pa.Table.from_pylist(pending, schema=INDEX_SCHEMA)
                 pending = []
     if pending:
         yield pa.Table.from_pylist(pending, schema=INDEX_SCHEMA)
-
-
-def _rows(file: ManifestFile, config: ManifestConfig, where: str) -> Iterator[dict[str, Any]]:
-    try:
-        if config.splits and file.form != "json":
-            raise ValueError("splits are given, but only Karpathy's dataset json has them: leave the key out")
-        if file.form == "json":
-            with _open_text(file) as stream:
-                document = json.load(stream)
-            annotated = annotation_rows(document, config.splits)
-            yield from annotated if annotated is not None else _records(document, config, file, where)
-        else:
-            yield from _records(_READERS[file.form](file, config), config, file, where)
-    except ManifestError:
-        raise
-    except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
-        raise ManifestError(f"{where}.manifest: cannot read {file} as {file.form} ({error})") from error
-
-
-def _records(
-    records: Any, config: ManifestConfig, file: ManifestFile, where: str
-) -> Iterator[dict[str, Any]]:
-    """Any iterable of mappings as index rows; a value that is no text becomes null and later a row status."""
-    columns: tuple[str | None, str | None, str | None] | None = None
-    for number, record in enumerate(records):
-        if not isinstance(record, dict):
-            raise ManifestError(
-                f"{where}.manifest: row {number} of {file} is {type(record).__name__}, not an object"
-            )
-        if columns is None:
-            columns = _columns(record, config, file, where)
-        url, caption, truth = ((record.get(c) if c else None) for c in columns)
-        texts = caption if isinstance(caption, list) else [caption]
-        yield {
-            "url": url if isinstance(url, str) else None,
-            "texts": [t for t in texts if isinstance(t, str)],
-            "truth": None if truth is None else str(truth),
-        }
-
-
-def _columns(
-    record: dict[str, Any], config: ManifestConfig, file: ManifestFile, where: str
-) -> tuple[str | None, str | None, str | None]:
-    def choose(key: str, given: str | None, usual: Sequence[str], *, needed: bool) -> str | None:
-        if given is not None:
-            if given in record:
-                return given
-        else:
-            for name in usual:
-                if name in record:
-                    return name
-            if not needed:
-                return None
-        wanted = given if given is not None else " or ".join(usual)
-        raise ManifestError(
-            f"{where}.{key}: no column {wanted!r} in {file}; it has {', '.join(map(str, record))}; set {where}.{key}"
-        )
-
-    return (
-        choose("url_column", config.url_column, URL_NAMES, needed=True),
-        choose("caption_column", config.caption_column, CAPTION_NAMES, needed=False),
-        choose("truth_column", config.truth_column, (), needed=False),
-    )
-
-
-def _parquet_records(file: ManifestFile, config: ManifestConfig) -> Iterator[dict[str, Any]]:
-    with file.fs.open(file.path, "rb") as stream:
-        parquet = pq.ParquetFile(stream)
-        names = parquet.schema_arrow.names
-        given = {c for c in (config.url_column, config.caption_column, config.truth_column) if c}
-        wanted = [n for n in names if n in given or n in URL_NAMES or n in CAPTION_NAMES]
-        # With a name that is not there every column is read, so that the error can list what is.
-        complete = given <= set(names) and any(n in URL_NAMES or n == config.url_column for n in names)
-        for batch in parquet.iter_batches(batch_size=10_000, columns=wanted if complete else None):
-            yield from batch.to_pylist()
-
-
-def _delimited_records(file: ManifestFile, config: ManifestConfig) -> Iterator[dict[str, Any]]:
-    # A caption may be long: the module's own limit of 128 kB per field would end the run on one bad row.
-    csv.field_size_limit(1 << 30)
-    with _open_text(file) as stream:
-        # TSV lists of the field (CC3M, CC12M) are not quoted: a lone quote must not swallow lines.
-        form = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if file.form == "tsv" else {}
-        lines = (line.replace("\0", "") for line in stream)
-        yield from csv.DictReader(lines, list(config.columns) or None, **form)  # type: ignore[call-overload]
-
-
-def _jsonl_records(file: ManifestFile, config: ManifestConfig) -> Iterator[dict[str, Any]]:
-    with _open_text(file) as stream:
-        for number, line in enumerate(stream, start=1):
-            if line.strip():
-                try:
-                    yield json.loads(line)
-                except ValueError as error:
-                    raise ManifestError(f"line {number} of {file} is not JSON ({error})") from error
-
-
-_READERS = {
-    "parquet": _parquet_records,
-    "csv": _delimited_records,
-    "tsv": _delimited_records,
-    "jsonl": _jsonl_records,
-}
-
-
-def _open_text(file: ManifestFile) -> io.TextIOWrapper:
-    compression = "gzip" if file.path.endswith(".gz") else None
-    raw = file.fs.open(file.path, "rb", compression=compression)
-    return io.TextIOWrapper(raw, encoding="utf-8", errors="replace", newline="")

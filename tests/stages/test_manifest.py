@@ -132,7 +132,7 @@ def test_truth_column_travels(tmp_path):
         ({"manifest": "{dir}/list.weird"}, "cannot tell the form"),
         ({"manifest": "{dir}/empty.csv"}, "has no rows"),
         ({"manifest": "{dir}/broken.parquet"}, "cannot read .*broken.parquet as parquet"),
-        ({"manifest": "{dir}/broken.jsonl"}, "line 2 of .* is not JSON"),
+        ({"manifest": "{dir}/broken.jsonl"}, "cannot read .*broken.jsonl as jsonl .line 1 is not JSON"),
         ({"manifest": ""}, "nothing given"),
     ],
 )
@@ -141,7 +141,7 @@ def test_mistakes_are_one_clear_line(tmp_path, config, message):
     (tmp_path / "list.weird").write_text("x")
     (tmp_path / "empty.csv").write_text("url,caption\n")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 no")
-    (tmp_path / "broken.jsonl").write_text('{"url": "a"}\n{oops\n')
+    (tmp_path / "broken.jsonl").write_text('{oops\n{"url": "a"}\n')
     config = {k: v.format(dir=tmp_path) for k, v in config.items()}
     with pytest.raises(ManifestError, match=message) as error:
         index_of(tmp_path, **config)
