@@ -100,8 +100,10 @@ def _without_stderr() -> Iterator[None]:
 
 def _quieten() -> None:
     """Ray's own lines stay in its log files: the user sees this program's progress and errors, not the engine's."""
-    for name in ("ray", "ray.data", "ray.train"):
+    for name in ("ray", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # Of every block it drops Ray Data prints the whole trace; the node tells the cause in one line (`Step.tell`).
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
 def _first_line(error: BaseException) -> str:
