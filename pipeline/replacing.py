@@ -108,12 +108,12 @@ def _replace(run: Store, nodes: dict[str, Node], staged: Staged) -> None:
     """Each step may find itself done."""
     for node in nodes.values():
         if node.kind == "bootstrap" and staged.source in node.sources:
-            run.remove(f"rounds/{node.round}/{staged.source}/{staged.name}.json")
+            run.remove_file(f"rounds/{node.round}/{staged.source}/{staged.name}.json")
     folder, record = f"corpus/{staged.source}", encode_json(staged.content["record"])
     place = f"{folder}/{staged.name}.json"
     if run.exists(place) and run.read(place) == record:
         return
-    run.remove(place)
+    run.remove_file(place)
     for final, name in staged.content["files"].items():
         run.move(f"{STAGING}/{staged.source}/{name}", f"{folder}/{final}")
     run.create(place, record)
@@ -121,5 +121,5 @@ def _replace(run: Store, nodes: dict[str, Node], staged: Staged) -> None:
 
 def _clear(run: Store, staged: Staged) -> None:
     for name in staged.content["files"].values():
-        run.remove(f"{STAGING}/{staged.source}/{name}")
-    run.remove(f"{STAGING}/{staged.source}/{staged.name}.json")
+        run.remove_file(f"{STAGING}/{staged.source}/{name}")
+    run.remove_file(f"{STAGING}/{staged.source}/{staged.name}.json")

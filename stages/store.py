@@ -228,7 +228,8 @@ class Store:
         if self.is_local:
             os.makedirs(os.path.dirname(self.path(target)), exist_ok=True)
             os.replace(self.path(name), self.path(target))
-        else:
+            return
+        with self._telling("move", name):
             self.fs.cp_file(self.path(name), self.path(target))
             self.fs.rm_file(self.path(name))
 

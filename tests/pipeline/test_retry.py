@@ -193,8 +193,17 @@ def command(scene, monkeypatch):
         def read(self):
             return {}
 
-        def fail(self, node, cause):
+        def of(self, node):
+            return self
+
+        def fail(self, cause, *, wait=False):
             self.causes[cause] = 1
+
+        def begin(self, stage, shard):
+            return 0
+
+        def end(self, stage, shard):
+            pass
 
         def failures(self, node):
             return self.causes
@@ -344,7 +353,7 @@ def test_broken_off_at_any_step_no_reader_sees_a_mixture_and_the_next_command_fi
         return call
 
     with monkeypatch.context() as patched:
-        for name in ("remove", "move", "create", "put"):
+        for name in ("remove", "remove_file", "move", "create", "put"):
             patched.setattr(Store, name, breaking(name))
         try:
             scene.publish()
