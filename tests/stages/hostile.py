@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import io
+import socket
 import ssl
 import struct
 import threading
@@ -117,8 +118,8 @@ class Hostile:
             fields = (line.partition(": ") for line in request.split("\r\n")[1:])
             self.headers = {name.lower(): value for name, _, value in fields}
             await self._answer(path, self.headers["host"].partition(":")[0], writer)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the client has gone, or the test is over
         finally:
             writer.close()
 
@@ -128,6 +129,11 @@ class Hostile:
         async for part in reply if not isinstance(reply, bytes) else _once(reply):
             writer.write(part)
             await writer.drain()
+        if path == "/reset":  # RST instead of FIN
+            writer.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+            )
+            writer.transport.abort()
 
     async def leisurely(self, host: str, seconds: float = 0.15) -> AsyncIterator[bytes]:
         """A picture after a while; counts how many of a host are waited for at once."""
@@ -186,7 +192,8 @@ FIXED: dict[str, bytes] = {
     "/gif": answer(handmade.gif([[0, 1, 2, 3], [3, 3, 3, 3]], [*COLOURS, *[(0, 0, 0)] * 4])),
     "/webp": answer(picture("WEBP", save_all=True, append_images=FRAMES)),
     "/avif": answer(picture("AVIF")),
-    "/reset": b"",
+    "/closed": b"",
+    "/reset": answer(JPEG[:200], length=len(JPEG)),
 }
 FIXED |= {
     f"/exif/{turn}": answer(handmade.jpeg(COLOURS, width=64, height=48, head=handmade.exif(turn, ">")))

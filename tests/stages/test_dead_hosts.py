@@ -1,6 +1,7 @@
 """A shard of which most hosts are dead and some are tar-pits: the living get what they are due, and it ends in time."""
 
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,7 +15,7 @@ from tests.stages.hostile import NAMES, Hostile, answer, config, rows, slow_head
 pytestmark = pytest.mark.usefixtures("loopback_only")
 
 LIVE_HOSTS, LIVE_ROWS = 5, 14
-DEADLINE, CONNECT = 4.0, 0.5
+DEADLINE, CONNECT = 4.0, 1.0
 RATE, PER_HOST = 20.0, 2
 
 
@@ -50,7 +51,7 @@ def lookups(monkeypatch: pytest.MonkeyPatch, loopback_only: list[Any]) -> None:
 
     def lookup(host: str, *args: Any, **kinds: Any) -> list[Any]:
         if host.startswith("lost"):
-            time.sleep(2 * CONNECT)
+            time.sleep(1.5 * CONNECT)
             raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
         if not host.startswith("gone"):
             NAMES[host] = ["127.0.0.1"]
@@ -59,6 +60,21 @@ def lookups(monkeypatch: pytest.MonkeyPatch, loopback_only: list[Any]) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", lookup)
     for name in list(NAMES):
         monkeypatch.setitem(NAMES, name, NAMES[name])
+
+
+class Stalls(threading.Thread):
+    """Seconds for which the machine did not let this process run: a nap of 20 ms that takes longer."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.seconds, self.over = 0.0, False
+
+    def run(self) -> None:
+        while not self.over:
+            start = time.monotonic()
+            time.sleep(0.02)
+            late = time.monotonic() - start - 0.02
+            self.seconds += late if late > 0.1 else 0.0
 
 
 @pytest.mark.usefixtures("lookups")
@@ -83,9 +99,12 @@ def test_dead_hosts_and_tar_pits_take_nothing_from_the_living() -> None:
                 per_host_per_second=RATE,
             )
         )
+        stalls = Stalls()
+        stalls.start()
         start = time.monotonic()
         found = stage(rows(*urls))["status"].to_pylist()
-        seconds = time.monotonic() - start
+        seconds = time.monotonic() - start - stalls.seconds
+        stalls.over = True
         for (kind, host), status in zip(hosts, found, strict=True):
             wanted = "success" if kind == "live" else expected.get(kind, "timeout")
             assert status == wanted, (host, status)
@@ -97,7 +116,8 @@ def test_dead_hosts_and_tar_pits_take_nothing_from_the_living() -> None:
             assert len(times) == LIVE_ROWS + 1 and web.most_at_once[host] <= PER_HOST
             assert all(at - start >= number / RATE for number, at in enumerate(times))
         # What was learnt holds for the next shard.
-        start = time.monotonic()
         again = [url for (kind, _), url in zip(hosts, urls, strict=True) if kind in dead or kind == "mute"]
-        assert "success" not in stage(rows(*again))["status"].to_pylist()
-        assert time.monotonic() - start < DEADLINE
+        asked = web.asked.total()
+        out = stage(rows(*again)).to_pylist()
+        assert all(row["status"] != "success" and "not asked" in row["error_message"] for row in out[:40])
+        assert web.asked.total() == asked

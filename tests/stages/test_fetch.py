@@ -48,12 +48,8 @@ SERVER = [  # what the server does, path, status, requests that it takes
     ("100 kB of headers", "/headers", "http_invalid", 1),
     ("another protocol than HTTP", "/not-http", "http_invalid", 1),
     ("body shorter than announced", "/short", "connect", 3),
-    (
-        "connection reset",
-        "/reset",
-        "connect",
-        6,
-    ),  # aiohttp asks again when a connection ends without an answer
+    ("connection reset within the body", "/reset", "connect", 3),
+    ("connection closed without an answer", "/closed", "connect", 6),  # aiohttp itself asks again
     ("redirect loop", "/loop1", "redirect", 1),
     ("5 redirects", "/chain/5", "success", 1),
     ("6 redirects", "/chain/6", "redirect", 1),
