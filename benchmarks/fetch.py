@@ -8,9 +8,10 @@ Parquet, one process per core, shard after shard: ours is read → fetch → wri
 `Downloader` with webdataset output. Pools are the same and are warm before the clock starts (img2dataset's own pool
 imports for seconds and starts its processes anew every five shards; that is not counted against it), it writes no
 EXIF, and of --threads the number that suits it best is chosen beforehand. Ours keeps its defaults but for the manners
-that the peer lacks (robots.txt, rates), and makes the perceptual hash besides. The server (benchmarks/picture_server.py) is a process of its own and takes CPU from both alike;
-its ceiling and its share of the CPU are stored. Prints a line per side, and stores everything in
-benchmarks/results/fetch-<cores>-cores.json or fetch-memory.json.
+that the peer lacks (robots.txt, rates), and makes the perceptual hash besides. Neither goes through Ray. The server
+(benchmarks/picture_server.py) is a process of its own and takes CPU from both alike; its ceiling and its CPU are
+stored. Prints a line per run, and stores everything in benchmarks/results/fetch-<processes>-processes.json or
+fetch-memory.json.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def main() -> None:
         if options.memory:
             report, target = memory(options, Path(folder)), "fetch-memory.json"
         else:
-            report, target = compare(options, Path(folder)), f"fetch-{options.processes}-cores.json"
+            report, target = compare(options, Path(folder)), f"fetch-{options.processes}-processes.json"
     stored = {"options": vars(options), "machine": machine(), **report}
     (RESULTS / target).write_text(json.dumps(stored, indent=2) + "\n")
     print(f"stored in benchmarks/results/{target}")

@@ -146,6 +146,8 @@ class _Line(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport: asyncio.Transport = transport  # type: ignore[assignment]
+        if not transport.get_extra_info("peername")[0].startswith("127."):  # it listens on all addresses
+            transport.close()
 
     def data_received(self, data: bytes) -> None:
         self.rest += data

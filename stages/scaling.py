@@ -15,6 +15,7 @@ from PIL import Image
 
 BLUR = 0.45
 """Strength of the blur, measured: less lets fine patterns alias, more softens photographs."""
+NO_BLUR = 0.25  # pixels: a neighbour would have a weight of 0.0003
 
 
 def scaled_down(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -26,7 +27,8 @@ def scaled_down(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
         picture = picture.reduce(whole)
     cv2.setNumThreads(1)  # its own threads would contend with those that decode
     pixels = np.asarray(picture)
-    factor = min(picture.width / size[0], picture.height / size[1])
-    if factor > 1:
-        pixels = cv2.GaussianBlur(pixels, (3, 3), BLUR * math.sqrt(factor**2 - 1))
+    factor = max(1.0, min(picture.width / size[0], picture.height / size[1]))
+    sigma = BLUR * math.sqrt(factor**2 - 1)
+    if sigma > NO_BLUR:
+        pixels = cv2.GaussianBlur(pixels, (3, 3), sigma)
     return Image.fromarray(cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC))

@@ -19,6 +19,8 @@ from PIL import Image
 from stages.decode import DecodeConfig
 from stages.fetch import Fetch, FetchConfig
 from stages.img2dataset_fetch import Img2datasetFetch, status_of
+from stages.manifest import ManifestConfig, build_index
+from stages.read import Read, ReadConfig
 from stages.rows import CORPUS_SCHEMA, ROW_SCHEMA, table_of
 from stages.store import Store
 from stages.write import Write, WriteConfig
@@ -250,3 +252,15 @@ def test_its_own_shard_and_ours_are_read_alike(server: Hostile, tmp_path: Path) 
     of_ours = {field.name: field.type for field in columns["ours"]}
     assert of_ours == {field.name: field.type for field in CORPUS_SCHEMA}
     assert {field.name: field.type for field in columns["theirs"]}.items() <= of_ours.items()
+
+    # And its shard is a manifest as it is.
+    run = Store(str(tmp_path / "run"))
+    build_index(ManifestConfig(manifest=f"{shards['theirs']}.tar"), run / "corpus/s/index", source="s")
+    read = Read(ReadConfig(run=run))(pa.Table.from_pylist([{"source": "s", "shard": 0}]))
+    asked = len(server.asked)
+    again = Fetch(config())(read).to_pylist()
+    assert len(server.asked) == asked
+    # Its order is that in which downloads ended.
+    assert {(row["url"], row["caption"], row["status"]) for row in again} == {
+        (row["url"], row["caption"], "success") for row in batch.take([0, 2, 4]).to_pylist()
+    }
