@@ -8,7 +8,8 @@ import duckdb
 import pytest
 import torch
 
-from cluster.engine import RowsLost, Step, run_chain, run_local
+from cluster.engine import Step, run_chain, run_local
+from cluster.isolation import RowsLost
 from cluster.sizing import Share, Sizing
 from models.checkpoints import save_checkpoint
 from models.config import MedConfig, TextConfig, VisionConfig
