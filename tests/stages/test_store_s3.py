@@ -158,7 +158,7 @@ def test_public_data_are_read_without_credentials(run, s3, monkeypatch):
         monkeypatch.delenv(name)
     public = Store(run.url, {"endpoint_url": s3.endpoint, "anon": True})
     assert public.get("public") == b"all"
-    with pytest.raises(StoreError, match="AccessDenied|403"):
+    with pytest.raises(StoreError, match=r"AccessDenied|403"):
         public.get("private")
 
 
