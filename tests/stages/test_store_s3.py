@@ -10,14 +10,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from models.checkpoints import save_checkpoint
 from pipeline import lease
 from pipeline.lease import LeaseError, acquire, hold
 from pipeline.ledger import Ledger
 from stages.artifacts import ArtifactError, local_artifact
+from stages.caption import Caption, CaptionConfig
+from stages.filter import Filter, FilterConfig
 from stages.manifest import ManifestConfig, build_index
 from stages.read import Read, ReadConfig
+from stages.storage import filesystem_options
 from stages.store import Store, StoreError
 from stages.write import Write, WriteConfig
+from tests.models.tiny_med import TOKENIZER, build
 from tests.s3_server import ENVIRONMENT, Trouble
 
 TRANSIENT = ("slow_down", "error", "delay", "reset", "lost", "cut")
@@ -160,6 +165,34 @@ def test_public_data_are_read_without_credentials(run, s3, monkeypatch):
     assert public.get("public") == b"all"
     with pytest.raises(StoreError, match=r"AccessDenied|403"):
         public.get("private")
+
+
+def test_the_environment_goes_before_our_retries_and_the_user_before_both(monkeypatch):
+    monkeypatch.delenv("AWS_MAX_ATTEMPTS", raising=False)
+    monkeypatch.delenv("AWS_RETRY_MODE", raising=False)
+    ours = {"mode": "standard", "total_max_attempts": 8}
+    assert filesystem_options("s3://b/run")["config_kwargs"] == {"retries": ours}
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    assert filesystem_options("s3a://b/run")["config_kwargs"]["retries"] == {"mode": "standard"}
+    given = {"profile": "me", "config_kwargs": {"retries": {"total_max_attempts": 3}, "read_timeout": 99}}
+    assert filesystem_options("s3://b/run", given) == given | {"use_listings_cache": False}
+    assert filesystem_options("gs://b/run") == {"use_listings_cache": False}
+    assert filesystem_options("/data/run") == {}
+
+
+def test_captioner_and_filter_are_loaded_from_a_url(run, tmp_path):
+    save_checkpoint(str(tmp_path), build(), TOKENIZER, {})
+    for file in tmp_path.iterdir():
+        run.put(f"models/m/{file.name}", file.read_bytes())
+    here, there = str(tmp_path), run.address("models/m")
+    captioners = [
+        Caption(CaptionConfig(), checkpoint=place, run=run, device="cpu") for place in (here, there)
+    ]
+    filters = [Filter(FilterConfig(), checkpoint=place, run=run, device="cpu") for place in (here, there)]
+    for local, remote in ((s.captioner.med if isinstance(s, Caption) else s.matcher.med for s in pair)
+                          for pair in (captioners, filters)):  # fmt: skip
+        ours, theirs = local.state_dict(), remote.state_dict()
+        assert ours.keys() == theirs.keys() and all(ours[n].equal(theirs[n]) for n in ours)
 
 
 def test_tars_of_a_manifest_on_s3_are_read_with_its_options(run, tmp_path):
