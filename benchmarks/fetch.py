@@ -259,22 +259,21 @@ def measure(
 ) -> dict[str, float]:
     """One run of one side: its rate, the server's part of the CPU, and what was stored."""
     folder.mkdir()
-    urls = shuffled(server.urls(options.urls, options.hosts), seed)
+    count = options.urls + options.shard * options.processes  # the first shards warm the processes up
+    urls = shuffled(server.urls(count, options.hosts), seed)
     job = Job(folder=folder, urls=tuple(urls), shard=options.shard, hosts=options.hosts, size=options.size)
     before = server.used()
     seconds, cpu_seconds = side(job, options.processes)
     after = server.used()
     found = pq.read_table([str(p) for p in sorted(folder.rglob("0*.parquet")) if p.parent.name != "index"])
     stored = found["status"].to_pylist().count("success")
-    assert stored == found.num_rows == options.urls, (
-        f"{stored} of {options.urls} pictures are stored in {folder}"
-    )
+    assert stored == found.num_rows == count, f"{stored} of {count} pictures are stored in {folder}"
     return {
         "images_per_second": options.urls / seconds,
         "seconds": seconds,
         "cpu_ms_per_image": cpu_seconds / options.urls * 1e3,
         "server_cpu_seconds": after["cpu_seconds"] - before["cpu_seconds"],
-        "stored_bytes": sum(p.stat().st_size for p in folder.rglob("*.tar")) / options.urls,
+        "stored_bytes": sum(p.stat().st_size for p in folder.rglob("*.tar")) / count,
     }
 
 
@@ -293,10 +292,11 @@ def run_theirs(job: Job, processes: int, *, threads: int) -> Spent:
 def run_pool(make: Callable[[], Shard], shards: int, processes: int) -> Spent:
     """What all shards take, from when every process is ready."""
     with ProcessPoolExecutor(processes, get_context("spawn"), start_process, (make,)) as pool:
-        # A process takes the next nap only when it is through with its imports.
+        # A process takes the next nap only when it is through with its imports; its first shard is not counted.
         list(pool.map(time.sleep, [2.0] * processes))
+        list(pool.map(do_shard, range(processes)))
         start = time.perf_counter()
-        cpu_seconds = sum(pool.map(do_shard, range(shards)))
+        cpu_seconds = sum(pool.map(do_shard, range(processes, shards)))
         return time.perf_counter() - start, cpu_seconds
 
 
