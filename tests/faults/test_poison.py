@@ -1,4 +1,4 @@
-"""The short form of the poison tests; `python -m tests.faults --poison` is the long one."""
+"""The short form of the poison tests; `python -m tests.faults --on poison` is the long one."""
 
 import json
 
