@@ -74,7 +74,10 @@ class Scene:
     def fetch(self, shards=3):
         build_index(self.config.sources["web"].rows, self.store / "corpus/web/index", source="web")
         print_ = fingerprint(Fingerprints(self.config, self.nodes).corpus("web"))
-        self.go(lambda configs: fetch_steps(self.config, self.store, configs, {"web": print_}, SIZING), range(shards))
+        self.go(
+            lambda configs: fetch_steps(self.config, self.store, configs, {"web": print_}, SIZING),
+            range(shards),
+        )
 
     def draw(self, name):
         Image.new("RGB", (8, 8), (30 * int(name[1]), 90, 200)).save(self.pictures / name)
