@@ -10,7 +10,7 @@ quickstart: install
 
 # Two processes; all that starts Ray in one of them (tests/conftest.py).
 test: install-dev check
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev

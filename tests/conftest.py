@@ -9,15 +9,22 @@ from tests.tiny import tiny_data
 # Set before torch is imported anywhere: with one thread results are bit-equal from run to run.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+RAY_FOLDERS = ("tests/end_to_end/", "tests/faults/")
+"""Where tests start Ray."""
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items):
-    """Groups for two test processes (`-n 2 --dist loadgroup`): all that starts Ray in one of them, since embedded Rays
-    that run side by side get in each other's way; of the rest each file in one, so that its fixtures are made once."""
-    for item in items:
-        folder = item.path.parent.name
-        starts_ray = folder in ("end_to_end", "faults") or "ray_session" in item.fixturenames
-        item.add_marker(pytest.mark.xdist_group("ray" if starts_ray else item.nodeid.partition("::")[0]))
+
+def pytest_xdist_make_scheduler(config, log):
+    """For two test processes (`-n 2`): all that starts Ray in one of them, since embedded Rays that run side by side get
+    in each other's way; of the rest each file in one, so that its fixtures are made once. (pytest-xdist's own groups do
+    nothing under pytest 9.2.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneRay(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.partition("::")[0]
+            return "ray" if file.startswith(RAY_FOLDERS) else file
+
+    return OneRay(config, log)
 
 
 @pytest.fixture(scope="session")
