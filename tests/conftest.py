@@ -8,6 +8,8 @@ from tests.tiny import tiny_data
 
 # Set before torch is imported anywhere: with one thread results are bit-equal from run to run.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray gives its workers the lowest priority; the tests of the other process would starve them.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 RAY_FOLDERS = ("tests/end_to_end/", "tests/faults/")
 """Where tests start Ray."""
