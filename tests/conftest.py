@@ -20,12 +20,6 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: not item.nodeid.startswith(RAY_FOLDERS))
 
 
-def pytest_runtest_setup(item):
-    """Of two test processes the one that waits for Ray goes first: Ray's processes have timeouts."""
-    if "PYTEST_XDIST_WORKER" in os.environ and not item.nodeid.startswith(RAY_FOLDERS):
-        os.setpriority(os.PRIO_PROCESS, 0, 10)
-
-
 def pytest_xdist_make_scheduler(config, log):
     """For two test processes (`-n 2`): all that starts Ray in one of them, since embedded Rays that run side by side get
     in each other's way; of the rest each file in one, so that its fixtures are made once. (pytest-xdist's own groups do

@@ -31,6 +31,7 @@ def test_the_comparison_sees_a_difference(undisturbed, tmp_path):
     ]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_busy_s3_and_a_bucket_that_vanishes_change_nothing(models, undisturbed, tmp_path, s3):
     config = write_config(tmp_path / "config.yaml", chain_data(tmp_path, models, s3))

@@ -7,6 +7,7 @@ import pytest
 from tests.faults.poison import SHORT, differences, poisoned
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_rows_that_kill_hang_leak_or_raise_end_alone(models, undisturbed, tmp_path):
     output = poisoned(tmp_path, models, SHORT)
