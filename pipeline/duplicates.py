@@ -68,8 +68,8 @@ def count_copies(config: Config, run: Store, ledger: Ledger) -> None:
 
 def ensure_counted(config: Config, run: Store, ledger: Ledger) -> None:
     """Count, unless that is done with these settings; whoever fetches counts anew anyway."""
-    if run.exists(PICTURES):
-        known = pq.read_schema(io.BytesIO(run.read(PICTURES))).metadata or {}
+    if (table := run.get(PICTURES)) is not None:
+        known = pq.read_schema(io.BytesIO(table)).metadata or {}
         if json.loads(known.get(_SETTINGS, b"null")) == _counted_by(config.duplicates):
             return
     count_copies(config, run, ledger)
@@ -81,10 +81,10 @@ def commonest_pictures(config: Config, run: Store) -> list[dict[str, Any]]:
 
     A picture is listed once, by the hash with which it has more copies.
     """
-    if config.duplicates.policy == "keep" or not run.exists(PICTURES):
+    if config.duplicates.policy == "keep" or (table := run.get(PICTURES)) is None:
         return []
     found: dict[str, dict[str, Any]] = {}
-    for row in pq.read_table(io.BytesIO(run.read(PICTURES))).to_pylist():
+    for row in pq.read_table(io.BytesIO(table)).to_pylist():
         source, _, key = row["first"].partition("/")
         surplus = max(0, row["copies"] - config.duplicates.max_copies)
         shown = {
@@ -155,7 +155,7 @@ def mark_shard(run: Store, record: dict[str, Any], copies: Copies, config: Confi
     if after.equals(before):
         return False
     rows = after.select(["origin", "kept", "flags"]).to_pylist()
-    run.remove(f"{folder}/{name}.json")
+    run.remove_file(f"{folder}/{name}.json")
     file = run.put(f"{folder}/{name}.parquet", parquet_bytes(after))
     changed = {
         "files": [file],

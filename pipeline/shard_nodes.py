@@ -22,7 +22,8 @@ from stages.manifest import Index, build_index
 from stages.pairs import check_parts
 
 ATTEMPTS = 3
-"""Times the engine may break down in a node while it still makes progress."""
+"""Times a node goes over its shards while some get done: the engine may break down, and a cluster's node that dies takes
+the retries of its shards with it."""
 EARLY_ROWS, EARLY_SHARE = 5000, 0.02
 """A source that fails wholesale is given up after so many rows, and so large a part of the node's."""
 
@@ -132,7 +133,7 @@ def stream_shards(
     missing: Callable[[], list[dict[str, Any]]],
     watch: Callable[[dict[str, Any]], None],
 ) -> list[dict[str, Any]]:
-    """Run the chain over the shards that are missing, and go on when the engine breaks down while it makes progress.
+    """Run the chain over the shards that are missing, and again over those that are left while it makes progress.
 
     Args:
         name: what `run.progress` and `run.board` know the work by.
@@ -144,23 +145,27 @@ def stream_shards(
     """
     reports, limits = run.board.of(name), run.sizing().limits
     steps = [replace(step, reports=reports, limits=limits) for step in steps]
-    for attempt in range(ATTEMPTS):
-        todo = missing()
-        if not todo:
+    left, broken = missing(), None
+    for _ in range(ATTEMPTS):
+        if not left or run.stop.requested:
             break
+        todo, broken = left, None
         try:
             for result in run_chain(todo, steps, segment=run.config.cluster.segment, name=name):
                 watch(result)
-            break
         except NodeFailed:
             raise
         except Exception as error:  # the engine's, whatever it is: what it committed stays
-            left = len(missing())
-            if attempt == ATTEMPTS - 1 or left == len(todo):
-                raise
-            cause = " ".join(str(error).split())[:200]
-            run.progress.say(name, f"{type(error).__name__}: {cause}; going on with {left} shards")
-    return missing()
+            broken = error
+        left = missing()
+        if len(left) == len(todo):
+            break
+        if left and not run.stop.requested:
+            cause = "shards failed" if broken is None else f"{type(broken).__name__}: {broken}"
+            run.progress.say(name, f"{' '.join(cause.split())[:200]}; going on with {len(left)} shards")
+    if left and broken is not None:
+        raise broken
+    return left
 
 
 def _missing(run: Run, indexes: dict[str, Index], folder: str) -> list[dict[str, Any]]:

@@ -282,6 +282,25 @@ def test_shards_that_cannot_be_asked_again_stay_as_they_were(scene, command):
     assert closing_lines(found, "r", "capfilt retry r")[-1] == ("resume", "capfilt retry r")
 
 
+@pytest.mark.parametrize("breaks", [False, True])
+def test_shards_that_fail_once_are_tried_again_while_others_get_done(scene, command, monkeypatch, breaks):
+    """As when a node of the cluster dies with a shard in hand."""
+    for name in LATE:
+        scene.draw(name)
+    passes = []
+
+    def first_without_shard_0(items, steps, **_):
+        passes.append([item["shard"] for item in items])
+        yield from run_local(items[1:] if len(passes) == 1 else items, steps)
+        if breaks and len(passes) == 1:
+            raise RuntimeError("the engine broke down")
+
+    monkeypatch.setattr("pipeline.shard_nodes.run_chain", first_without_shard_0)
+    found = command("missing_file")
+    assert passes == [[0, 1], [0]]
+    assert (found.failed, found.changed, dict(found.status)) == (None, 2, {"success": 2})
+
+
 def test_images_that_came_with_a_tar_are_not_asked_for(scene, command):
     with tarfile.open("images.tar", "w") as tar:
         for name, data in (("0.jpg", b"no picture"), ("0.txt", b"a text")):
