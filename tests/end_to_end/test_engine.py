@@ -1,7 +1,6 @@
 """The same stages give the same rows called directly and through Ray, for any batch size, worker count and order."""
 
 import json
-from contextlib import ExitStack
 from dataclasses import replace
 
 import duckdb
@@ -10,16 +9,14 @@ import torch
 
 from cluster.engine import Step, run_chain, run_local
 from cluster.isolation import RowsLost
-from cluster.sizing import Share, Sizing
 from models.checkpoints import save_checkpoint
 from models.config import MedConfig, TextConfig, VisionConfig
 from models.med import MED
 from models.tokenizer import Tokenizer
-from pipeline.chain import bootstrap_steps, fetch_configs
 from pipeline.load import parse_config
 from pipeline.shapes import make_shapes
-from stages.manifest import build_index
 from stages.store import Store
+from tests.chain import bootstrap_web
 
 TEXTS = ["a red circle", "a blue square next to a green star", "two yellow triangles", "click here"]
 
@@ -59,24 +56,8 @@ def candidates(scene, run, *, engine, batch_size=64, actors=1, reverse=False):
         }
     )
     store = Store(str(run))
-    index = build_index(config.sources["web"].rows, store / "corpus/web/index", source="web")
-    items = [{"source": "web", "shard": s} for s in range(index.shards)]
-    share = Share(actors, 0.5, 0.0)
     both = {"captioner": checkpoint, "filter": checkpoint}
-    with ExitStack() as stack:
-        steps = bootstrap_steps(
-            config,
-            store,
-            1,
-            models=both,
-            tokenizers=dict.fromkeys(both),
-            digests=dict.fromkeys(both, "d"),
-            fingerprint="f",
-            fetching=fetch_configs(config, ("web",), stack),
-            corpus_fingerprints={"web": "c"},
-            sizing=Sizing(Share(1, 0.5, 0.0), share, share, 4, 0),
-        )
-        results = list(engine(items[::-1] if reverse else items, steps))
+    index, results = bootstrap_web(config, store, both, engine, actors=actors, reverse=reverse)
     assert sorted(row["shard"] for row in results) == list(range(index.shards))
     read = sum(json.loads(row["records"])["candidates"]["rows"]["read"] for row in results)
     assert read == index.rows == 90

@@ -1,7 +1,6 @@
 """Folders that transformers wrote, as captioner and filter of the chain: its texts and scores are transformers' own."""
 
 import io
-from contextlib import ExitStack
 from types import SimpleNamespace
 
 import duckdb
@@ -12,14 +11,12 @@ from transformers import BertTokenizerFast
 from transformers.models.blip import BlipImageProcessorPil
 
 from cluster.engine import run_local
-from cluster.sizing import Share, Sizing
 from models.captions import normalise_caption
-from pipeline.chain import bootstrap_steps, fetch_configs
 from pipeline.load import parse_config
 from pipeline.shapes import make_shapes
-from stages.manifest import build_index
 from stages.read import read_corpus_shard
 from stages.store import Store
+from tests.chain import bootstrap_web
 from tests.models.blip_oracle import SIZE, hf_captioner, hf_matcher, tiny_tokenizer
 from tests.tiny import tiny_data
 
@@ -60,23 +57,8 @@ def released(tmp_path_factory):
 
 
 def bootstrapped(config, store):
-    build_index(config.sources["web"].rows, store / "corpus/web/index", source="web")
     places = {"captioner": config.captioner.checkpoint, "filter": config.filter.checkpoint}
-    share = Share(1, 0.5, 0.0)
-    with ExitStack() as stack:
-        steps = bootstrap_steps(
-            config,
-            store,
-            1,
-            models=places,
-            tokenizers=dict.fromkeys(places),
-            digests=dict.fromkeys(places, "d"),
-            fingerprint="f",
-            fetching=fetch_configs(config, ("web",), stack),
-            corpus_fingerprints={"web": "c"},
-            sizing=Sizing(share, share, share, 4, 0),
-        )
-        list(run_local([{"source": "web", "shard": 0}], steps))
+    bootstrap_web(config, store, places, run_local)
     query = f"SELECT key, origin, text, itm_prob, itc_sim, kept FROM '{store.path('rounds/1')}/web/*.parquet'"
     names = ("key", "origin", "text", "itm_prob", "itc_sim", "kept")
     return [dict(zip(names, row, strict=True)) for row in duckdb.sql(query).fetchall()]
