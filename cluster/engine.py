@@ -47,8 +47,11 @@ class Step:
     gpus: float = 0.0
     kind: Literal["read", "map", "write"] = "map"
     """Only the reader makes rows, only the writer ends them; a `map` stage returns exactly the rows it got."""
+    rowwise: Callable[[], Stage] | None = None
+    """Builds what a reader does after its `shardwise`, a writer before it: a `map` of rows. Of a reader or writer without
+    it the call counts as one step for the whole shard."""
     isolation: Isolation | None = None
-    """Given for `map` stages: a row on which the stage raises, or its process dies, fails alone."""
+    """Given for what maps rows: a row on which it raises, or its process dies, fails alone."""
     limits: Limits = field(default_factory=Limits)
     """Time and memory after which the stage's process is ended; no limit unless told otherwise."""
     reports: NodeBoard | None = None
@@ -68,6 +71,7 @@ class StageRunner:
     def __init__(self, step: Step) -> None:
         self.step = step
         self.stage = step.make()
+        self.rowwise = None if step.rowwise is None else step.rowwise()
         self.guard = Guard(step.limits, self._last_words)
         watch_progress(self.stage, self.guard.beat)
 
@@ -88,27 +92,42 @@ class StageRunner:
         return out.append_column(f"seconds_{self.step.name}", seconds)
 
     def _run(self, batch: pa.Table) -> pa.Table:
-        if self.step.kind != "map":
-            with self.guard:
-                return self.stage(batch)
+        step = self.step
+        if step.kind == "map":
+            return self._map(self.stage, step.make, batch)
+        if self.rowwise is None or step.rowwise is None:
+            return self._shardwise(self.stage, batch)
+        shardwise: Stage = self.stage.shardwise  # type: ignore[attr-defined]
+        if step.kind == "read":
+            return self._map(self.rowwise, step.rowwise, self._shardwise(shardwise, batch))
+        return self._shardwise(shardwise, self._map(self.rowwise, step.rowwise, batch))
+
+    def _shardwise(self, stage: Stage, batch: pa.Table) -> pa.Table:
+        with self.guard:
+            return stage(batch)
+
+    def _map(self, stage: Stage, make: Callable[[], Stage], batch: pa.Table) -> pa.Table:
+        """What a stage, or the part of one that maps rows, makes of a shard; `make` builds it in another process."""
         isolation, reports = self.step.isolation, self.step.reports
-        if isolation is None or reports is None:
-            return self._directly(batch, isolation)
+        if isolation is None or reports is None or not batch.num_rows:
+            return self._directly(stage, batch, isolation)
         shard = isolation.name(batch)
         died = reports.begin(self.step.name, shard)
         try:
-            return self._carefully(batch, isolation) if died else self._directly(batch, isolation)
+            return (
+                self._carefully(make, batch, isolation) if died else self._directly(stage, batch, isolation)
+            )
         finally:
             reports.end(self.step.name, shard)
 
-    def _directly(self, batch: pa.Table, isolation: Isolation | None) -> pa.Table:
+    def _directly(self, stage: Stage, batch: pa.Table, isolation: Isolation | None) -> pa.Table:
         with self.guard:
-            if isolation is None:
-                return called(self.step.name, self.stage, batch)
-            return Search(self.step.name, self.stage, isolation).run(batch)
+            if isolation is None or not batch.num_rows:
+                return called(self.step.name, stage, batch)
+            return Search(self.step.name, stage, isolation).run(batch)
 
-    def _carefully(self, batch: pa.Table, isolation: Isolation) -> pa.Table:
-        with CarefulStage(ray.cloudpickle.dumps(self.step.make), self.step.limits) as stage:
+    def _carefully(self, make: Callable[[], Stage], batch: pa.Table, isolation: Isolation) -> pa.Table:
+        with CarefulStage(ray.cloudpickle.dumps(make), self.step.limits) as stage:
             return Search(self.step.name, stage, isolation).run(batch)
 
     def _last_words(self, cause: str) -> None:

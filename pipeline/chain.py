@@ -19,7 +19,8 @@ from stages.caption import Caption
 from stages.fetch import Fetch, FetchConfig
 from stages.filter import Filter
 from stages.img2dataset_fetch import Img2datasetFetch
-from stages.read import Read, ReadConfig
+from stages.pack import Pack
+from stages.read import Read, ReadConfig, Unpack
 from stages.retry import ReadFailed, RetryConfig, StageRetried
 from stages.rows import crashed, failed, live, shard_name
 from stages.store import Store
@@ -99,7 +100,13 @@ def retry_steps(retry: RetryConfig, configs: Mapping[str, FetchConfig], sizing: 
     return [
         Step(name="read", make=partial(ReadFailed, retry), kind="read"),
         _fetch(configs, sizing),
-        Step(name="write", make=partial(StageRetried, retry), kind="write"),
+        Step(
+            name="write",
+            make=partial(StageRetried, retry),
+            kind="write",
+            rowwise=Pack,
+            isolation=ISOLATION,
+        ),
     ]
 
 
@@ -165,7 +172,8 @@ def bootstrap_steps(
 
 def _read(config: Config, run: Store) -> Step:
     tar_options = {name: source.rows.storage_options for name, source in config.sources.items()}
-    return Step(name="read", make=partial(Read, ReadConfig(run=run, tar_options=tar_options)), kind="read")
+    make = partial(Read, ReadConfig(run=run, tar_options=tar_options))
+    return Step(name="read", make=make, kind="read", rowwise=Unpack, isolation=ISOLATION)
 
 
 def _fetch(configs: Mapping[str, FetchConfig], sizing: Sizing) -> Step:
@@ -186,4 +194,4 @@ def _model_step(name: str, make: Callable[[], Stage], share: Share) -> Step:
 
 
 def _write(config: WriteConfig) -> Step:
-    return Step(name="write", make=partial(Write, config), kind="write")
+    return Step(name="write", make=partial(Write, config), kind="write", rowwise=Pack, isolation=ISOLATION)

@@ -1,4 +1,4 @@
-"""Counting the copies of pictures over a whole corpus, and marking them in the candidates of a round.
+"""Counting the copies of pictures and urls over a whole corpus, and marking them in the candidates of a round.
 
 One scan of the corpus's hashes by DuckDB, which spills to disk; nothing is shuffled between shards. What is known
 only when the last image is there cannot stop the streaming pass that captions it: a bootstrap marks the shards it concerns
@@ -54,7 +54,7 @@ def count_copies(config: Config, run: Store, ledger: Ledger) -> None:
     with database() as sql:
         sql.register("corpus", open_parquet(files, CORPUS_SCHEMA, run.options))
         sql.execute(_IMAGES)
-        kinds = [_EXACT] + ([_PERCEPTUAL] if config.duplicates.perceptual else [])
+        kinds = [_EXACT, _URL] + ([_PERCEPTUAL] if config.duplicates.perceptual else [])
         sql.execute(f"CREATE VIEW hashes AS {' UNION ALL '.join(kinds)}")
         sql.execute(_REPEATED)
         sql.execute(_WANTED, {"limit": limit, "shown": SHOWN})
@@ -176,10 +176,12 @@ CREATE TABLE images AS SELECT source, shard, key,
     TRY_CAST('0x' || sha256[1:16] AS UBIGINT) AS high, TRY_CAST('0x' || sha256[17:32] AS UBIGINT) AS low,
     CASE WHEN bit_count(TRY_CAST('0x' || phash AS UBIGINT)) = {TELLING_BITS}
         THEN TRY_CAST('0x' || phash AS UBIGINT) END AS looks,
+    TRY_CAST('0x' || md5(url)[1:16] AS UBIGINT) AS url_high, TRY_CAST('0x' || md5(url)[17:32] AS UBIGINT) AS url_low,
     len(list_filter(texts, lambda text: regexp_matches(text, '\S')))::INT AS texts
 FROM corpus WHERE status = 'success'
 """
 _EXACT = "SELECT 'exact' AS kind, high, low, source, shard, key, texts FROM images WHERE high IS NOT NULL"
+_URL = "SELECT 'url', url_high, url_low, source, shard, key, texts FROM images WHERE url_high IS NOT NULL"
 _PERCEPTUAL = (
     "SELECT 'perceptual', looks, 0::UBIGINT, source, shard, key, texts FROM images WHERE looks IS NOT NULL"
 )
@@ -200,7 +202,7 @@ SELECT kind, high, low, copies, places[1] AS first, CASE WHEN copies > {limit} T
 FROM counted
 """
 _LISTED = """
-SELECT kind, lower(lpad(to_hex(high), 16, '0') || CASE kind WHEN 'exact' THEN lpad(to_hex(low), 16, '0') ELSE '' END)
+SELECT kind, lower(lpad(to_hex(high), 16, '0') || CASE kind WHEN 'perceptual' THEN '' ELSE lpad(to_hex(low), 16, '0') END)
     AS hash, copies, first, last FROM pictures ORDER BY copies DESC, kind, hash
 """
 _SURPLUS = """

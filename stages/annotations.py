@@ -1,11 +1,11 @@
-"""JSON documents that are no plain url list: COCO, Karpathy's splits, BLIP's lists and SBU, as manifest rows.
+"""JSON documents that are no plain url list: COCO, Karpathy's splits, BLIP's lists, SBU and Visual Genome, as manifest rows.
 
 One row per image, its captions together, so that an image is stored once however many people described it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 
@@ -34,6 +34,17 @@ def annotation_rows(document: Any, splits: Sequence[str] = ()) -> list[dict[str,
         "a JSON object needs 'images' (COCO or Karpathy annotations) or 'image_urls' and 'captions' (SBU); "
         "a url list is an array of objects"
     )
+
+
+def visual_genome_rows(images: Iterable[Any]) -> Iterator[dict[str, Any]]:
+    """Visual Genome's region_descriptions.json: `[].{id, regions[].phrase}`, one row an image, `<id>.jpg`."""
+    for image in images:
+        found = image if isinstance(image, dict) else {}
+        number, regions = found.get("id"), found.get("regions")
+        phrases = (
+            [r.get("phrase") for r in regions if isinstance(r, dict)] if isinstance(regions, list) else []
+        )
+        yield _row(f"{number}.jpg" if isinstance(number, int) else None, phrases)
 
 
 def _coco(document: dict[str, Any]) -> list[dict[str, Any]]:

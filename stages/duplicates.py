@@ -1,13 +1,14 @@
 """One picture under many rows: which copies are too many, and what their candidates are told.
 
 "Image not found" comes as a success, a million times, each with another text. Copies are counted over all web sources
-by exact hash (sha256 of the bytes that came) and by perceptual hash; of a picture with more than `max_copies` the
-first ones survive, in the order of `source/key`, whoever fetched them when. `pipeline.duplicates` counts; the tables it
+by exact hash (sha256 of the bytes that came), by perceptual hash and by url (some give another picture each time); of a
+picture with more than `max_copies` the first ones survive, in the order of `source/key`, whoever fetched them when. `pipeline.duplicates` counts; the tables it
 leaves hold only what is over the limit, so that they fit into every worker.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -30,8 +31,8 @@ SURPLUS = "corpus/surplus.parquet"
 
 PICTURES_SCHEMA = pa.schema(
     [
-        ("kind", pa.string()),  # exact or perceptual
-        ("hash", pa.string()),  # the first 32 hex digits of a sha256, or a perceptual hash
+        ("kind", pa.string()),  # exact, perceptual or url
+        ("hash", pa.string()),  # the first 32 hex digits of a sha256, a perceptual hash, or the md5 of a url
         ("copies", pa.int64()),
         ("first", pa.string()),
         ("last", pa.string()),
@@ -61,7 +62,7 @@ class DuplicatesConfig:
     """`drop`: surplus copies are flagged `duplicate_image` and have no verdict, so nothing trains on them and they are
     outside the noise ratio; `flag`: flagged only; `keep`: not looked for."""
     max_copies: Annotated[int, Ge(1), Le(100_000)] = 100
-    """Copies of one picture that survive. A photograph that went round has tens; a placeholder has thousands."""
+    """Copies of one picture, and rows with one url, that survive. A photograph that went round has tens; a placeholder has thousands."""
     perceptual: bool = True
     """Pictures with an equal perceptual hash are copies too (resized or compressed anew); it sees no colours."""
 
@@ -74,18 +75,23 @@ class Copies:
     """
 
     def __init__(self, pictures: Iterable[dict[str, Any]]) -> None:
-        self._last = {row["hash"]: row["last"] for row in pictures if row["last"] is not None}
+        self._last = {(row["kind"], row["hash"]): row["last"] for row in pictures if row["last"] is not None}
 
     @classmethod
     def read(cls, run: Store) -> Copies:
         """Of the table in a run directory."""
-        table = pq.read_table(io.BytesIO(run.read(PICTURES)), columns=["hash", "last"])
+        table = pq.read_table(io.BytesIO(run.read(PICTURES)), columns=["kind", "hash", "last"])
         return cls(table.to_pylist())
 
     def is_surplus(self, row: dict[str, Any]) -> bool:
-        """For a row with `source`, `key`, `sha256` and `phash`."""
+        """For a row with `source`, `key`, `url`, `sha256` and `phash`."""
         place = f"{row['source']}/{row['key']}"
-        lasts = (self._last.get((row["sha256"] or "")[:EXACT_DIGITS]), self._last.get(row["phash"]))
+        hashes = (
+            ("exact", (row["sha256"] or "")[:EXACT_DIGITS]),
+            ("perceptual", row["phash"]),
+            ("url", hashlib.md5((row["url"] or "").encode(), usedforsecurity=False).hexdigest()),
+        )
+        lasts = (self._last.get(found) for found in hashes)
         return any(last is not None and place > last for last in lasts)
 
 
@@ -99,7 +105,7 @@ def mark_candidates(table: pa.Table, copies: Copies, *, drop: bool, threshold: f
     """
     flags: list[list[str]] = []
     kept: list[bool | None] = []
-    rows = table.select(["source", "key", "sha256", "phash", "flags", "kept", "itm_prob"]).to_pylist()
+    rows = table.select(["source", "key", "url", "sha256", "phash", "flags", "kept", "itm_prob"]).to_pylist()
     for row in rows:
         marked, surplus = FLAG in row["flags"], copies.is_surplus(row)
         flags.append([flag for flag in row["flags"] if flag != FLAG] + ([FLAG] if surplus else []))

@@ -24,6 +24,7 @@ from stages.manifest_rows import rows_of
 from stages.rows import ROWS_PER_SHARD_LIMIT
 from stages.storage import open_filesystem
 from stages.store import Store
+from stages.text_lists import captions_beside
 
 INDEX_SCHEMA = pa.schema(
     [("url", pa.string()), ("texts", pa.list_(pa.string())), ("truth", pa.string()), ("tar", pa.string())]
@@ -38,6 +39,7 @@ FORMATS = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".json": "json",
+    ".txt": "txt",
     ".tar": "tar",
 }
 
@@ -50,8 +52,9 @@ class ManifestConfig:
 
     manifest: str | tuple[str, ...] = ""
     """File, glob, folder or list of them; local or any fsspec URL. Parquet, CSV, TSV, JSON, JSONL (each also
-    .gz), COCO / Karpathy / BLIP annotation json, or image tars (WebDataset, img2dataset, DataComp)."""
-    format: Literal["auto", "parquet", "csv", "tsv", "jsonl", "json", "tar"] = "auto"
+    .gz), COCO / Karpathy / BLIP / Visual Genome annotation json, urls line by line (txt; with a file of captions beside it,
+    see `stages.text_lists`), or image tars (WebDataset, img2dataset, DataComp)."""
+    format: Literal["auto", "parquet", "csv", "tsv", "jsonl", "json", "txt", "tar"] = "auto"
     """`auto` goes by the file name."""
     url_column: str | None = None
     """Column of the image's url or path; looked for under the usual names when not given."""
@@ -152,6 +155,8 @@ class ManifestFile:
     fs: Any
     path: str
     form: str
+    captions: str | None = None
+    """Path of the file whose lines are the captions of these urls."""
 
     def __str__(self) -> str:
         return self.path
@@ -173,15 +178,22 @@ def manifest_files(config: ManifestConfig, where: str) -> list[ManifestFile]:
             raise ManifestError(
                 f"{where}.manifest: no file at {pattern}; give an existing file, folder or glob"
             )
-        found.extend(ManifestFile(fs, p, _form(p, config, where)) for p in paths)
+        found.extend(_file(fs, p, _form(p, config, where)) for p in paths)
     return found
+
+
+def _file(fs: Any, path: str, form: str) -> ManifestFile:
+    captions = captions_beside(path) if form == "txt" else None
+    return ManifestFile(fs, path, form, captions if captions is not None and fs.exists(captions) else None)
 
 
 def _expand(fs: Any, path: str) -> list[str]:
     if any(c in path for c in "*?["):
         return sorted(str(p) for p in fs.glob(path))
     if fs.isdir(path):
-        return sorted(p for p in (str(p) for p in fs.find(path)) if _suffix(p) in FORMATS)
+        # A text file in a folder is as likely a note, or the captions of another one.
+        forms = set(FORMATS) - {".txt"}
+        return sorted(p for p in (str(p) for p in fs.find(path)) if _suffix(p) in forms)
     return [path] if fs.exists(path) else []
 
 
@@ -203,10 +215,10 @@ def _form(path: str, config: ManifestConfig, where: str) -> str:
 
 def _identity(files: Sequence[ManifestFile], config: ManifestConfig) -> str:
     digest = hashlib.sha256()
-    for file in files:
-        info = file.fs.info(file.path)
+    for fs, path in ((file.fs, path) for file in files for path in (file.path, file.captions) if path):
+        info = fs.info(path)
         mark = info.get("ETag") or info.get("mtime") or info.get("LastModified") or ""
-        digest.update(f"{PurePosixPath(file.path).name}\0{info.get('size')}\0{mark}\n".encode())
+        digest.update(f"{PurePosixPath(path).name}\0{info.get('size')}\0{mark}\n".encode())
     reading = (
         config.url_column,
         config.caption_column,

@@ -12,6 +12,7 @@ import io
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from stages.annotations import annotation_rows
-from stages.text_lists import array_items, csv_records, jsonl_records, tsv_records
+from stages.annotations import annotation_rows, visual_genome_rows
+from stages.text_lists import array_items, csv_records, jsonl_records, tsv_records, url_records
 
 if TYPE_CHECKING:
     from stages.manifest import ManifestConfig, ManifestFile
@@ -63,9 +64,13 @@ def _records(file: ManifestFile, config: ManifestConfig) -> Iterator[Any]:
     if file.form == "parquet":
         yield from _parquet_records(file, config)
         return
-    with _open_text(file) as stream:
+    with ExitStack() as stack:
+        stream = stack.enter_context(_open_text(file, file.path))
         if file.form == "jsonl":
             yield from jsonl_records(stream)
+        elif file.form == "txt":
+            captions = stack.enter_context(_open_text(file, file.captions)) if file.captions else None
+            yield from url_records(stream, captions)
         else:
             read = tsv_records if file.form == "tsv" else csv_records
             yield from read(stream, config.columns)
@@ -153,26 +158,32 @@ def _unchecked(column: pa.Array) -> pa.Array:
 
 def _json_rows(file: ManifestFile, config: ManifestConfig, where: str) -> Iterator[Row]:
     """A url list is read piece by piece, annotations as a whole."""
-    with _open_text(file) as stream:
+    with _open_text(file, file.path) as stream:
         items = array_items(stream)
         if items is not None and not config.splits:
             try:
                 first = next(items)
             except StopIteration:
                 return
+            if isinstance(first, dict) and "regions" in first:
+                yield from map(_texts_only, visual_genome_rows(chain([first], items)))
+                return
             if not (isinstance(first, dict) and "image" in first):
                 yield from _checked(chain([first], items), config, file, where)
                 return
-    with _open_text(file) as stream:
+    with _open_text(file, file.path) as stream:
         document = json.load(stream, strict=False)
-    for row in annotation_rows(document, config.splits):
-        texts = [text for text in map(_text, row["texts"]) if text is not None]
-        yield row | {"url": _text(row["url"]), "texts": texts}
+    yield from map(_texts_only, annotation_rows(document, config.splits))
 
 
-def _open_text(file: ManifestFile) -> io.TextIOWrapper:
-    compression = "gzip" if file.path.endswith(".gz") else None
-    raw = file.fs.open(file.path, "rb", compression=compression)
+def _texts_only(row: Row) -> Row:
+    texts = [text for text in map(_text, row["texts"]) if text is not None]
+    return row | {"url": _text(row["url"]), "texts": texts}
+
+
+def _open_text(file: ManifestFile, path: str) -> io.TextIOWrapper:
+    compression = "gzip" if path.endswith(".gz") else None
+    raw = file.fs.open(path, "rb", compression=compression)
     # But in CSV lines end at line feeds alone: a carriage return inside a text is no end of a row.
     newline = "" if file.form == "csv" else "\n"
     return io.TextIOWrapper(raw, encoding="utf-8-sig", errors="replace", newline=newline)

@@ -92,6 +92,10 @@ def deal(refs: Iterable[ShardRef], parts: int) -> list[ShardRef]:
     return [replace(ref, part=turn % parts, parts=parts) for turn, ref in enumerate(ordered)]
 
 
+OF_A_PAIR = ("key", "source", "url", "texts", "sha256", "phash", "status")
+"""Columns of a corpus shard that decide about a pair."""
+
+
 class ReadPairs:
     """Turns {"source", "shard", "kind"} into rows (`PAIRS_SCHEMA`), one per image that has a text."""
 
@@ -106,7 +110,7 @@ class ReadPairs:
         kept = self._kept_texts(ref) if ref.kind == "web" and self.config.round > 0 else None
         copies = self._copies if ref.kind == "web" and self.config.without_surplus else None
         found = []
-        for row in rows.select(["key", "source", "texts", "sha256", "phash", "status", "image"]).to_pylist():
+        for row in rows.select([*OF_A_PAIR, "image"]).to_pylist():
             texts = row["texts"] if kept is None else kept.get(row["key"], [])
             texts = [text for text in texts or [] if text.strip()]
             if row["status"] == "success" and texts and not (copies is not None and copies.is_surplus(row)):

@@ -15,12 +15,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.manifest import read_slice
-from stages.rows import CORPUS_SCHEMA, ROW_SCHEMA, row_key, table_of
+from stages.rows import CORPUS_SCHEMA, ROW_SCHEMA, row_key, table_of, with_column
+from stages.status import PENDING
 from stages.storage import open_filesystem
 from stages.store import Store
 
 STOP_FILE = "lease/stop"
 """In the run directory: while it is there, no further shard is read."""
+
+SAMPLE = pa.struct([("place", pa.string()), ("text", pa.large_binary()), ("meta", pa.large_binary())])
+"""What a tar says of a sample besides its image: where it is, its text and its json, as bytes; null where it has none."""
+
+PACKED_SCHEMA = ROW_SCHEMA.append(pa.field("sample", SAMPLE))
+"""Rows before anything in them was read; `sample` is null for those that come from no tar."""
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff")
 
@@ -41,7 +48,8 @@ class Read:
     """Turns {"source", "shard"} into the rows of that shard.
 
     A shard whose corpus record stands is read from the corpus: its images were fetched once and for ever. Any
-    other comes from the manifest's index, its rows `pending`.
+    other comes from the manifest's index, its rows `pending`. What is done row by row is `Unpack`; what comes before it,
+    `shardwise`, looks into none.
     """
 
     def __init__(self, config: ReadConfig) -> None:
@@ -49,30 +57,47 @@ class Read:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """One row {"source", "shard"} in, the rows of that shard (`ROW_SCHEMA`) out; none once the run is to stop."""
+        return Unpack()(self.shardwise(batch))
+
+    def shardwise(self, batch: pa.Table) -> pa.Table:
+        """As the call, but the rows are still packed (`PACKED_SCHEMA`)."""
         if self.config.run.get(STOP_FILE) is not None:
-            return table_of([], ROW_SCHEMA)
+            return table_of([], PACKED_SCHEMA)
         tables = [self.read(item["source"], item["shard"]) for item in batch.to_pylist()]
         return tables[0] if len(tables) == 1 else pa.concat_tables(tables)
 
     def read(self, source: str, shard: int) -> pa.Table:
+        """Packed rows of one shard."""
         corpus = self.config.run / f"corpus/{source}"
         if corpus.get(f"{shard:06d}.json") is not None:
-            return read_corpus_shard(corpus, shard, images=self.config.images)
+            rows = read_corpus_shard(corpus, shard, images=self.config.images)
+            nothing = pa.nulls(rows.num_rows, SAMPLE)
+            return rows.append_column("sample", nothing)
         index = read_slice(corpus / "index", shard).to_pylist()
         if index[0]["tar"] is not None:
-            rows = list(tar_rows(index[0]["tar"], self.config.tar_options.get(source)))
+            packed = list(tar_samples(index[0]["tar"], self.config.tar_options.get(source)))
         else:
-            rows = [{"url": r["url"], "texts": r["texts"], "truth": r["truth"]} for r in index]
-        for number, row in enumerate(rows):
-            texts = row["texts"] or []
-            row.update(
-                key=row_key(shard, number),
-                source=source,
-                shard=shard,
-                status="pending",
-                caption=texts[0] if texts else None,
-            )
-        return table_of(rows, ROW_SCHEMA)
+            packed = [{"url": r["url"], "texts": r["texts"], "truth": r["truth"]} for r in index]
+        for number, row in enumerate(packed):
+            row.update(key=row_key(shard, number), source=source, shard=shard, status=PENDING)
+        return table_of(packed, PACKED_SCHEMA)
+
+
+class Unpack:
+    """Rows as the reader found them → rows: url and texts of a tar's samples out of their sidecars, and the caption."""
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """As many rows (`ROW_SCHEMA`)."""
+        rows = batch.select(["status", "url", "texts", "sample", "caption", "error_message"]).to_pylist()
+        for row in rows:
+            if row["status"] != PENDING:
+                continue
+            if row["sample"] is not None:
+                row.update(unpacked(row["sample"]))
+            row["caption"] = row["texts"][0] if row["texts"] else None
+        for name in ("url", "texts", "caption"):
+            batch = with_column(batch, name, [row[name] for row in rows], ROW_SCHEMA.field(name).type)
+        return batch.select(ROW_SCHEMA.names)
 
 
 def read_corpus_shard(corpus: Store, shard: int, *, images: bool = True) -> pa.Table:
@@ -109,11 +134,11 @@ def read_tar_images(data: bytes) -> dict[str, bytes]:
     return found
 
 
-def tar_rows(address: str, options: Mapping[str, Any] | None = None) -> Iterable[dict[str, Any]]:
-    """Rows of an image tar that exists already (WebDataset, img2dataset or DataComp layout).
+def tar_samples(address: str, options: Mapping[str, Any] | None = None) -> Iterable[dict[str, Any]]:
+    """Samples of an image tar that exists already (WebDataset, img2dataset or DataComp layout), in their order, their
+    sidecars unread: fields of `PACKED_SCHEMA`.
 
-    The samples keep their order; the url comes from the sample's json where there is one. An image that came
-    with the tar is stored as it is after the same checks as a downloaded one.
+    An image that came with the tar is stored as it is after the same checks as a downloaded one.
     """
     samples: dict[str, dict[str, bytes]] = {}
     fs, path = open_filesystem(address, options)
@@ -126,16 +151,27 @@ def tar_rows(address: str, options: Mapping[str, Any] | None = None) -> Iterable
                 samples.setdefault(f"{folder}/{base}", {})[f".{extension.lower()}"] = payload
     for name, parts in samples.items():
         image = next((parts[s] for s in IMAGE_SUFFIXES if s in parts), None)
-        meta = _json_object(parts.get(".json"))
-        text = parts[".txt"].decode("utf-8", "replace").strip() if ".txt" in parts else meta.get("caption")
-        url = meta.get("url")
         yield {
-            "url": url if isinstance(url, str) else f"{address}#{name.lstrip('/')}",
-            "texts": [text] if isinstance(text, str) else [],
-            "truth": None,
             "image": image,
             "error_message": None if image is not None else "the sample has no image member",
+            "sample": {
+                "place": f"{address}#{name.lstrip('/')}",
+                "text": parts.get(".txt"),
+                "meta": parts.get(".json"),
+            },
         }
+
+
+def unpacked(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """`url` and `texts` of a sample; the url comes from its json where there is one."""
+    meta = _json_object(sample["meta"])
+    raw = sample["text"]
+    text = raw.decode("utf-8", "replace").strip() if raw is not None else meta.get("caption")
+    url = meta.get("url")
+    return {
+        "url": url if isinstance(url, str) else sample["place"],
+        "texts": [text] if isinstance(text, str) else [],
+    }
 
 
 def _json_object(data: bytes | None) -> dict[str, Any]:
@@ -144,6 +180,6 @@ def _json_object(data: bytes | None) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):  # a thousand opening brackets
         return {}
     return value if isinstance(value, dict) else {}

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from stages.pack import Pack
 from stages.read import STOP_FILE, read_corpus_shard
 from stages.rows import CORPUS_SCHEMA, ROW_SCHEMA, table_of, with_column
 from stages.status import PENDING, STATUSES, SUCCESS
@@ -94,6 +95,14 @@ class StageRetried:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """One shard in; one row (`WRITTEN_SCHEMA`) out, its records {"retry": what was staged}.
+
+        Raises:
+            AssertionError: a row that was not asked for is not as it was.
+        """
+        return self.shardwise(Pack()(batch))
+
+    def shardwise(self, batch: pa.Table) -> pa.Table:
+        """As the call, for rows that are packed.
 
         Raises:
             AssertionError: a row that was not asked for is not as it was.

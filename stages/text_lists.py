@@ -1,4 +1,4 @@
-"""Lists that are text: delimited lines, lines of JSON, one JSON array. Every line or element is a record.
+"""Lists that are text: delimited lines, lines of JSON, one JSON array, bare urls. Every line or element is a record.
 
 None of them is read as a whole; lists of the field have hundreds of millions of rows.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 from typing import Any, TextIO
 
 READ_AT_ONCE = 1 << 20  # characters of a JSON array
@@ -51,6 +52,29 @@ def jsonl_records(lines: Iterable[str]) -> Iterator[Any]:
                 if number == 1:
                     raise ValueError(f"line 1 is not JSON: {error}") from error
                 yield None
+
+
+def captions_beside(path: str) -> str | None:
+    """Where the captions of a list of bare urls are, line by line, as SBU's first release has them: `x_captions.txt`
+    beside `x_urls.txt`; None where the name is no such one."""
+    base, found, packed = path.rpartition("_urls.txt")
+    return f"{base}_captions.txt{packed}" if found and packed in ("", ".gz") else None
+
+
+def url_records(urls: Iterable[str], captions: Iterable[str] | None = None) -> Iterator[dict[str, str]]:
+    """Records {"url"} of bare urls, or {"url", "caption"} of two files that belong together line by line.
+
+    Raises:
+        ValueError: in the iteration, one of them ends before the other.
+    """
+    if captions is None:
+        yield from ({"url": line.strip()} for line in urls if line.strip())
+        return
+    for number, (url, caption) in enumerate(zip_longest(urls, captions)):
+        if url is None or caption is None:
+            longer, ends = ("captions", "urls") if url is None else ("urls", "captions")
+            raise ValueError(f"its {ends} end after line {number} and its {longer} do not")
+        yield {"url": url.strip(), "caption": caption.rstrip("\r\n")}
 
 
 def array_items(stream: TextIO) -> Iterator[Any] | None:

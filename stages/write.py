@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -17,7 +16,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stages.pack import Pack, corpus_tar
 from stages.rows import CANDIDATE_SCHEMA, CORPUS_SCHEMA, SCHEMA_VERSION, table_of
+from stages.status import SUCCESS
 from stages.store import Store, encode_json
 
 SECONDS_PREFIX = "seconds_"
@@ -57,13 +58,20 @@ class WriteConfig:
 
 
 class Write:
-    """Ends the rows of a shard: files first, the commit record last. The only stage that ends rows."""
+    """Ends the rows of a shard: files first, the commit record last. The only stage that ends rows.
+
+    What it does row by row is `Pack`; what is left, `shardwise`, looks into none.
+    """
 
     def __init__(self, config: WriteConfig) -> None:
         self.config = config
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """One shard in; one row (`WRITTEN_SCHEMA`) with its commit records out."""
+        return self.shardwise(Pack()(batch))
+
+    def shardwise(self, batch: pa.Table) -> pa.Table:
+        """As the call, for rows that are packed."""
         source, shard = batch["source"][0].as_py(), batch["shard"][0].as_py()
         records: dict[str, Any] = {}
         if source in self.config.corpus_fingerprints:
@@ -105,7 +113,9 @@ class Write:
         assert made is not None, "candidates are written with their provenance"
         of_image = ("key", "source", "shard", "url", "width", "height", "sha256", "phash")
         rows = []
-        for row in batch.select([*of_image, "candidates"]).to_pylist():
+        for row in batch.select([*of_image, "status", "candidates"]).to_pylist():
+            if row["status"] != SUCCESS:  # judged, and then it could not be packed
+                continue
             image = {name: row[name] for name in of_image}
             for candidate in row["candidates"]:
                 sampled = candidate["origin"] == "synthetic"
@@ -127,7 +137,11 @@ class Write:
 
 
 def corpus_files(batch: pa.Table) -> Iterator[tuple[str, bytes]]:
-    """(name's ending, content) of a corpus shard's files, in the order in which they are written."""
+    """(name's ending, content) of a corpus shard's files, in the order in which they are written.
+
+    Args:
+        batch: rows that `Pack` has seen.
+    """
     yield "tar", corpus_tar(batch)
     yield "parquet", parquet_bytes(batch.select(CORPUS_SCHEMA.names).cast(CORPUS_SCHEMA))
 
@@ -172,7 +186,7 @@ def count_verdicts(candidates: Iterable[dict[str, Any]]) -> dict[str, dict[str, 
 def count_texts(batch: pa.Table) -> int:
     """Texts with words that belong to stored images: the pairs a training on the texts as they came sees."""
     rows = zip(batch["status"].to_pylist(), batch["texts"].to_pylist(), strict=True)
-    return sum(bool(text.strip()) for status, texts in rows if status == "success" for text in texts or [])
+    return sum(bool(text.strip()) for status, texts in rows if status == SUCCESS for text in texts or [])
 
 
 def stage_seconds(batch: pa.Table) -> dict[str, float]:
@@ -185,39 +199,3 @@ def parquet_bytes(table: pa.Table) -> bytes:
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue()
-
-
-def corpus_tar(batch: pa.Table) -> bytes:
-    """The stored images of a shard as a WebDataset tar: `<key>.jpg`, `<key>.txt`, `<key>.json`.
-
-    Members carry no time and no owner, so equal rows give equal bytes.
-    """
-    sink = io.BytesIO()
-    with tarfile.open(fileobj=sink, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for row in batch.select([*CORPUS_SCHEMA.names, "image"]).to_pylist():
-            image = row.pop("image")
-            if row["status"] != "success":
-                continue
-            _add(tar, f"{row['key']}.{image_extension(image)}", image)
-            _add(tar, f"{row['key']}.txt", (row["caption"] or "").encode())
-            _add(tar, f"{row['key']}.json", json.dumps(row, ensure_ascii=False).encode())
-    return sink.getvalue()
-
-
-def image_extension(image: bytes) -> str:
-    """File extension by the image's first bytes; stored images are JPEG, PNG or WebP unless kept as they came."""
-    signatures = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG", "png"), (b"GIF8", "gif"), (b"BM", "bmp"))
-    for signature, extension in signatures:
-        if image.startswith(signature):
-            return extension
-    if image[:4] == b"RIFF" and image[8:12] == b"WEBP":
-        return "webp"
-    if image[4:12] in (b"ftypavif", b"ftypavis"):
-        return "avif"
-    return "tif" if image[:4] in (b"II*\0", b"MM\0*") else "img"
-
-
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = len(data)
-    tar.addfile(member, io.BytesIO(data))

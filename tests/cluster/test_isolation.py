@@ -1,5 +1,7 @@
 """Rows on which a stage raises fail alone; a stage that raises on all of them is broken itself."""
 
+from functools import partial
+
 import pyarrow as pa
 import pytest
 
@@ -90,6 +92,34 @@ def test_a_stage_that_exits_raises():
     out = runner(Exits())(batch())
     assert [r["key"] for r in out.to_pylist() if r["status"] != "success"] == ["3"]
     assert out["error_message"][3].as_py() == "RuntimeError: SystemExit: 3"
+
+
+class Ends:
+    """A reader and a writer: row by row picky, for the whole shard they count or fail."""
+
+    def __init__(self, fails=False):
+        self.fails = fails
+
+    def shardwise(self, given):
+        if self.fails:
+            raise OSError("No space left on device")
+        return given
+
+
+@pytest.mark.parametrize("kind", ["read", "write"])
+def test_rows_that_a_reader_or_writer_cannot_take_fail_alone(kind):
+    step = Step(name=kind, make=Ends, kind=kind, rowwise=lambda: Picky(("c3",)), isolation=ISOLATION)
+    out = StageRunner(step)(batch())
+    assert [r["key"] for r in out.to_pylist() if r["status"] == "internal"] == ["3"]
+    assert out["error_message"][3].as_py() == "ValueError: cannot stand c3"
+
+
+@pytest.mark.parametrize("kind", ["read", "write"])
+def test_no_row_is_blamed_for_a_full_disk(kind):
+    make = partial(Ends, fails=True)
+    step = Step(name=kind, make=make, kind=kind, rowwise=lambda: Picky(()), isolation=ISOLATION)
+    with pytest.raises(OSError, match="No space left"):
+        StageRunner(step)(batch())
 
 
 class Deadly:

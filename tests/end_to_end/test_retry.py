@@ -12,6 +12,7 @@ from pipeline.ledger import Ledger
 from pipeline.prepare import hold_run
 from pipeline.retry import closing_lines, retry_rows
 from pipeline.run import run_dag
+from stages.pack import Pack
 from stages.read import read_corpus_shard
 from stages.rows import with_column
 from stages.store import Store
@@ -36,7 +37,7 @@ def losses(finished, tmp_path):
             failed = {key: LOST[key] if name in ("status", "error_message") else None for key in LOST}
             values = [failed.get(k, v) for k, v in zip(keys, rows[name].to_pylist(), strict=True)]
             rows = with_column(rows, name, values, rows.schema.field(name).type)
-        files = [corpus.put(f"{shard:06d}.{ending}", data) for ending, data in corpus_files(rows)]
+        files = [corpus.put(f"{shard:06d}.{ending}", data) for ending, data in corpus_files(Pack()(rows))]
         made = corpus_record(rows, record["fingerprint"], files) | {"seconds": record["seconds"]}
         corpus.put_json(f"{shard:06d}.json", made)
     return run, config.model_copy(update={"run": config.run.model_copy(update={"dir": str(run)})})

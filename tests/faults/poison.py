@@ -14,11 +14,12 @@ from tests.tiny import write_config
 
 LIMITS = {"stall_seconds": 10, "worker_memory_gb": 1.5}
 KINDS = ("raise", "kill", "segv", "hang", "leak")
-STAGES = ("fetch", "caption", "filter")
+STAGES = ("read", "fetch", "caption", "filter", "write")
 SHORT: Poison = {
     "fetch": {"00000300002": "hang", "00000400009": "leak"},
     "caption": {"00000100000": "kill"},
     "filter": {"00000200004": "raise"},
+    "write": {"00000200005": "segv"},
 }
 """What CI runs."""
 LONG: dict[str, Poison] = {

@@ -1,5 +1,6 @@
 """Which copies of a picture survive, in every order, and what the others' candidates are told. Expected by hand."""
 
+import hashlib
 import io
 import itertools
 import shutil
@@ -18,6 +19,7 @@ from pipeline.load import parse_config
 from pipeline.plan import plan
 from pipeline.stopping import Stopped
 from stages.duplicates import PICTURES, TELLING_BITS, Copies
+from stages.pack import Pack
 from stages.pairs import PairsConfig, ReadPairs, ShardRef
 from stages.phash import perceptual_hash
 from stages.rows import CANDIDATE_SCHEMA, ROW_SCHEMA, row_key, table_of
@@ -34,8 +36,17 @@ CORPUS = {
     ("web2", 0): [(A, TELLING), (D, FLAT), ("e" * 64, FLAT), ("f" * 64, FLAT)],
 }
 # Of A the first two survive: web/0/0, web/0/2. Of TELLING (A and C) the same two, so C is surplus as well.
-# Of D the first two: web/1/2, web/1/3. FLAT tells nothing.
-SURPLUS = {("web", 1): [0, 1], ("web2", 0): [0, 1]}
+# Of D the first two: web/1/2, web/1/3. FLAT tells nothing. Of the url below the first two that came.
+SURPLUS = {("web", 1): [0, 1], ("web2", 0): [0, 1, 3]}
+
+
+# Rows of one url, which gave other pictures; the last is surplus.
+URLS = {
+    ("web", 0, 1): "random?é",
+    ("web", 0, 3): "random?é",
+    ("web", 1, 2): "random?é",
+    ("web2", 0, 3): "random?é",
+}
 
 
 def config_of(folder, **duplicates):
@@ -63,13 +74,17 @@ def run_of(config):
     )
 
 
+def url_of(source, shard, row):
+    return f"http://a/{URLS.get((source, shard, row), f'{source}/{shard}/{row}')}"
+
+
 def write_corpus(store, source, shard):
     rows = [
         {
             "key": row_key(shard, i),
             "source": source,
             "shard": shard,
-            "url": f"http://a/{i}",
+            "url": url_of(source, shard, i),
             "caption": "t",
             "texts": ["t", "another", " "],
             "status": "success" if sha else "dns",
@@ -81,7 +96,7 @@ def write_corpus(store, source, shard):
     ]
     batch = table_of(rows, ROW_SCHEMA)
     folder = store / f"corpus/{source}"
-    files = [folder.put(f"{shard:06d}.{ending}", data) for ending, data in corpus_files(batch)]
+    files = [folder.put(f"{shard:06d}.{ending}", data) for ending, data in corpus_files(Pack()(batch))]
     folder.create(f"{shard:06d}.json", b"")
     folder.put_json(f"{shard:06d}.json", corpus_record(batch, "f", files))
 
@@ -94,6 +109,7 @@ def write_candidates(store, source, shard):
                 "key": row_key(shard, i),
                 "source": source,
                 "shard": shard,
+                "url": url_of(source, shard, i),
                 "sha256": sha,
                 "phash": phash,
             }
@@ -154,8 +170,15 @@ def test_the_first_copies_survive_whatever_was_fetched_first(tmp_path, order):
         ("perceptual", TELLING, 5, "web/00000000000", "web/00000000002"),
         ("exact", A[:32], 4, "web/00000000000", "web/00000000002"),
         ("exact", D[:32], 3, "web/00000100002", "web/00000100003"),
+        (
+            "url",
+            hashlib.md5("http://a/random?é".encode()).hexdigest(),
+            3,
+            "web/00000000001",
+            "web/00000100002",
+        ),
     ]
-    assert surplus_texts(made.store) == {("web", 1): 4, ("web2", 0): 4}  # blank texts train nobody
+    assert surplus_texts(made.store) == {("web", 1): 4, ("web2", 0): 6}  # blank texts train nobody
 
 
 def test_the_report_lists_a_picture_once(made):
@@ -163,6 +186,7 @@ def test_the_report_lists_a_picture_once(made):
     assert commonest_pictures(made.config, made.store) == [
         {"kind": "perceptual", "copies": 5, "source": "web", "key": "00000000000", "surplus": 3},
         {"kind": "exact", "copies": 3, "source": "web", "key": "00000100002", "surplus": 1},
+        {"kind": "url", "copies": 3, "source": "web", "key": "00000000001", "surplus": 1},
     ]
     assert commonest_pictures(config_of(made.config.run.dir, policy="keep"), made.store) == []
 
@@ -170,7 +194,7 @@ def test_the_report_lists_a_picture_once(made):
 def test_pictures_within_the_limit_are_listed_and_survive(made):
     config = config_of(made.config.run.dir, max_copies=50)
     count_copies(config, made.store, made.ledger)
-    assert [p["copies"] for p in commonest_pictures(config, made.store)] == [5, 3]
+    assert [p["copies"] for p in commonest_pictures(config, made.store)] == [5, 3, 3]
     assert surplus_texts(made.store) == {}
 
 
@@ -207,7 +231,7 @@ def test_flag_leaves_the_verdicts_and_keep_looks_for_nothing(made):
 def test_without_perceptual_hashes_bytes_decide(made):
     run = run_of(config_of(made.config.run.dir, perceptual=False))
     mark_round(run, run.nodes["bootstrap.1"], fetched=True)
-    assert ("web", 1, "00000100001") not in flagged(run) and len(flagged(run)) == 3
+    assert ("web", 1, "00000100001") not in flagged(run) and len(flagged(run)) == 4
 
 
 def test_marking_again_changes_nothing_and_a_changed_corpus_gives_verdicts_back(made):
@@ -219,8 +243,8 @@ def test_marking_again_changes_nothing_and_a_changed_corpus_gives_verdicts_back(
     assert {name: made.store.read(name) for name in made.store.walk("rounds")} == marked
     made.store.remove(
         "corpus/web/000000.json"
-    )  # fewer copies now: C is the second of its kind, web2's A is over
-    assert mark_round(made, node, fetched=True) == 1
+    )  # fewer copies now: C is the second of its kind, web2's A is over, the url comes twice
+    assert mark_round(made, node, fetched=True) == 2
     assert flagged(made) == [("web2", 0, "00000000000"), ("web2", 0, "00000000001")]
     name = "rounds/1/web/000001.parquet"
     assert pq.read_table(io.BytesIO(made.store.read(name))).equals(pq.read_table(io.BytesIO(before[name])))
@@ -334,8 +358,9 @@ def test_flat_pictures_of_different_colours_share_their_hash_so_it_must_not_coun
 
 
 def test_lookup():
-    copies = Copies([{"hash": A[:32], "last": "web/00000000005"}, {"hash": TELLING, "last": None}])
-    row = {"source": "web", "key": "00000000005", "sha256": A, "phash": TELLING}
+    exact = {"kind": "exact", "hash": A[:32], "last": "web/00000000005"}
+    copies = Copies([exact, {"kind": "perceptual", "hash": TELLING, "last": None}])
+    row = {"source": "web", "key": "00000000005", "sha256": A, "phash": TELLING, "url": None}
     assert not copies.is_surplus(row)
     assert copies.is_surplus(row | {"key": "00000000006"}) and copies.is_surplus(
         row | {"source": "web2", "key": "0"}

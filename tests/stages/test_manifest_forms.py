@@ -103,6 +103,60 @@ def test_lists_of_the_field(tmp_path: Path, name: str) -> None:
     assert pairs(read(tmp_path, manifest=str(tmp_path / file), **config)) == PAIRS
 
 
+VISUAL_GENOME = [
+    {
+        "id": 7,
+        "regions": [{"region_id": 1, "phrase": "a red door", "x": 0}, {"phrase": "a step"}, {"phrase": 3}],
+    },
+    {"id": 8, "regions": []},
+    {"id": "x", "regions": [{"phrase": "no picture"}]},
+    "nothing",
+]
+
+
+def test_visual_genome_as_it_is_handed_out(tmp_path: Path) -> None:
+    (tmp_path / "region_descriptions.json").write_text(json.dumps(VISUAL_GENOME))
+    table = read(tmp_path, manifest=str(tmp_path / "region_descriptions.json"))
+    assert table["url"].to_pylist() == ["7.jpg", "8.jpg", None, None]
+    assert table["texts"].to_pylist() == [["a red door", "a step"], [], ["no picture"], []]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_two_files_side_by_side_as_sbu_was_first_handed_out(tmp_path: Path, packed: bool) -> None:
+    names = [f"SBU_captioned_photo_dataset_{part}.txt{'.gz' * packed}" for part in ("urls", "captions")]
+    for name, column in zip(names, (0, 1), strict=True):
+        data = lines(column)
+        (tmp_path / name).write_bytes(gzip.compress(data) if packed else data)
+    assert pairs(read(tmp_path, manifest=str(tmp_path / names[0]))) == PAIRS
+
+
+def test_bare_urls_have_no_text(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes(b"http://a.test/1.jpg\n\n http://b.test/2.jpg \r\n")
+    table = read(tmp_path, manifest=str(tmp_path / "list.txt"))
+    assert pairs(table) == [("http://a.test/1.jpg", None), ("http://b.test/2.jpg", None)]
+    assert table["texts"].to_pylist() == [[], []]
+
+
+@pytest.mark.parametrize(
+    "part, said", [("urls", "captions end after line 3"), ("captions", "urls end after line 3")]
+)
+def test_files_that_do_not_belong_together_line_by_line(tmp_path: Path, part: str, said: str) -> None:
+    for name, column in (("urls", 0), ("captions", 1)):
+        more = b"one more\n" if name == part else b""
+        (tmp_path / f"x_{name}.txt").write_bytes(lines(column) + more)
+    with pytest.raises(ManifestError, match=said):
+        read(tmp_path, manifest=str(tmp_path / "x_urls.txt"))
+
+
+def test_captions_that_changed_are_another_manifest(tmp_path: Path) -> None:
+    for name, column in (("urls", 0), ("captions", 1)):
+        (tmp_path / f"x_{name}.txt").write_bytes(lines(column))
+    read(tmp_path, manifest=str(tmp_path / "x_urls.txt"))
+    (tmp_path / "x_captions.txt").write_bytes(b"a\nb\nanother\n")
+    with pytest.raises(ManifestError, match="has changed since this run cut it"):
+        read(tmp_path, manifest=str(tmp_path / "x_urls.txt"))
+
+
 def test_many_files_anywhere_in_the_order_of_their_names(tmp_path: Path) -> None:
     memory = fsspec.filesystem("memory")
     for number in (2, 0, 1):

@@ -8,10 +8,11 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from stages.pack import image_extension
 from stages.read import Read, ReadConfig, read_corpus_shard
 from stages.rows import CANDIDATE, ROW_SCHEMA, row_key, table_of, with_column
 from stages.store import Store
-from stages.write import Provenance, Write, WriteConfig, image_extension
+from stages.write import Provenance, Write, WriteConfig
 
 
 def picture(colour, form="JPEG"):

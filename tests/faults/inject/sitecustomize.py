@@ -154,7 +154,18 @@ def patch_stage(module, cls, stage):
 
 
 PATCHES = {} if FAULT is None else {"stages.store": patch_store, "cluster.engine": patch_engine}
-PATCHES |= {f"stages.{s}": functools.partial(patch_stage, cls=s.capitalize(), stage=s) for s in POISON}
+ROWWISE = {
+    "read": ("read", "Unpack"),
+    "fetch": ("fetch", "Fetch"),
+    "caption": ("caption", "Caption"),
+    "filter": ("filter", "Filter"),
+    "write": ("pack", "Pack"),
+}
+"""Module and class of what a stage does with rows."""
+PATCHES |= {
+    f"stages.{ROWWISE[stage][0]}": functools.partial(patch_stage, cls=ROWWISE[stage][1], stage=stage)
+    for stage in POISON
+}
 
 
 class Patcher(importlib.abc.MetaPathFinder):
