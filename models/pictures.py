@@ -50,32 +50,9 @@ def decode_image(data: bytes, page: tuple[int, int, int] = WHITE) -> Image.Image
 
     Raises ValueError for what is no image, damaged, truncated, or beyond Pillow's pixel limit.
     """
-    return decode_reduced(data, 1.0, page)[0]
-
-
-def decode_reduced(
-    data: bytes, scale: float, page: tuple[int, int, int] = WHITE
-) -> tuple[Image.Image, tuple[int, int]]:
-    """As `decode_image`, for who needs no more than `scale` times the picture's sides.
-
-    A JPEG comes at a half, a quarter or an eighth of its size where that is `scale` or more: only so many of its
-    coefficients are transformed back, which averages pixels as well as scaling does, and costs a fraction.
-
-    Returns:
-        (picture, (width, height) of the whole picture, upright).
-    """
     try:
         with Image.open(io.BytesIO(data)) as image:
-            width, height = image.size
-            if scale <= 0.5:
-                image.draft(None, (max(1, round(width * scale)), max(1, round(height * scale))))
-            image.load()
-            orientation = _orientation(image)
-            if orientation >= 5:
-                width, height = height, width
-            turn = _UPRIGHT.get(orientation)
-            upright = image if turn is None else image.transpose(turn)
-            return _to_rgb(_in_srgb(upright), page), (width, height)
+            return shown(image, page)
     except _DAMAGE as error:
         raise ValueError(
             f"cannot decode the image ({len(data)} bytes): {type(error).__name__}: {error}; "
@@ -83,23 +60,51 @@ def decode_reduced(
         ) from error
 
 
-def _orientation(image: Image.Image) -> int:
+def shown(image: Image.Image, page: tuple[int, int, int]) -> Image.Image:
+    """What a viewer shows of an opened picture, on a page of that colour: upright, RGB, sRGB. Raises nearly anything where
+    it is damaged."""
+    image.load()
+    turn = _UPRIGHT.get(orientation(image))
+    return _to_rgb(_in_srgb(image if turn is None else image.transpose(turn)), page)
+
+
+def is_plain(image: Image.Image) -> bool:
+    """Whether the stored pixels are what a viewer shows: RGB, upright, in sRGB, nothing of it transparent."""
+    return (
+        image.mode == "RGB"
+        and not image.has_transparency_data
+        and orientation(image) == 1
+        and _profile(image) is None
+    )
+
+
+def orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 to 8; from 5 on width and height are exchanged."""
     try:
-        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+        found = image.getexif().get(_ORIENTATION_TAG, 1)
     except _DAMAGE:  # broken metadata around a whole picture: show it as it is stored
         return 1
-    return orientation if isinstance(orientation, int) and orientation in _UPRIGHT else 1
+    return found if isinstance(found, int) and found in _UPRIGHT else 1
+
+
+def _profile(image: Image.Image) -> ImageCms.ImageCmsProfile | None:
+    """The embedded ICC profile, unless it is sRGB's, damaged, or fits no RGB or CMYK."""
+    data = image.info.get("icc_profile")
+    if not data or image.mode not in ("RGB", "RGBA", "CMYK"):
+        return None
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
+        return None if "srgb" in ImageCms.getProfileDescription(profile).lower() else profile
+    except (ImageCms.PyCMSError, *_DAMAGE):
+        return None
 
 
 def _in_srgb(image: Image.Image) -> Image.Image:
-    """Colours of an embedded ICC profile as sRGB; a profile that is damaged or fits no RGB or CMYK is not looked at."""
-    data = image.info.get("icc_profile")
-    if not data or image.mode not in ("RGB", "RGBA", "CMYK"):
+    """Colours of an embedded ICC profile as sRGB."""
+    profile = _profile(image)
+    if profile is None:
         return image
     try:
-        profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
-        if "srgb" in ImageCms.getProfileDescription(profile).lower():
-            return image
         colours = image.convert("RGB") if image.mode == "RGBA" else image
         shown = ImageCms.profileToProfile(colours, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (ImageCms.PyCMSError, *_DAMAGE):

@@ -57,7 +57,7 @@ def draw(path: Path, side: int) -> Drawing | None:
         return None
     sink = io.BytesIO()
     picture.save(sink, "JPEG", quality=JPEG_QUALITY)
-    return Drawing(sink.getvalue(), perceptual_hash(picture))
+    return Drawing(sink.getvalue(), perceptual_hash(np.asarray(picture)))
 
 
 def attempt(path: Path, side: int) -> Drawing | str | None:

@@ -11,10 +11,12 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
+import numpy as np
 from annotated_types import Ge, Le
 from PIL import Image, UnidentifiedImageError
 
-from models.pictures import decode_reduced
+from models.pictures import is_plain, orientation, shown
+from stages.jpeg import jpeg_bytes, jpeg_pixels
 from stages.phash import perceptual_hash
 from stages.scaling import scaled_down
 from stages.status import Failure
@@ -89,36 +91,39 @@ def decode_picture(data: bytes, config: DecodeConfig) -> Picture:
     """
     if not data:
         raise Failure("empty_body", "no bytes")
-    scale = _scale(*_check_header(data, config), config)
-    try:
-        seen, original = decode_reduced(data, scale, config.page)
-    except MemoryError:  # ours, not the picture's: its pixels are within the cap
-        raise
-    except Exception as error:  # decoders raise nearly anything on damaged bytes (AVIF: RuntimeError)
-        raise Failure("decode", str(error)) from error
-    stored = _scaled(seen, original, config)
+    with _opened(data, config) as image:
+        _check_size(*image.size, config)
+        try:
+            seen, original = _decoded(image, data, config)
+        except MemoryError:  # ours, not the picture's: its pixels are within the cap
+            raise
+        except Exception as error:  # decoders raise nearly anything on damaged bytes (AVIF: RuntimeError)
+            raise Failure("decode", f"damaged or cut off: {type(error).__name__}: {error}") from error
+    stored = scaled_down(seen, _stored_size(*original, config))
+    height, width, _ = stored.shape
     return Picture(
         image=data if config.resize == "original" else _encoded(stored, config),
-        width=stored.width,
-        height=stored.height,
+        width=width,
+        height=height,
         original_width=original[0],
         original_height=original[1],
         phash=perceptual_hash(stored),
     )
 
 
-def _check_header(data: bytes, config: DecodeConfig) -> tuple[int, int]:
-    """Width and height that the header says."""
+def _opened(data: bytes, config: DecodeConfig) -> Image.Image:
+    """The picture with its header read; pixels are decoded later."""
     try:
-        # Opening reads the header only; pixels are decoded by load().
-        with Image.open(io.BytesIO(data), formats=_readable()) as image:
-            width, height = image.size
+        return Image.open(io.BytesIO(data), formats=_readable())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise Failure("too_many_pixels", f"{error}; at most {config.max_pixels} are decoded") from error
     except UnidentifiedImageError as error:
         raise Failure("not_image", f"no known picture format in {len(data)} bytes{_glimpse(data)}") from error
     except Exception as error:  # as above
         raise Failure("decode", f"damaged header: {type(error).__name__}: {error}") from error
+
+
+def _check_size(width: int, height: int, config: DecodeConfig) -> None:
     shorter, longer = sorted((width, height))
     if shorter < 1:
         raise Failure("decode", f"damaged header: {width} x {height} pixels")
@@ -128,7 +133,21 @@ def _check_header(data: bytes, config: DecodeConfig) -> tuple[int, int]:
         raise Failure("too_small", f"{width} x {height} pixels; the shorter side must be {config.min_side}")
     if longer > config.max_aspect * shorter:
         raise Failure("aspect", f"{width} x {height} pixels; the aspect may be {config.max_aspect:g} at most")
-    return width, height
+
+
+def _decoded(image: Image.Image, data: bytes, config: DecodeConfig) -> tuple[np.ndarray, tuple[int, int]]:
+    """What is seen ([height, width, 3], no smaller than it is stored), and (width, height) of the whole picture, upright."""
+    size = width, height = image.size
+    least = _stored_size(width, height, config)
+    if image.format == "JPEG" and is_plain(image):
+        pixels = jpeg_pixels(data, size, least)
+        if pixels is not None:
+            return pixels, size
+    if 2 * least[0] <= width:
+        image.draft(None, least)  # of a JPEG, as in `jpeg_pixels`
+    if orientation(image) >= 5:
+        size = height, width
+    return np.asarray(shown(image, config.page)), size
 
 
 def _readable() -> list[str]:
@@ -145,26 +164,18 @@ def _glimpse(data: bytes) -> str:
     return ""
 
 
-def _scale(width: int, height: int, config: DecodeConfig) -> float:
-    """What the sides of a picture are brought down by; 1 where it stays as it is."""
+def _stored_size(width: int, height: int, config: DecodeConfig) -> tuple[int, int]:
+    """Width and height in which a picture of these sides is stored."""
     if config.resize == "original":
-        return 1.0
+        return width, height
     side = min(width, height) if config.resize == "shorter" else max(width, height)
-    return min(1.0, config.size / side)
+    scale = min(1.0, config.size / side)
+    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def _scaled(seen: Image.Image, original: tuple[int, int], config: DecodeConfig) -> Image.Image:
-    """`seen`, which may be reduced already, in the size in which a picture of `original` size is stored."""
-    scale = _scale(*original, config)
-    return scaled_down(seen, (max(1, round(original[0] * scale)), max(1, round(original[1] * scale))))
-
-
-def _encoded(picture: Image.Image, config: DecodeConfig) -> bytes:
-    picture.info.clear()  # comments, profiles and resolutions of the original would be written too
+def _encoded(pixels: np.ndarray, config: DecodeConfig) -> bytes:
+    if config.format == "jpeg":
+        return jpeg_bytes(pixels, config.quality, full_chroma=min(pixels.shape[:2]) < FULL_CHROMA_BELOW)
     sink = io.BytesIO()
-    if config.format == "webp":
-        picture.save(sink, "WEBP", quality=config.quality)
-    else:
-        chroma = 0 if min(picture.size) < FULL_CHROMA_BELOW else 2
-        picture.save(sink, "JPEG", quality=config.quality, subsampling=chroma)
+    Image.fromarray(pixels).save(sink, "WEBP", quality=config.quality)
     return sink.getvalue()

@@ -17,6 +17,7 @@ from functools import cached_property, partial
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from urllib.parse import urljoin
 
+import cv2
 import pyarrow as pa
 from annotated_types import Ge, Le
 
@@ -144,7 +145,10 @@ class Fetch:
 
     @cached_property
     def _decoding(self) -> Executor:
-        return ThreadPoolExecutor(self.config.decode_threads, thread_name_prefix="decode")
+        # OpenCV's own threads would contend with those that decode.
+        return ThreadPoolExecutor(
+            self.config.decode_threads, "decode", initializer=cv2.setNumThreads, initargs=(1,)
+        )
 
     @cached_property
     def _files(self) -> ImageFolder:

@@ -17,6 +17,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from models.pictures import decode_image
@@ -180,7 +181,7 @@ def outcome_of(image: bytes | None, meta: dict[str, Any]) -> Row:
         return {
             "status": SUCCESS,
             **{name: meta[name] for name in kept},
-            "phash": perceptual_hash(decode_image(image)),
+            "phash": perceptual_hash(np.asarray(decode_image(image))),
             "image": image,
         }
     message = str(meta["error_message"] or "")

@@ -18,17 +18,17 @@ BLUR = 0.45
 NO_BLUR = 0.25  # pixels: a neighbour would have a weight of 0.0003
 
 
-def scaled_down(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """An RGB picture in (width, height) `size`, which is not larger; the same object if that is its size."""
-    if picture.size == size:
-        return picture
-    whole = min(picture.width // size[0], picture.height // size[1])
+def scaled_down(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """[height, width, 3] uint8 in (width, height) `size`, which is not larger; the same object if that is its size."""
+    height, width, _ = pixels.shape
+    if (width, height) == size:
+        return pixels
+    whole = min(width // size[0], height // size[1])
     if whole > 1:
-        picture = picture.reduce(whole)
-    cv2.setNumThreads(1)  # its own threads would contend with those that decode
-    pixels = np.asarray(picture)
-    factor = max(1.0, min(picture.width / size[0], picture.height / size[1]))
+        pixels = np.asarray(Image.fromarray(pixels).reduce(whole))
+        height, width, _ = pixels.shape
+    factor = max(1.0, min(width / size[0], height / size[1]))
     sigma = BLUR * math.sqrt(factor**2 - 1)
     if sigma > NO_BLUR:
         pixels = cv2.GaussianBlur(pixels, (3, 3), sigma)
-    return Image.fromarray(cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC))
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC)
