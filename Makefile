@@ -3,13 +3,16 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-all install install-dev check fix clean
+.PHONY: quickstart test pytest test-all install install-dev check fix clean
 
 quickstart: install
 	$(BIN)/capfilt quickstart
 
-# Two processes; all that starts Ray in one of them (tests/conftest.py).
-test: install-dev check
+# Two processes; all that starts Ray in one of them (tests/conftest.py). Meanwhile lint and types.
+test: install-dev
+	@$(MAKE) --no-print-directory --jobs 2 check pytest
+
+pytest: install-dev
 	$(BIN)/python -m pytest -n 2
 
 # Also what takes minutes each: a whole run with poisoned rows, one on a busy S3 server whose bucket vanishes.

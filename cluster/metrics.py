@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 CAUSES_KEPT = 20
 PATIENCE_S = 10
-"""Seconds a worker waits for the board before it goes on without."""
+"""Seconds anybody waits for the board before they go on without."""
+NOT_THERE = (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError)
 
 
 @ray.remote(num_cpus=0, max_restarts=-1)
@@ -45,10 +47,16 @@ class _Board:
 
 class Board:
     """Handle to the board; picklable, so that it travels to training workers. Numbers here are for the eye: the
-    durable counts stand in the commit records."""
+    durable counts stand in the commit records.
+
+    The board lives on the driver's node and so goes when the driver does, not with a worker's node. If it dies
+    nevertheless, it begins anew; whoever asks meanwhile is told what was known last.
+    """
 
     def __init__(self) -> None:
-        self._actor = _Board.remote()  # type: ignore[attr-defined]
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        self._actor = _Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+        self._latest: dict[str, dict[str, Any]] = {}
 
     def post(self, node: str, **values: Any) -> None:
         """Tell the latest values of a node; does not wait."""
@@ -56,8 +64,8 @@ class Board:
 
     def read(self) -> dict[str, dict[str, Any]]:
         """Latest values by node."""
-        latest: dict[str, dict[str, Any]] = ray.get(self._actor.read.remote(), timeout=10)
-        return latest
+        self._latest = self._ask(self._actor.read.remote(), self._latest)
+        return self._latest
 
     def of(self, node: str) -> NodeBoard:
         """The board as the stages of one node see it."""
@@ -65,8 +73,14 @@ class Board:
 
     def failures(self, node: str) -> dict[str, int]:
         """Causes of failed attempts of a node, and how often each was told."""
-        causes: dict[str, int] = ray.get(self._actor.failures.remote(node), timeout=10)
-        return causes
+        return self._ask(self._actor.failures.remote(node), {})
+
+    def _ask(self, answer: Any, otherwise: dict[str, Any]) -> dict[str, Any]:
+        try:
+            known: dict[str, Any] = ray.get(answer, timeout=PATIENCE_S)
+        except NOT_THERE:
+            return otherwise
+        return known
 
 
 @dataclass(frozen=True)
@@ -90,7 +104,7 @@ class NodeBoard:
         """
         try:
             before: int = ray.get(self.actor.begin.remote(self.node, stage, shard), timeout=PATIENCE_S)
-        except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+        except NOT_THERE:
             return 0  # a board that died has forgotten; one more death will tell
         return before
 

@@ -11,6 +11,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Ray gives its workers the lowest priority; the tests of the other process would starve them.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
+YIELDING = 5
+"""Niceness of tests that start no Ray."""
 RAY_FOLDERS = ("tests/end_to_end/", "tests/faults/")
 """Where tests start Ray."""
 
@@ -18,6 +20,13 @@ RAY_FOLDERS = ("tests/end_to_end/", "tests/faults/")
 def pytest_collection_modifyitems(items):
     """What starts Ray first: it takes longest."""
     items.sort(key=lambda item: not item.nodeid.startswith(RAY_FOLDERS))
+
+
+def pytest_runtest_setup(item):
+    """What starts no Ray yields to what does, which takes longer; of two processes at most one starts Ray, and that
+    first."""
+    if not item.nodeid.startswith(RAY_FOLDERS) and os.getpriority(os.PRIO_PROCESS, 0) < YIELDING:
+        os.setpriority(os.PRIO_PROCESS, 0, YIELDING)
 
 
 def pytest_xdist_make_scheduler(config, log):

@@ -19,13 +19,17 @@ def test_a_shard_in_hand_outlives_who_had_it(ray_session):
 def test_without_the_board_work_goes_on(ray_session):
     whole = Board()
     board = whole.of("n")
+    whole.post("n", step=3)
     board.begin("caption", "web/000001")
+    known = whole.read()
+    assert known["n"]["step"] == 3
     ray.kill(board.actor)  # for good
     deadline = time.monotonic() + 30
     while board.begin("caption", "web/000001"):  # it may answer once more
         assert time.monotonic() < deadline
     board.end("caption", "web/000001")
     board.fail("a cause", wait=True)
+    assert whole.read() == known and whole.failures("n") == {}
 
 
 def test_causes_are_told_even_by_a_process_about_to_end(ray_session):

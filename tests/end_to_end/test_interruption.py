@@ -64,12 +64,12 @@ def stop_when(process, run, records, signum):
 
 
 @pytest.mark.timeout(600)
-def test_killed_run_resumes_to_the_same_candidates(finished, tmp_path):
-    """Killed once, asked to stop once, at moments that differ from test run to test run."""
-    kills = sorted(random.Random(os.getpid()).sample(range(1, 20), 2))
-    signals = random.Random(os.getpid()).sample(
-        [signal.SIGKILL, random.choice([signal.SIGTERM, signal.SIGINT])], 2
-    )
+@pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_killed_run_resumes_to_the_same_candidates(finished, tmp_path, times):
+    """Killed or asked to stop, at moments that differ from test run to test run; in the long form once each."""
+    draw = random.Random(os.getpid())
+    kills = sorted(draw.sample(range(1, 20), times))
+    signals = draw.sample([signal.SIGKILL, draw.choice([signal.SIGTERM, signal.SIGINT])], times)
     data = tiny_data(tmp_path)
     data["run"]["dir"] = str(tmp_path / "disturbed")
     config = write_config(tmp_path / "disturbed.yaml", data)
