@@ -95,7 +95,7 @@ def prepare(place: str, root: Path, stack: ExitStack) -> Attempt:
         s3.trouble(*BUSY)
     if place == "trainings":
         assert s3 is not None
-        return lambda folder, fault: trainings(folder, models.parent, fault, s3)
+        return lambda folder, fault: trainings(folder, root / "models", fault, s3)
     undisturbed = root / "undisturbed"
     undisturbed.mkdir()
     code, output = finish(
