@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from cluster.careful import CarefulStage
 from cluster.guard import Guard, Limits, watch_progress
 from cluster.isolation import Isolation, Search, Stage, called
 from cluster.metrics import NodeBoard
+from cluster.shrinking import Demand, ShrinkWatch
 
 RETRIES = {"max_restarts": 20, "max_task_retries": 3}
 """Ray's own default is "for ever" for both; a task that dies four times is given up and its shard reported."""
@@ -162,16 +164,29 @@ def run_chain(
 
     A shard whose task failed for good is not among the results: the caller compares with `items`, because Ray
     calls an execution with dropped blocks a success.
+
+    Raises:
+        ClusterShrunk: nodes are gone, and the rest has no room for all steps.
     """
     pending = iter(items)
     while part := list(islice(pending, segment)):
-        with DataContext.current(chain_context(len(part))):
+        context = chain_context(len(part))
+        context.custom_execution_callback_classes = [partial(ShrinkWatch, demand_of(steps))]
+        with DataContext.current(context):
             dataset = ray.data.from_items(part, override_num_blocks=len(part))
             for step in steps:
                 dataset = _apply(dataset, step)
             dataset.set_name(name)
             for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                 yield from batch.to_pylist()
+
+
+def demand_of(steps: Sequence[Step]) -> Demand:
+    """What the actors of a chain ask for together."""
+    return Demand(
+        cpus=sum(step.actors * step.cpus for step in steps),
+        gpus=sum(step.actors * step.gpus for step in steps),
+    )
 
 
 def stream_blocks(items: Sequence[dict[str, Any]], step: Step) -> Iterator[pa.Table]:

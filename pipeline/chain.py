@@ -114,6 +114,7 @@ def bootstrap_steps(
     config: Config,
     run: Store,
     round_: int,
+    sizing: Sizing,
     *,
     models: Mapping[str, str],
     tokenizers: Mapping[str, str | None],
@@ -121,7 +122,6 @@ def bootstrap_steps(
     fingerprint: str,
     fetching: Mapping[str, FetchConfig],
     corpus_fingerprints: Mapping[str, str],
-    sizing: Sizing,
 ) -> list[Step]:
     """Shard → candidates with scores and verdicts; with `fetching` also url → corpus shard, in the same pass.
 

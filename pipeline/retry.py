@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -175,7 +176,7 @@ def _stage_shards(run: Run, config: RetryConfig, due: dict[tuple[str, int], int]
 
     with ExitStack() as stack:
         configs = fetch_configs(run.config, sources, stack)
-        return stream_shards(run, NAME, retry_steps(config, configs, run.sizing()), missing, watch)
+        return stream_shards(run, NAME, partial(retry_steps, config, configs), missing, watch)
 
 
 def _first_training(ledger: Ledger, nodes: dict[str, Node], again: list[str]) -> str | None:

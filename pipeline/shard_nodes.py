@@ -7,9 +7,12 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 from cluster.engine import Step, run_chain
+from cluster.shrinking import ClusterShrunk
+from cluster.sizing import Sizing
 from pipeline.chain import bootstrap_steps, fetch_configs, fetch_steps
 from pipeline.context import Run
 from pipeline.duplicates import count_copies, mark_round
@@ -21,6 +24,7 @@ from stages.artifacts import absolute
 from stages.manifest import Index, build_index
 from stages.pairs import check_parts
 
+StepsOf = Callable[[Sizing], list[Step]]
 ATTEMPTS = 3
 """Times a node goes over its shards while some get done: the engine may break down, and a cluster's node that dies takes
 the retries of its shards with it."""
@@ -33,7 +37,7 @@ def run_fetch(run: Run, node: Node) -> dict[str, Any]:
     prints = {source: fingerprint(run.prints.corpus(source)) for source in node.sources}
     with ExitStack() as stack:
         configs = fetch_configs(run.config, node.sources, stack)
-        steps = fetch_steps(run.config, run.store, configs, prints, run.sizing())
+        steps = partial(fetch_steps, run.config, run.store, configs, prints)
         _run_shards(run, node, steps, "corpus")
     if run.config.duplicates.policy != "keep" and set(node.sources) & set(run.config.of_kind("web")):
         count_copies(run.config, run.store, run.ledger)
@@ -53,7 +57,8 @@ def run_bootstrap(run: Run, node: Node) -> dict[str, Any]:
         _check_corpus(run, source)
     with ExitStack() as stack:
         fetching = fetch_configs(run.config, tuple(sources), stack)
-        steps = bootstrap_steps(
+        steps = partial(
+            bootstrap_steps,
             run.config,
             run.store,
             node.round,
@@ -63,7 +68,6 @@ def run_bootstrap(run: Run, node: Node) -> dict[str, Any]:
             fingerprint=run.prints.of(node.name),
             fetching=fetching,
             corpus_fingerprints={s: fingerprint(run.prints.corpus(s)) for s in sources},
-            sizing=run.sizing(),
         )
         _run_shards(run, node, steps, f"rounds/{node.round}")
     mark_round(run, node, fetched=bool(sources))
@@ -106,7 +110,7 @@ def _model_of(run: Run, node: Node, role: Literal["captioner", "filter"]) -> tup
     return absolute(section.checkpoint), tokenizer, run.prints.checkpoint(role)[:16]
 
 
-def _run_shards(run: Run, node: Node, steps: list[Step], folder: str) -> None:
+def _run_shards(run: Run, node: Node, steps: StepsOf, folder: str) -> None:
     """Run the chain over every shard without a commit record, until all have one."""
     indexes: dict[str, Index] = {}
     for source in node.sources:
@@ -129,7 +133,7 @@ def _run_shards(run: Run, node: Node, steps: list[Step], folder: str) -> None:
 def stream_shards(
     run: Run,
     name: str,
-    steps: list[Step],
+    steps: StepsOf,
     missing: Callable[[], list[dict[str, Any]]],
     watch: Callable[[dict[str, Any]], None],
 ) -> list[dict[str, Any]]:
@@ -137,28 +141,30 @@ def stream_shards(
 
     Args:
         name: what `run.progress` and `run.board` know the work by.
+        steps: the chain for a cluster of that size; made anew each time, since nodes may be gone.
         missing: {"source", "shard"} of each shard that is not done.
         watch: receives what the chain returns for a shard.
 
     Returns:
         The shards that are missing still.
     """
-    reports, limits = run.board.of(name), run.sizing().limits
-    steps = [replace(step, reports=reports, limits=limits) for step in steps]
+    reports = run.board.of(name)
     left, broken = missing(), None
     for _ in range(ATTEMPTS):
         if not left or run.stop.requested:
             break
         todo, broken = left, None
         try:
-            for result in run_chain(todo, steps, segment=run.config.cluster.segment, name=name):
+            sizing = run.sizing()
+            chain = [replace(step, reports=reports, limits=sizing.limits) for step in steps(sizing)]
+            for result in run_chain(todo, chain, segment=run.config.cluster.segment, name=name):
                 watch(result)
         except NodeFailed:
             raise
         except Exception as error:  # the engine's, whatever it is: what it committed stays
             broken = error
         left = missing()
-        if len(left) == len(todo):
+        if len(left) == len(todo) and not isinstance(broken, ClusterShrunk):
             break
         if left and not run.stop.requested:
             cause = "shards failed" if broken is None else f"{type(broken).__name__}: {broken}"

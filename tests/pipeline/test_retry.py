@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from cluster.engine import run_local
-from cluster.sizing import Share, Sizing
+from cluster.engine import demand_of, run_local
+from cluster.shrinking import ClusterShrunk
+from cluster.sizing import Share, Sizing, divide
 from pipeline.chain import fetch_configs, fetch_steps, retry_steps
 from pipeline.inputs import Fingerprints
 from pipeline.ledger import Ledger, fingerprint
@@ -299,6 +300,25 @@ def test_shards_that_fail_once_are_tried_again_while_others_get_done(scene, comm
     found = command("missing_file")
     assert passes == [[0, 1], [0]]
     assert (found.failed, found.changed, dict(found.status)) == (None, 2, {"success": 2})
+
+
+def test_on_a_cluster_that_has_shrunk_the_chain_is_made_anew_in_its_size(scene, command, monkeypatch):
+    for name in LATE:
+        scene.draw(name)
+    sizes = iter([4.0, 1.0])
+    resize = lambda self: divide(self.config.cluster, cpus=next(sizes), gpus=0.0)  # noqa: E731
+    monkeypatch.setattr("pipeline.context.Run.sizing", resize)
+    asked = []
+
+    def shrinks(items, steps, **_):
+        asked.append(demand_of(steps).cpus)
+        if len(asked) == 1:
+            raise ClusterShrunk("half of it is gone")
+        yield from run_local(items, steps)
+
+    monkeypatch.setattr("pipeline.shard_nodes.run_chain", shrinks)
+    found = command("missing_file")
+    assert asked == [0.5, 0.125] and (found.failed, found.changed) == (None, 2)
 
 
 def test_images_that_came_with_a_tar_are_not_asked_for(scene, command):
