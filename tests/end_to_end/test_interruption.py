@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.step_log import read_steps
 from stages.store import Store
+from tests.faults.harness import stop_when
 from tests.tiny import tiny_data, write_config
 
 
@@ -37,44 +38,19 @@ def curve(run, training):
     return [{k: v for k, v in row.items() if k not in ("samples_per_second", "time")} for row in rows]
 
 
-def committed(run):
-    return (
-        len([p for p in run.rglob("*.json") if p.parent.name not in ("index", "lease")])
-        if run.exists()
-        else 0
-    )
-
-
-def stop_when(process, run, records, signum):
-    """Signal the driver, or with SIGKILL it and everything it started, as soon as `records` records stand."""
-    deadline = time.monotonic() + 240
-    while committed(run) < records:
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline, "the run makes no progress"
-        time.sleep(0.05)
-    if signum == signal.SIGKILL:
-        os.killpg(process.pid, signum)
-        process.wait()
-        return
-    process.send_signal(signum)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 128 + signum, output
-    assert "finishing what is in flight" in output, output
-    assert f"resume        capfilt run {run.parent / 'disturbed.yaml'}" in output, output
-
-
+@pytest.mark.long
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.long)])
-def test_killed_run_resumes_to_the_same_candidates(finished, tmp_path, times):
-    """Killed or asked to stop, at moments that differ from test run to test run; in the long form once each."""
+def test_killed_run_resumes_to_the_same_candidates(finished, tmp_path):
+    """A whole loop, killed once, asked to stop once, at moments that differ from test run to test run;
+    tests/faults has the short form, a bootstrap alone."""
     draw = random.Random(os.getpid())
-    kills = sorted(draw.sample(range(1, 20), times))
-    signals = draw.sample([signal.SIGKILL, draw.choice([signal.SIGTERM, signal.SIGINT])], times)
+    kills = sorted(draw.sample(range(1, 20), 2))
+    signals = draw.sample([signal.SIGKILL, draw.choice([signal.SIGTERM, signal.SIGINT])], 2)
     data = tiny_data(tmp_path)
     data["run"]["dir"] = str(tmp_path / "disturbed")
     config = write_config(tmp_path / "disturbed.yaml", data)
     for records, signum in zip(kills, signals, strict=True):
-        stop_when(start(config), tmp_path / "disturbed", records, signum)
+        stop_when(start(config), config, tmp_path / "disturbed", records, signum)
     process = start(config)
     output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, f"{signals} at {kills} records; {output}"

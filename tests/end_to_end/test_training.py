@@ -21,18 +21,19 @@ SPEED = ("samples_per_second", "time")
 
 
 @pytest.fixture(scope="module")
-def fetched(tiny, ray_session, tmp_path_factory):
-    """A run directory in which everything is fetched, and config data of a pretraining with queue and momentum."""
-    _, data = tiny
-    data = copy.deepcopy(data)
-    data["run"]["dir"] = str(tmp_path_factory.mktemp("fetched") / "run")
+def fetched(tiny, finished, tmp_path_factory):
+    """A run directory in which everything is fetched and nothing else done, and config data of a pretraining with queue
+    and momentum."""
+    run = tmp_path_factory.mktemp("fetched") / "run"
+    shutil.copytree(finished[0] / "corpus", run / "corpus")
+    (run / "nodes").mkdir()
+    shutil.copy(finished[0] / "nodes/fetch.json", run / "nodes")
+    data = copy.deepcopy(tiny[1])
     data["pretrain"]["steps"] = STEPS
     data["pretrain"]["workers"] = {"checkpoint_every": CHECKPOINT_EVERY, "workers": 2}
     data["model"]["med"]["text"]["dropout"] = 0.0  # its draws are each worker's own
     data["pretrain"]["objective"] |= {"queue_size": 20, "alpha": 0.4, "negative_all_rank": True}
-    outcome = run_dag(parse_config(data, "tiny"), Console(quiet=True), until="fetch")
-    assert outcome.failed == {}
-    return Path(data["run"]["dir"]), data
+    return run, data
 
 
 def pretrain(fetched, folder, *, workers=2, meanwhile=None):

@@ -128,7 +128,8 @@ def nodes(folder: Path, models: Path, fault: Fault) -> str:
     data["cluster"] = {"address": "auto"}
     config = write_config(folder / "config.yaml", data)
     with Nodes(folder, fault) as cluster:
-        code, output = finish(start(config, None, cluster.environment), HANG_SECONDS)
+        # Ray finds out within half a minute that a node is dead, and the chain waits a minute for another.
+        code, output = finish(start(config, None, cluster.environment), 2 * HANG_SECONDS)
     ending = judge(folder, fault, code, output)
     assert code == 0 or fault.kill == "gcs", f"{fault}: the run did not go on, it ended with {code}: {output}"
     if code != 0:

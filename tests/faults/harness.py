@@ -124,6 +124,34 @@ def disturb(folder: Path, models: Path, fault: Fault, s3: S3 | None = None) -> s
     return ending
 
 
+def committed(run: Path) -> int:
+    """Records in a run directory."""
+    return (
+        len([p for p in run.rglob("*.json") if p.parent.name not in ("index", "lease")])
+        if run.exists()
+        else 0
+    )
+
+
+def stop_when(process: subprocess.Popen[str], config: Path, run: Path, records: int, signum: int) -> None:
+    """Signal the driver, or with SIGKILL it and everything it started, as soon as `records` records stand. Asked to stop,
+    it does so in time and says how to go on."""
+    deadline = time.monotonic() + 240
+    while committed(run) < records:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "the run makes no progress"
+        time.sleep(0.05)
+    if signum == signal.SIGKILL:
+        os.killpg(process.pid, signum)
+        process.wait()
+        return
+    process.send_signal(signum)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + signum, output
+    assert "finishing what is in flight" in output, output
+    assert f"resume        capfilt run {config}" in output, output
+
+
 def judge(folder: Path, fault: Fault, code: int | None, output: str) -> str:
     """How a command with a fault ended, which must have come about."""
     assert (folder / "reached").exists(), f"{fault}: the point was never reached; {output}"

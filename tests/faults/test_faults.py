@@ -1,10 +1,13 @@
 """The short form of the fault tests; `python -m tests.faults` is the long one."""
 
+import os
+import random
+import signal
 import subprocess
 
 import pytest
 
-from tests.faults.harness import chain_data, differences, disturb, fetched, finish, on_s3, start
+from tests.faults.harness import chain_data, differences, disturb, fetched, finish, on_s3, start, stop_when
 from tests.faults.points import SHORT
 from tests.s3_server import Trouble
 from tests.tiny import write_config
@@ -15,6 +18,18 @@ from tests.tiny import write_config
 def test_whatever_dies_the_same_command_ends_with_the_same_files(fault, models, undisturbed, tmp_path):
     disturb(tmp_path, models, fault)
     assert differences(tmp_path / "run", undisturbed) == []
+
+
+@pytest.mark.timeout(400)
+def test_killed_or_asked_to_stop_at_a_random_moment(models, undisturbed, tmp_path):
+    """Moment and signal differ from test run to test run."""
+    draw = random.Random(os.getpid())
+    records, signum = draw.randrange(1, 10), draw.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+    config = write_config(tmp_path / "config.yaml", chain_data(tmp_path, models))
+    stop_when(start(config), config, tmp_path / "run", records, signum)
+    code, output = finish(start(config), 150)
+    assert code == 0, f"{signum} at {records} records; {output}"
+    assert differences(tmp_path / "run", undisturbed) == [], f"{signum} at {records} records"
 
 
 def test_the_comparison_sees_a_difference(undisturbed, tmp_path):
