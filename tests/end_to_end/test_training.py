@@ -27,7 +27,8 @@ def fetched(tiny, finished, tmp_path_factory):
     run = tmp_path_factory.mktemp("fetched") / "run"
     shutil.copytree(finished[0] / "corpus", run / "corpus")
     (run / "nodes").mkdir()
-    shutil.copy(finished[0] / "nodes/fetch.json", run / "nodes")
+    for name in ("config.yaml", "nodes/fetch.json"):
+        shutil.copy(finished[0] / name, run / name)
     data = copy.deepcopy(tiny[1])
     data["pretrain"]["steps"] = STEPS
     data["pretrain"]["workers"] = {"checkpoint_every": CHECKPOINT_EVERY, "workers": 2}
