@@ -5,17 +5,16 @@ Exit codes: 0 all done; 1 a node failed; 2 bad config, input or usage; 130 or 14
 
 from __future__ import annotations
 
-import os
 import shlex
-import sys
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from pipeline.terminal import UserErrors, close, last_metrics, leave, make_console, ratio_query, tell
 
 app = typer.Typer(
     add_completion=False,
@@ -67,8 +66,8 @@ def check(config: ConfigArgument, set_: SetOption = None) -> None:
     from pipeline.prepare import check_sources, states
     from stages.store import Store
 
-    console = _console()
-    with _Errors():
+    console = make_console()
+    with UserErrors():
         loaded = load_config(config, set_ or [])
         if loaded.shapes is None and loaded.clipart is None:  # those corpora are made by the run itself
             check_sources(loaded)
@@ -91,7 +90,7 @@ def report(run_dir: Annotated[str, typer.Argument(metavar="RUN", help="A run dir
     from pipeline.reporting import write_report
     from stages.store import Store
 
-    with _Errors():
+    with UserErrors():
         loaded = _config_of(run_dir)
         store = Store(loaded.run.dir, loaded.run.storage_options)
         nodes, ledger = plan(loaded), Ledger(store)
@@ -103,7 +102,7 @@ def report(run_dir: Annotated[str, typer.Argument(metavar="RUN", help="A run dir
         metrics: dict[str, Any] = {}
         for round_ in rounds:
             metrics = write_report(loaded, store, ledger, nodes, round_)
-        _close(_console(), loaded, metrics, "look", f'duckdb -c "{_ratio_query(run_dir, rounds[-1])}"')
+        close(make_console(), loaded, metrics, "look", f'duckdb -c "{ratio_query(run_dir, rounds[-1])}"')
 
 
 @app.command()
@@ -121,8 +120,8 @@ def verify(
     from pipeline.verify import verify_run
     from stages.store import Store
 
-    console = _console()
-    with _Errors():
+    console = make_console()
+    with UserErrors():
         loaded = _config_of(run_dir)
         store = Store(loaded.run.dir, loaded.run.storage_options)
         ledger, nodes = Ledger(store), plan(loaded)
@@ -162,10 +161,10 @@ def retry(
     from pipeline.stopping import Interrupted
     from stages.retry import chosen_classes
 
-    console = _console()
+    console = make_console()
     words = ["capfilt", "retry", run_dir, *(["--class", class_] if class_ else [])]
     again = shlex.join([*words, *(word for o in set_ or [] for word in ("--set", o))])
-    with _Errors(resume=again):
+    with UserErrors(resume=again):
         classes = chosen_classes(class_)
         loaded = _config_of(run_dir, set_ or [])
         try:
@@ -175,13 +174,13 @@ def retry(
 
                 found = retry_rows(loaded, classes, console, lease)
         except Interrupted as interrupted:
-            _tell(console, [("resume", again)])
-            _leave(interrupted.exit_code)
+            tell(console, [("resume", again)])
+            leave(interrupted.exit_code)
     from pipeline.retry import closing_lines
 
     if found.failed is not None:
         console.print(f"[bold red]error[/] {found.failed}", highlight=False, soft_wrap=True)
-    _tell(console, closing_lines(found, run_dir.rstrip("/"), again))
+    tell(console, closing_lines(found, run_dir.rstrip("/"), again))
     if found.failed is not None:
         raise SystemExit(1)
 
@@ -206,12 +205,12 @@ def convert(
     from models.checkpoints import export_checkpoint
     from stages.artifacts import ArtifactError, local_artifact
 
-    with _Errors():
+    with UserErrors():
         if Path(target).exists():
             raise ArtifactError(f"DST {target}: exists already; name another place, or remove it first")
         path = local_artifact(source, "SRC")
         export_checkpoint(path, target, to=to, parts=parts, tokenizer=tokenizer)
-        _console().print(f"wrote {target} ({to} layout)", highlight=False)
+        make_console().print(f"wrote {target} ({to} layout)", highlight=False)
 
 
 @app.command()
@@ -220,9 +219,9 @@ def shapes(folder: Annotated[str, typer.Argument(help="Where to make it.")]) -> 
     from pipeline.prepare import make_corpus
     from pipeline.shapes import ShapesConfig, make_shapes
 
-    with _Errors():
+    with UserErrors():
         make_corpus(make_shapes, ShapesConfig(), folder)
-        _console().print(f"made {folder}: human/, web/, test/", highlight=False)
+        make_console().print(f"made {folder}: human/, web/, test/", highlight=False)
 
 
 @app.command()
@@ -231,9 +230,9 @@ def clipart(folder: Annotated[str, typer.Argument(help="Where to make it.")]) ->
     from pipeline.clipart import ClipartConfig, make_clipart
     from pipeline.prepare import make_corpus
 
-    with _Errors():
+    with UserErrors():
         make_corpus(make_clipart, ClipartConfig(), folder)
-        _console().print(f"made {folder}: human/, web/, test/", highlight=False)
+        make_console().print(f"made {folder}: human/, web/, test/", highlight=False)
 
 
 def main() -> None:
@@ -266,9 +265,9 @@ def _run(
     from pipeline.prepare import hold_run, prepare
     from pipeline.stopping import Interrupted
 
-    console = _console()
+    console = make_console()
     again = " ".join([command, *(f"--set {shlex.quote(o)}" for o in overrides)])
-    with _Errors(resume=again):
+    with UserErrors(resume=again):
         if config is None:
             config = load_config(path, overrides)
         try:
@@ -279,94 +278,12 @@ def _run(
 
                 outcome = execute(prepared, console, lease)
         except Interrupted as interrupted:
-            _close(console, config, _last_metrics(config), "resume", again)
-            _leave(interrupted.exit_code)
-    metrics = _last_metrics(config)
+            close(console, config, last_metrics(config), "resume", again)
+            leave(interrupted.exit_code)
+    metrics = last_metrics(config)
     for line in outcome.failed.values():
         console.print(f"[bold red]error[/] {line}", highlight=False, soft_wrap=True)
     if outcome.failed:
-        _close(console, config, metrics, "resume", again)
+        close(console, config, metrics, "resume", again)
         raise SystemExit(1)
-    _close(console, config, metrics, "again" if until is None else "continue", again)
-
-
-def _last_metrics(config: Any) -> dict[str, Any] | None:
-    from stages.store import Store, StoreError
-
-    store = Store(config.run.dir, config.run.storage_options)
-    with suppress(StoreError):  # it is away, which has been told
-        for round_ in range(config.run.rounds, 0, -1):
-            metrics: dict[str, Any] | None = store.find_json(f"reports/{round_}/metrics.json")
-            if metrics is not None:
-                return metrics
-    return None
-
-
-def _close(
-    console: Console, config: Any, metrics: dict[str, Any] | None, next_step: str, command: str
-) -> None:
-    from pipeline.closing import closing_block
-
-    run_dir = config.run.dir.rstrip("/")
-    places = [("run", run_dir)]
-    if metrics is not None:
-        round_ = metrics["round"]
-        places += [
-            ("candidates", f"{run_dir}/rounds/{round_}/"),
-            ("report", f"{run_dir}/reports/{round_}/report.html"),
-            ("metrics", f"{run_dir}/reports/{round_}/metrics.json"),
-        ]
-    console.print()
-    console.print(closing_block(metrics, places, command, next_step), soft_wrap=True)
-
-
-def _tell(console: Console, lines: Sequence[tuple[str, str]]) -> None:
-    """(label, value) lines, never wrapped, so that paths and commands can be copied whole."""
-    from pipeline.closing import line
-
-    for label, value in lines:
-        console.print(line(label, value), soft_wrap=True)
-
-
-def _ratio_query(run_dir: str, round_: int) -> str:
-    return f"SELECT origin, 1-avg(kept::int) FROM '{run_dir}/rounds/{round_}/**/*.parquet' GROUP BY 1"
-
-
-def _console() -> Console:
-    # Piped output has no width of its own; 80 columns would break paths and commands.
-    return Console(width=None if sys.stdout.isatty() else 160)
-
-
-class _Errors:
-    """Turns the mistakes a user can make into one line and exit code 2; anything else is a defect and raises."""
-
-    def __init__(self, resume: str | None = None) -> None:
-        self.resume = resume
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        from pipeline.errors import USER_ERRORS
-        from pipeline.lease import LeaseError
-
-        if isinstance(error, KeyboardInterrupt):
-            _interrupted(self.resume)
-        if isinstance(error, USER_ERRORS):
-            for line in str(error).splitlines():
-                print(f"error: {line}", file=sys.stderr)
-            if isinstance(error, LeaseError):
-                _leave(2)  # the directory is another's: nodes still at work in threads must not go on
-            raise SystemExit(2) from None
-
-
-def _interrupted(resume: str | None) -> NoReturn:
-    print(f"\ninterrupted; go on with: {resume}" if resume else "\ninterrupted", file=sys.stderr)
-    _leave(130)
-
-
-def _leave(code: int) -> NoReturn:
-    """End at once: node threads may wait inside Ray and cannot be joined; records on disk decide what is done."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    close(console, config, metrics, "again" if until is None else "continue", again)

@@ -23,7 +23,8 @@ from annotated_types import Ge, Le
 
 from stages.blocklist import BlockList
 from stages.decode import DecodeConfig, decode_picture
-from stages.download import DownloadConfig, Downloader
+from stages.download import Downloader
+from stages.download_config import DownloadConfig
 from stages.rows import ROW_SCHEMA, with_column
 from stages.status import INTERNAL, PENDING, SUCCESS, Failure, one_line
 from stages.storage import open_filesystem

@@ -9,7 +9,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from stages.blocklist import read_block_list
-from stages.download import DownloadConfig, Downloader
+from stages.download import Downloader
+from stages.download_config import DownloadConfig
 
 T = TypeVar("T")
 
