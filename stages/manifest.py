@@ -83,6 +83,11 @@ class Index:
     """sha256 over the names, sizes and modification marks of the manifest's files: the input's identity."""
     files: tuple[str, ...]
 
+    @property
+    def of_tars(self) -> bool:
+        """Whether image tars are among the files: each is a shard and one row here, however many images it has."""
+        return any(name.endswith(".tar") for name in self.files)
+
 
 def build_index(config: ManifestConfig, store: Store, *, source: str) -> Index:
     """Cut the manifest into slices, or return the index that is there if it was cut from the same files.

@@ -1,0 +1,54 @@
+"""What is shown of a node that streams shards: rows, or shards where nobody knows the rows before."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline.load import parse_config
+from pipeline.plan import Node
+from pipeline.shard_nodes import _Watch
+from stages.manifest import Index
+
+
+class Shown:
+    def set_total(self, node, total, *, unit):
+        self.total, self.unit = total, unit
+
+    def advance(self, node, done, note=""):
+        self.done, self.note = done, note
+
+
+def watched(*files, rows, shards):
+    """A watch over a source of which shard 0 is done, and what it shows."""
+    data = {
+        "run": {"dir": "r"},
+        "sources": {"web": {"kind": "web", "rows": {"manifest": files[0], "shard_size": 100}}},
+        "captioner": {"checkpoint": "c"},
+        "filter": {"checkpoint": "f"},
+    }
+    ledger = SimpleNamespace(committed=lambda folder: [0])
+    run = SimpleNamespace(config=parse_config(data, "test"), ledger=ledger, progress=Shown())
+    node = Node(name="bootstrap.1", kind="bootstrap", round=1, needs=(), sources=("web",))
+    indexes = {"web": Index(rows=rows, shards=shards, identity="", files=files)}
+    return _Watch(run, node, indexes, "rounds/1"), run.progress
+
+
+def result(rows):
+    record = {"source": "web", "rows": {"read": rows, "status": {"success": rows}}, "seconds": {"read": 2.0}}
+    return {"records": json.dumps({"candidates": record})}
+
+
+@pytest.mark.parametrize(
+    ("files", "rows", "shards", "before", "after", "total", "unit"),
+    [
+        (("urls.csv",), 250, 3, 100, 150, 250, "rows"),
+        (("a.tar", "b.tar", "c.tar"), 3, 3, 1, 2, 3, "shards"),
+        (("a.tar", "urls.csv"), 151, 3, 1, 2, 3, "shards"),
+    ],
+)
+def test_rows_or_shards(files, rows, shards, before, after, total, unit):
+    watch, shown = watched(*files, rows=rows, shards=shards)
+    assert (shown.done, shown.total, shown.unit) == (before, total, unit)
+    watch(result(50))
+    assert (shown.done, shown.note) == (after, "read 25/s")
