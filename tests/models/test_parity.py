@@ -59,14 +59,14 @@ def pixels_for(med, images):
     return torch.randn(images, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture(scope="module", params=["tiny", "224", "384"])
+@pytest.fixture(scope="module", params=["tiny", "224", pytest.param("384", marks=pytest.mark.long)])
 def captioners(request):
     config, noise = case(request.param)
     hf = randomised(BlipForConditionalGeneration(config), noise)
     return hf, med_of(hf)
 
 
-@pytest.fixture(scope="module", params=["tiny", "224", "384"])
+@pytest.fixture(scope="module", params=["tiny", "224", pytest.param("384", marks=pytest.mark.long)])
 def matchers(request):
     config, noise = case(request.param)
     hf = randomised(BlipForImageTextRetrieval(config), noise)
