@@ -47,7 +47,7 @@ def run_training(run: Run, node: Node) -> dict[str, Any]:
         seed=run.config.run.seed * 1000 + node.round,
         total_steps=steps,
         steps_per_epoch=per_epoch,
-        provenance={"fingerprint": run.prints.of(node.name), "pairs": pairs, "start": start},
+        provenance={"fingerprint": run.prints.of(node.name), "pairs": pairs, "start": _in_run(run, start)},
     )
     filesystem = None if run.store.is_local else _arrow_filesystem(run.store)
     gpus = train.workers.gpus_per_worker
@@ -116,6 +116,12 @@ def _without_surplus(run: Run, node: Node) -> bool:
     reads_web = set(run.config.trains_on(node.kind)) & set(run.config.of_kind("web"))
     raw = node.kind == "pretrain" and node.round == 0 and bool(reads_web)
     return raw and run.config.duplicates.policy == "drop"
+
+
+def _in_run(run: Run, address: str | None) -> str | None:
+    """The address of a checkpoint as provenance tells it: from the run directory on where it lies there, so that a run
+    means the same wherever it is moved."""
+    return None if address is None else address.removeprefix(run.store.address("models")[: -len("models")])
 
 
 def _start_of(run: Run, node: Node) -> str | None:
