@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
@@ -22,7 +21,7 @@ from cluster.careful import CarefulStage
 from cluster.guard import Guard, Limits, watch_progress
 from cluster.isolation import Isolation, Search, Stage, called
 from cluster.metrics import NodeBoard
-from cluster.shrinking import Demand, ShrinkWatch
+from cluster.shrinking import Demand, watches_of
 
 RETRIES = {"max_restarts": 20, "max_task_retries": 3}
 """Ray's own default is "for ever" for both; a task that dies four times is given up and its shard reported."""
@@ -111,7 +110,10 @@ class StageRunner:
     def _map(self, stage: Stage, make: Callable[[], Stage], batch: pa.Table) -> pa.Table:
         """What a stage, or the part of one that maps rows, makes of a shard; `make` builds it in another process."""
         isolation, reports = self.step.isolation, self.step.reports
-        if isolation is None or reports is None or not batch.num_rows:
+        if isolation is None or not batch.num_rows:
+            with self.guard:
+                return called(self.step.name, stage, batch)
+        if reports is None:
             return self._directly(stage, batch, isolation)
         shard = isolation.name(batch)
         died = reports.begin(self.step.name, shard)
@@ -122,10 +124,8 @@ class StageRunner:
         finally:
             reports.end(self.step.name, shard)
 
-    def _directly(self, stage: Stage, batch: pa.Table, isolation: Isolation | None) -> pa.Table:
+    def _directly(self, stage: Stage, batch: pa.Table, isolation: Isolation) -> pa.Table:
         with self.guard:
-            if isolation is None or not batch.num_rows:
-                return called(self.step.name, stage, batch)
             return Search(self.step.name, stage, isolation).run(batch)
 
     def _carefully(self, make: Callable[[], Stage], batch: pa.Table, isolation: Isolation) -> pa.Table:
@@ -169,9 +169,10 @@ def run_chain(
         ClusterShrunk: nodes are gone, and the rest has no room for all steps.
     """
     pending = iter(items)
+    watches = watches_of(demand_of(steps), ray.cluster_resources())
     while part := list(islice(pending, segment)):
         context = chain_context(len(part))
-        context.custom_execution_callback_classes = [partial(ShrinkWatch, demand_of(steps))]
+        context.custom_execution_callback_classes = watches
         with DataContext.current(context):
             dataset = ray.data.from_items(part, override_num_blocks=len(part))
             for step in steps:

@@ -7,8 +7,9 @@ taken by other stages they wait for ever, and the chain with them.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import ray
@@ -43,8 +44,7 @@ class Demand:
 class ShrinkWatch(ExecutionCallback):  # type: ignore[misc]
     """Ends an execution that waits for room which is gone. Ray calls it several times a second.
 
-    A cluster that was too small from the beginning is none of its business, nor one that has lost its last GPU: on CPUs
-    the chain would take days, so that it waits for another.
+    One that has lost its last GPU is left alone: on CPUs the chain would take days, so that it waits for another.
 
     Args:
         demand: of the chain.
@@ -52,7 +52,6 @@ class ShrinkWatch(ExecutionCallback):  # type: ignore[misc]
 
     def __init__(self, demand: Demand) -> None:
         self.demand = demand
-        self._fitted = False
         self._finished = -1
         self._looked = self._since = time.monotonic()
 
@@ -72,13 +71,17 @@ class ShrinkWatch(ExecutionCallback):  # type: ignore[misc]
 
     def look(self, now: float, finished: int, resources: Mapping[str, float]) -> None:
         """As above, for `finished` tasks at time `now`."""
-        fits = self.demand.fits(resources)
-        self._fitted = self._fitted or fits
         waits = self.demand.gpus > 0 and not resources.get("GPU")
-        if fits or waits or not self._fitted or finished != self._finished:
+        if waits or self.demand.fits(resources) or finished != self._finished:
             self._since, self._finished = now, finished
         elif now - self._since >= PATIENCE_S:
             raise ClusterShrunk(
                 f"the cluster has {resources.get('CPU', 0.0):g} CPUs and {resources.get('GPU', 0.0):g} GPUs left, and "
                 f"the chain's actors ask for {self.demand.cpus:g} and {self.demand.gpus:g}"
             )
+
+
+def watches_of(demand: Demand, resources: Mapping[str, float]) -> list[Callable[[], ShrinkWatch]]:
+    """Makers of what watches every execution of a chain that begins on a cluster with these resources: nothing where
+    the chain has too little room from the beginning, as the config may want it."""
+    return [partial(ShrinkWatch, demand)] if demand.fits(resources) else []

@@ -26,8 +26,8 @@ from stages.pairs import check_parts
 
 StepsOf = Callable[[Sizing], list[Step]]
 ATTEMPTS = 3
-"""Times a node goes over its shards while some get done: the engine may break down, and a cluster's node that dies takes
-the retries of its shards with it."""
+"""Times in a row that a node goes over its shards on a shrinking cluster though none gets done. While some get done it goes
+on: the engine may break down, and a cluster's node that dies takes the retries of its shards with it."""
 EARLY_ROWS, EARLY_SHARE = 5000, 0.02
 """A source that fails wholesale is given up after so many rows, and so large a part of the node's."""
 
@@ -149,10 +149,8 @@ def stream_shards(
         The shards that are missing still.
     """
     reports = run.board.of(name)
-    left, broken = missing(), None
-    for _ in range(ATTEMPTS):
-        if not left or run.stop.requested:
-            break
+    left, broken, stuck = missing(), None, 0
+    while left and stuck < ATTEMPTS and not run.stop.requested:
         todo, broken = left, None
         try:
             sizing = run.sizing()
@@ -164,9 +162,10 @@ def stream_shards(
         except Exception as error:  # the engine's, whatever it is: what it committed stays
             broken = error
         left = missing()
-        if len(left) == len(todo) and not isinstance(broken, ClusterShrunk):
+        stuck = 0 if len(left) < len(todo) else stuck + 1
+        if stuck and not isinstance(broken, ClusterShrunk):
             break
-        if left and not run.stop.requested:
+        if left and stuck < ATTEMPTS and not run.stop.requested:
             cause = "shards failed" if broken is None else f"{type(broken).__name__}: {broken}"
             run.progress.say(name, f"{' '.join(cause.split())[:200]}; going on with {len(left)} shards")
     if left and broken is not None:

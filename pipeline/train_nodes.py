@@ -121,7 +121,7 @@ def _without_surplus(run: Run, node: Node) -> bool:
 def _in_run(run: Run, address: str | None) -> str | None:
     """The address of a checkpoint as provenance tells it: from the run directory on where it lies there, so that a run
     means the same wherever it is moved."""
-    return None if address is None else address.removeprefix(run.store.address("models")[: -len("models")])
+    return None if address is None else address.removeprefix(run.store.address(""))
 
 
 def _start_of(run: Run, node: Node) -> str | None:

@@ -88,7 +88,7 @@ class Unpack:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """As many rows (`ROW_SCHEMA`)."""
-        rows = batch.select(["status", "url", "texts", "sample", "caption", "error_message"]).to_pylist()
+        rows = batch.select(["status", "url", "texts", "sample", "caption"]).to_pylist()
         for row in rows:
             if row["status"] != PENDING:
                 continue

@@ -3,7 +3,7 @@
 import pytest
 
 from cluster.engine import Step, demand_of
-from cluster.shrinking import PATIENCE_S, ClusterShrunk, Demand, ShrinkWatch
+from cluster.shrinking import PATIENCE_S, ClusterShrunk, Demand, ShrinkWatch, watches_of
 
 EIGHT, FOUR = {"CPU": 8.0}, {"CPU": 4.0}
 CHAIN = Demand(cpus=6.0, gpus=0.0)
@@ -46,7 +46,16 @@ def test_a_node_that_comes_in_time_saves_it():
 
 
 def test_a_cluster_that_never_had_room_is_left_alone():
-    looks(ShrinkWatch(CHAIN), (0, 0, FOUR), (10 * PATIENCE_S, 0, FOUR))
+    assert watches_of(CHAIN, FOUR) == []
+
+
+def test_an_execution_that_begins_after_the_loss_is_watched_too():
+    """A chain of many shards is several executions, in the size of the first."""
+    (make,) = watches_of(CHAIN, EIGHT)
+    watch = make()
+    looks(watch, (0, 0, FOUR))
+    with pytest.raises(ClusterShrunk):
+        looks(watch, (PATIENCE_S, 0, FOUR))
 
 
 def test_a_chain_on_gpus_waits_for_the_last_one_to_come_back():

@@ -321,6 +321,25 @@ def test_on_a_cluster_that_has_shrunk_the_chain_is_made_anew_in_its_size(scene, 
     assert asked == [0.5, 0.125] and (found.failed, found.changed) == (None, 2)
 
 
+def test_a_cluster_that_shrinks_again_and_again_ends_it(scene, command, monkeypatch):
+    passes = []
+
+    def shrinks(items, steps, **_):
+        passes.append(len(items))
+        if len(passes) in (1, 3):  # one shard gets done in between, which counts from the beginning
+            raise ClusterShrunk("half of it is gone")
+        if len(passes) == 2:
+            yield from run_local(items[:1], steps)
+        raise ClusterShrunk("nearly all of it is gone")
+
+    for name in LATE:
+        scene.draw(name)
+    monkeypatch.setattr("pipeline.shard_nodes.run_chain", shrinks)
+    with pytest.raises(ClusterShrunk, match="nearly all"):
+        command("missing_file")
+    assert passes == [2, 2, 1, 1, 1]
+
+
 def test_images_that_came_with_a_tar_are_not_asked_for(scene, command):
     with tarfile.open("images.tar", "w") as tar:
         for name, data in (("0.jpg", b"no picture"), ("0.txt", b"a text")):
