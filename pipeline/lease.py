@@ -37,7 +37,7 @@ class Lease:
     def __init__(self, run: Store, number: int, owner: dict[str, Any]) -> None:
         self.run, self.number = run, number
         self.lost: str | None = None
-        """Who has taken over, once somebody has; whoever writes must stop."""
+        """What became of the lease once it is another's or gone; whoever writes must stop."""
         self._owner = owner
         self._count = 0
         self._ended = threading.Event()
@@ -48,24 +48,34 @@ class Lease:
         """Give the lease back."""
         self._ended.set()
         self._thread.join(timeout=2 * BEAT_SECONDS)  # a beat to a store that is away may take minutes
-        if self.lost is None:
-            with suppress(StoreError):  # the store is away: the lease lapses
+        with suppress(StoreError):  # the store is away: the lease lapses
+            if self.lost is None and self._loss() is None:
                 self.run.remove_file(_name(self.number))
 
     def check(self) -> None:
         """Raise LeaseError once the lease is lost."""
         if self.lost is not None:
             raise LeaseError(
-                f"run.dir {self.run.url}: {self.lost} has taken the run over, because this one gave no sign for "
-                f"{LAPSE_SECONDS:.0f} s; it stops here, and what it had committed stays"
+                f"run.dir {self.run.url}: {self.lost}; this run stops here, and what it had committed stays"
             )
+
+    def _loss(self) -> str | None:
+        """What became of the lease, None while it is ours. A number alone says nothing: they begin again at 1 when
+        an owner that has taken over has ended, and we may have slept through that."""
+        newest = _newest(self.run)
+        owner = None if newest is None else _read(self.run, newest)
+        if owner is None:
+            return "its lease is gone: another run has taken it over and ended, or somebody has removed it"
+        if owner.get("token") == self._owner["token"]:
+            return None
+        silence = f"because this one gave no sign for {LAPSE_SECONDS:.0f} s"
+        return f"{_describe(owner)}, has taken the run over, {silence}"
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_SECONDS):
             try:
-                newest = _newest(self.run)
-                if newest is not None and newest > self.number:
-                    self.lost = _describe(_read(self.run, newest))
+                self.lost = self._loss()
+                if self.lost is not None:
                     return
                 self._count += 1
                 self.run.put(_name(self.number), _content(self._owner, self._count))
@@ -190,7 +200,5 @@ def _read(run: Store, number: int) -> dict[str, Any] | None:
     return content
 
 
-def _describe(owner: dict[str, Any] | None) -> str:
-    if owner is None:
-        return "another run"
+def _describe(owner: dict[str, Any]) -> str:
     return f"process {owner['pid']} on {owner['host']}, since {owner['since']}"

@@ -87,10 +87,40 @@ def test_an_owner_that_slept_notices_that_it_has_been_replaced(run):
     held = acquire(run, print)
     foreign(run, number=2)
     held._thread.join(timeout=5)
-    with pytest.raises(LeaseError, match=r"process 7 on far, since .* has taken the run over"):
+    with pytest.raises(LeaseError, match=r"process 7 on far, since .*, has taken the run over"):
         held.check()
     held.release()
     assert run.list("lease") == ["000001.json", "000002.json"]  # what is another's now is left alone
+
+
+def test_an_owner_that_slept_through_another_one_and_sees_a_third_with_its_number_stops(run):
+    held = acquire(run, print)
+    foreign(run, number=1, token="third", beats=3)
+    held._thread.join(timeout=5)
+    with pytest.raises(LeaseError, match="process 7 on far"):
+        held.check()
+    held.release()
+    assert json.loads(run.read("lease/000001.json"))["token"] == "third"
+
+
+def test_an_owner_that_slept_until_another_one_had_ended_stops(run):
+    held = acquire(run, print)
+    run.remove_file("lease/000001.json")
+    held._thread.join(timeout=5)
+    with pytest.raises(LeaseError, match="its lease is gone: another run has taken it over and ended") as error:
+        held.check()
+    assert "\n" not in str(error.value)
+    held.release()
+    assert run.list("lease") == []
+
+
+def test_a_lease_that_is_lost_between_two_beats_is_not_given_back(run, monkeypatch):
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 1000.0)
+    held = acquire(run, print)
+    foreign(run, number=1, token="third")
+    held._ended.set()
+    held.release()
+    assert run.list("lease") == ["000001.json"]
 
 
 def test_a_store_that_is_away_for_a_moment_costs_nothing(run, monkeypatch):
