@@ -17,6 +17,7 @@ from pipeline.ledger import Ledger, State
 from pipeline.load import ConfigError, dump_config
 from pipeline.plan import Node, check_node, downstream, outputs_of, plan, select
 from pipeline.replacing import clear_staging, publish, staged_shards
+from pipeline.run_dir import check_writable
 from stages.manifest import check_manifest, check_unchanged
 from stages.store import Store
 
@@ -52,7 +53,7 @@ def hold_run(config: Config, tell: Callable[[str], None]) -> Iterator[Lease]:
         LeaseError: another run is at work there.
     """
     store = Store(config.run.dir, config.run.storage_options)
-    store.check_writable()
+    check_writable(store)
     Ledger(store).check_place()
     with hold(store, tell) as lease:
         yield lease

@@ -241,26 +241,6 @@ class Store:
         for path in found:
             yield str(path)[len(base) + 1 :]
 
-    def check_writable(self) -> None:
-        """Write and remove one small object, and see that it cannot be created twice.
-
-        Raises:
-            StoreError: naming the place and the reason, so that a run fails in its first second.
-        """
-        probe = f"{TEMPORARY_PREFIX}probe-{uuid.uuid4().hex}"
-        try:
-            self.create(probe, b"capfilt")
-            again = self.create(probe, b"another")
-            self.remove(probe)
-        except Exception as error:  # any library's error for "no such bucket", "denied", "unreachable"
-            cause = error.__cause__ if isinstance(error, StoreError) and error.__cause__ else error
-            raise StoreError(f"run.dir {self.url}: cannot write there ({_reason(cause)})") from error
-        if again:
-            raise StoreError(
-                f"run.dir {self.url}: this store replaces an object that was to be created if absent "
-                "(If-None-Match: *), so a shard could be committed twice; use a store with conditional writes"
-            )
-
     @contextlib.contextmanager
     def _telling(self, doing: str, name: str) -> Iterator[None]:
         """What an object store's libraries raise, as one line; absent files and taken names stay what they are, and
@@ -273,7 +253,7 @@ class Store:
             absent = isinstance(error, FileNotFoundError) and _code(error) != GONE
             if self.is_local or absent:
                 raise
-            raise StoreError(f"{self.address(name)}: cannot {doing} it ({_reason(error)})") from error
+            raise StoreError(f"{self.address(name)}: cannot {doing} it ({reason(error)})") from error
 
     def _create_object(self, name: str, data: bytes) -> bool:
         for _ in range(ROUNDS):
@@ -324,7 +304,8 @@ def _code(error: BaseException) -> str | None:
     return None
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
+    """An error in one line, with the store's own code where there is one."""
     text = " ".join(str(error).split())
     kind = _code(error) or type(error).__name__
     return f"{kind}: {text}" if text else kind

@@ -107,7 +107,9 @@ def test_an_owner_that_slept_until_another_one_had_ended_stops(run):
     held = acquire(run, print)
     run.remove_file("lease/000001.json")
     held._thread.join(timeout=5)
-    with pytest.raises(LeaseError, match="its lease is gone: another run has taken it over and ended") as error:
+    with pytest.raises(
+        LeaseError, match="its lease is gone: another run has taken it over and ended"
+    ) as error:
         held.check()
     assert "\n" not in str(error.value)
     held.release()

@@ -14,6 +14,7 @@ from models.checkpoints import save_checkpoint
 from pipeline import lease
 from pipeline.lease import LeaseError, acquire, hold
 from pipeline.ledger import Ledger
+from pipeline.run_dir import check_writable
 from stages.artifacts import ArtifactError, local_artifact
 from stages.caption import Caption, CaptionConfig
 from stages.filter import Filter, FilterConfig
@@ -70,10 +71,10 @@ def test_create_has_one_winner(run):
 
 
 def test_a_store_that_replaces_what_was_to_be_created_is_refused(s3, run):
-    run.check_writable()
+    check_writable(run)
     s3.trouble(Trouble("unconditional"))
     with pytest.raises(StoreError, match=r"run\.dir s3://.*If-None-Match.*conditional writes"):
-        run.check_writable()
+        check_writable(run)
     assert list(run.walk()) == []
 
 
@@ -85,7 +86,7 @@ def test_a_bucket_that_is_away_is_one_line_and_never_an_empty_folder(s3, run, ki
     for call in (
         lambda: run.put("a/y", b""), lambda: run.create("a/z", b""), lambda: run.read("a/x.json"),
         lambda: run.get("a/x.json"), lambda: run.exists("a/x.json"), lambda: run.list("a"), lambda: run.remove("a"),
-        lambda: list(run.walk()), lambda: ledger.committed("a"), lambda: ledger.node("fetch"), run.check_writable,
+        lambda: list(run.walk()), lambda: ledger.committed("a"), lambda: ledger.node("fetch"), lambda: check_writable(run),
     ):  # fmt: skip
         with pytest.raises(StoreError) as error:
             call()
