@@ -11,6 +11,9 @@ from stages.store import Store, encode_json, sha256
 
 State = Literal["done", "half", "new"]
 
+THREADS_ON_DISK, THREADS_ELSEWHERE, CHUNK = 8, 32, 100
+"""Records are read so many at once, each thread taking a chunk: one by one, handing them over costs more than reading."""
+
 
 class LedgerError(ValueError):
     """The run directory does not fit the config; the message says what changed and what to do."""
@@ -108,8 +111,10 @@ class Ledger:
     def records(self, folder: str) -> Iterator[dict[str, Any]]:
         """Commit records of `folder` in shard order."""
         names = [f"{folder}/{shard:06d}.json" for shard in self.committed(folder)]
-        with ThreadPoolExecutor(16) as pool:
-            yield from pool.map(self.run.read_json, names)
+        chunks = [names[i : i + CHUNK] for i in range(0, len(names), CHUNK)]
+        with ThreadPoolExecutor(THREADS_ON_DISK if self.run.is_local else THREADS_ELSEWHERE) as pool:
+            for records in pool.map(lambda chunk: [self.run.read_json(name) for name in chunk], chunks):
+                yield from records
 
 
 def difference(before: Any, now: Any, path: str = "") -> tuple[str, Any, Any]:

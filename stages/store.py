@@ -20,7 +20,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
@@ -112,11 +112,18 @@ class Store:
 
     def read(self, name: str) -> bytes:
         """Whole content of `name`; FileNotFoundError when absent."""
+        if self.is_local:  # fsspec's own way costs ten times as much, which 10^5 records feel
+            return Path(self.path(name)).read_bytes()
         with self._telling("read", name):
             return bytes(self.fs.cat_file(self.path(name)))
 
     def get(self, name: str) -> bytes | None:
         """Whole content of a small file, None when absent; one request either way."""
+        if self.is_local:
+            try:
+                return self.read(name)
+            except FileNotFoundError:
+                return None
         with self._telling("read", name):
             try:
                 # Without a start s3fs asks for the size first.
@@ -146,12 +153,13 @@ class Store:
         """Names directly inside `folder` that end with `suffix`, sorted, temporaries left out; [] if absent."""
         with self._telling("list", folder):
             try:
-                entries = self.fs.ls(self.path(folder), detail=False)
+                path = self.path(folder)
+                entries = os.listdir(path) if self.is_local else self.fs.ls(path, detail=False)
             except FileNotFoundError as error:
                 if _code(error) == GONE:
                     raise
                 return []
-        names = (PurePosixPath(str(entry)).name for entry in entries)
+        names = (str(entry).rstrip("/").rpartition("/")[2] for entry in entries)
         return sorted(n for n in names if n.endswith(suffix) and not n.startswith(TEMPORARY_PREFIX))
 
     def put(self, name: str, data: bytes) -> dict[str, Any]:
