@@ -14,7 +14,17 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from pipeline.terminal import UserErrors, close, last_metrics, leave, make_console, ratio_query, tell
+from pipeline.terminal import (
+    UserErrors,
+    close,
+    going_on,
+    last_metrics,
+    leave,
+    make_console,
+    ratio_query,
+    tell,
+    with_overrides,
+)
 
 app = typer.Typer(
     add_completion=False,
@@ -82,7 +92,9 @@ def check(config: ConfigArgument, set_: SetOption = None) -> None:
 
 
 @app.command()
-def report(run_dir: Annotated[str, typer.Argument(metavar="RUN", help="A run directory.")]) -> None:
+def report(
+    run_dir: Annotated[str, typer.Argument(metavar="RUN", help="A run directory.")], set_: SetOption = None
+) -> None:
     """Write the report pages of a run again and print the last round's closing block."""
     from pipeline.ledger import Ledger
     from pipeline.load import ConfigError
@@ -91,7 +103,7 @@ def report(run_dir: Annotated[str, typer.Argument(metavar="RUN", help="A run dir
     from stages.store import Store
 
     with UserErrors():
-        loaded = _config_of(run_dir)
+        loaded = _config_of(run_dir, set_ or [])
         store = Store(loaded.run.dir, loaded.run.storage_options)
         nodes, ledger = plan(loaded), Ledger(store)
         rounds = [
@@ -111,6 +123,7 @@ def verify(
     repair: Annotated[
         bool, typer.Option("--repair", help="Take back what is damaged and make exactly that again.")
     ] = False,
+    set_: SetOption = None,
 ) -> None:
     """Hash every file of a run again and account for every row; exit 1 if anything differs from the records."""
     from pipeline.ledger import Ledger
@@ -120,9 +133,9 @@ def verify(
     from pipeline.verify import verify_run
     from stages.store import Store
 
-    console = make_console()
+    console, overrides = make_console(), set_ or []
     with UserErrors():
-        loaded = _config_of(run_dir)
+        loaded = _config_of(run_dir, overrides)
         store = Store(loaded.run.dir, loaded.run.storage_options)
         ledger, nodes = Ledger(store), plan(loaded)
         with hold_run(loaded, console.print) if repair else nullcontext():
@@ -137,11 +150,12 @@ def verify(
     )
     if not found.problems:
         return
-    command = f"capfilt run {shlex.quote(run_dir.rstrip('/') + '/config.yaml')}"
     if not repair:
-        console.print(f"repair        capfilt verify {shlex.quote(run_dir)} --repair", highlight=False)
+        words = with_overrides(["capfilt", "verify", run_dir, "--repair"], overrides)
+        console.print(f"repair        {words}", highlight=False, soft_wrap=True)
         raise SystemExit(1)
     console.print(f"making again  {', '.join(again)}", highlight=False)
+    command = going_on(run_dir, overrides)
     _run(f"{run_dir.rstrip('/')}/config.yaml", [], until=None, fresh=None, command=command, config=loaded)
 
 
@@ -163,7 +177,7 @@ def retry(
 
     console = make_console()
     words = ["capfilt", "retry", run_dir, *(["--class", class_] if class_ else [])]
-    again = shlex.join([*words, *(word for o in set_ or [] for word in ("--set", o))])
+    again = with_overrides(words, set_ or [])
     with UserErrors(resume=again):
         classes = chosen_classes(class_)
         loaded = _config_of(run_dir, set_ or [])
@@ -180,7 +194,7 @@ def retry(
 
     if found.failed is not None:
         console.print(f"[bold red]error[/] {found.failed}", highlight=False, soft_wrap=True)
-    tell(console, closing_lines(found, run_dir.rstrip("/"), again))
+    tell(console, closing_lines(found, run_dir.rstrip("/"), again, going_on(run_dir, set_ or [])))
     if found.failed is not None:
         raise SystemExit(1)
 
@@ -242,10 +256,10 @@ def main() -> None:
 
 def _config_of(run_dir: str, overrides: Sequence[str] = ()) -> Any:
     """The config that a run directory was made with."""
-    from pipeline.load import ConfigError, load_config
+    from pipeline.load import ConfigError, load_config, storage_options
     from stages.store import Store
 
-    store = Store(run_dir)
+    store = Store(run_dir, storage_options(overrides))
     if not store.exists("config.yaml"):
         raise ConfigError(f"{run_dir}: no run directory (it has no config.yaml); give what run.dir was")
     loaded = load_config(store.address("config.yaml"), overrides)
@@ -266,7 +280,7 @@ def _run(
     from pipeline.stopping import Interrupted
 
     console = make_console()
-    again = " ".join([command, *(f"--set {shlex.quote(o)}" for o in overrides)])
+    again = with_overrides(shlex.split(command), overrides)
     with UserErrors(resume=again):
         if config is None:
             config = load_config(path, overrides)

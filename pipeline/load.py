@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-import fsspec
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from pipeline.config import Config
 from pipeline.credentials import credentials_in
+from stages.store import Store
 
 
 class ConfigError(ValueError):
@@ -22,14 +23,16 @@ class ConfigError(ValueError):
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Config of a YAML file (a path or any fsspec URL) with `a.b=value` overrides on top.
+    """Config of a YAML file (a path or any fsspec URL) with `a.b=value` overrides on top. A URL is opened with
+    the overrides' own run.storage_options.
 
     Raises:
         ConfigError: no such file, not YAML, or values that are unknown, mistyped or out of range.
+        StoreError: a store that is away.
     """
+    folder, name = os.path.split(str(path))
     try:
-        with fsspec.open(str(path), "r", encoding="utf-8") as file:
-            data = yaml.safe_load(file.read())
+        data = yaml.safe_load(Store(folder, storage_options(overrides)).read(name).decode())
     except (FileNotFoundError, IsADirectoryError) as error:
         shipped = sorted(str(p) for p in Path("configs").rglob("*.yaml"))
         hint = f"; shipped configs: {', '.join(shipped)}" if shipped else ""
@@ -43,6 +46,25 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     for override in overrides:
         _set(data, override)
     return parse_config(data, str(path))
+
+
+def storage_options(overrides: Sequence[str]) -> dict[str, Any]:
+    """run.storage_options as overrides have them: all that is known before the config itself can be opened.
+
+    Raises:
+        ConfigError: they are no mapping.
+    """
+    data: dict[str, Any] = {}
+    for override in overrides:
+        _set(data, override)
+    section = data.get("run")
+    options = section.get("storage_options") if isinstance(section, dict) else None
+    if options is not None and not isinstance(options, dict):
+        raise ConfigError(f"--set run.storage_options={options}: it is a section; set its keys, for example "
+                          "--set run.storage_options.endpoint_url=https://minio.example.org")  # fmt: skip
+    if found := list(credentials_in(data)):
+        raise ConfigError("\n".join(f"--set {line}" for line in found))
+    return options or {}
 
 
 def parse_config(data: dict[str, Any], origin: str) -> Config:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -186,8 +185,13 @@ def _first_training(ledger: Ledger, nodes: dict[str, Node], again: list[str]) ->
     return next((name for name in trained if ledger.node(name) is not None), None)
 
 
-def closing_lines(found: Retried, run_dir: str, command: str) -> list[tuple[str, str]]:
-    """(label, value) of the last lines: what was done, where it is, and what comes next."""
+def closing_lines(found: Retried, run_dir: str, command: str, go_on: str) -> list[tuple[str, str]]:
+    """(label, value) of the last lines: what was done, where it is, and what comes next.
+
+    Args:
+        command: the retry itself.
+        go_on: makes the rest of the run.
+    """
     lines = [
         (
             "asked again",
@@ -200,7 +204,6 @@ def closing_lines(found: Retried, run_dir: str, command: str) -> list[tuple[str,
         return [*lines, ("resume", command)]
     if not found.again:
         return [*lines, ("again", command)]
-    go_on = f"capfilt run {shlex.quote(run_dir + '/config.yaml')} --set run.dir={shlex.quote(run_dir)}"
     lines.append(("to do", ", ".join(found.again)))
     if found.trained is not None:
         lines.append(

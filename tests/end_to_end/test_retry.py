@@ -12,6 +12,7 @@ from pipeline.ledger import Ledger
 from pipeline.prepare import hold_run
 from pipeline.retry import closing_lines, retry_rows
 from pipeline.run import run_dag
+from pipeline.terminal import going_on
 from stages.pack import Pack
 from stages.read import read_corpus_shard
 from stages.rows import with_column
@@ -56,7 +57,7 @@ def test_lost_rows_come_back_and_downstream_sees_them(losses, finished, ray_sess
     assert (found.asked, dict(found.status), found.shards, found.changed) == (3, {"success": 3}, 2, 2)
     assert found.failed is None and found.again == ["fetch", "bootstrap.1", "report.1"]
     assert found.trained == "pretrain.0"
-    lines = dict(closing_lines(found, str(run), "capfilt retry"))
+    lines = dict(closing_lines(found, str(run), "capfilt retry", going_on(str(run), [])))
     assert lines["continue"] == f"capfilt run {run}/config.yaml --set run.dir={run}"
     ledger = Ledger(Store(str(run)))
     assert ledger.committed("rounds/1/web") == [0, 2, 3]
