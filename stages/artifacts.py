@@ -6,13 +6,17 @@ import hashlib
 import os
 import shutil
 import tempfile
-import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from stages.storage import open_filesystem, protocol_of
 from stages.store import Store
+
+Part = tuple[str, int | None]
+"""A file of a checkpoint: its path on its filesystem, and its size."""
 
 
 class ArtifactError(ValueError):
@@ -48,10 +52,13 @@ def local_artifact(address: str, key: str, run: Store | None = None) -> str:
         files = fs.find(path, detail=True)
         if not files:
             raise ArtifactError(f"{key}: nothing at {address}; give an existing checkpoint folder or file")
-        folder = Path(tempfile.gettempdir()) / f"capfilt-artifacts-{os.getuid()}"
-        target = folder / _identity(address, path, files)
-        if not target.exists():
-            _download(fs, path, files, target)
+        target = copies_folder() / _identity(address, path, files)
+        # Relative to the copy; a checkpoint that is one file has no name in it.
+        parts = {
+            name.removeprefix(path).lstrip("/"): (name, info.get("size")) for name, info in files.items()
+        }
+        if not _is_whole(target, parts):
+            _download(fs, parts, target)
     except ArtifactError:
         raise
     except Exception as error:  # any library's: denied, unreachable, no such bucket, no credentials
@@ -71,20 +78,46 @@ def _identity(address: str, path: str, files: Mapping[str, Mapping[str, Any]]) -
     return digest.hexdigest()[:16]
 
 
-def _download(fs: Any, path: str, files: Iterable[str], target: Path) -> None:
-    """Copy under a temporary name and rename, so that two processes of a machine never see half a checkpoint."""
+def copies_folder() -> Path:
+    """Where this user's copies lie on this machine."""
+    return Path(tempfile.gettempdir()) / f"capfilt-artifacts-{os.getuid()}"
+
+
+def _is_whole(copy: Path, parts: Mapping[str, Part]) -> bool:
+    """Whether all files are there: what lies long among temporary files may be removed by the system, one by one."""
+    return all(
+        (copy / name).is_file() and size in (None, (copy / name).stat().st_size)
+        for name, (_, size) in parts.items()
+    )
+
+
+def _download(fs: Any, parts: Mapping[str, Part], target: Path) -> None:
+    """Copy under a temporary name and rename, so that two processes of a machine never see half a checkpoint. One
+    copies while the others wait; the system gives the lock back if it is killed, and the next removes what it left.
+
+    Raises:
+        OSError: no room, or less came than there is.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}")
-    try:
-        for file in files:
-            inside = file.removeprefix(path).lstrip("/")
-            copy = temporary / inside if inside else temporary  # the address is a file
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            fs.get_file(file, str(copy))
-        os.rename(temporary, target)
-    except OSError:
-        if not target.exists():  # else another process was first, and its copy serves
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.unlink(missing_ok=True)
+    temporary = target.with_name(f".{target.name}")
+    with FileLock(target.with_name(f".{target.name}.lock")):
+        if _is_whole(target, parts):
+            return
+        _remove(target)
+        _remove(temporary)
+        try:
+            for name, (original, _) in parts.items():
+                copy = temporary / name
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                fs.get_file(original, str(copy))
+            if not _is_whole(temporary, parts):
+                raise OSError(f"less came than its {len(parts)} files hold")
+            temporary.rename(target)
+        finally:
+            _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    """A file, or a folder with all it holds, or nothing."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.unlink(missing_ok=True)

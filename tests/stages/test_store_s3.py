@@ -2,8 +2,11 @@
 
 import io
 import json
+import os
 import tarfile
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +18,7 @@ from pipeline import lease
 from pipeline.lease import LeaseError, acquire, hold
 from pipeline.ledger import Ledger
 from pipeline.run_dir import check_writable
-from stages.artifacts import ArtifactError, local_artifact
+from stages.artifacts import ArtifactError, copies_folder, local_artifact
 from stages.caption import Caption, CaptionConfig
 from stages.filter import Filter, FilterConfig
 from stages.manifest import ManifestConfig, build_index
@@ -155,6 +158,31 @@ def test_a_model_made_again_at_its_address_is_copied_again(s3, run):
     s3.trouble(Trouble("gone"))
     with pytest.raises(ArtifactError, match=r"captioner\.checkpoint: cannot read s3://"):
         local_artifact(run.address("models/m"), "captioner.checkpoint", run)
+
+
+def test_one_process_of_a_machine_copies_a_model_and_the_others_wait(s3, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    run.put("models/m/model.safetensors", b"weights")
+    run.put("models/m/config.json", b"{}")
+    copies_folder().mkdir()
+    s3.trouble(Trouble("delay", method="GET", path=".*safetensors", times=1))
+    with ThreadPoolExecutor(4) as pool:
+        copies = set(pool.map(lambda _: local_artifact(run.address("models/m"), "model", run), range(4)))
+    asked = [path for method, path, *_ in s3.requests() if method == "GET" and "safetensors" in path]
+    assert len(copies) == 1 and len(asked) == 1
+    assert [p.name for p in copies_folder().iterdir() if not p.name.startswith(".")] == [
+        os.path.basename(copies.pop())
+    ]
+
+
+def test_a_copy_of_which_the_system_removed_a_file_is_made_again(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    run.put("models/m/model.safetensors", b"weights")
+    run.put("models/m/config.json", b"{}")
+    copy = Path(local_artifact(run.address("models/m"), "model", run))
+    (copy / "model.safetensors").unlink()
+    again = Path(local_artifact(run.address("models/m"), "model", run))
+    assert again == copy and (copy / "model.safetensors").read_bytes() == b"weights"
 
 
 def test_public_data_are_read_without_credentials(run, s3, monkeypatch):
