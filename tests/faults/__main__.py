@@ -2,7 +2,8 @@
 start, until so many kills are done. Exit 1 if any of them left a difference.
 
 `--on s3` has the run directory on a busy S3 server, `--on trainings` kills a whole loop there, `--on nodes` works on a
-cluster of several nodes and kills one of them, `--on poison` has rows of each kind of poison in each stage.
+cluster of several nodes and kills one of them, `--on node-trainings` does so while a whole loop trains, `--on poison` has
+rows of each kind of poison in each stage.
 """
 
 import argparse
@@ -41,6 +42,7 @@ PLACES = {
     "s3": points.S3,
     "trainings": points.TRAININGS,
     "nodes": points.NODES,
+    "node-trainings": points.NODE_TRAININGS,
     "poison": tuple(poison.LONG),
 }
 BUSY = [Trouble(kind, every=29) for kind in ("slow_down", "error", "lost", "reset")]
@@ -96,6 +98,8 @@ def prepare(place: str, root: Path, stack: ExitStack) -> Attempt:
     if place == "trainings":
         assert s3 is not None
         return lambda folder, fault: trainings(folder, root / "models", fault, s3)
+    if place == "node-trainings":
+        return lambda folder, fault: node_trainings(folder, root / "models", fault)
     undisturbed = root / "undisturbed"
     undisturbed.mkdir()
     code, output = finish(
@@ -140,7 +144,7 @@ def nodes(folder: Path, models: Path, fault: Fault) -> str:
 
 
 def trainings(folder: Path, undisturbed: Path, fault: Fault, s3: S3) -> tuple[str, list[str]]:
-    """A whole loop on S3: models byte by byte, and the numbers of every step."""
+    """A whole loop on S3."""
     data = tiny_data(undisturbed)
     data["run"]["dir"] = on_s3(folder)
     config = write_config(folder / "config.yaml", data)
@@ -148,12 +152,29 @@ def trainings(folder: Path, undisturbed: Path, fault: Fault, s3: S3) -> tuple[st
     ending = judge(folder, fault, code, output)
     code, output = finish(start(config, None, s3.environment), 3 * HANG_SECONDS)
     assert code == 0, f"{fault}: the same command ends with {code}: {output}"
-    run = fetched(folder, s3)
-    found = [line for line in differences(run, undisturbed / "run") if not line.startswith("logs/")]
+    return ending, loop_differences(fetched(folder, s3), undisturbed / "run")
+
+
+def node_trainings(folder: Path, undisturbed: Path, fault: Fault) -> tuple[str, list[str]]:
+    """A whole loop on a cluster that loses the node which trains, which it must get over by itself."""
+    data = tiny_data(undisturbed)
+    data["run"]["dir"] = str(folder / "run")
+    data["cluster"] = {"address": "auto"}
+    config = write_config(folder / "config.yaml", data)
+    with Nodes(folder, fault) as cluster:
+        code, output = finish(start(config, None, cluster.environment), 4 * HANG_SECONDS)
+    ending = judge(folder, fault, code, output)
+    assert code == 0, f"{fault}: the run did not go on, it ended with {code}: {output}"
+    return ending, loop_differences(folder / "run", undisturbed / "run")
+
+
+def loop_differences(run: Path, undisturbed: Path) -> list[str]:
+    """Of a whole loop: models byte by byte, and the numbers of every step."""
+    found = [line for line in differences(run, undisturbed) if not line.startswith("logs/")]
     for training in ("pretrain.0", "captioner.1", "filter.1", "pretrain.1"):
-        if curve(run / "logs" / training) != curve(undisturbed / "run" / "logs" / training):
+        if curve(run / "logs" / training) != curve(undisturbed / "logs" / training):
             found.append(f"logs/{training}: other steps")
-    return ending, found
+    return found
 
 
 def curve(folder: Path) -> list[dict[str, float]]:

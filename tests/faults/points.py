@@ -70,5 +70,8 @@ NODES = [
 ]
 """On a cluster of several nodes: one of them goes (spot preemption), and the head."""
 
+NODE_TRAININGS = [Fault(fault.at, "node") for fault in TRAININGS]
+"""A whole loop on a cluster of several nodes, which loses the one that trains."""
+
 SHORT = [Fault("create torn rounds/1/web/000001.json")]
 """What CI runs; tests/end_to_end kills the driver."""
