@@ -10,9 +10,7 @@ import time
 import duckdb
 import pytest
 
-from pipeline.step_log import read_steps
-from stages.store import Store
-from tests.faults.harness import stop_when
+from tests.faults.harness import stop_when, training_curve
 from tests.tiny import tiny_data, write_config
 
 
@@ -30,12 +28,6 @@ def candidates(run):
     query = f"""SELECT key, origin, caption_index, text, seed, kept, itm_prob, itc_sim
                 FROM '{run}/rounds/1/web/*.parquet' ORDER BY key, origin, caption_index"""
     return duckdb.sql(query).fetchall()
-
-
-def curve(run, training):
-    """Step, losses and rates of every step, without the times."""
-    rows = read_steps(Store(str(run / "logs" / training)))
-    return [{k: v for k, v in row.items() if k not in ("samples_per_second", "time")} for row in rows]
 
 
 @pytest.mark.long
@@ -60,6 +52,8 @@ def test_killed_run_resumes_to_the_same_candidates(finished, tmp_path):
     for mine, theirs in zip(found, expected, strict=True):
         assert mine[6:] == pytest.approx(theirs[6:], abs=1e-4)
     for training in ("pretrain.0", "captioner.1", "filter.1"):
-        assert curve(tmp_path / "disturbed", training) == curve(finished[0], training), training
+        assert training_curve(tmp_path / "disturbed", training) == training_curve(finished[0], training), (
+            training
+        )
     leftovers = [p for p in (tmp_path / "disturbed").rglob(".tmp-*") if p.stat().st_mtime > time.time() - 1]
     assert not leftovers

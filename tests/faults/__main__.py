@@ -18,8 +18,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from pipeline.step_log import read_steps
-from stages.store import Store
 from tests.faults import points, poison
 from tests.faults.harness import (
     HANG_SECONDS,
@@ -32,6 +30,7 @@ from tests.faults.harness import (
     judge,
     on_s3,
     start,
+    training_curve,
 )
 from tests.faults.nodes import Nodes
 from tests.s3_server import S3, Trouble
@@ -172,15 +171,9 @@ def loop_differences(run: Path, undisturbed: Path) -> list[str]:
     """Of a whole loop: models byte by byte, and the numbers of every step."""
     found = [line for line in differences(run, undisturbed) if not line.startswith("logs/")]
     for training in ("pretrain.0", "captioner.1", "filter.1", "pretrain.1"):
-        if curve(run / "logs" / training) != curve(undisturbed / "logs" / training):
+        if training_curve(run, training) != training_curve(undisturbed, training):
             found.append(f"logs/{training}: other steps")
     return found
-
-
-def curve(folder: Path) -> list[dict[str, float]]:
-    """The numbers of every step of a training, without the times."""
-    rows = read_steps(Store(str(folder)))
-    return [{k: v for k, v in row.items() if k not in ("samples_per_second", "time")} for row in rows]
 
 
 def make_models(folder: Path) -> Path:

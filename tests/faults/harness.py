@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from pipeline.step_log import read_steps
 from stages.store import Store
 from tests.s3_server import S3
 from tests.tiny import tiny_data, write_config
@@ -189,6 +190,12 @@ def contents(run: Path) -> set[str]:
         for name in names
         if not name.startswith(("config.yaml", "lease/", "train/", "reports/")) and "/.tmp-" not in f"/{name}"
     }
+
+
+def training_curve(run: Path, training: str) -> list[dict[str, float]]:
+    """The numbers of every step of a training, without the times."""
+    rows = read_steps(Store(str(run / "logs" / training)))
+    return [{k: v for k, v in row.items() if k not in ("samples_per_second", "time")} for row in rows]
 
 
 def comparable(path: Path) -> Any:
