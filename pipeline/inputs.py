@@ -14,6 +14,7 @@ from pipeline.config import Config, TrainSection
 from pipeline.ledger import fingerprint
 from pipeline.load import plain
 from pipeline.plan import Node
+from pipeline.starts import identity
 from stages.artifacts import absolute, local_artifact
 from stages.blocklist import block_list_digest
 from stages.rows import SCHEMA_VERSION
@@ -79,7 +80,7 @@ class Fingerprints:
         raw = {"duplicates": self._data["duplicates"]} if node.round == 0 else {}
         return raw | {
             "seed": self.config.run.seed,
-            "model": self._data["model"],
+            "model": self._data["model"] | self._starts(),
             "pretrain": self._training("pretrain", self.config.pretrain),
             "sources": {
                 name: {"parts": self.config.sources[name].parts} for name in self.config.trains_on("pretrain")
@@ -98,11 +99,14 @@ class Fingerprints:
     def _bootstrap(self, node: Node) -> dict[str, Any]:
         generate = {k: v for k, v in self._data["captioner"]["generate"].items() if k != "batch_size"}
         judge = {k: v for k, v in self._data["filter"]["judge"].items() if k != "batch_size"}
-        given = {
+        given: dict[str, str | None] = {
             role: self.checkpoint(role)
             for role in ("captioner", "filter")
             if f"{role}.{node.round}" not in node.needs
         }
+        for role in list(given):
+            if (tokenizer := getattr(self.config, role).tokenizer) is not None:
+                given[f"{role}_tokenizer"] = identity(tokenizer)
         return {
             "seed": self.config.run.seed,
             "captioner": {"generate": generate},
@@ -118,6 +122,10 @@ class Fingerprints:
 
     def _report(self, node: Node) -> dict[str, Any]:
         return {"report": self._data["report"], "name": self.config.run.name}
+
+    def _starts(self) -> dict[str, Any]:
+        model = self.config.model
+        return {name: identity(getattr(model, name)) for name in ("vision_start", "text_start", "tokenizer")}
 
     def _training(self, key: str, section: TrainSection | None) -> dict[str, Any]:
         assert section is not None, f"{key} is planned, so its section is there"

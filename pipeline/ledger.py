@@ -88,6 +88,10 @@ class Ledger:
         """Record of a finished node, None if it is not done."""
         return self.run.find_json(f"nodes/{node}.json")
 
+    def begun(self, node: str) -> Any:
+        """Fingerprint and inputs of a node that is done or begun, None if it is new."""
+        return self.node(node) or self.run.find_json(f"nodes/{node}.started.json")
+
     def reopen(self, node: str) -> None:
         """A node that was done is half done: shards whose records were taken back are made again."""
         record = self.node(node)

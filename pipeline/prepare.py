@@ -18,6 +18,7 @@ from pipeline.load import ConfigError, dump_config
 from pipeline.plan import Node, check_node, downstream, outputs_of, plan, select
 from pipeline.replacing import clear_staging, publish, staged_shards
 from pipeline.run_dir import check_writable
+from pipeline.starts import check_starts
 from stages.manifest import check_manifest, check_unchanged
 from stages.store import Store
 
@@ -64,7 +65,7 @@ def prepare(config: Config, *, until: str | None = None, fresh: str | None = Non
     it; make the demonstration corpora that the config asks for. Call it inside `hold_run`.
 
     Raises:
-        ConfigError, LedgerError, ManifestError, StoreError, UnknownNode: one line for the user.
+        ArtifactError, ConfigError, LedgerError, ManifestError, StoreError, UnknownNode: one line for the user.
     """
     nodes = plan(config)
     wanted = select(nodes, until=until)
@@ -80,6 +81,7 @@ def prepare(config: Config, *, until: str | None = None, fresh: str | None = Non
         check_unchanged(source.rows, store / f"corpus/{name}/index", f"sources.{name}")
     # Refuse a changed config before the first process starts.
     state = {name: ledger.state(name, prints.inputs(name)) for name in nodes}
+    check_starts(config, store, [node for name, node in wanted.items() if state[name] != "done"])
     ledger.save_config(dump_config(config))
     return Prepared(config, store, ledger, nodes, wanted, prints, state)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from cluster.train import TrainingStopped, TrainJob, fit
@@ -13,8 +12,8 @@ from pipeline.duplicates import ensure_counted, surplus_texts
 from pipeline.errors import NodeFailed
 from pipeline.learner_spec import LearnerSpec, build_learner
 from pipeline.plan import Node, outputs_of
+from pipeline.starts import located
 from pipeline.vocabulary import ensure_tokenizer
-from stages.artifacts import absolute
 from stages.pairs import ShardRef, deal
 from stages.store import Store
 
@@ -38,7 +37,7 @@ def run_training(run: Run, node: Node) -> dict[str, Any]:
         kind=node.kind,  # type: ignore[arg-type]
         run=run.store,
         train=train,
-        model=_with_absolute_starts(run.config.model),
+        model=_with_located_starts(run.config.model),
         start=start,
         tokenizer=ensure_tokenizer(run.config, run.store, run.ledger) if start is None else "",
         shards=tuple(refs),
@@ -75,12 +74,9 @@ def run_training(run: Run, node: Node) -> dict[str, Any]:
     }
 
 
-def _with_absolute_starts(model: ModelSection) -> ModelSection:
-    text = absolute(model.text_start) if model.text_start is not None else None
-    vision = model.vision_start
-    if vision is not None and Path(vision).exists():  # else it is the name of a timm model
-        vision = absolute(vision)
-    return model.model_copy(update={"text_start": text, "vision_start": vision})
+def _with_located_starts(model: ModelSection) -> ModelSection:
+    starts = {name: getattr(model, name) for name in ("vision_start", "text_start")}
+    return model.model_copy(update={name: a if a is None else located(a) for name, a in starts.items()})
 
 
 def training_shards(run: Run, node: Node) -> tuple[list[ShardRef], int, float]:

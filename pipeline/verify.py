@@ -13,7 +13,6 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from pipeline.config import Config
-from pipeline.inputs import Fingerprints
 from pipeline.ledger import Ledger, fingerprint
 from pipeline.plan import Node, downstream, outputs_of
 from stages.manifest import read_slice
@@ -58,14 +57,14 @@ def verify_run(config: Config, store: Store, ledger: Ledger, nodes: dict[str, No
 
     For shards: each listed file is there with its sha256; the rows of the Parquet file, the pictures of the tar and
     the verdicts of the candidates are as many as the record says; rows read = rows by status; as many rows as the
-    manifest's slice; made with the config's settings. For trained models: each file has its sha256. For nodes that
-    are done: no shard is missing, and their totals are the sums of their records.
+    manifest's slice; made with the settings of their node. For trained models: each file has its sha256. For nodes that
+    are done: no shard is missing, and their totals are the sums of their records. Nothing outside the run directory is
+    looked at: checkpoints and manifests may be out of reach.
     """
     found = Verification()
-    prints = Fingerprints(config, nodes)
     for node in nodes.values():
         if node.kind in ("fetch", "bootstrap"):
-            _verify_shards(config, store, ledger, node, prints, found)
+            _verify_shards(config, store, ledger, nodes, node, found)
         elif node.kind in ("pretrain", "captioner", "filter"):
             _verify_model(store, ledger, node, found)
         elif node.kind == "report" and ledger.node(node.name) is not None:
@@ -127,10 +126,10 @@ def _folders(node: Node, place: str) -> list[str]:
 
 
 def _verify_shards(
-    config: Config, store: Store, ledger: Ledger, node: Node, prints: Fingerprints, found: Verification
+    config: Config, store: Store, ledger: Ledger, nodes: dict[str, Node], node: Node, found: Verification
 ) -> None:
     total = 0
-    for folder, source, print_ in _shard_folders(store, node, prints):
+    for folder, source, print_ in _shard_folders(ledger, nodes, node):
         committed = ledger.committed(folder)
         expected = _expected_rows(config, store, source)
         missing = sorted(set(expected) - set(committed))
@@ -153,8 +152,8 @@ def _verify_shards(
                     faults.append(f"{rows} rows, but the manifest's slice has {expected[shard]}")
                 if shard not in expected:
                     faults.append("no such slice in the manifest's index")
-                if record.get("fingerprint") != print_:
-                    faults.append("made with other settings than the config has now")
+                if print_ is not None and record.get("fingerprint") != print_:
+                    faults.append(f"made with other settings than {node.name}")
                 place = f"{folder}/{shard:06d}"
                 found.problems += [Problem(place, what, node.name, shard) for what in faults]
     record = ledger.node(node.name)
@@ -163,21 +162,22 @@ def _verify_shards(
         found.problems.append(Problem(f"nodes/{node.name}.json", what, node.name))
 
 
-def _shard_folders(store: Store, node: Node, prints: Fingerprints) -> Iterator[tuple[str, str, str]]:
-    """(folder, source, fingerprint its records carry) of everything a node commits by shard."""
+def _shard_folders(
+    ledger: Ledger, nodes: dict[str, Node], node: Node
+) -> Iterator[tuple[str, str, str | None]]:
+    """(folder, source, fingerprint its records carry) of everything a node commits by shard; no fingerprint where the
+    node is to begin anew (`--fresh`) and its shards are another's."""
+    begun = ledger.begun(node.name)
+    corpora = {} if begun is None else begun["inputs"]["sources"]
+    of_corpus = {source: fingerprint(inputs) for source, inputs in corpora.items()}
+    fetch = nodes.get("fetch")
     for source in node.sources:
-        corpus = f"corpus/{source}"
         if node.kind == "fetch":
-            yield corpus, source, fingerprint(prints.corpus(source))
+            yield f"corpus/{source}", source, of_corpus.get(source)
             continue
-        yield f"rounds/{node.round}/{source}", source, prints.of(node.name)
-        if node.round == 1 and not _is_fetched(prints, source):
-            yield corpus, source, fingerprint(prints.corpus(source))
-
-
-def _is_fetched(prints: Fingerprints, source: str) -> bool:
-    fetch = prints.nodes.get("fetch")
-    return fetch is not None and source in fetch.sources
+        yield f"rounds/{node.round}/{source}", source, None if begun is None else begun["fingerprint"]
+        if node.round == 1 and (fetch is None or source not in fetch.sources):
+            yield f"corpus/{source}", source, of_corpus.get(source)
 
 
 def _expected_rows(config: Config, store: Store, source: str) -> dict[int, int | None]:

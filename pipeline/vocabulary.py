@@ -13,7 +13,7 @@ from models.captions import normalise_caption
 from models.tokenizer import Tokenizer
 from pipeline.config import Config
 from pipeline.ledger import Ledger
-from stages.artifacts import absolute
+from pipeline.starts import located
 from stages.store import Store
 
 FOLDER = "models/tokenizer"
@@ -25,7 +25,7 @@ def ensure_tokenizer(config: Config, run: Store, ledger: Ledger) -> str:
     """Address of the tokenizer folder new models of this run use; made once, by the first pretraining."""
     given = config.model.tokenizer or config.model.text_start
     if given is not None:
-        return absolute(given)
+        return located(given)
     if not run.exists(f"{FOLDER}/tokenizer.json"):
         texts = map(normalise_caption, corpus_texts(config, run, ledger))
         tokenizer = Tokenizer.train(texts, vocab_size=config.model.vocab_size)

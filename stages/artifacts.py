@@ -28,6 +28,11 @@ def absolute(address: str) -> str:
     return address if "://" in address else os.path.abspath(os.path.expanduser(address))
 
 
+def check_artifact(address: str, key: str, run: Store | None = None) -> None:
+    """There is something at the address; arguments and errors as for `local_artifact`, and nothing is copied."""
+    _find(address, key, run)
+
+
 def local_artifact(address: str, key: str, run: Store | None = None) -> str:
     """Local path of a file or folder given by path or fsspec URL (s3://, gs://, hf://org/name).
 
@@ -39,32 +44,45 @@ def local_artifact(address: str, key: str, run: Store | None = None) -> str:
     Raises:
         ArtifactError: nothing is there, or it cannot be reached.
     """
+    found = _find(address, key, run)
+    if isinstance(found, Path):
+        return str(found)
+    fs, path, files = found
+    target = copies_folder() / _identity(address, path, files)
+    # Relative to the copy; a checkpoint that is one file has no name in it.
+    parts = {name.removeprefix(path).lstrip("/"): (name, info.get("size")) for name, info in files.items()}
+    try:
+        if not _is_whole(target, parts):
+            _download(fs, parts, target)
+    except Exception as error:  # any library's, or no room
+        raise _unreadable(address, key, error) from error
+    return str(target)
+
+
+def _find(address: str, key: str, run: Store | None) -> Path | tuple[Any, str, dict[str, Any]]:
+    """A local path, or (filesystem, path on it, its files with what is known of each)."""
     if "://" not in address:
         local = Path(address).expanduser().absolute()
         if not local.exists():
             raise ArtifactError(
                 f"{key}: nothing at {address}; give a checkpoint folder or file, or a URL such as hf://org/name"
             )
-        return str(local)
+        return local
     options = run.options if run is not None and protocol_of(run.url) == protocol_of(address) else {}
     try:
         fs, path = open_filesystem(address, options)
         files = fs.find(path, detail=True)
-        if not files:
-            raise ArtifactError(f"{key}: nothing at {address}; give an existing checkpoint folder or file")
-        target = copies_folder() / _identity(address, path, files)
-        # Relative to the copy; a checkpoint that is one file has no name in it.
-        parts = {
-            name.removeprefix(path).lstrip("/"): (name, info.get("size")) for name, info in files.items()
-        }
-        if not _is_whole(target, parts):
-            _download(fs, parts, target)
-    except ArtifactError:
-        raise
     except Exception as error:  # any library's: denied, unreachable, no such bucket, no credentials
-        cause = " ".join(str(error).split())
-        raise ArtifactError(f"{key}: cannot read {address} ({type(error).__name__}: {cause})") from error
-    return str(target)
+        raise _unreadable(address, key, error) from error
+    if not files:
+        raise ArtifactError(f"{key}: nothing at {address}; give an existing checkpoint folder or file")
+    return fs, path, files
+
+
+def _unreadable(address: str, key: str, error: Exception) -> ArtifactError:
+    return ArtifactError(
+        f"{key}: cannot read {address} ({type(error).__name__}: {' '.join(str(error).split())})"
+    )
 
 
 def _identity(address: str, path: str, files: Mapping[str, Mapping[str, Any]]) -> str:

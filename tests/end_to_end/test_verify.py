@@ -49,6 +49,12 @@ def miscount(path):
     path.write_text(json.dumps(record))
 
 
+def swap(path):
+    """As if it were another run's shard."""
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"fingerprint": "0" * 16}))
+
+
 def garble(path):
     path.write_text('{"half a rec')
 
@@ -70,6 +76,8 @@ def test_an_undamaged_run_is_as_its_records_say(copied):
         ("corpus/test/000000.json", delete, "corpus/test/000000: no record, though the node is done"),
         ("rounds/1/web/000002.parquet", delete, "rounds/1/web/000002: 000002.parquet is missing"),
         ("rounds/1/web/000000.json", miscount, "rounds/1/web/000000: 21 rows read, 20 accounted for"),
+        ("rounds/1/web/000001.json", swap, "rounds/1/web/000001: made with other settings than bootstrap.1"),
+        ("corpus/web/000001.json", swap, "corpus/web/000001: made with other settings than fetch"),
         ("rounds/1/web/000003.json", garble, "rounds/1/web/000003: the record is no JSON"),
         (
             "models/filter.1/model.safetensors",

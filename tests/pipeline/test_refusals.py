@@ -1,15 +1,19 @@
 """Whatever does not fit what a run directory holds is refused before anything starts, in one line."""
 
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 from pipeline import lease
-from pipeline.ledger import LedgerError
+from pipeline.ledger import Ledger, LedgerError
 from pipeline.load import parse_config
+from pipeline.plan import plan
 from pipeline.prepare import hold_run, prepare
+from pipeline.verify import verify_run
+from stages.artifacts import ArtifactError
 from stages.manifest import ManifestError, build_index
 from stages.store import Store
 from tests.tiny import tiny_data, write_config
@@ -77,6 +81,76 @@ def test_changed_checkpoint(data, tmp_path, done):
     assert (
         "checkpoints.filter = " in line and "the config now says " in line and "--fresh bootstrap.1" in line
     )
+
+
+@pytest.mark.parametrize("role", ["captioner", "filter"])
+def test_changed_tokenizer_of_a_given_checkpoint(data, tmp_path, role):
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words/vocab.txt").write_text("[PAD]\na\n")
+    data[role]["tokenizer"] = str(tmp_path / "words")
+    begin(data)
+    shutil.move(tmp_path / "words", tmp_path / "moved" / "words")
+    data[role]["tokenizer"] = str(tmp_path / "moved" / "words")
+    prepare(parse_config(data, "c.yaml"))  # another place, the same words
+    (tmp_path / "moved/words/vocab.txt").write_text("[PAD]\nb\n")
+    assert f'checkpoints.{role}_tokenizer = "words (sha256 ' in refusal(data, LedgerError)
+
+
+class TestStarts:
+    """What a pretraining starts from."""
+
+    @pytest.fixture
+    def data(self, tmp_path):
+        made = tiny_data(tmp_path)
+        (tmp_path / "vit.safetensors").write_bytes(b"weights")
+        (tmp_path / "bert").mkdir()
+        (tmp_path / "bert/vocab.txt").write_text("[PAD]\na\n")
+        made["model"] |= {
+            "vision_start": str(tmp_path / "vit.safetensors"),
+            "text_start": str(tmp_path / "bert"),
+        }
+        return made
+
+    @pytest.mark.parametrize(
+        ("key", "file"), [("vision_start", "vit.safetensors"), ("text_start", "bert/vocab.txt")]
+    )
+    def test_another_content_under_the_same_name(self, data, tmp_path, key, file):
+        ready = prepare(parse_config(data, "c.yaml"))
+        ready.ledger.start("pretrain.0", ready.prints.inputs("pretrain.0"))
+        (tmp_path / file).write_bytes(b"others")
+        line = refusal(data, LedgerError)
+        assert f"pretrain.0 was begun with model.{key} = " in line and "--fresh pretrain.0" in line
+
+    @pytest.mark.parametrize(
+        ("key", "value", "said"),
+        [
+            ("vision_start", "no/such.safetensors", "is neither a file nor a model that timm knows"),
+            ("vision_start", "no_such_vit", "is neither a file nor a model that timm knows"),
+            ("text_start", "no/such", "nothing at no/such"),
+            ("tokenizer", "no/such", "nothing at no/such"),
+        ],
+    )
+    def test_one_that_is_not_there_does_not_wait_for_the_fetch(self, data, key, value, said):
+        data["model"][key] = value
+        line = refusal(data, ArtifactError)
+        assert line.startswith(f"model.{key}: ") and said in line
+
+    def test_names_of_timm_and_what_is_shipped_are_found_from_anywhere(self, data, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        for start in ("deit_base_patch16_224.fb_in1k", "configs/starts/shapes-vit.safetensors"):
+            data["model"]["vision_start"] = start
+            prepare(parse_config(data, "c.yaml"))
+
+
+def test_a_run_is_verified_where_its_checkpoints_and_manifests_are_not(data, tmp_path):
+    begin(data)
+    for role in ("captioner", "filter"):
+        shutil.rmtree(tmp_path / role)
+    (tmp_path / "urls.csv").unlink()
+    config = parse_config(data, "c.yaml")
+    store = Store(config.run.dir)
+    found = verify_run(config, store, Ledger(store), plan(config))
+    assert found.problems == [] and found.unfinished == 2  # the corpus shard and its candidates
 
 
 def test_two_drivers_at_once(data, tmp_path, monkeypatch):
