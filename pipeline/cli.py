@@ -34,7 +34,7 @@ app = typer.Typer(
     help="Bootstrap a clean image-text corpus from a noisy one, on Ray (CapFilt, arXiv 2201.12086).",
 )
 
-QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
+QUICKSTART = "configs/quickstart.yaml"
 
 ConfigArgument = Annotated[
     str, typer.Argument(metavar="CONFIG", help="A YAML file such as configs/quickstart.yaml.")
@@ -53,7 +53,7 @@ def quickstart(
     fresh: Annotated[str | None, typer.Option(help="Redo this node and all that depends on it.")] = None,
 ) -> None:
     """One whole round on a corpus made on the spot: about 5 minutes on 2 idle CPU cores, no network."""
-    _run(str(QUICKSTART), set_ or [], until=None, fresh=fresh, command="capfilt quickstart")
+    _run(QUICKSTART, set_ or [], until=None, fresh=fresh, command="capfilt quickstart")
 
 
 @app.command()

@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 
 from pipeline.config import Config
 from pipeline.credentials import credentials_in
+from pipeline.shipped import shipped, shipped_configs
 from stages.store import Store
 
 
@@ -23,20 +24,21 @@ class ConfigError(ValueError):
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Config of a YAML file (a path or any fsspec URL) with `a.b=value` overrides on top. A URL is opened with
-    the overrides' own run.storage_options.
+    """Config of a YAML file (a path, a shipped one's name, or any fsspec URL) with `a.b=value` overrides on top. A
+    URL is opened with the overrides' own run.storage_options.
 
     Raises:
         ConfigError: no such file, not YAML, or values that are unknown, mistyped or out of range.
         StoreError: a store that is away.
     """
-    folder, name = os.path.split(str(path))
+    folder, name = os.path.split(shipped(str(path)))
     try:
         data = yaml.safe_load(Store(folder, storage_options(overrides)).read(name).decode())
-    except (FileNotFoundError, IsADirectoryError) as error:
-        shipped = sorted(str(p) for p in Path("configs").rglob("*.yaml"))
-        hint = f"; shipped configs: {', '.join(shipped)}" if shipped else ""
-        raise ConfigError(f"{path}: no such config file{hint}") from error
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        hint = f"shipped configs: {', '.join(shipped_configs())}"
+        raise ConfigError(f"{path}: no such config file; {hint}") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read it ({error.strerror or error})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(data, dict):

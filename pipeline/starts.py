@@ -11,19 +11,15 @@ from pathlib import Path
 from models.files import checkpoint_digest
 from pipeline.config import Config
 from pipeline.plan import Node
+from pipeline.shipped import shipped
 from stages.artifacts import ArtifactError, absolute, check_artifact
 from stages.store import Store
-
-SHIPPED = Path(__file__).parent.parent
-"""Starts under configs/ come with the program, wherever it is called."""
 
 
 def located(address: str) -> str:
     """An address of a start in a form that means the same in every process; what is nowhere stays as it is."""
-    if "://" in address or Path(address).expanduser().exists():
-        return absolute(address)
-    shipped = SHIPPED / address
-    return str(shipped) if address.startswith("configs/") and shipped.exists() else address
+    address = shipped(address)
+    return absolute(address) if "://" in address or Path(address).expanduser().exists() else address
 
 
 def identity(address: str | None) -> str | None:

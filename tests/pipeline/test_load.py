@@ -148,6 +148,23 @@ def test_missing_file_names_the_shipped_ones(monkeypatch, tmp_path):
         load_config("nothing.yaml")
 
 
+def test_shipped_ones_are_found_from_anywhere(monkeypatch, tmp_path):
+    expected = load_config("configs/quickstart.yaml")
+    monkeypatch.chdir(tmp_path)
+    assert load_config("configs/quickstart.yaml") == expected
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/quickstart.yaml").write_text("run: {seed: x}")  # one's own goes first
+    with pytest.raises(ConfigError, match=r"run\.seed"):
+        load_config("configs/quickstart.yaml")
+
+
+@pytest.mark.parametrize("name", ["", "file.yaml/config.yaml"])
+def test_what_is_no_file_is_one_line(tmp_path, name):
+    (tmp_path / "file.yaml").write_text("run: {}")
+    with pytest.raises(ConfigError, match="no such config file"):
+        load_config(tmp_path / name)
+
+
 def test_every_shipped_config_is_valid():
     from pathlib import Path
 
