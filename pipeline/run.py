@@ -14,7 +14,7 @@ from cluster.metrics import Board
 from cluster.session import session
 from pipeline.config import Config
 from pipeline.context import Run
-from pipeline.errors import USER_ERRORS
+from pipeline.errors import USER_ERRORS, origin, root_cause
 from pipeline.lease import Lease
 from pipeline.ledger import State
 from pipeline.nodes import run_node
@@ -25,7 +25,6 @@ from pipeline.stopping import Interrupted, Stop, Stopped
 from stages.store import StoreError
 
 POLL_SECONDS = 0.5
-FAILURE_LOG = "failure.log"
 
 
 @dataclass
@@ -130,7 +129,7 @@ def _settle(run: Run, name: str, future: Future[str], outcome: Outcome) -> None:
 
 def _failure(run: Run, name: str, error: BaseException) -> str:
     """One line about an error nobody foresaw. Its trace is kept, unless the store is what failed."""
-    log = f"nodes/{name}.{FAILURE_LOG}"
+    log = failure_log(name)
     try:
         run.store.put(log, "".join(traceback.format_exception(error)).encode())
     except (StoreError, OSError) as away:
@@ -138,26 +137,9 @@ def _failure(run: Run, name: str, error: BaseException) -> str:
     return f"{name}: {root_cause(error)}; the whole trace is in {run.store.address(log)}"
 
 
-def root_cause(error: BaseException) -> str:
-    """One line about the error that started it all."""
-    error = origin(error)
-    text = str(error).strip()
-    lines = [line for line in text.splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1].strip()}" if lines else type(error).__name__
-
-
-def origin(error: BaseException) -> BaseException:
-    """The error that started it all. Ray wraps a worker's exception several times, also in classes that are of both
-    kinds; one that is meant for the user says more than what caused it."""
-    while type(error) not in USER_ERRORS:
-        inner = getattr(error, "cause", None) or error.__cause__
-        failures = getattr(error, "worker_failures", None)
-        if inner is None or inner is error:
-            if not failures:
-                break
-            inner = next(iter(failures.values()))
-        error = inner
-    return error
+def failure_log(node: str) -> str:
+    """Where the trace of a node's error is kept until the node is done."""
+    return f"nodes/{node}.failure.log"
 
 
 def _do(run: Run, node: Node, state: State) -> str:
@@ -169,4 +151,5 @@ def _do(run: Run, node: Node, state: State) -> str:
     record = run_node(run, node)
     summary = record.pop("summary")
     run.ledger.finish(node.name, inputs, seconds=round(time.monotonic() - start, 1), **record)
+    run.store.remove_file(failure_log(node.name))
     return str(summary)
