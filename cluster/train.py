@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import ray
@@ -17,6 +17,7 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 
 from cluster.config import WorkersConfig
 from cluster.metrics import Board
+from cluster.rescue import rescue, seal
 
 
 class TrainingStopped(RuntimeError):
@@ -73,6 +74,8 @@ class TrainJob:
     """GPUs per worker, resolved."""
     build: Callable[[Worker], Learner]
     board: Board | None = None
+    rescued: str | None = None
+    """Path of a checkpoint to begin with when Ray Train knows of none."""
 
 
 def fit(job: TrainJob) -> None:
@@ -83,6 +86,7 @@ def fit(job: TrainJob) -> None:
         ray.train.TrainingFailedError: a worker failed more often than `max_failures`.
         TrainingStopped: the learner said so.
     """
+    job = replace(job, rescued=rescue(job.storage_filesystem, f"{job.storage}/{job.name}"))
     trainer = ray.train.torch.TorchTrainer(
         _train,
         # As bytes: Ray Train's controller unpickles this config, and would import every model on the way.
@@ -115,6 +119,8 @@ def _train(config: dict[str, Any]) -> None:
     rank = context.get_world_rank()
     learner = job.build(Worker(rank, context.get_world_size(), device))
     checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None and job.rescued is not None:
+        checkpoint = ray.train.Checkpoint(job.rescued, filesystem=job.storage_filesystem)
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
             learner.load(folder)
@@ -150,6 +156,7 @@ def _checkpoint(learner: Learner, rank: int) -> None:
         return
     with tempfile.TemporaryDirectory(prefix="capfilt-") as folder:
         learner.save(folder)
+        seal(folder)
         checkpoint = ray.train.Checkpoint.from_directory(folder)
         ray.train.report({"steps": learner.step}, checkpoint=checkpoint, checkpoint_dir_name=name)
 

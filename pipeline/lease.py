@@ -48,7 +48,7 @@ class Lease:
         """Give the lease back."""
         self._ended.set()
         self._thread.join(timeout=2 * BEAT_SECONDS)  # a beat to a store that is away may take minutes
-        with suppress(StoreError):  # the store is away: the lease lapses
+        with suppress(StoreError, OSError):  # the store is away, or read-only: the lease lapses
             if self.lost is None and self._loss() is None:
                 self.run.remove_file(_name(self.number))
 

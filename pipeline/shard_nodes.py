@@ -16,7 +16,7 @@ from cluster.sizing import Sizing
 from pipeline.chain import bootstrap_steps, fetch_configs, fetch_steps
 from pipeline.context import Run
 from pipeline.duplicates import count_copies, mark_round
-from pipeline.errors import NodeFailed
+from pipeline.errors import NodeFailed, root_cause
 from pipeline.ledger import fingerprint
 from pipeline.plan import Node, outputs_of
 from pipeline.stopping import Stopped
@@ -166,8 +166,8 @@ def stream_shards(
         if stuck and not isinstance(broken, ClusterShrunk):
             break
         if left and stuck < ATTEMPTS and not run.stop.requested:
-            cause = "shards failed" if broken is None else f"{type(broken).__name__}: {broken}"
-            run.progress.say(name, f"{' '.join(cause.split())[:200]}; going on with {len(left)} shards")
+            cause = "shards failed" if broken is None else root_cause(broken)
+            run.progress.say(name, f"{cause[:200]}; going on with {len(left)} shards")
     if left and broken is not None:
         raise broken
     return left

@@ -1,8 +1,8 @@
 """The long form: `python -m tests.faults --kills 100 --out faults.json` kills at every point, then again from the
 start, until so many kills are done. Exit 1 if any of them left a difference.
 
-`--on s3` has the run directory on a busy S3 server, `--on trainings` kills a whole loop there, `--on nodes` works on a
-cluster of several nodes and kills one of them, `--on node-trainings` does so while a whole loop trains, `--on poison` has
+`--on s3` has the run directory on a busy S3 server, `--on trainings` kills a whole loop there, `--on disk-trainings` one on the
+disk, `--on nodes` works on a cluster of several nodes and kills one of them, `--on node-trainings` does so while a whole loop trains, `--on poison` has
 rows of each kind of poison in each stage.
 """
 
@@ -41,6 +41,7 @@ PLACES = {
     "s3": points.S3,
     "trainings": points.TRAININGS,
     "nodes": points.NODES,
+    "disk-trainings": points.DISK_TRAININGS,
     "node-trainings": points.NODE_TRAININGS,
     "poison": tuple(poison.LONG),
 }
@@ -94,8 +95,7 @@ def prepare(place: str, root: Path, stack: ExitStack) -> Attempt:
         s3 = S3()
         stack.callback(s3.stop)
         s3.trouble(*BUSY)
-    if place == "trainings":
-        assert s3 is not None
+    if place in ("trainings", "disk-trainings"):
         return lambda folder, fault: trainings(folder, root / "models", fault, s3)
     if place == "node-trainings":
         return lambda folder, fault: node_trainings(folder, root / "models", fault)
@@ -142,16 +142,19 @@ def nodes(folder: Path, models: Path, fault: Fault) -> str:
     return ending
 
 
-def trainings(folder: Path, undisturbed: Path, fault: Fault, s3: S3) -> tuple[str, list[str]]:
-    """A whole loop on S3."""
+def trainings(folder: Path, undisturbed: Path, fault: Fault, s3: S3 | None) -> tuple[str, list[str]]:
+    """A whole loop, on S3 or on the disk."""
     data = tiny_data(undisturbed)
-    data["run"]["dir"] = on_s3(folder)
+    data["run"]["dir"] = str(folder / "run") if s3 is None else on_s3(folder)
     config = write_config(folder / "config.yaml", data)
-    code, output = finish(start(config, fault, s3.environment), 3 * HANG_SECONDS)
+    environment = None if s3 is None else s3.environment
+    code, output = finish(start(config, fault, environment), 3 * HANG_SECONDS)
     ending = judge(folder, fault, code, output)
-    code, output = finish(start(config, None, s3.environment), 3 * HANG_SECONDS)
+    code, output = finish(start(config, None, environment), 3 * HANG_SECONDS)
     assert code == 0, f"{fault}: the same command ends with {code}: {output}"
-    return ending, loop_differences(fetched(folder, s3), undisturbed / "run")
+    return ending, loop_differences(
+        folder / "run" if s3 is None else fetched(folder, s3), undisturbed / "run"
+    )
 
 
 def node_trainings(folder: Path, undisturbed: Path, fault: Fault) -> tuple[str, list[str]]:

@@ -70,6 +70,9 @@ NODES = [
 ]
 """On a cluster of several nodes: one of them goes (spot preemption), and the head."""
 
+DISK_TRAININGS = [Fault("list torn 2", "driver")]
+"""A whole loop on a disk, which dies while Ray Train rewrites its list of checkpoints."""
+
 NODE_TRAININGS = [Fault(fault.at, "node") for fault in TRAININGS]
 """A whole loop on a cluster of several nodes, which loses the one that trains."""
 

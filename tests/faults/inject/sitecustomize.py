@@ -8,6 +8,7 @@ this project, the name or stage it is called with, and whether its body has run:
 
     put before corpus/web/000001.tar      put torn …     put after …     (also `create`)
     stage before caption 1                stage after …  (the number of the shard)
+    list torn 2                           Ray Train's list of checkpoints when it has so many
 
 CAPFILT_POISON is JSON: {stage: {key of a row: "raise" | "kill" | "segv" | "hang" | "leak"}}, done by whichever process has
 that row in hand in that stage.
@@ -124,6 +125,22 @@ def patch_engine(module):
     module.StageRunner.__call__ = call
 
 
+def patch_list(module):
+    """A point with half of the list written."""
+    original = module.CheckpointManager._write_state_to_storage
+
+    def write(self):
+        point, context = f"list torn {self._current_report_index}", self._storage_context
+        if re.fullmatch(FAULT["at"], point):
+            state = self._save_state().encode()
+            with context.storage_filesystem.open_output_stream(context.checkpoint_manager_snapshot_path) as f:
+                f.write(state[: len(state) // 2])
+            reach(point)
+        original(self)
+
+    module.CheckpointManager._write_state_to_storage = write
+
+
 def poison(kind):
     """What a row does to the process that has it, for some minutes at the most."""
     if kind == "raise":
@@ -153,7 +170,13 @@ def patch_stage(module, cls, stage):
     getattr(module, cls).__call__ = call
 
 
-PATCHES = {} if FAULT is None else {"stages.store": patch_store, "cluster.engine": patch_engine}
+PATCHES = {}
+if FAULT is not None:
+    PATCHES = {
+        "stages.store": patch_store,
+        "cluster.engine": patch_engine,
+        "ray.train.v2._internal.execution.checkpoint.checkpoint_manager": patch_list,
+    }
 ROWWISE = {
     "read": ("read", "Unpack"),
     "fetch": ("fetch", "Fetch"),
