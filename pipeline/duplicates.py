@@ -19,8 +19,8 @@ from pipeline.config import Config
 from pipeline.context import Run
 from pipeline.ledger import Ledger
 from pipeline.plan import Node
+from pipeline.sql import database, open_parquet
 from pipeline.stopping import Stopped
-from pipeline.tables import database, open_parquet
 from stages.duplicates import (
     FLAG,
     PICTURES,

@@ -1,26 +1,17 @@
 """SQL over the files of one round: what was kept, why rows failed, what the filter's scores look like.
 
-The files come as explicit lists, because commit records decide which of them count, and may be local or on any
-fsspec filesystem: pyarrow opens them, DuckDB reads the columns it needs in a stream.
+The files come as explicit lists, because commit records decide which of them count.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import duckdb
-import fsspec
-import pyarrow as pa
-import pyarrow.dataset as ds
-
 from pipeline.metrics import CLEAN, FilterQuality, TextDrift, filter_quality, text_drift
+from pipeline.sql import database, open_parquet
 from stages.rows import CANDIDATE_SCHEMA, CORPUS_SCHEMA
-from stages.storage import open_filesystem
 
 SCORE_BINS = 1000
 """Resolution of the score tables: thresholds in steps of 0.001."""
@@ -29,36 +20,9 @@ EXAMPLE_FILES = 100
 DRIFT_TEXTS = 20_000
 """Texts per origin that drift is measured on, one per image, the same images in every round."""
 
-MEMORY = "4GB"
-"""What DuckDB may hold before it spills."""
-
 _HOST = r"^[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#@]*@)?(\[[^\]]*\]|[^/:?#]+)"  # without user name and port
 
 Row = dict[str, Any]
-
-
-def open_parquet(
-    files: Sequence[str], schema: pa.Schema, storage_options: Mapping[str, Any] | None = None
-) -> ds.Dataset | pa.Table:
-    """A lazy dataset of Parquet files, read as `schema` (absent columns are null); empty for no files.
-
-    Args:
-        files: local paths or URLs, all on one filesystem.
-        storage_options: fsspec options of that filesystem.
-    """
-    if not files:
-        return schema.empty_table()
-    filesystem, _ = open_filesystem(files[0], storage_options)
-    paths = [fsspec.core.strip_protocol(file) for file in files]
-    return ds.dataset(paths, schema=schema, filesystem=filesystem, format="parquet")
-
-
-def database() -> duckdb.DuckDBPyConnection:
-    """DuckDB in memory that spills to the temporary folder when groups do not fit; it clears up when it is closed."""
-    folder = os.path.join(tempfile.gettempdir(), f"capfilt-duckdb-{uuid.uuid4().hex[:8]}")
-    return duckdb.connect(
-        config={"memory_limit": MEMORY, "temp_directory": folder, "preserve_insertion_order": False}
-    )
 
 
 @dataclass(frozen=True)
@@ -258,15 +222,6 @@ class RunTables:
     def _rows(self, query: str, parameters: Sequence[Any] = ()) -> list[Row]:
         rows: list[Row] = self._sql.execute(query, list(parameters)).to_arrow_table().to_pylist()
         return rows
-
-
-def noise_ratios(
-    files: Sequence[str], storage_options: Mapping[str, Any] | None = None
-) -> tuple[dict[str, float | None], dict[str, dict[str, float | None]]]:
-    """Dropped / judged of candidate files: by origin, and by source and origin."""
-    tables = RunTables(files, (), storage_options)
-    by_origin = {row["origin"]: row["noise_ratio"] for row in tables.origin_rows()}
-    return by_origin, by_source(tables.noise_rows())
 
 
 def by_source(rows: Sequence[Row]) -> dict[str, dict[str, float | None]]:

@@ -16,7 +16,7 @@ from PIL import Image
 from pipeline.gallery import printable, thumbnail
 from pipeline.page import score_arrays, score_table, sweep, sweep_names
 from pipeline.report import ReportInputs, build_report, previous_reports
-from pipeline.tables import RunTables, noise_ratios
+from pipeline.tables import RunTables, by_source
 from stages.rows import CANDIDATE_SCHEMA, CORPUS_SCHEMA, table_of
 from stages.store import Store
 
@@ -111,9 +111,10 @@ def inputs(run: Path) -> ReportInputs:
 
 
 def test_noise_ratios_count_judged_candidates_only(run: Path) -> None:
-    by_origin, by_source = noise_ratios(_files(run, "rounds/1"))
+    tables = RunTables(_files(run, "rounds/1"), ())
+    by_origin = {row["origin"]: row["noise_ratio"] for row in tables.origin_rows()}
     assert by_origin == pytest.approx({"web": 3 / 6, "synthetic": 2 / 7})
-    assert by_source == {
+    assert by_source(tables.noise_rows()) == {
         "a": pytest.approx({"web": 2 / 4, "synthetic": 2 / 6}),
         "b": pytest.approx({"web": 1 / 2, "synthetic": 0.0}),
     }
@@ -151,7 +152,10 @@ def test_tables_read_any_fsspec_filesystem(run: Path) -> None:
     store.put(str(run / "rounds"), "/report-test/rounds", recursive=True)
     files = [f"memory://{path}" for path in store.find("/report-test/rounds")]
     assert len(files) == 2
-    assert noise_ratios(files)[0] == pytest.approx({"web": 3 / 6, "synthetic": 2 / 7})
+    rows = RunTables(files, ()).origin_rows()
+    assert {row["origin"]: row["noise_ratio"] for row in rows} == pytest.approx(
+        {"web": 3 / 6, "synthetic": 2 / 7}
+    )
     store.rm("/report-test", recursive=True)
 
 
