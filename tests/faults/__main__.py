@@ -18,6 +18,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from pipeline.step_log import read_steps
+from stages.store import Store
 from tests.faults import points, poison
 from tests.faults.harness import (
     HANG_SECONDS,
@@ -150,11 +152,20 @@ def trainings(folder: Path, undisturbed: Path, fault: Fault, s3: S3 | None) -> t
     environment = None if s3 is None else s3.environment
     code, output = finish(start(config, fault, environment), 3 * HANG_SECONDS)
     ending = judge(folder, fault, code, output)
+    checkpointed = steps_until(folder / "run", 4) if fault in points.DISK_TRAININGS else []
     code, output = finish(start(config, None, environment), 3 * HANG_SECONDS)
     assert code == 0, f"{fault}: the same command ends with {code}: {output}"
-    return ending, loop_differences(
-        folder / "run" if s3 is None else fetched(folder, s3), undisturbed / "run"
-    )
+    run = folder / "run" if s3 is None else fetched(folder, s3)
+    found = loop_differences(run, undisturbed / "run")
+    if checkpointed and steps_until(run, 4) != checkpointed:
+        found.append("logs/pretrain.0: steps before the checkpoint were taken again")
+    return ending, found
+
+
+def steps_until(run: Path, last: int) -> list[dict[str, float]]:
+    """Of the first pretraining, with the times at which they were taken."""
+    rows = read_steps(Store(str(run / "logs/pretrain.0")))
+    return [row for row in rows if row["step"] <= last]
 
 
 def node_trainings(folder: Path, undisturbed: Path, fault: Fault) -> tuple[str, list[str]]:
