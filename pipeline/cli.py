@@ -20,6 +20,7 @@ from pipeline.terminal import (
     going_on,
     last_metrics,
     leave,
+    let_go,
     make_console,
     ratio_query,
     tell,
@@ -251,7 +252,10 @@ def clipart(folder: Annotated[str, typer.Argument(help="Where to make it.")]) ->
 
 def main() -> None:
     """Entry point of the `capfilt` command."""
-    app(prog_name="capfilt")
+    try:
+        app(prog_name="capfilt")
+    finally:
+        let_go()
 
 
 def _config_of(run_dir: str, overrides: Sequence[str] = ()) -> Any:

@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO, cast
 
 from rich.console import Console
 
@@ -73,10 +73,39 @@ def going_on(run_dir: str, overrides: Sequence[str]) -> str:
     return with_overrides(["capfilt", "run", f"{place}/config.yaml"], [f"run.dir={place}", *overrides])
 
 
+class Lasting:
+    """A stream that may lose its reader: a terminal that is closed, a pipe's other end, a full disk under a log. What
+    was to be said is lost then, the run is not."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self.stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
 def make_console() -> Console:
     """Where everything is printed."""
     # Piped output has no width of its own; 80 columns would break paths and commands.
-    return Console(width=None if sys.stdout.isatty() else 160)
+    return Console(file=cast(TextIO, Lasting(sys.stdout)), width=None if sys.stdout.isatty() else 160)
+
+
+def let_go() -> None:
+    """What is still to be written is written, or dropped if it cannot be: Python would end with another exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class UserErrors:
@@ -96,19 +125,18 @@ class UserErrors:
             _interrupted(self.resume)
         if isinstance(error, USER_ERRORS):
             for line in str(error).splitlines():
-                print(f"error: {line}", file=sys.stderr)
+                print(f"error: {line}", file=Lasting(sys.stderr))
             if isinstance(error, LeaseError):
                 leave(2)  # the directory is another's: nodes still at work in threads must not go on
             raise SystemExit(2) from None
 
 
 def _interrupted(resume: str | None) -> NoReturn:
-    print(f"\ninterrupted; go on with: {resume}" if resume else "\ninterrupted", file=sys.stderr)
+    print(f"\ninterrupted; go on with: {resume}" if resume else "\ninterrupted", file=Lasting(sys.stderr))
     leave(130)
 
 
 def leave(code: int) -> NoReturn:
     """End at once: node threads may wait inside Ray and cannot be joined; records on disk decide what is done."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    let_go()
     os._exit(code)
