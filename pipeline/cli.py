@@ -1,6 +1,7 @@
 """The command line: `capfilt`, also `python -m pipeline`.
 
-Exit codes: 0 all done; 1 a node failed; 2 bad config, input or usage; 130 or 143 interrupted (SIGINT, SIGTERM).
+Exit codes: 0 all done; 1 a node failed; 2 bad config, input or usage; 130, 143 or 129 interrupted (SIGINT, SIGTERM,
+SIGHUP).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: what is in flight is finished and committed, then the program ends; a second signal ends it at
+"""SIGINT, SIGTERM and SIGHUP: what is in flight is finished and committed, then the program ends; a second signal ends it at
 once.
 
 The reading stage is told by a file in the run directory, because its processes may run on other machines: from then
@@ -18,7 +18,8 @@ from typing import Any
 from stages.read import STOP_FILE
 from stages.store import Store
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Those that are ignored stay so, as SIGHUP is under `nohup`."""
 
 
 class Stopped(Exception):
@@ -51,7 +52,8 @@ class Stop:
     def __enter__(self) -> Stop:
         self.run.remove_file(STOP_FILE)
         if threading.current_thread() is threading.main_thread():
-            self._before = {signum: signal.signal(signum, self._on_signal) for signum in SIGNALS}
+            heeded = [each for each in SIGNALS if signal.getsignal(each) != signal.SIG_IGN]
+            self._before = {signum: signal.signal(signum, self._on_signal) for signum in heeded}
         return self
 
     def __exit__(self, *exc: object) -> None:
