@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
@@ -83,6 +83,13 @@ class Ledger:
             {"node": node, "fingerprint": fingerprint(inputs), "inputs": dict(inputs), **record},
         )
         self.run.remove_file(f"nodes/{node}.started.json")
+
+    def clear_starts(self, done: Iterable[str]) -> None:
+        """Remove start records that a kill has left beside these nodes' end records."""
+        there = set(self.run.list("nodes"))
+        for name in done:
+            if f"{name}.started.json" in there:
+                self.run.remove_file(f"nodes/{name}.started.json")
 
     def node(self, node: str) -> Any:
         """Record of a finished node, None if it is not done."""

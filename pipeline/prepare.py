@@ -81,6 +81,7 @@ def prepare(config: Config, *, until: str | None = None, fresh: str | None = Non
         check_unchanged(source.rows, store / f"corpus/{name}/index", f"sources.{name}")
     # Refuse a changed config before the first process starts.
     state = {name: ledger.state(name, prints.inputs(name)) for name in nodes}
+    ledger.clear_starts(name for name in nodes if state[name] == "done")
     check_starts(config, store, [node for name, node in wanted.items() if state[name] != "done"])
     ledger.save_config(dump_config(config))
     return Prepared(config, store, ledger, nodes, wanted, prints, state)

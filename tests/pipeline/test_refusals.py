@@ -96,6 +96,15 @@ def test_changed_tokenizer_of_a_given_checkpoint(data, tmp_path, role):
     assert f'checkpoints.{role}_tokenizer = "words (sha256 ' in refusal(data, LedgerError)
 
 
+def test_a_start_record_beside_an_end_record_goes(data):
+    begin(data)
+    config = parse_config(data, "c.yaml")
+    store = Store(config.run.dir)
+    store.put_json("nodes/bootstrap.1.json", store.read_json("nodes/bootstrap.1.started.json"))  # and a kill
+    assert prepare(config).state["bootstrap.1"] == "done"
+    assert store.list("nodes") == ["bootstrap.1.json"]
+
+
 class TestStarts:
     """What a pretraining starts from."""
 
