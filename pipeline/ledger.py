@@ -11,8 +11,9 @@ from stages.store import Store, encode_json, sha256
 
 State = Literal["done", "half", "new"]
 
-THREADS_ON_DISK, THREADS_ELSEWHERE, CHUNK = 8, 32, 100
-"""Records are read so many at once, each thread taking a chunk: one by one, handing them over costs more than reading."""
+THREADS, CHUNK = 32, 100
+"""Records on a store are read so many at once, each thread taking a chunk. On a disk one after the other is faster: handing
+them between threads costs more than reading."""
 
 
 class LedgerError(ValueError):
@@ -122,8 +123,11 @@ class Ledger:
     def records(self, folder: str) -> Iterator[dict[str, Any]]:
         """Commit records of `folder` in shard order."""
         names = [f"{folder}/{shard:06d}.json" for shard in self.committed(folder)]
+        if self.run.is_local:
+            yield from map(self.run.read_json, names)
+            return
         chunks = [names[i : i + CHUNK] for i in range(0, len(names), CHUNK)]
-        with ThreadPoolExecutor(THREADS_ON_DISK if self.run.is_local else THREADS_ELSEWHERE) as pool:
+        with ThreadPoolExecutor(THREADS) as pool:
             for records in pool.map(lambda chunk: [self.run.read_json(name) for name in chunk], chunks):
                 yield from records
 
