@@ -1,7 +1,7 @@
 """The last whole checkpoint of a training whose list of checkpoints Ray Train cannot read.
 
 Ray Train 2.60 keeps its checkpoints by a list, which it rewrites in place: a full disk, or a kill at that moment, leaves
-half of it, and so does Ray a list that another version of it has written. Either way it refuses to begin again.
+half of it, with which it refuses to begin again. It may refuse a list that another version of Ray has written, too.
 """
 
 from __future__ import annotations
@@ -34,15 +34,17 @@ def rescue(filesystem: arrow.FileSystem | None, folder: str) -> str | None:
         folder: of the training; need not exist.
 
     Returns:
-        Path of the newest whole checkpoint if the list was broken, and is gone now; None if the list is sound or
-        there is nothing to go on from.
+        Path of the newest whole checkpoint where there is no list, or was a broken one, which is gone now; None if the
+        list is sound or there is nothing to go on from.
     """
     filesystem = filesystem or arrow.LocalFileSystem()
     data = _read(filesystem, f"{folder}/{LIST}")
-    if data is None or _is_sound(filesystem, folder, data):
-        return None
-    filesystem.delete_file(f"{folder}/{LIST}")
-    found = filesystem.get_file_info(arrow.FileSelector(folder))
+    if data is not None:
+        if _is_sound(filesystem, folder, data):
+            return None
+        filesystem.delete_file(f"{folder}/{LIST}")
+    # Also without a list: a run may have been killed after it was removed, and before the first checkpoint since.
+    found = filesystem.get_file_info(arrow.FileSelector(folder, allow_not_found=True))
     names = sorted((os.path.basename(each.path.rstrip("/")) for each in found), reverse=True)
     checkpoints = (f"{folder}/{name}" for name in names if name.startswith("step_"))
     return next((path for path in checkpoints if _is_whole(filesystem, path)), None)

@@ -99,6 +99,13 @@ def test_a_broken_list_goes_and_the_newest_checkpoint_is_taken(training, how):
     assert rescue(filesystem, folder) == f"{folder}/{name_of(6)}" and not has_list(filesystem, folder)
 
 
+def test_a_kill_after_the_list_has_gone_loses_nothing(training):
+    filesystem, folder = training
+    write(filesystem, f"{folder}/{LIST}", b"")
+    first = rescue(filesystem, folder)
+    assert rescue(filesystem, folder) == first == f"{folder}/{name_of(6)}"
+
+
 def test_checkpoints_that_were_copied_by_halves_are_passed_over(training):
     filesystem, folder = training
     write(filesystem, f"{folder}/{LIST}", b"")
