@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from models.config import MedConfig, TextConfig, VisionConfig
+from models.config import MedConfig, ObjectiveConfig, TextConfig, VisionConfig
 from models.med import MED
 from models.tokenizer import Tokenizer
 
@@ -95,3 +95,20 @@ def loop_cross_entropy(logits: list[float], label: int, smoothing: float = 0.0) 
     log_sum = math.log(math.fsum(math.exp(x - max(logits)) for x in logits)) + max(logits)
     spread = math.fsum(log_sum - x for x in logits) / len(logits)
     return (1 - smoothing) * (log_sum - logits[label]) + smoothing * spread
+
+
+def in_batch(**changes: object) -> ObjectiveConfig:
+    return ObjectiveConfig(**{"queue_size": 0, "alpha": 0.0, **changes})
+
+
+class MatchSpy:
+    """Records what ITM asks the model: the texts, and the image of each."""
+
+    def __init__(self, med: MED) -> None:
+        self.calls: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.inner = med.match
+        med.match = self  # type: ignore[method-assign]
+
+    def __call__(self, ids: Tensor, mask: Tensor, kv: list, image_index: Tensor) -> Tensor:
+        self.calls.append((ids, mask, image_index))
+        return self.inner(ids, mask, kv, image_index)

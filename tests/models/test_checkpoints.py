@@ -1,20 +1,15 @@
-"""Checkpoints: round trips to the bit through every format, transformers as reader, and strictness."""
+"""capfilt's own checkpoints: round trips to the bit, parts, strictness, digests."""
 
 import json
-import pickle
 from dataclasses import replace
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, BlipForConditionalGeneration, BlipForImageTextRetrieval, BlipProcessor
 
 from models.checkpoints import export_checkpoint, load_checkpoint, save_checkpoint
-from models.config import VisionConfig
 from models.files import CheckpointError, checkpoint_digest
-from models.foreign_hf import rename_from_hf, rename_to_hf
-from tests.models import blip_oracle
 from tests.models.tiny_med import TEXT, TOKENIZER, VISION, assert_same, build
 
 
@@ -199,199 +194,6 @@ def test_digest_follows_weights_config_and_tokenizer_but_not_provenance(saved, t
         checkpoint_digest(tmp_path / "nothing")
 
 
-# --- transformers
-
-
-@pytest.mark.parametrize("parts", ["captioner", "filter"])
-def test_ours_to_transformers_and_back_to_the_bit(tmp_path, parts):
-    med = build(parts=parts)
-    save_checkpoint(tmp_path / "ours", med, TOKENIZER, {})
-    export_checkpoint(tmp_path / "ours", tmp_path / "hf", to="hf")
-    export_checkpoint(tmp_path / "hf", tmp_path / "back", to="capfilt")
-    back, words, info = load_checkpoint(tmp_path / "back", parts)
-    assert_same(back, med)
-    assert words.backend.to_str() == TOKENIZER.backend.to_str() and info.format == "capfilt"
-
-
-def test_transformers_reads_our_captioner(tmp_path):
-    med = build(parts="captioner").eval()
-    save_checkpoint(tmp_path / "ours", med, TOKENIZER, {})
-    export_checkpoint(tmp_path / "ours", tmp_path / "hf")
-    hf, report = BlipForConditionalGeneration.from_pretrained(tmp_path / "hf", output_loading_info=True)
-    assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
-    pixels = torch.randn(2, 3, 32, 32)
-    ids, _ = TOKENIZER.encode(["a red dog", "two birds in"], 9, first="dec")
-    with torch.no_grad():
-        ours = med.decode(ids, med.cross_kv(med.encode_image(pixels), "decoder"))
-        torch.testing.assert_close(
-            hf.eval()(pixel_values=pixels, input_ids=ids).logits, ours, atol=1e-5, rtol=0
-        )
-    text = hf.config.text_config
-    assert (text.bos_token_id, text.sep_token_id, text.pad_token_id) == (
-        TOKENIZER.dec_id,
-        TOKENIZER.sep_id,
-        0,
-    )
-    assert text.label_smoothing == 0.1 and hf.config.vision_config.layer_norm_eps == 1e-6
-
-
-def test_transformers_reads_our_filter_and_its_processor(tmp_path):
-    med = build().eval()
-    save_checkpoint(tmp_path / "ours", med, TOKENIZER, {})
-    export_checkpoint(tmp_path / "ours", tmp_path / "hf", parts="filter")
-    hf, report = BlipForImageTextRetrieval.from_pretrained(tmp_path / "hf", output_loading_info=True)
-    assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
-    processor = BlipProcessor.from_pretrained(tmp_path / "hf")
-    picture = torch.randint(0, 256, (3, 40, 50), dtype=torch.uint8)
-    inputs = processor(images=picture, text="a red dog", return_tensors="pt")
-    ids, mask = TOKENIZER.encode(["a red dog"], 20)
-    assert torch.equal(inputs["input_ids"], ids) and inputs["pixel_values"].shape == (1, 3, 32, 32)
-    with torch.no_grad():
-        kv = med.cross_kv(med.encode_image(inputs["pixel_values"]), "encoder")
-        theirs = hf.eval()(pixel_values=inputs["pixel_values"], input_ids=ids, attention_mask=mask).itm_score
-        torch.testing.assert_close(theirs, med.match(ids, mask, kv), atol=1e-5, rtol=0)
-    assert AutoTokenizer.from_pretrained(tmp_path / "hf").convert_tokens_to_ids("[ENC]") == TOKENIZER.enc_id
-
-
-@pytest.mark.parametrize("parts", ["captioner", "filter"])
-def test_folders_that_transformers_wrote_load(tmp_path, parts):
-    hf = (blip_oracle.hf_captioner if parts == "captioner" else blip_oracle.hf_matcher)(TOKENIZER)
-    hf.save_pretrained(tmp_path)
-    TOKENIZER.save(tmp_path)
-    med, _, info = load_checkpoint(tmp_path, parts)
-    due = blip_oracle.med_of(hf).state_dict()
-    assert info.format == "hf" and info.parts == parts
-    assert all(torch.equal(tensor, due[name]) for name, tensor in med.state_dict().items())
-    assert [("temperature" in note) for note in info.notes] == [True] * (parts == "filter")
-    assert med.config.text.heads == 4 and med.config.text.dropout == 0.1
-
-
-def test_an_eps_that_is_not_blips_is_said(tmp_path):
-    hf = blip_oracle.hf_captioner(TOKENIZER)
-    hf.config.vision_config.layer_norm_eps = 1e-5
-    hf.save_pretrained(tmp_path)
-    TOKENIZER.save(tmp_path)
-    assert "1e-05" in load_checkpoint(tmp_path, "captioner")[2].notes[0]
-
-
-def test_an_untied_language_model_head_is_refused(tmp_path):
-    hf = blip_oracle.hf_captioner(TOKENIZER)
-    hf.save_pretrained(tmp_path)
-    TOKENIZER.save(tmp_path)
-    tensors = load_file(tmp_path / "model.safetensors")
-    words = "text_decoder.bert.embeddings.word_embeddings.weight"
-    tensors["text_decoder.cls.predictions.decoder.weight"] = tensors[words] + 1
-    save_file(tensors, tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"predictions\.decoder\.weight and .*word_embeddings"):
-        load_checkpoint(tmp_path, "captioner")
-
-
 def test_a_whole_model_has_no_class_in_transformers(saved, tmp_path):
     with pytest.raises(CheckpointError, match='export a "captioner" or a "filter"'):
         export_checkpoint(saved[1], tmp_path / "hf", to="hf")
-
-
-def test_names_of_both_worlds_translate_both_ways():
-    pairs = {
-        "visual_encoder.cls_token": "vision_model.embeddings.class_embedding",
-        "visual_encoder.blocks.11.norm2.bias": "vision_model.encoder.layers.11.layer_norm2.bias",
-        "visual_encoder.blocks.0.attn.proj.weight": "vision_model.encoder.layers.0.self_attn.projection.weight",
-        "visual_encoder.norm.weight": "vision_model.post_layernorm.weight",
-        "text_decoder.cls.predictions.bias": "text_decoder.cls.predictions.bias",
-    }
-    assert {ours: rename_to_hf(ours) for ours in pairs} == pairs
-    assert {rename_from_hf(theirs): theirs for theirs in pairs.values()} == pairs
-
-
-# --- salesforce/BLIP
-
-
-@pytest.mark.parametrize("sharing", ["all_but_sa", "none"])
-@pytest.mark.parametrize("parts", ["pretrain", "captioner", "filter"])
-def test_ours_to_pth_and_back_to_the_bit(tmp_path, parts, sharing):
-    med = build(parts=parts, sharing=sharing)
-    save_checkpoint(tmp_path / "ours", med, TOKENIZER, {})
-    export_checkpoint(tmp_path / "ours", tmp_path / "blip.pth", to="blip")
-    back, _, info = load_checkpoint(tmp_path / "blip.pth", parts, tokenizer=tmp_path / "ours")
-    assert_same(back, med)
-    assert info.format == "blip"
-    assert len(checkpoint_digest(tmp_path / "blip.pth")) == 64
-
-
-def reference_file(path, med, **extra):
-    """What salesforce/BLIP writes: the model, momentum copies, queues and index buffers, no config of ours."""
-    state = dict(med.state_dict())
-    copies = {f"{name}_m.weight": torch.zeros(3) for name in ("visual_encoder", "text_proj")}
-    buffers = {
-        "text_encoder.embeddings.position_ids": torch.arange(512)[None],
-        "image_queue": torch.zeros(4, 8),
-        "queue_ptr": torch.zeros(1, dtype=torch.long),
-        "ptr_queue": torch.zeros(1, dtype=torch.long),
-        "idx_queue": torch.zeros(1, 8),
-    }
-    content = {"model": state | copies | buffers | extra, "epoch": 19, "config": {"vit": "base"}}
-    torch.save(content, path)
-
-
-@pytest.mark.parametrize("sharing", ["all_but_sa", "all_but_ca", "all", "none"])
-def test_a_reference_file_tells_its_sizes_and_sharing(tmp_path, sharing):
-    vision = VisionConfig(image_size=48, patch_size=16, width=128, depth=1, heads=2)
-    text = replace(TEXT, width=64, heads=1, dropout=0.1)
-    med = build(vision=vision, text=text, sharing=sharing)
-    reference_file(tmp_path / "model_base.pth", med)
-    TOKENIZER.save(tmp_path)
-    assert_same(load_checkpoint(tmp_path / "model_base.pth", "pretrain", tokenizer=tmp_path)[0], med)
-    part, _, _ = load_checkpoint(tmp_path / "model_base.pth", "captioner", image_size=64, tokenizer=tmp_path)
-    assert part.config.vision.tokens == 17
-
-
-def test_reference_files_are_read_strictly(tmp_path):
-    TOKENIZER.save(tmp_path)
-    med = build(
-        vision=replace(VISION, width=64, heads=1, drop_path=0.0), text=replace(TEXT, width=64, heads=1)
-    )
-    reference_file(tmp_path / "nlvr.pth", med, **{"cls_head.0.weight": torch.zeros(2)})
-    with pytest.raises(CheckpointError) as caught:
-        load_checkpoint(tmp_path / "nlvr.pth", "pretrain", tokenizer=tmp_path)
-    assert caught.value.unexpected == ["cls_head.0.weight"]
-    with pytest.raises(CheckpointError, match="comes without a tokenizer"):
-        reference_file(tmp_path / "good.pth", med)
-        load_checkpoint(tmp_path / "good.pth", "pretrain")
-    torch.save({"model": {"weight": torch.zeros(2)}}, tmp_path / "other.pth")
-    with pytest.raises(CheckpointError, match=r"has no visual_encoder\.pos_embed"):
-        load_checkpoint(tmp_path / "other.pth", "pretrain", tokenizer=tmp_path)
-
-
-class Bomb:
-    def __reduce__(self):
-        return (print, ("code from a checkpoint ran",))
-
-
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_code_inside_a_pickle_is_never_run(tmp_path, capsys):
-    TOKENIZER.save(tmp_path)
-    torch.save({"model": {"visual_encoder.pos_embed": Bomb()}}, tmp_path / "zip.pth")
-    (tmp_path / "legacy.pth").write_bytes(pickle.dumps({"model": Bomb()}))
-    for name in ("zip.pth", "legacy.pth"):
-        with pytest.raises(CheckpointError, match=f"{name} cannot be read as plain tensors"):
-            load_checkpoint(tmp_path / name, "pretrain", tokenizer=tmp_path)
-    assert "ran" not in capsys.readouterr().out
-
-
-def test_momentum_copies_cost_no_room_in_a_pth(tmp_path):
-    """The reference's loaders want them; they share their tensors' storage."""
-    save_checkpoint(tmp_path / "ours", build(parts="filter"), TOKENIZER, {})
-    export_checkpoint(tmp_path / "ours", tmp_path / "blip.pth", to="blip")
-    content = torch.load(tmp_path / "blip.pth", weights_only=True)["model"]
-    online = content["visual_encoder.pos_embed"]
-    assert content["visual_encoder_m.pos_embed"].data_ptr() == online.data_ptr()
-    assert content["text_encoder.embeddings.position_ids"].tolist() == [list(range(20))]
-    parameters = sum(file.stat().st_size for file in (tmp_path / "ours").glob("*.safetensors"))
-    assert (tmp_path / "blip.pth").stat().st_size < 1.5 * parameters
-
-
-def test_a_conv_stem_stays_ours(tmp_path):
-    save_checkpoint(tmp_path, build(vision=replace(VISION, stem="conv")), TOKENIZER, {})
-    for to, parts in (("blip", "pretrain"), ("hf", "filter")):
-        with pytest.raises(CheckpointError, match=r'vision\.stem is "conv"'):
-            export_checkpoint(tmp_path, tmp_path / "out", to=to, parts=parts)

@@ -7,10 +7,8 @@ import shutil
 from types import SimpleNamespace
 
 import duckdb
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image, ImageDraw
 
 from pipeline import duplicates
 from pipeline.duplicates import commonest_pictures, count_copies, ensure_counted, mark_round, surplus_texts
@@ -19,10 +17,9 @@ from pipeline.ledger import Ledger
 from pipeline.load import parse_config
 from pipeline.plan import plan
 from pipeline.stopping import Stopped
-from stages.duplicates import PICTURES, TELLING_BITS, Copies
+from stages.duplicates import PICTURES, Copies
 from stages.pack import Pack
 from stages.pairs import PairsConfig, ReadPairs, ShardRef
-from stages.phash import perceptual_hash
 from stages.rows import CANDIDATE_SCHEMA, ROW_SCHEMA, row_key, table_of
 from stages.store import Store
 from stages.write import Write, WriteConfig, corpus_files, corpus_record, count_verdicts, parquet_bytes
@@ -329,33 +326,6 @@ def test_policy_and_limits_are_inputs_of_verdicts_and_not_of_images(tmp_path, mo
     for one, other in itertools.combinations(prints.values(), 2):
         assert one.of("bootstrap.1") != other.of("bootstrap.1")
         assert one.corpus("web") == other.corpus("web")
-
-
-def draw(kind, offset=0):
-    """Flat, striped and symmetric pictures, and one with something in it."""
-    picture = Image.new("RGB", (96, 96), (200, 30 + offset, 90))
-    pen = ImageDraw.Draw(picture)
-    if kind == "stripes":
-        for x in range(0, 96, 16):
-            pen.rectangle([x, 0, x + 7, 95], fill="white")
-    if kind == "circle":
-        pen.ellipse([24, 24, 71, 71], fill="white")
-    if kind == "scene":
-        pen.polygon([(5, 90), (40, 12), (88, 70)], fill="white")
-        pen.ellipse([50, 10, 81, 33], fill="black")
-    return picture
-
-
-@pytest.mark.parametrize(
-    ("kind", "tells"), [("flat", False), ("stripes", False), ("circle", False), ("scene", True)]
-)
-def test_hashes_of_pictures_without_anything_in_them_tell_nothing(kind, tells):
-    bits = int(perceptual_hash(np.asarray(draw(kind))), 16).bit_count()
-    assert (bits == TELLING_BITS) == tells
-
-
-def test_flat_pictures_of_different_colours_share_their_hash_so_it_must_not_count():
-    assert perceptual_hash(np.asarray(draw("flat"))) == perceptual_hash(np.asarray(draw("flat", offset=150)))
 
 
 def test_lookup():

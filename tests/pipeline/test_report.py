@@ -3,9 +3,7 @@
 import io
 import json
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import fsspec
@@ -15,103 +13,31 @@ from PIL import Image
 
 from pipeline.gallery import printable, thumbnail
 from pipeline.page import score_arrays, score_table, sweep, sweep_names
-from pipeline.report import ReportInputs, build_report, previous_reports
+from pipeline.report import ReportInputs, build_report
 from pipeline.tables import RunTables, by_source
-from stages.rows import CANDIDATE_SCHEMA, CORPUS_SCHEMA, table_of
+from stages.rows import CANDIDATE_SCHEMA, CORPUS_SCHEMA
 from stages.store import Store
-
-HOSTILE = "</li><script>alert(1)</script><img src=http://evil.example/x onerror=y> & \u202egnp.exe \x07"
-
-# (source, key, status, url, truth, web text)
-CORPUS = [
-    ("a", "1", "success", "http://one.example/1", "clean", "a red star"),
-    ("a", "2", "success", "http://one.example/2", "mismatched", "a blue ring"),
-    ("a", "3", "success", "http://one.example/3", "clean", "a box"),
-    ("a", "4", "success", "http://user:secret@TWO.example:8080/4?q", "boilerplate", "free shipping"),
-    ("a", "5", "success", "https://[::1]:80/5", "mismatched", ""),
-    ("a", "6", "http_404", "http://one.example/6", "clean", "gone"),
-    ("a", "7", "timeout", "http://two.example/7", "partial", "late"),
-    ("a", "8", "http_404", "http://two.example/8", None, "gone too"),
-    ("b", "1", "success", "images/1.png", None, HOSTILE),
-    ("b", "2", "success", "images/2.png", None, "a plain text"),
-]
-# (source, key, origin, caption_index, itm_prob): kept from 0.5 on, None is not judged
-CANDIDATES = [
-    ("a", "1", "web", 0, 0.9), ("a", "1", "synthetic", 0, 0.8),
-    ("a", "2", "web", 0, 0.1), ("a", "2", "synthetic", 0, 0.7),
-    ("a", "3", "web", 0, 0.3), ("a", "3", "synthetic", 0, 0.55), ("a", "3", "synthetic", 1, 0.05),
-    ("a", "4", "web", 0, 0.6), ("a", "4", "synthetic", 0, 0.2),
-    ("a", "5", "web", 0, None), ("a", "5", "synthetic", 0, 0.95),
-    ("b", "1", "web", 0, 0.5),
-    ("b", "2", "web", 0, 0.49), ("b", "2", "synthetic", 0, 1.0),
-]  # fmt: skip
-# web: 6 judged, dropped a2 a3 b2; with a truth 4, of which noise a2 a4.
-# synthetic: 7 judged, dropped the second of a3 and a4.
+from tests.pipeline.report_cases import (
+    files_of,
+    report_inputs,
+    tables_of,
+    write_rows,
+    write_run,
+)
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    texts = {(source, key): text for source, key, *_, text in CORPUS}
-    for source in "ab":
-        rows = [
-            {"source": s, "key": k, "shard": 0, "status": status, "url": url, "truth": truth,
-             "caption": text, "texts": [text], "width": 8, "height": 8}
-            for s, k, status, url, truth, text in CORPUS if s == source
-        ]  # fmt: skip
-        _write(tmp_path / f"corpus/{source}/000000.parquet", rows, CORPUS_SCHEMA)
-        rows = [
-            {"source": s, "key": k, "shard": 0, "round": 1, "origin": origin, "caption_index": index,
-             "text": texts[s, k] if origin == "web" else f"caption of {k}", "itm_prob": p,
-             "itc_sim": None if p is None else p / 2, "kept": None if p is None else p >= 0.5,
-             "threshold": 0.5, "flags": [] if p is not None else ["empty"], "captioner": "c" * 16,
-             "filter": "f" * 16, "top_p": 0.9, "top_k": 0, "repetition_penalty": 1.0, "version": 1}
-            for s, k, origin, index, p in CANDIDATES if s == source
-        ]  # fmt: skip
-        _write(tmp_path / f"rounds/1/{source}/000000.parquet", rows, CANDIDATE_SCHEMA)
-    return tmp_path
-
-
-def _write(path: Path, rows: list[dict[str, Any]], schema: Any) -> None:
-    path.parent.mkdir(parents=True)
-    pq.write_table(table_of(rows, schema), path)
-
-
-def _files(run: Path, folder: str) -> list[str]:
-    return [str(path) for path in sorted((run / folder).rglob("*.parquet"))]
-
-
-def _tables(run: Path) -> RunTables:
-    return RunTables(_files(run, "rounds/1"), _files(run, "corpus"))
-
-
-def _picture(source: str, key: str) -> bytes | None:
-    """b/1 has none, and b/2 is no picture."""
-    if (source, key) == ("b", "2"):
-        return b"not a picture"
-    sink = io.BytesIO()
-    Image.new("RGB", (8, 8), (10 * int(key), 0, 200)).save(sink, "PNG")
-    return None if source == "b" else sink.getvalue()
+    return write_run(tmp_path)
 
 
 @pytest.fixture
 def inputs(run: Path) -> ReportInputs:
-    return ReportInputs(
-        run="quickstart <b>",
-        round=1,
-        candidate_files=_files(run, "rounds/1"),
-        corpus_files=_files(run, "corpus"),
-        read_image=_picture,
-        evaluation={
-            "retrieval": {"pretrain.1": {"itc_tr@1": 82.5}, "pretrain.0": {"itc_tr@1": 70.25}},
-            "caption": {"pretrain.1": {"cider": 31.0}, "pretrain.0": {"cider": 35.5}},
-        },
-        seconds={"fetch": 2.5, "pretrain.0": 61.0},
-        config={"threshold": "0.5"},
-    )
+    return report_inputs(run)
 
 
 def test_noise_ratios_count_judged_candidates_only(run: Path) -> None:
-    tables = RunTables(_files(run, "rounds/1"), ())
+    tables = RunTables(files_of(run, "rounds/1"), ())
     by_origin = {row["origin"]: row["noise_ratio"] for row in tables.origin_rows()}
     assert by_origin == pytest.approx({"web": 3 / 6, "synthetic": 2 / 7})
     assert by_source(tables.noise_rows()) == {
@@ -124,7 +50,7 @@ def test_noise_ratios_count_judged_candidates_only(run: Path) -> None:
 
 
 def test_noise_rows_add_up_and_stand_beside_what_was_planted(run: Path) -> None:
-    rows = {(row["source"], row["origin"]): row for row in _tables(run).noise_rows()}
+    rows = {(row["source"], row["origin"]): row for row in tables_of(run).noise_rows()}
     web, synthetic = rows["a", "web"], rows["a", "synthetic"]
     assert (web["candidates"], web["judged"], web["kept"], web["dropped"]) == (5, 4, 2, 2)
     assert (synthetic["candidates"], synthetic["judged"], synthetic["kept"], synthetic["dropped"]) == (
@@ -136,15 +62,17 @@ def test_noise_rows_add_up_and_stand_beside_what_was_planted(run: Path) -> None:
     assert web["planted"] == pytest.approx(2 / 4)
     assert synthetic["planted"] is None, "what was planted is not the captioner's"
     assert rows["b", "web"]["planted"] is None
-    kinds = [(r["kind"], r["judged"], r["dropped"]) for r in _tables(run).planted_rows()]
+    kinds = [(r["kind"], r["judged"], r["dropped"]) for r in tables_of(run).planted_rows()]
     assert kinds == [("clean", 2, 1), ("boilerplate", 1, 0), ("mismatched", 1, 1)]
 
 
 def test_planted_noise_of_an_all_clean_source_is_zero(tmp_path: Path) -> None:
     row = {"source": "a", "key": "1", "origin": "web", "itm_prob": 0.7, "kept": True}
-    _write(tmp_path / "rounds/1/a/0.parquet", [row], CANDIDATE_SCHEMA)
-    _write(tmp_path / "corpus/a/0.parquet", [{"source": "a", "key": "1", "truth": "clean"}], CORPUS_SCHEMA)
-    assert _tables(tmp_path).noise_rows()[0]["planted"] == 0.0
+    write_rows(tmp_path / "rounds/1/a/0.parquet", [row], CANDIDATE_SCHEMA)
+    write_rows(
+        tmp_path / "corpus/a/0.parquet", [{"source": "a", "key": "1", "truth": "clean"}], CORPUS_SCHEMA
+    )
+    assert tables_of(tmp_path).noise_rows()[0]["planted"] == 0.0
 
 
 def test_tables_read_any_fsspec_filesystem(run: Path) -> None:
@@ -160,7 +88,7 @@ def test_tables_read_any_fsspec_filesystem(run: Path) -> None:
 
 
 def test_failures_are_counted_by_status_source_and_host(run: Path) -> None:
-    tables = _tables(run)
+    tables = tables_of(run)
     assert [(r["status"], r["n"]) for r in tables.status_rows()] == [
         ("success", 7),
         ("http_404", 2),
@@ -231,7 +159,7 @@ def test_the_commonest_pictures_are_shown_with_their_counts(inputs: ReportInputs
 
 
 def test_examples_are_grouped_by_their_verdicts(run: Path) -> None:
-    found = _tables(run).examples(per_section=8)
+    found = tables_of(run).examples(per_section=8)
     keys: dict[str, list[str]] = {}
     for example in found:
         keys.setdefault(example.section, []).append(f"{example.source}{example.key}")
@@ -256,14 +184,14 @@ def test_examples_are_grouped_by_their_verdicts(run: Path) -> None:
 
 
 def test_examples_are_the_same_whatever_the_order_of_files(run: Path) -> None:
-    files, corpus = _files(run, "rounds/1"), _files(run, "corpus")
+    files, corpus = files_of(run, "rounds/1"), files_of(run, "corpus")
     forward = RunTables(files, corpus).examples(2)
     assert RunTables(files[::-1], corpus[::-1]).examples(2) == forward
     assert all(sum(e.section == section for e in forward) <= 2 for section in {e.section for e in forward})
 
 
 def test_sweep_says_what_another_threshold_would_do(run: Path) -> None:
-    bins = score_arrays(_tables(run).score_bins())
+    bins = score_arrays(tables_of(run).score_bins())
     assert sweep_names(bins) == ["web kept", "synthetic kept", "precision", "recall"]
     table = dict(sweep(bins, (0.0, 0.2, 0.5, 0.75)))
     # Kept web of .9 .1 .3 .6 .5 .49; kept synthetic of .8 .7 .55 .05 .2 .95 1.0; noise .1 .6, clean .9 .3
@@ -299,98 +227,6 @@ def test_noise_parquet_has_a_row_per_source_and_origin(inputs: ReportInputs, tmp
     assert {"round": 1, "source": "a", "origin": "web", "judged": 4, "kept": 2, "dropped": 2,
             "noise_ratio": 0.5} in table.to_pylist()  # fmt: skip
     assert table.num_rows == 4
-
-
-class Page(HTMLParser):
-    """What a browser would make of the page: tags, addresses, and the texts of the example cards."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: set[str] = set()
-        self.addresses: list[str] = []
-        self.events: list[str] = []
-        self.texts: list[tuple[str, str]] = []
-        self._verdict: str | None = None
-        self._in_text = False
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        values = dict(attributes)
-        self.tags.add(tag)
-        self.addresses += [v or "" for k, v in attributes if k in ("src", "href", "data", "action", "srcset")]
-        self.events += [k for k, _ in attributes if k.startswith("on")]
-        if tag == "li":
-            self._verdict = values.get("class")
-        if tag == "span" and values.get("class") == "text":
-            self.texts.append((self._verdict or "", ""))
-            self._in_text = True
-
-    def handle_endtag(self, tag: str) -> None:
-        self._in_text = self._in_text and tag != "span"
-
-    def handle_data(self, data: str) -> None:
-        if self._in_text:
-            verdict, text = self.texts[-1]
-            self.texts[-1] = (verdict, text + data)
-
-
-def test_page_stands_alone_and_runs_nothing(inputs: ReportInputs, tmp_path: Path) -> None:
-    build_report(inputs, Store(str(tmp_path)))
-    html = (tmp_path / "report.html").read_text()
-    page = Page(html)
-    assert not page.tags & {"script", "link", "iframe", "object", "form"}
-    assert page.events == []
-    assert all(address.startswith(("#", "data:image/")) for address in page.addresses)
-    assert "default-src 'none'" in html and "url(" not in html and "@import" not in html
-    assert "quickstart &lt;b&gt;" in html
-    assert "secret" not in html, "no password of a url on the page"
-
-
-def test_page_shows_every_text_in_the_colour_of_its_verdict(inputs: ReportInputs, tmp_path: Path) -> None:
-    build_report(inputs, Store(str(tmp_path)))
-    shown = set(Page((tmp_path / "report.html").read_text()).texts)
-    visible = HOSTILE.replace("\u202e", "\N{REPLACEMENT CHARACTER}").replace(
-        "\x07", "\N{REPLACEMENT CHARACTER}"
-    )
-    assert {
-        ("kept", "a red star"), ("dropped", "a blue ring"), ("dropped", "a box"), ("kept", "free shipping"),
-        ("kept", "caption of 2"), ("dropped", "caption of 4"), ("unjudged", "empty"), ("kept", visible),
-    } <= shown  # fmt: skip
-    assert ("kept", "a blue ring") not in shown and ("dropped", "a red star") not in shown
-
-
-def test_report_is_the_same_bytes_every_time(inputs: ReportInputs, tmp_path: Path) -> None:
-    for name in ("first", "second"):
-        build_report(inputs, Store(str(tmp_path / name)))
-    for name in ("report.html", "metrics.json", "drift.json", "noise.parquet"):
-        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
-
-
-def test_report_of_nothing_is_still_a_report(tmp_path: Path) -> None:
-    nothing = ReportInputs(run="empty", round=1, candidate_files=[], corpus_files=[], read_image=_picture)
-    metrics = build_report(nothing, Store(str(tmp_path)))
-    assert metrics["counts"] == {} and metrics["noise_ratio"] == {}
-    assert metrics["filter"] is None and metrics["planted_noise"] is None
-    assert "No candidates" in (tmp_path / "report.html").read_text()
-
-
-def test_drift_table_follows_the_rounds(inputs: ReportInputs, run: Path) -> None:
-    reports = Store(str(run / "reports"))
-    build_report(inputs, reports / "1")
-    earlier = previous_reports(reports, 2)
-    assert [report["metrics"]["round"] for report in earlier] == [1]
-    # The first caption of each of the six captioned images: "caption of 1" … "5" and b's "caption of 2".
-    assert earlier[0]["drift"]["texts"]["synthetic"] == {
-        "texts": 6,
-        "distinct_1": pytest.approx(7 / 18),
-        "distinct_2": pytest.approx(6 / 12),
-        "mean_words": 3.0,
-        "duplicate_share": pytest.approx(1 / 6),
-    }
-    build_report(replace(inputs, round=2, previous=earlier), reports / "2")
-    html = (run / "reports/2/report.html").read_text()
-    rows = html[html.index('id="drift"') : html.index('id="rows"')].count("<tr><td>synthetic</td>")
-    assert rows == 2
 
 
 def test_printable_cuts_long_texts_and_shows_what_hides() -> None:

@@ -1,6 +1,5 @@
 """The fetch stage against a server that does what servers do: docs/statuses.md, row by row."""
 
-import asyncio
 import datetime
 import hashlib
 import socket
@@ -16,8 +15,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from stages.addresses import is_public
-from stages.decode import DecodeConfig
 from stages.fetch import Fetch
 from stages.rows import ROW_SCHEMA, table_of
 from stages.status import STATUSES, Failure, http_status
@@ -300,102 +297,6 @@ def test_rows_are_never_lost_and_others_untouched(server: Hostile) -> None:
     assert out.to_pylist()[-1] == done
 
 
-def test_same_bytes_whatever_the_order_and_the_concurrency(server: Hostile) -> None:
-    urls = [
-        server.url(p) for p in ("/ok.jpg", "/cut.jpg", "/gzip", "/status/404", "/html", "/chain/3", "/short")
-    ] * 5
-    first = Fetch(config())(rows(*urls)).to_pylist()
-    second = Fetch(config(concurrency=2, per_host=1, decode_threads=1, deadline_s=5))(
-        rows(*urls[::-1])
-    ).to_pylist()
-    keep = [{k: v for k, v in row.items() if k not in ("key", "caption")} for row in first]
-    again = [{k: v for k, v in row.items() if k not in ("key", "caption")} for row in second[::-1]]
-    assert keep == again
-
-
-def test_relative_urls_are_joined(server: Hostile) -> None:
-    row = fetch_one("chain/1", base_url=server.url(""))
-    assert row["status"] == "success" and row["url"] == "chain/1"
-
-
-def test_folder_of_images(tmp_path: Path) -> None:
-    root = tmp_path / "images"
-    (root / "val").mkdir(parents=True)
-    (root / "val/a b#1.jpg").write_bytes(JPEG)
-    (root / "empty.jpg").touch()
-    (root / "big.jpg").write_bytes(bytes(1_000_001))
-    (tmp_path / "secret.jpg").write_bytes(JPEG)
-    wanted = {
-        "val/a b#1.jpg": "success",
-        "./val/../val/a b#1.jpg": "success",
-        "val/none.jpg": "missing_file",
-        "val": "missing_file",
-        "val/a b#1.jpg/x": "missing_file",
-        "../secret.jpg": "bad_url",
-        "val/../../secret.jpg": "bad_url",
-        str(tmp_path / "secret.jpg"): "bad_url",
-        "empty.jpg": "empty_body",
-        "big.jpg": "too_big",
-    }
-    for address in (str(root), root.as_uri()):
-        out = Fetch(config(image_root=address))(rows(*wanted)).to_pylist()
-        assert {row["url"]: row["status"] for row in out} == wanted, [r["error_message"] for r in out]
-
-
-def test_folder_behind_fsspec() -> None:
-    import fsspec
-
-    fsspec.filesystem("memory").pipe_file("/fetch-test/a.jpg", JPEG)
-    out = Fetch(config(image_root="memory://fetch-test"))(rows("a.jpg", "b.jpg", "../a.jpg"))
-    assert out["status"].to_pylist() == ["success", "missing_file", "bad_url"]
-
-
-def test_bytes_that_came_with_a_tar() -> None:
-    tar = [{"image": JPEG}, {"image": b"<html>"}, {"error_message": "the sample has no image member"}]
-    batch = pa.concat_tables([rows("a.tar#1", **row) for row in tar])
-    out = Fetch(config())(batch).to_pylist()
-    assert [row["status"] for row in out] == ["success", "not_image", "missing_file"]
-    assert out[2]["error_message"] == "the sample has no image member"
-
-
-def test_progress_is_told_after_every_row() -> None:
-    told: list[int] = []
-    stage = Fetch(config())
-    stage.on_progress(lambda: told.append(1))
-    stage(rows("ftp://a/b", None, "mailto:x"))
-    assert len(told) == 3
-
-
-def test_unforeseen_exception_is_the_rows_not_the_shards(
-    server: Hostile, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(data: bytes, config: DecodeConfig) -> None:
-        raise ZeroDivisionError("of all\nthings")
-
-    monkeypatch.setattr("stages.fetch.decode_picture", broken)
-    out = Fetch(config())(rows(server.url("/ok.jpg"), server.url("/status/404"))).to_pylist()
-    assert [row["status"] for row in out] == ["internal", "http_404"]
-    assert out[0]["error_message"] == "ZeroDivisionError: of all things"
-
-
-def test_inside_a_running_loop(server: Hostile) -> None:
-    async def notebook() -> pa.Table:
-        return Fetch(config())(rows(server.url("/ok.jpg")))
-
-    assert asyncio.run(notebook())["status"].to_pylist() == ["success"]
-
-
-def test_no_rows() -> None:
-    assert Fetch(config())(rows()).num_rows == 0
-
-
-def test_config_mistakes() -> None:
-    with pytest.raises(ValueError, match="remove one"):
-        config(base_url="http://a/", image_root="/b")
-    with pytest.raises(ValueError, match="starts with http"):
-        config(base_url="s3://a/")
-
-
 def test_statuses() -> None:
     assert [http_status(code) for code in (401, 403, 404, 410, 408, 429, 500, 599, 600)] == [
         "http_403", "http_403", "http_404", "http_404", "http_4xx", "http_429", "http_5xx", "http_5xx", "http_invalid",
@@ -405,37 +306,3 @@ def test_statuses() -> None:
     assert len(Failure("decode", "a\x00b\n" * 1000).message) <= 300
     with pytest.raises(AssertionError):
         Failure("made_up", "")
-
-
-@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
-def test_public(address: str) -> None:
-    assert is_public(address)
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
-        "0.0.0.0",
-        "10.1.2.3",
-        "100.64.0.1",
-        "127.9.9.9",
-        "169.254.1.1",
-        "172.31.0.1",
-        "192.168.0.1",
-        "198.18.0.1",
-        "224.0.0.1",
-        "240.0.0.1",
-        "255.255.255.255",
-        "::",
-        "::1",
-        "::10.0.0.1",
-        "fc00::1",
-        "fe80::1",
-        "ff02::1",
-        "2001:db8::1",
-        "2002:a00:1::1",
-        "::ffff:127.0.0.1",
-    ],
-)
-def test_private(address: str) -> None:
-    assert not is_public(address)

@@ -1,0 +1,108 @@
+"""Checkpoints in transformers' layout: round trips to the bit, and transformers as the reader."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, BlipForConditionalGeneration, BlipForImageTextRetrieval, BlipProcessor
+
+from models.checkpoints import export_checkpoint, load_checkpoint, save_checkpoint
+from models.files import CheckpointError
+from models.foreign_hf import rename_from_hf, rename_to_hf
+from tests.models import blip_oracle
+from tests.models.tiny_med import TOKENIZER, assert_same, build
+
+
+@pytest.mark.parametrize("parts", ["captioner", "filter"])
+def test_ours_to_transformers_and_back_to_the_bit(tmp_path, parts):
+    med = build(parts=parts)
+    save_checkpoint(tmp_path / "ours", med, TOKENIZER, {})
+    export_checkpoint(tmp_path / "ours", tmp_path / "hf", to="hf")
+    export_checkpoint(tmp_path / "hf", tmp_path / "back", to="capfilt")
+    back, words, info = load_checkpoint(tmp_path / "back", parts)
+    assert_same(back, med)
+    assert words.backend.to_str() == TOKENIZER.backend.to_str() and info.format == "capfilt"
+
+
+def test_transformers_reads_our_captioner(tmp_path):
+    med = build(parts="captioner").eval()
+    save_checkpoint(tmp_path / "ours", med, TOKENIZER, {})
+    export_checkpoint(tmp_path / "ours", tmp_path / "hf")
+    hf, report = BlipForConditionalGeneration.from_pretrained(tmp_path / "hf", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
+    pixels = torch.randn(2, 3, 32, 32)
+    ids, _ = TOKENIZER.encode(["a red dog", "two birds in"], 9, first="dec")
+    with torch.no_grad():
+        ours = med.decode(ids, med.cross_kv(med.encode_image(pixels), "decoder"))
+        torch.testing.assert_close(
+            hf.eval()(pixel_values=pixels, input_ids=ids).logits, ours, atol=1e-5, rtol=0
+        )
+    text = hf.config.text_config
+    assert (text.bos_token_id, text.sep_token_id, text.pad_token_id) == (
+        TOKENIZER.dec_id,
+        TOKENIZER.sep_id,
+        0,
+    )
+    assert text.label_smoothing == 0.1 and hf.config.vision_config.layer_norm_eps == 1e-6
+
+
+def test_transformers_reads_our_filter_and_its_processor(tmp_path):
+    med = build().eval()
+    save_checkpoint(tmp_path / "ours", med, TOKENIZER, {})
+    export_checkpoint(tmp_path / "ours", tmp_path / "hf", parts="filter")
+    hf, report = BlipForImageTextRetrieval.from_pretrained(tmp_path / "hf", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
+    processor = BlipProcessor.from_pretrained(tmp_path / "hf")
+    picture = torch.randint(0, 256, (3, 40, 50), dtype=torch.uint8)
+    inputs = processor(images=picture, text="a red dog", return_tensors="pt")
+    ids, mask = TOKENIZER.encode(["a red dog"], 20)
+    assert torch.equal(inputs["input_ids"], ids) and inputs["pixel_values"].shape == (1, 3, 32, 32)
+    with torch.no_grad():
+        kv = med.cross_kv(med.encode_image(inputs["pixel_values"]), "encoder")
+        theirs = hf.eval()(pixel_values=inputs["pixel_values"], input_ids=ids, attention_mask=mask).itm_score
+        torch.testing.assert_close(theirs, med.match(ids, mask, kv), atol=1e-5, rtol=0)
+    assert AutoTokenizer.from_pretrained(tmp_path / "hf").convert_tokens_to_ids("[ENC]") == TOKENIZER.enc_id
+
+
+@pytest.mark.parametrize("parts", ["captioner", "filter"])
+def test_folders_that_transformers_wrote_load(tmp_path, parts):
+    hf = (blip_oracle.hf_captioner if parts == "captioner" else blip_oracle.hf_matcher)(TOKENIZER)
+    hf.save_pretrained(tmp_path)
+    TOKENIZER.save(tmp_path)
+    med, _, info = load_checkpoint(tmp_path, parts)
+    due = blip_oracle.med_of(hf).state_dict()
+    assert info.format == "hf" and info.parts == parts
+    assert all(torch.equal(tensor, due[name]) for name, tensor in med.state_dict().items())
+    assert [("temperature" in note) for note in info.notes] == [True] * (parts == "filter")
+    assert med.config.text.heads == 4 and med.config.text.dropout == 0.1
+
+
+def test_an_eps_that_is_not_blips_is_said(tmp_path):
+    hf = blip_oracle.hf_captioner(TOKENIZER)
+    hf.config.vision_config.layer_norm_eps = 1e-5
+    hf.save_pretrained(tmp_path)
+    TOKENIZER.save(tmp_path)
+    assert "1e-05" in load_checkpoint(tmp_path, "captioner")[2].notes[0]
+
+
+def test_an_untied_language_model_head_is_refused(tmp_path):
+    hf = blip_oracle.hf_captioner(TOKENIZER)
+    hf.save_pretrained(tmp_path)
+    TOKENIZER.save(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    words = "text_decoder.bert.embeddings.word_embeddings.weight"
+    tensors["text_decoder.cls.predictions.decoder.weight"] = tensors[words] + 1
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"predictions\.decoder\.weight and .*word_embeddings"):
+        load_checkpoint(tmp_path, "captioner")
+
+
+def test_names_of_both_worlds_translate_both_ways():
+    pairs = {
+        "visual_encoder.cls_token": "vision_model.embeddings.class_embedding",
+        "visual_encoder.blocks.11.norm2.bias": "vision_model.encoder.layers.11.layer_norm2.bias",
+        "visual_encoder.blocks.0.attn.proj.weight": "vision_model.encoder.layers.0.self_attn.projection.weight",
+        "visual_encoder.norm.weight": "vision_model.post_layernorm.weight",
+        "text_decoder.cls.predictions.bias": "text_decoder.cls.predictions.bias",
+    }
+    assert {ours: rename_to_hf(ours) for ours in pairs} == pairs
+    assert {rename_from_hf(theirs): theirs for theirs in pairs.values()} == pairs
