@@ -6,7 +6,6 @@ SIGHUP).
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -55,7 +54,8 @@ def quickstart(
     fresh: Annotated[str | None, typer.Option(help="Redo this node and all that depends on it.")] = None,
 ) -> None:
     """One whole round on a corpus made on the spot: about 5 minutes on 2 idle CPU cores, no network."""
-    _run(QUICKSTART, set_ or [], until=None, fresh=fresh, command="capfilt quickstart")
+    again = with_overrides(["capfilt", "quickstart"], set_ or [])
+    _run(QUICKSTART, set_ or [], until=None, fresh=fresh, again=again)
 
 
 @app.command()
@@ -66,7 +66,8 @@ def run(
     fresh: Annotated[str | None, typer.Option(help="Redo this node and all that depends on it.")] = None,
 ) -> None:
     """Run a config, or go on with it: what is done is skipped, what is half done is resumed."""
-    _run(config, set_ or [], until=until, fresh=fresh, command=f"capfilt run {shlex.quote(config)}")
+    again = with_overrides(["capfilt", "run", config], set_ or [])
+    _run(config, set_ or [], until=until, fresh=fresh, again=again)
 
 
 @app.command()
@@ -142,7 +143,7 @@ def verify(
         ledger, nodes = Ledger(store), plan(loaded)
         with hold_run(loaded, console.print) if repair else nullcontext():
             found = verify_run(loaded, store, ledger, nodes)
-            again = take_back(store, ledger, nodes, found.problems) if repair else []
+            undone = take_back(store, ledger, nodes, found.problems) if repair else []
     for problem in found.problems:
         console.print(f"[bold red]differs[/] {problem}", highlight=False, soft_wrap=True)
     console.print(
@@ -156,9 +157,9 @@ def verify(
         words = with_overrides(["capfilt", "verify", run_dir, "--repair"], overrides)
         console.print(f"repair        {words}", highlight=False, soft_wrap=True)
         raise SystemExit(1)
-    console.print(f"making again  {', '.join(again)}", highlight=False)
-    command = going_on(run_dir, overrides)
-    _run(f"{run_dir.rstrip('/')}/config.yaml", [], until=None, fresh=None, command=command, config=loaded)
+    console.print(f"making again  {', '.join(undone)}", highlight=False)
+    again = going_on(run_dir, overrides)
+    _run(f"{run_dir.rstrip('/')}/config.yaml", [], until=None, fresh=None, again=again, config=loaded)
 
 
 @app.command()
@@ -277,7 +278,7 @@ def _run(
     *,
     until: str | None,
     fresh: str | None,
-    command: str,
+    again: str,
     config: Any = None,
 ) -> None:
     from pipeline.load import load_config
@@ -285,7 +286,6 @@ def _run(
     from pipeline.stopping import Interrupted
 
     console = make_console()
-    again = with_overrides(shlex.split(command), overrides)
     with UserErrors(resume=again):
         if config is None:
             config = load_config(path, overrides)
