@@ -56,8 +56,8 @@ class Step:
     limits: Limits = field(default_factory=Limits)
     """Time and memory after which the stage's process is ended; no limit unless told otherwise."""
     reports: NodeBoard | None = None
-    """Receives the cause when the stage fails on a shard (Ray itself keeps it in its logs), and remembers which
-    shards the processes of the stage have in hand."""
+    """Receives the cause when the stage fails on a shard (Ray itself keeps it in its logs), and what the stage wants
+    the user to know; remembers which shards the processes of the stage have in hand."""
 
 
 class StageRunner:
@@ -75,6 +75,7 @@ class StageRunner:
         self.rowwise = None if step.rowwise is None else step.rowwise()
         self.guard = Guard(step.limits, self._last_words)
         watch_progress(self.stage, self.guard.beat)
+        hear_notices(self.stage, step)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         if not batch.num_rows:
@@ -85,7 +86,8 @@ class StageRunner:
         except Exception as error:
             if self.step.reports is not None:
                 line = " ".join(str(error).split())
-                self.step.reports.fail(f"{self.step.name}: {type(error).__name__}: {line}")
+                shard = None if self.step.isolation is None else self.step.isolation.name(batch)
+                self.step.reports.fail(f"{self.step.name}: {type(error).__name__}: {line}", shard=shard)
             raise
         if self.step.kind == "write" or not out.num_rows:
             return out
@@ -135,6 +137,14 @@ class StageRunner:
     def _last_words(self, cause: str) -> None:
         if self.step.reports is not None:
             self.step.reports.fail(f"{self.step.name}: its process {cause}", wait=True)
+
+
+def hear_notices(stage: object, step: Step) -> None:
+    """Pass a stage's lines for the user on, if it has a method `on_notice(told)` for them: a worker's own output ends in
+    Ray's logs."""
+    on_notice, reports = getattr(stage, "on_notice", None), step.reports
+    if on_notice is not None and reports is not None:
+        on_notice(lambda line: reports.note(f"{step.name}: {line}"))
 
 
 def run_task(batch: pa.Table, step: Step) -> pa.Table:

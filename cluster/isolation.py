@@ -31,6 +31,8 @@ class Isolation:
     """How many of these rows a stage has work with."""
     name: Callable[[pa.Table], str]
     """Name of the shard these rows are."""
+    never: tuple[type[Exception], ...] = ()
+    """Errors that are no row's fault, such as a store that is away: they fail the shard, which is tried again."""
 
 
 class Broken(RuntimeError):
@@ -83,6 +85,8 @@ class Search:
         self.name, self.stage, self.isolation = name, stage, isolation
         self._deaths = 0
         self._crashed = 0
+        self._guilty = 0
+        self._through: tuple[type[Exception], ...] = (Broken, *isolation.never)
         self._spared = False
 
     def run(self, batch: pa.Table) -> pa.Table:
@@ -94,13 +98,14 @@ class Search:
         """
         try:
             return self.call(batch)
-        except Broken:
+        except self._through:
             raise
         except Exception as of_all:
             error = of_all
-        before = self.isolation.live(batch)
+        due = self.isolation.live(batch)
         out = self._divided(batch, error)
-        if before >= WHOLESALE and self.isolation.live(out) == 0:
+        # Rows that the stage itself has ended, such as dead links, are none it failed on.
+        if due >= WHOLESALE and self._guilty >= due:
             raise self._broken(error)  # on every row: the stage is broken, not the rows
         return out
 
@@ -126,7 +131,7 @@ class Search:
             try:
                 results.append(self.call(part))
                 self._spared = self._spared or self.isolation.live(part) > 0
-            except Broken:
+            except self._through:
                 raise
             except Exception as of_part:
                 results.append(self._divided(part, of_part))
@@ -134,22 +139,27 @@ class Search:
 
     def _alone(self, row: pa.Table, error: Exception) -> pa.Table:
         if not isinstance(error, ProcessDied):
-            return self.call(self.isolation.fail(row, error))
+            return self._fail(row, error)
         if not error.certain:
             # Processes are killed from outside too. A row is guilty when it was alone in hand at two deaths.
             try:
                 return self.call(row)
-            except Broken:
+            except self._through:
                 raise
             except ProcessDied as again:
                 error = again
             except Exception as other:
-                return self.call(self.isolation.fail(row, other))
+                return self._fail(row, other)
         self._crashed += 1
         if self._crashed >= 2 * WHOLESALE and not self._spared:
             raise self._broken(error)
+        self._guilty += 1
         trials = "with this row alone" if error.certain else "twice with this row alone"
         return self.call(self.isolation.crash(row, f"{self.name}: {error}, {trials}"))
+
+    def _fail(self, row: pa.Table, error: Exception) -> pa.Table:
+        self._guilty += 1
+        return self.call(self.isolation.fail(row, error))
 
     def _broken(self, error: Exception) -> Exception:
         return Broken(f"{error}, whatever row it has") if isinstance(error, ProcessDied) else error

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+T = TypeVar("T")
+
 CAUSES_KEPT = 20
+NOTICES_KEPT = 20
 PATIENCE_S = 10
 """Seconds anybody waits for the board before they go on without."""
 NOT_THERE = (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError)
@@ -21,6 +24,12 @@ class _Board:
         self.latest: dict[str, dict[str, Any]] = {}
         self.causes: dict[str, dict[str, int]] = {}
         self.in_hand: dict[tuple[str, str, str], int] = {}
+        self.failed: dict[str, set[str]] = {}
+
+    def note(self, node: str, line: str) -> None:
+        lines = self.latest.setdefault(node, {}).setdefault("notices", [])
+        if line not in lines and len(lines) < NOTICES_KEPT:
+            lines.append(line)
 
     def post(self, node: str, values: dict[str, Any]) -> None:
         self.latest.setdefault(node, {}).update(values, at=time.time())
@@ -28,13 +37,18 @@ class _Board:
     def read(self) -> dict[str, dict[str, Any]]:
         return self.latest
 
-    def fail(self, node: str, cause: str) -> None:
+    def fail(self, node: str, cause: str, shard: str | None) -> None:
+        if shard is not None:
+            self.failed.setdefault(node, set()).add(shard)
         causes = self.causes.setdefault(node, {})
         if cause in causes or len(causes) < CAUSES_KEPT:
             causes[cause] = causes.get(cause, 0) + 1
 
     def failures(self, node: str) -> dict[str, int]:
         return self.causes.get(node, {})
+
+    def failed_shards(self, node: str) -> set[str]:
+        return self.failed.get(node, set())
 
     def begin(self, node: str, stage: str, shard: str) -> int:
         before = self.in_hand.get((node, stage, shard), 0)
@@ -63,7 +77,7 @@ class Board:
         self._actor.post.remote(node, values)
 
     def read(self) -> dict[str, dict[str, Any]]:
-        """Latest values by node."""
+        """Latest values by node, and under "notices" the lines that were told of it (`NodeBoard.note`)."""
         self._latest = self._ask(self._actor.read.remote(), self._latest)
         return self._latest
 
@@ -75,9 +89,13 @@ class Board:
         """Causes of failed attempts of a node, and how often each was told."""
         return self._ask(self._actor.failures.remote(node), {})
 
-    def _ask(self, answer: Any, otherwise: dict[str, Any]) -> dict[str, Any]:
+    def failed_shards(self, node: str) -> set[str]:
+        """Names of the shards on which a stage of the node has raised."""
+        return self._ask(self._actor.failed_shards.remote(node), set())
+
+    def _ask(self, answer: Any, otherwise: T) -> T:
         try:
-            known: dict[str, Any] = ray.get(answer, timeout=PATIENCE_S)
+            known: T = ray.get(answer, timeout=PATIENCE_S)
         except NOT_THERE:
             return otherwise
         return known
@@ -90,11 +108,15 @@ class NodeBoard:
     actor: Any
     node: str
 
-    def fail(self, cause: str, *, wait: bool = False) -> None:
+    def fail(self, cause: str, *, shard: str | None = None, wait: bool = False) -> None:
         """Tell why a shard's task failed; `wait` until it is told, for a process about to end."""
-        told = self.actor.fail.remote(self.node, cause)
+        told = self.actor.fail.remote(self.node, cause, shard)
         if wait:
             ray.wait([told], timeout=PATIENCE_S)
+
+    def note(self, line: str) -> None:
+        """Tell the user something, once however many processes tell it; does not wait."""
+        self.actor.note.remote(self.node, line)
 
     def begin(self, stage: str, shard: str) -> int:
         """A process has this shard in hand from now on.

@@ -23,11 +23,11 @@ from stages.pack import Pack
 from stages.read import Read, ReadConfig, Unpack
 from stages.retry import ReadFailed, RetryConfig, StageRetried
 from stages.rows import crashed, failed, live, shard_name
-from stages.store import Store
+from stages.store import Store, StoreError
 from stages.web import Web
 from stages.write import Provenance, Write, WriteConfig
 
-ISOLATION = Isolation(fail=failed, crash=crashed, live=live, name=shard_name)
+ISOLATION = Isolation(fail=failed, crash=crashed, live=live, name=shard_name, never=(StoreError,))
 
 
 class FetchBySource:
@@ -98,7 +98,7 @@ def fetch_steps(
 def retry_steps(retry: RetryConfig, configs: Mapping[str, FetchConfig], sizing: Sizing) -> list[Step]:
     """Committed corpus shard → its next generation, staged."""
     return [
-        Step(name="read", make=partial(ReadFailed, retry), kind="read"),
+        Step(name="read", make=partial(ReadFailed, retry), kind="read", isolation=ISOLATION),
         _fetch(configs, sizing),
         Step(
             name="write",

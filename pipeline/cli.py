@@ -6,8 +6,8 @@ SIGHUP).
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -124,7 +124,10 @@ def report(
 def verify(
     run_dir: Annotated[str, typer.Argument(metavar="RUN", help="A run directory.")],
     repair: Annotated[
-        bool, typer.Option("--repair", help="Take back what is damaged and make exactly that again.")
+        bool,
+        typer.Option(
+            "--repair", help="Take back what is damaged, make exactly that again, and what is not done."
+        ),
     ] = False,
     set_: SetOption = None,
 ) -> None:
@@ -132,18 +135,21 @@ def verify(
     from pipeline.ledger import Ledger
     from pipeline.plan import plan
     from pipeline.prepare import hold_run
-    from pipeline.verify import repair as take_back
+    from pipeline.repair import repair_run
     from pipeline.verify import verify_run
     from stages.store import Store
 
     console, overrides = make_console(), set_ or []
-    with UserErrors():
+    mending = with_overrides(["capfilt", "verify", run_dir, "--repair"], overrides)
+    with UserErrors(resume=mending if repair else None):
         loaded = _config_of(run_dir, overrides)
         store = Store(loaded.run.dir, loaded.run.storage_options)
         ledger, nodes = Ledger(store), plan(loaded)
-        with hold_run(loaded, console.print) if repair else nullcontext():
+        if repair:
+            with hold_run(loaded, console.print) as lease:
+                found, undone = repair_run(loaded, store, ledger, nodes, lease)
+        else:
             found = verify_run(loaded, store, ledger, nodes)
-            undone = take_back(store, ledger, nodes, found.problems) if repair else []
     for problem in found.problems:
         console.print(f"[bold red]differs[/] {problem}", highlight=False, soft_wrap=True)
     console.print(
@@ -151,13 +157,13 @@ def verify(
         f"{len(found.problems)} differences; {found.unfinished} not finished",
         highlight=False,
     )
-    if not found.problems:
-        return
-    if not repair:
-        words = with_overrides(["capfilt", "verify", run_dir, "--repair"], overrides)
-        console.print(f"repair        {words}", highlight=False, soft_wrap=True)
+    if found.problems and not repair:
+        console.print(f"repair        {mending}", highlight=False, soft_wrap=True)
         raise SystemExit(1)
-    console.print(f"making again  {', '.join(undone)}", highlight=False)
+    if not repair or not (found.problems or found.unfinished):
+        return
+    if undone:
+        console.print(f"making again  {', '.join(undone)}", highlight=False)
     again = going_on(run_dir, overrides)
     _run(f"{run_dir.rstrip('/')}/config.yaml", [], until=None, fresh=None, again=again, config=loaded)
 
@@ -220,9 +226,11 @@ def convert(
 ) -> None:
     """Convert a checkpoint between capfilt, transformers and BLIP layouts, strictly."""
     from models.checkpoints import export_checkpoint
+    from pipeline.load import refuse_credentials
     from stages.artifacts import ArtifactError, local_artifact
 
     with UserErrors():
+        refuse_credentials(source, "SRC")
         if Path(target).exists():
             raise ArtifactError(f"DST {target}: exists already; name another place, or remove it first")
         path = local_artifact(source, "SRC")
@@ -262,9 +270,10 @@ def main() -> None:
 
 def _config_of(run_dir: str, overrides: Sequence[str] = ()) -> Any:
     """The config that a run directory was made with."""
-    from pipeline.load import ConfigError, load_config, storage_options
+    from pipeline.load import ConfigError, load_config, refuse_credentials, storage_options
     from stages.store import Store
 
+    refuse_credentials(run_dir, "RUN")
     store = Store(run_dir, storage_options(overrides))
     if not store.exists("config.yaml"):
         raise ConfigError(f"{run_dir}: no run directory (it has no config.yaml); give what run.dir was")
@@ -286,12 +295,14 @@ def _run(
     from pipeline.stopping import Interrupted
 
     console = make_console()
-    with UserErrors(resume=again):
+    errors = UserErrors(resume=again if fresh is None else f"{again} --fresh {shlex.quote(fresh)}")
+    with errors:
         if config is None:
             config = load_config(path, overrides)
         try:
             with hold_run(config, console.print) as lease:
-                prepared = prepare(config, until=until, fresh=fresh)
+                prepared = prepare(config, lease, until=until, fresh=fresh)
+                errors.resume = again  # what was to be forgotten is
                 # With it comes Ray, which takes seconds: mistakes are told before.
                 from pipeline.run import execute
 

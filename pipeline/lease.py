@@ -59,6 +59,18 @@ class Lease:
                 f"run.dir {self.run.url}: {self.lost}; this run stops here, and what it had committed stays"
             )
 
+    def confirm(self) -> None:
+        """As `check`, but asks the store now: for what takes something away, which an owner that wakes up after
+        another has taken over must not do.
+
+        Raises:
+            LeaseError: the lease is lost.
+            StoreError: the store cannot be asked.
+        """
+        if self.lost is None:
+            self.lost = self._loss()
+        self.check()
+
     def _loss(self) -> str | None:
         """What became of the lease, None while it is ours. A number alone says nothing: they begin again at 1 when
         an owner that has taken over has ended, and we may have slept through that."""

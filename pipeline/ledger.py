@@ -16,6 +16,10 @@ THREADS, CHUNK = 32, 100
 them between threads costs more than reading."""
 
 
+NO_JSON = (json.JSONDecodeError, UnicodeDecodeError)
+"""What a record raises that is damaged."""
+
+
 class LedgerError(ValueError):
     """The run directory does not fit the config; the message says what changed and what to do."""
 
@@ -57,7 +61,7 @@ class Ledger:
             LedgerError: it was done or begun with other inputs.
         """
         for name, state in ((f"nodes/{node}.json", "done"), (f"nodes/{node}.started.json", "half")):
-            record = self.run.find_json(name)
+            record = self._find(name)
             if record is not None:
                 if record["fingerprint"] != fingerprint(inputs):
                     self._refuse(node, record["inputs"], inputs, state)
@@ -94,11 +98,31 @@ class Ledger:
 
     def node(self, node: str) -> Any:
         """Record of a finished node, None if it is not done."""
-        return self.run.find_json(f"nodes/{node}.json")
+        return self._find(f"nodes/{node}.json")
 
     def begun(self, node: str) -> Any:
         """Fingerprint and inputs of a node that is done or begun, None if it is new."""
-        return self.node(node) or self.run.find_json(f"nodes/{node}.started.json")
+        return self.node(node) or self._find(f"nodes/{node}.started.json")
+
+    def _find(self, name: str) -> Any:
+        """A record, None if it is absent.
+
+        Raises:
+            LedgerError: it is damaged.
+        """
+        try:
+            return self.run.find_json(name)
+        except NO_JSON as error:
+            raise LedgerError(
+                f"{self.run.address(name)}: damaged, it is no JSON ({error}); "
+                f"capfilt verify {self.run.url} --repair mends it"
+            ) from error
+
+    def _read(self, name: str) -> Any:
+        record = self._find(name)
+        if record is None:
+            raise FileNotFoundError(self.run.address(name))
+        return record
 
     def reopen(self, node: str) -> None:
         """A node that was done is half done: shards whose records were taken back are made again."""
@@ -109,11 +133,15 @@ class Ledger:
             self.run.remove_file(f"nodes/{node}.json")
 
     def forget(self, node: str, outputs: list[str]) -> None:
-        """Remove a node's records first, then its outputs, so that a kill in between leaves orphans only."""
-        self.run.remove_file(f"nodes/{node}.json")
-        self.run.remove_file(f"nodes/{node}.started.json")
+        """Remove a node's outputs, and then what is known of it.
+
+        Until all of them are gone it counts as begun with its old inputs: shards that a kill has left are never taken
+        for ones of a changed config.
+        """
+        self.reopen(node)
         for folder in outputs:
             self.run.remove(folder)
+        self.run.remove_file(f"nodes/{node}.started.json")
 
     def committed(self, folder: str) -> list[int]:
         """Shards of `folder` whose commit record stands, by one listing."""
@@ -124,11 +152,11 @@ class Ledger:
         """Commit records of `folder` in shard order."""
         names = [f"{folder}/{shard:06d}.json" for shard in self.committed(folder)]
         if self.run.is_local:
-            yield from map(self.run.read_json, names)
+            yield from map(self._read, names)
             return
         chunks = [names[i : i + CHUNK] for i in range(0, len(names), CHUNK)]
         with ThreadPoolExecutor(THREADS) as pool:
-            for records in pool.map(lambda chunk: [self.run.read_json(name) for name in chunk], chunks):
+            for records in pool.map(lambda chunk: [self._read(name) for name in chunk], chunks):
                 yield from records
 
 

@@ -28,9 +28,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     URL is opened with the overrides' own run.storage_options.
 
     Raises:
-        ConfigError: no such file, not YAML, or values that are unknown, mistyped or out of range.
+        ConfigError: no such file, not YAML, or values that are unknown, mistyped or out of range; a credential.
         StoreError: a store that is away.
     """
+    refuse_credentials(str(path), "CONFIG")
     folder, name = os.path.split(shipped(str(path)))
     try:
         data = yaml.safe_load(Store(folder, storage_options(overrides)).read(name).decode())
@@ -48,6 +49,16 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     for override in overrides:
         _set(data, override)
     return parse_config(data, str(path))
+
+
+def refuse_credentials(address: str, name: str) -> None:
+    """An address that a command is given has no credential in it; `name` opens the line that says so.
+
+    Raises:
+        ConfigError: it has one.
+    """
+    if found := list(credentials_in(address, name)):
+        raise ConfigError("\n".join(found))
 
 
 def storage_options(overrides: Sequence[str]) -> dict[str, Any]:
@@ -101,7 +112,7 @@ def _set(data: dict[str, Any], override: str) -> None:
             node[name] = {}
         node = node[name]
         if not isinstance(node, dict):
-            raise ConfigError(f"--set {override}: {name} is a value, not a section")
+            raise ConfigError(f"--set {path}: {name} is a value, not a section")
     node[last] = yaml.safe_load(text) if text else None
 
 

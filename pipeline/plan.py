@@ -14,6 +14,9 @@ from typing import Literal
 
 from pipeline.config import Config
 
+VOCABULARY = "models/tokenizer"
+"""Where a run keeps the vocabulary that its first pretraining trains on the corpus."""
+
 Kind = Literal["fetch", "pretrain", "captioner", "filter", "bootstrap", "evaluate", "report"]
 
 

@@ -15,7 +15,7 @@ from pipeline.inputs import Fingerprints
 from pipeline.lease import Lease, hold
 from pipeline.ledger import Ledger, State
 from pipeline.load import ConfigError, dump_config
-from pipeline.plan import Node, check_node, downstream, outputs_of, plan, select
+from pipeline.plan import VOCABULARY, Node, check_node, downstream, outputs_of, plan, select
 from pipeline.replacing import clear_staging, publish, staged_shards
 from pipeline.run_dir import check_writable
 from pipeline.starts import check_starts
@@ -60,12 +60,16 @@ def hold_run(config: Config, tell: Callable[[str], None]) -> Iterator[Lease]:
         yield lease
 
 
-def prepare(config: Config, *, until: str | None = None, fresh: str | None = None) -> Prepared:
+def prepare(config: Config, lease: Lease, *, until: str | None = None, fresh: str | None = None) -> Prepared:
     """Check everything about running the config's DAG up to `until`, after forgetting `fresh` and what depends on
-    it; make the demonstration corpora that the config asks for. Call it inside `hold_run`.
+    it; make the demonstration corpora that the config asks for.
+
+    Args:
+        lease: what `hold_run` gives.
 
     Raises:
-        ArtifactError, ConfigError, LedgerError, ManifestError, StoreError, UnknownNode: one line for the user.
+        ArtifactError, ConfigError, LeaseError, LedgerError, ManifestError, StoreError, UnknownNode: one line for the
+            user.
     """
     nodes = plan(config)
     wanted = select(nodes, until=until)
@@ -73,10 +77,13 @@ def prepare(config: Config, *, until: str | None = None, fresh: str | None = Non
     ledger = Ledger(store)
     make_corpora(config)
     check_sources(config)
-    finish_replacing(config, store, ledger, nodes)
+    store.remove_temporaries("", "config.yaml")
+    for folder in ("corpus", "nodes"):
+        store.remove_temporaries(folder)
+    finish_replacing(config, store, ledger, nodes, lease)
     prints = Fingerprints(config, nodes)
     if fresh is not None:
-        forget(config, store, ledger, nodes, fresh)
+        forget(config, ledger, nodes, fresh, lease)
     for name, source in config.sources.items():
         check_unchanged(source.rows, store / f"corpus/{name}/index", f"sources.{name}")
     # Refuse a changed config before the first process starts.
@@ -87,11 +94,13 @@ def prepare(config: Config, *, until: str | None = None, fresh: str | None = Non
     return Prepared(config, store, ledger, nodes, wanted, prints, state)
 
 
-def finish_replacing(config: Config, store: Store, ledger: Ledger, nodes: dict[str, Node]) -> None:
+def finish_replacing(
+    config: Config, store: Store, ledger: Ledger, nodes: dict[str, Node], lease: Lease
+) -> None:
     """What a `capfilt retry` that was broken off has ready takes its place, or the corpus would have holes."""
     kinds = {name: source.kind for name, source in config.sources.items()}
     if staged := staged_shards(store, ledger):
-        publish(store, ledger, nodes, kinds, staged)
+        publish(store, ledger, nodes, kinds, staged, lease)
     clear_staging(store)
 
 
@@ -140,18 +149,29 @@ def check_sources(config: Config) -> None:
         check_manifest(source.rows, f"sources.{name}")
 
 
-def forget(config: Config, store: Store, ledger: Ledger, nodes: dict[str, Node], name: str) -> None:
-    """Remove a node's records and outputs, and those of every node that needs it.
+def forget(config: Config, ledger: Ledger, nodes: dict[str, Node], name: str, lease: Lease) -> None:
+    """Remove a node's outputs and records, and those of every node that needs it, the last ones first.
 
-    `fetch` may be named even where the bootstrap fetches: it stands for the images of the web sources.
+    `fetch` stands for the images of all sources, also of those that a bootstrap fetches.
     """
-    if name == "fetch" and name not in nodes:
-        names = downstream(nodes, "bootstrap.1")
-        extra = [f"corpus/{source}" for source in config.of_kind("web")]
-    else:
+    carried = _fetched_by_bootstrap(config, nodes)
+    if name != "fetch" or not carried:
         check_node(nodes, name, "--fresh")
-        names, extra = downstream(nodes, name), []
-    for each in reversed(names):
-        ledger.forget(each, outputs_of(nodes[each]))
-    for folder in extra:
-        store.remove(folder)
+    names = set(downstream(nodes, name))
+    if name == "fetch" and carried:
+        names |= set(downstream(nodes, "bootstrap.1"))
+    vocabulary_of = next((each for each, node in nodes.items() if node.kind == "pretrain"), None)
+    for each in reversed([each for each in nodes if each in names]):
+        outputs = outputs_of(nodes[each])
+        if each == "bootstrap.1" and name == "fetch":
+            outputs += [f"corpus/{source}" for source in carried]
+        if each == vocabulary_of:
+            outputs.append(VOCABULARY)
+        lease.confirm()
+        ledger.forget(each, outputs)
+
+
+def _fetched_by_bootstrap(config: Config, nodes: dict[str, Node]) -> list[str]:
+    """Web sources whose images come with the first bootstrap, in one pass."""
+    elsewhere = nodes["fetch"].sources if "fetch" in nodes else ()
+    return [source for source in config.of_kind("web") if source not in elsewhere]

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.lease import Lease
 from pipeline.ledger import Ledger
 from pipeline.plan import Node, outputs_of
 from stages.retry import STAGING
@@ -51,21 +52,33 @@ def staged_shards(run: Store, ledger: Ledger) -> list[Staged]:
 
 
 def publish(
-    run: Store, ledger: Ledger, nodes: dict[str, Node], kinds: Mapping[str, str], staged: Iterable[Staged]
+    run: Store,
+    ledger: Ledger,
+    nodes: dict[str, Node],
+    kinds: Mapping[str, str],
+    staged: Iterable[Staged],
+    lease: Lease,
 ) -> tuple[list[Staged], list[str]]:
     """Replace these shards, or finish replacing them.
 
     Args:
         kinds: source → kind, from the config.
+        lease: the right to do so, asked for before each shard.
 
     Returns:
         The shards that are others now, and the names of the nodes that have work again.
     """
     staged = list(staged)
     fresh = [each for each in staged if each.content["record"] is not None and not is_stale(run, each)]
+
+    def replace(each: Staged) -> None:
+        lease.confirm()
+        _replace(run, nodes, each)
+
+    lease.confirm()
     again = _reopen(ledger, nodes, kinds, {each.source for each in fresh})
     with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(lambda each: _replace(run, nodes, each), fresh))
+        list(pool.map(replace, fresh))
         list(pool.map(lambda each: _clear(run, each), staged))
     return fresh, again
 

@@ -26,10 +26,10 @@ from pipeline.plan import Node, downstream, plan
 from pipeline.prepare import make_corpora
 from pipeline.progress import Progress
 from pipeline.replacing import clear_staging, is_stale, publish, staged_shards
-from pipeline.run import POLL_SECONDS
+from pipeline.run import POLL_SECONDS, failure_log, told
 from pipeline.shard_nodes import causes, status_summary, stream_shards
 from pipeline.stopping import Interrupted, Stop
-from stages.manifest import read_slice
+from stages.manifest import read_index, read_slice
 from stages.retry import STAGING, RetryConfig
 from stages.store import Store
 
@@ -71,7 +71,7 @@ def retry_rows(config: Config, classes: tuple[str, ...], console: Console, lease
     kinds = {name: source.kind for name, source in config.sources.items()}
     found_staged = staged_shards(store, ledger)
     others = [s for s in found_staged if s.content["classes"] != list(classes) or is_stale(store, s)]
-    publish(store, ledger, nodes, kinds, others)
+    publish(store, ledger, nodes, kinds, others, lease)
     make_corpora(config)
     due = _rows_due(config, store, ledger, prints, classes, console)
     found = Retried(failed=None)
@@ -86,7 +86,7 @@ def retry_rows(config: Config, classes: tuple[str, ...], console: Console, lease
     for each in staged:
         found.asked += each.content["asked"]
         found.status.update(each.content["status"])
-    changed, _ = publish(store, ledger, nodes, kinds, staged)
+    changed, _ = publish(store, ledger, nodes, kinds, staged, lease)
     clear_staging(store)
     found.shards, found.changed = len(staged), len(changed)
     found.again = [name for name in nodes if ledger.node(name) is None]
@@ -107,12 +107,16 @@ def _rows_due(
     for source in config.sources:
         if not ledger.committed(f"corpus/{source}"):
             continue
-        if read_slice(store / f"corpus/{source}/index", 0)["tar"][0].as_py() is not None:
+        index = store / f"corpus/{source}/index"
+        cut = read_index(index)
+        if cut is not None and cut.tars == cut.shards:
             console.print(f"{NAME:<13} {source}: its images came with tars, there is nothing to ask again")
             continue
         expected = fingerprint(prints.corpus(source))
         for record in ledger.records(f"corpus/{source}"):
             rows = sum(record["rows"]["status"].get(name, 0) for name in classes)
+            if rows and cut is not None and cut.of_tars and _of_tar(index, record["shard"]):
+                continue
             if rows and record["fingerprint"] != expected:
                 raise ConfigError(
                     f"corpus/{source} was fetched with other settings than the config has now; retry with the same "
@@ -123,18 +127,28 @@ def _rows_due(
     return due
 
 
+def _of_tar(index: Store, shard: int) -> bool:
+    return read_slice(index, shard)["tar"][0].as_py() is not None
+
+
 def _fetch_again(run: Run, config: RetryConfig, due: dict[tuple[str, int], int], lease: Lease) -> str | None:
     """Stage the next generation of these shards; why some could not be, None if all were."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="capfilt-retry")
     try:
         with run.progress:
             run.progress.begin(NAME)
-            left = _attend(run, lease, pool.submit(_stage_shards, run, config, due))
+            work = pool.submit(_stage_shards, run, config, due)
+            _attend(run, lease, work)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # as in `pipeline.run`
     if run.stop.signum is not None:
-        run.progress.end(NAME, f"{len(due) - len(left)} of {len(due)} shards are asked again", "stopped")
+        run.progress.end(NAME, "shards that are asked again stay so", "stopped")
         raise Interrupted(run.stop.signum)
+    if (error := work.exception()) is not None:
+        run.progress.end(NAME, "", "failed")
+        return f"{told(run, NAME, error)}; the same command asks for the rest"
+    left = work.result()
+    run.store.remove_file(failure_log(NAME))
     summary = f"{sum(due.values()):,} rows of {len(due):,} shards"
     run.progress.end(NAME, summary, "failed" if left else "done")
     if not left:
@@ -146,7 +160,7 @@ def _fetch_again(run: Run, config: RetryConfig, due: dict[tuple[str, int], int],
     )
 
 
-def _attend(run: Run, lease: Lease, work: Future[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+def _attend(run: Run, lease: Lease, work: Future[list[dict[str, Any]]]) -> None:
     """Wait for the thread, draw, and see to the lease and to signals."""
     while not work.done():
         lease.check()
@@ -154,7 +168,6 @@ def _attend(run: Run, lease: Lease, work: Future[list[dict[str, Any]]]) -> list[
             raise Interrupted(run.stop.signum or 0)
         wait([work], timeout=POLL_SECONDS)
         run.progress.draw()
-    return work.result()
 
 
 def _stage_shards(run: Run, config: RetryConfig, due: dict[tuple[str, int], int]) -> list[dict[str, Any]]:

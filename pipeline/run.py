@@ -18,7 +18,7 @@ from pipeline.errors import USER_ERRORS, origin, root_cause
 from pipeline.lease import Lease
 from pipeline.ledger import State
 from pipeline.nodes import run_node
-from pipeline.plan import Node
+from pipeline.plan import Node, outputs_of
 from pipeline.prepare import Prepared, hold_run, prepare
 from pipeline.progress import Progress
 from pipeline.stopping import Interrupted, Stop, Stopped
@@ -48,7 +48,7 @@ def run_dag(
         Interrupted: a signal came, and what was in flight is finished.
     """
     with hold_run(config, console.print) as lease:
-        return execute(prepare(config, until=until, fresh=fresh), console, lease)
+        return execute(prepare(config, lease, until=until, fresh=fresh), console, lease)
 
 
 def execute(prepared: Prepared, console: Console, lease: Lease) -> Outcome:
@@ -122,13 +122,15 @@ def _settle(run: Run, name: str, future: Future[str], outcome: Outcome) -> None:
     if isinstance(error, Stopped):
         run.progress.end(name, str(error), "stopped")
         return
-    cause = origin(error)
-    outcome.failed[name] = str(cause) if isinstance(cause, USER_ERRORS) else _failure(run, name, error)
+    outcome.failed[name] = told(run, name, error)
     run.progress.end(name, "", "failed")
 
 
-def _failure(run: Run, name: str, error: BaseException) -> str:
-    """One line about an error nobody foresaw. Its trace is kept, unless the store is what failed."""
+def told(run: Run, name: str, error: BaseException) -> str:
+    """One line about what ended a node. The trace of what nobody foresaw is kept, unless the store is what failed."""
+    cause = origin(error)
+    if isinstance(cause, USER_ERRORS):
+        return str(cause)
     log = failure_log(name)
     try:
         run.store.put(log, "".join(traceback.format_exception(error)).encode())
@@ -152,4 +154,7 @@ def _do(run: Run, node: Node, state: State) -> str:
     summary = record.pop("summary")
     run.ledger.finish(node.name, inputs, seconds=round(time.monotonic() - start, 1), **record)
     run.store.remove_file(failure_log(node.name))
+    corpora = (f"corpus/{source}{folder}" for source in node.sources for folder in ("", "/index"))
+    for folder in (*outputs_of(node), *corpora):
+        run.store.remove_temporaries(folder)  # of processes that died; whoever is late has lost anyway
     return str(summary)

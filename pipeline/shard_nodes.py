@@ -150,8 +150,10 @@ def stream_shards(
     """
     reports = run.board.of(name)
     left, broken, stuck = missing(), None, 0
+    failed: set[str] = set()
     while left and stuck < ATTEMPTS and not run.stop.requested:
-        todo, broken = left, None
+        # Those that failed come last: first they would use up what Ray Data lets fail before it gives up.
+        todo, broken = sorted(left, key=lambda each: _name(each) in failed), None
         try:
             sizing = run.sizing()
             chain = [replace(step, reports=reports, limits=sizing.limits) for step in steps(sizing)]
@@ -161,9 +163,11 @@ def stream_shards(
             raise
         except Exception as error:  # the engine's, whatever it is: what it committed stays
             broken = error
-        left = missing()
+        left, before = missing(), failed
+        failed = run.board.failed_shards(name)
         stuck = 0 if len(left) < len(todo) else stuck + 1
-        if stuck and not isinstance(broken, ClusterShrunk):
+        others = failed - before and any(_name(each) not in failed for each in left)
+        if stuck and not isinstance(broken, ClusterShrunk) and not others:
             break
         if left and stuck < ATTEMPTS and not run.stop.requested:
             cause = "shards failed" if broken is None else root_cause(broken)
@@ -171,6 +175,11 @@ def stream_shards(
     if left and broken is not None:
         raise broken
     return left
+
+
+def _name(item: dict[str, Any]) -> str:
+    """As `stages.rows.shard_name` has it."""
+    return f"{item['source']}/{item['shard']:06d}"
 
 
 def _missing(run: Run, indexes: dict[str, Index], folder: str) -> list[dict[str, Any]]:
@@ -264,13 +273,16 @@ def _check_failures(run: Run, source: str, status: dict[str, int]) -> None:
     rows = sum(status.values())
     failed = rows - status.get("success", 0)
     limit = run.config.run.max_failed_fraction
-    if rows and (failed / rows > limit or failed == rows):
-        worst = ", ".join(f"{n} {s}" for s, n in Counter(status).most_common(4) if s != "success")
-        raise NodeFailed(
-            f"source {source}: {failed} of {rows} rows failed ({worst}), more than run.max_failed_fraction = "
-            f"{limit:g} allows; look at corpus/{source}/*.parquet (status, error_message), mend the cause and "
-            "run with --fresh for this node, or raise the limit"
-        )
+    if not rows or (failed / rows <= limit and failed < rows):
+        return
+    worst = ", ".join(f"{n} {s}" for s, n in Counter(status).most_common(4) if s != "success")
+    look = f"look at corpus/{source}/*.parquet (status, error_message), mend the cause and run with --fresh fetch"
+    if failed == rows:
+        raise NodeFailed(f"source {source}: all {rows} rows failed ({worst}); {look}")
+    raise NodeFailed(
+        f"source {source}: {failed} of {rows} rows failed ({worst}), more than run.max_failed_fraction = "
+        f"{limit:g} allows; {look}, or raise the limit"
+    )
 
 
 def status_summary(status: dict[str, int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import partial
 from typing import Any
 
@@ -11,11 +12,12 @@ from pipeline.context import Run
 from pipeline.duplicates import ensure_counted, surplus_texts
 from pipeline.errors import NodeFailed
 from pipeline.learner_spec import LearnerSpec, build_learner
+from pipeline.ledger import fingerprint
 from pipeline.plan import Node, outputs_of
 from pipeline.starts import located
 from pipeline.vocabulary import ensure_tokenizer
 from stages.pairs import ShardRef, deal
-from stages.store import Store
+from stages.store import Store, encode_json
 
 
 def run_training(run: Run, node: Node) -> dict[str, Any]:
@@ -23,7 +25,7 @@ def run_training(run: Run, node: Node) -> dict[str, Any]:
     train = run.config.trainings()[node.kind]
     if _without_surplus(run, node):
         ensure_counted(run.config, run.store, run.ledger)
-    refs, pairs, pairs_per_epoch = training_shards(run, node)
+    refs, pairs, pairs_per_epoch, content = training_shards(run, node)
     if pairs < 2:
         raise NodeFailed(f"{node.name}: {pairs} training pairs; nothing to train on")
     # Epochs differ where a source trains in parts; schedules and `epochs` go by the mean epoch, which is exact
@@ -52,8 +54,9 @@ def run_training(run: Run, node: Node) -> dict[str, Any]:
     gpus = train.workers.gpus_per_worker
     job = TrainJob(
         node=node.name,
-        name=f"{node.name}-{run.prints.of(node.name)}",
-        storage=run.store.path("train"),
+        # A training that is half done goes on only with the data it began with: `retry` may have changed them.
+        name=f"{node.name}-{fingerprint({'node': run.prints.of(node.name), 'content': content})}",
+        storage=run.store.path(f"train/{node.name}"),
         storage_filesystem=filesystem,
         workers=train.workers,
         gpus=gpus if gpus is not None else float(min(1.0, run.sizing().gpus)),
@@ -66,7 +69,7 @@ def run_training(run: Run, node: Node) -> dict[str, Any]:
         raise NodeFailed(str(verdict)) from verdict
     if not run.store.exists(f"models/{node.name}/provenance.json"):
         raise NodeFailed(f"{node.name}: training ended without a checkpoint in models/{node.name}")
-    run.store.remove(f"train/{job.name}")
+    run.store.remove(f"train/{node.name}")
     return {
         "outputs": outputs_of(node)[:1],
         "counts": {"pairs": pairs, "steps": steps},
@@ -79,15 +82,15 @@ def _with_located_starts(model: ModelSection) -> ModelSection:
     return model.model_copy(update={name: a if a is None else located(a) for name, a in starts.items()})
 
 
-def training_shards(run: Run, node: Node) -> tuple[list[ShardRef], int, float]:
-    """Shards a training reads, how many pairs they hold by their commit records, and how many of these an epoch
-    has in the mean: all, but of a source in n parts one n-th.
+def training_shards(run: Run, node: Node) -> tuple[list[ShardRef], int, float, str]:
+    """Shards a training reads, how many pairs they hold by their commit records, how many of these an epoch has in
+    the mean (all, but of a source in n parts one n-th), and a digest of what the shards hold.
 
     Raises:
         PartsError: a source has fewer shards with pairs than parts.
     """
     refs: list[ShardRef] = []
-    pairs, pairs_per_epoch = 0, 0.0
+    pairs, pairs_per_epoch, content = 0, 0.0, hashlib.sha256()
     surplus = surplus_texts(run.store) if _without_surplus(run, node) else {}
     for source in run.config.trains_on(node.kind):
         section = run.config.sources[source]
@@ -102,9 +105,11 @@ def training_shards(run: Run, node: Node) -> tuple[list[ShardRef], int, float]:
             if count:
                 found.append(ShardRef(source, record["shard"], section.kind))  # type: ignore[arg-type]
                 pairs += count
+                hashes = [file["sha256"] for file in record["files"]]
+                content.update(encode_json([source, record["shard"], count, hashes]))
         refs += deal(found, section.parts)
         pairs_per_epoch += (pairs - before) / section.parts
-    return refs, pairs, pairs_per_epoch
+    return refs, pairs, pairs_per_epoch, content.hexdigest()
 
 
 def _without_surplus(run: Run, node: Node) -> bool:

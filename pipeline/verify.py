@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-import json
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,9 +13,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from pipeline.config import Config
-from pipeline.ledger import Ledger, fingerprint
-from pipeline.plan import Node, downstream, outputs_of
-from stages.manifest import read_slice
+from pipeline.ledger import NO_JSON, Ledger, fingerprint
+from pipeline.plan import Node, outputs_of
 from stages.store import Store, sha256
 
 REPORT_FILES = ("metrics.json", "report.html", "noise.parquet", "statuses.parquet", "hosts.parquet")
@@ -35,6 +34,8 @@ class Problem:
     """The node that made it, and makes it again."""
     shard: int | None = None
     """None: the node's output is no shard."""
+    lost: bool = False
+    """The file at this place is of no use any more: what it said is found out again."""
 
     def __str__(self) -> str:
         return f"{self.place}: {self.what}"
@@ -48,7 +49,7 @@ class Verification:
     rows: int = 0
     bytes: int = 0
     unfinished: int = 0
-    """Shards and models without a record: nobody counts them, and the run makes them when it goes on."""
+    """Shards without a record, and other nodes that are not done: the run makes them when it goes on."""
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -57,85 +58,58 @@ def verify_run(config: Config, store: Store, ledger: Ledger, nodes: dict[str, No
 
     For shards: each listed file is there with its sha256; the rows of the Parquet file, the pictures of the tar and
     the verdicts of the candidates are as many as the record says; rows read = rows by status; as many rows as the
-    manifest's slice; made with the settings of their node. For trained models: each file has its sha256. For nodes that
-    are done: no shard is missing, and their totals are the sums of their records. Nothing outside the run directory is
-    looked at: checkpoints and manifests may be out of reach.
+    manifest's slice; made with the settings of their node. For trained models and the manifest's index: each file has
+    its sha256. For nodes that are done: no shard is missing, and their totals are the sums of their records. Of reports
+    only that they are there. Nothing outside the run directory is looked at: checkpoints and manifests may be out of
+    reach.
     """
-    found = Verification()
+    found = Verification(problems=_damaged_records(store, nodes))
+    if found.problems:  # what else there is cannot be told before these are mended
+        return found
     for node in nodes.values():
         if node.kind in ("fetch", "bootstrap"):
             _verify_shards(config, store, ledger, nodes, node, found)
         elif node.kind in ("pretrain", "captioner", "filter"):
             _verify_model(store, ledger, node, found)
-        elif node.kind == "report" and ledger.node(node.name) is not None:
+        elif ledger.node(node.name) is None:
+            found.unfinished += 1
+        elif node.kind == "report":
             for name in REPORT_FILES:
                 if not store.exists(f"reports/{node.round}/{name}"):
                     found.problems.append(Problem(f"reports/{node.round}/{name}", "missing", node.name))
     return found
 
 
-def repair(store: Store, ledger: Ledger, nodes: dict[str, Node], problems: list[Problem]) -> list[str]:
-    """Take back the records of everything that is damaged, so that the run makes exactly that again.
-
-    Shards are taken back one by one; of a corpus shard the candidates too, since its pictures may come back
-    otherwise. Reports are made anew. Trainings stay: they were right when they were made.
-
-    Returns:
-        Names of the nodes that have work again.
-    """
-    again: set[str] = set()
-    for problem in problems:
-        if problem.shard is None and nodes[problem.node].kind in ("fetch", "bootstrap"):
-            ledger.reopen(
-                problem.node
-            )  # only its totals are wrong: they are counted again, no shard is touched
-            again.add(problem.node)
-            continue
-        if problem.shard is None:
-            ledger.forget(problem.node, outputs_of(nodes[problem.node]))
-            again.add(problem.node)
-            continue
-        for name in [problem.node, *_later_rounds(nodes, problem)]:
-            for folder in _folders(nodes[name], problem.place):
-                store.remove_file(f"{folder}/{problem.shard:06d}.json")
-            ledger.reopen(name)
-            again.add(name)
-    for name in sorted(again):
-        for later in downstream(nodes, name):
-            if nodes[later].kind == "report" and ledger.node(later) is not None:
-                ledger.forget(later, outputs_of(nodes[later]))
-                again.add(later)
-    return [name for name in nodes if name in again]
-
-
-def _later_rounds(nodes: dict[str, Node], problem: Problem) -> list[str]:
-    """Bootstraps whose candidates were made of a damaged corpus shard."""
-    if not problem.place.startswith("corpus/"):
-        return []
-    source = problem.place.split("/")[1]
-    return [name for name, node in nodes.items() if node.kind == "bootstrap" and source in node.sources]
-
-
-def _folders(node: Node, place: str) -> list[str]:
-    """Folders in which a node keeps records of the shards of the source that `place` belongs to."""
-    source = place.split("/")[-2]
-    if node.kind == "fetch":
-        return [f"corpus/{source}"]
-    # A bootstrap that fetches keeps both; the corpus record goes only if the corpus is what is damaged.
-    return [f"rounds/{node.round}/{source}"] + ([f"corpus/{source}"] if place.startswith("corpus/") else [])
+def _damaged_records(store: Store, nodes: dict[str, Node]) -> list[Problem]:
+    """Records of nodes that cannot be read."""
+    damaged = []
+    for name in nodes:
+        for place in (f"nodes/{name}.json", f"nodes/{name}.started.json"):
+            try:
+                record = store.find_json(place)
+            except NO_JSON as error:
+                damaged.append(Problem(place, f"no JSON ({error})", name, lost=True))
+                continue
+            if record is not None and not {"fingerprint", "inputs"} <= set(record):
+                damaged.append(Problem(place, "lacks its fingerprint or inputs", name, lost=True))
+    return damaged
 
 
 def _verify_shards(
     config: Config, store: Store, ledger: Ledger, nodes: dict[str, Node], node: Node, found: Verification
 ) -> None:
-    total = 0
+    total: Counter[str] = Counter()
+    before, unfinished = len(found.problems), 0
+    done = ledger.node(node.name)
     for folder, source, print_ in _shard_folders(ledger, nodes, node):
         committed = ledger.committed(folder)
-        expected = _expected_rows(config, store, source)
-        missing = sorted(set(expected) - set(committed))
-        done = ledger.node(node.name)
+        expected, faults_of_index = _expected_rows(config, store, source, bool(committed))
+        if folder.startswith("corpus/"):
+            place = f"{folder}/index/index.json"
+            found.problems += [Problem(place, what, node.name, lost=True) for what in faults_of_index]
+        missing = sorted(set(expected or ()) - set(committed))
         if done is None:
-            found.unfinished += len(missing)
+            unfinished += len(missing)
         else:
             found.problems += [
                 Problem(f"{folder}/{s:06d}", "no record, though the node is done", node.name, s)
@@ -144,22 +118,46 @@ def _verify_shards(
         with ThreadPoolExecutor(THREADS) as pool:
             checks = pool.map(lambda shard, folder=folder: _check_shard(store, folder, shard), committed)
             for shard, (record, faults) in zip(committed, checks, strict=True):
-                rows = record.get("rows", {}).get("read", 0)
-                found.shards, found.rows = found.shards + 1, found.rows + rows
-                found.bytes += sum(file["bytes"] for file in record.get("files", ()))
-                total += rows if folder in outputs_of(node) else 0
-                if expected.get(shard) not in (None, rows):
-                    faults.append(f"{rows} rows, but the manifest's slice has {expected[shard]}")
-                if shard not in expected:
-                    faults.append("no such slice in the manifest's index")
-                if print_ is not None and record.get("fingerprint") != print_:
-                    faults.append(f"made with other settings than {node.name}")
+                found.shards += 1
+                if record is not None:
+                    rows = record["rows"]["read"]
+                    found.rows += rows
+                    found.bytes += sum(file["bytes"] for file in record["files"])
+                    total.update(record["rows"]["status"] if folder in outputs_of(node) else {})
+                    faults += _faults_of_place(record, shard, rows, expected, print_, node.name)
                 place = f"{folder}/{shard:06d}"
                 found.problems += [Problem(place, what, node.name, shard) for what in faults]
-    record = ledger.node(node.name)
-    if record is not None and record["counts"]["rows"] != total and not found.problems:
-        what = f"{record['counts']['rows']} rows, its shards' records say {total}"
+    if done is None:
+        found.unfinished += max(unfinished, 1)
+    if done is None or len(found.problems) > before:
+        return
+    said = Counter(done["counts"]["status"])
+    if done["counts"]["rows"] != total.total() or said != total:
+        what = f"{_summary(done['counts']['rows'], said)}; its shards' records say {_summary(total.total(), total)}"
         found.problems.append(Problem(f"nodes/{node.name}.json", what, node.name))
+
+
+def _summary(rows: int, status: Counter[str]) -> str:
+    return f"{rows} rows ({', '.join(f'{count} {name}' for name, count in sorted(status.items()))})"
+
+
+def _faults_of_place(
+    record: dict[str, Any],
+    shard: int,
+    rows: int,
+    expected: dict[int, int | None] | None,
+    print_: str | None,
+    node: str,
+) -> list[str]:
+    """What is wrong with a shard's record, for the place where it stands."""
+    faults = []
+    if expected is not None and expected.get(shard) not in (None, rows):
+        faults.append(f"{rows} rows, but the manifest's slice has {expected[shard]}")
+    if expected is not None and shard not in expected:
+        faults.append("no such slice in the manifest's index")
+    if print_ is not None and record.get("fingerprint") != print_:
+        faults.append(f"made with other settings than {node}")
+    return faults
 
 
 def _shard_folders(
@@ -180,40 +178,74 @@ def _shard_folders(
             yield f"corpus/{source}", source, of_corpus.get(source)
 
 
-def _expected_rows(config: Config, store: Store, source: str) -> dict[int, int | None]:
-    """Rows of every slice of a source; None where only the tar knows; empty before the manifest was cut."""
-    if not store.exists(f"corpus/{source}/index/index.json"):
-        return {}
-    index = store.read_json(f"corpus/{source}/index/index.json")
+def _expected_rows(
+    config: Config, store: Store, source: str, committed: bool
+) -> tuple[dict[int, int | None] | None, list[str]]:
+    """Rows of every slice of a source, None where only a tar knows; and what is wrong with its index.
+
+    Args:
+        committed: shards are there, so the index has to be.
+
+    Returns:
+        No slices before the manifest was cut; None for all of them where the index cannot tell.
+    """
+    folder = f"corpus/{source}/index"
+    try:
+        index = store.find_json(f"{folder}/index.json")
+    except NO_JSON as error:
+        return None, [f"no JSON ({error})"]
+    if index is None:
+        return (None, ["missing"]) if committed else ({}, [])
+    if not {"shards", "rows", "files"} <= set(index):
+        return None, ["lacks its shards, rows or files"]
+    parts = [_file_at(store, folder, part) for part in index.get("parts", ())]
+    faults = [fault for _, fault in parts if fault is not None]
     shards, rows, size = index["shards"], index["rows"], config.sources[source].rows.shard_size
-    if read_slice(store / f"corpus/{source}/index", 0)["tar"][0].as_py() is not None:  # a shard per tar
-        return dict.fromkeys(range(shards))
-    return {s: min(size, rows - s * size) for s in range(shards)}
+    if index.get("tars", any(name.endswith(".tar") for name in index["files"])):
+        return dict.fromkeys(range(shards)), faults
+    return {s: min(size, rows - s * size) for s in range(shards)}, faults
 
 
-def _check_shard(store: Store, folder: str, shard: int) -> tuple[dict[str, Any], list[str]]:
-    """A shard's record and what is wrong with the shard."""
+def _check_shard(store: Store, folder: str, shard: int) -> tuple[dict[str, Any] | None, list[str]]:
+    """A shard's record, None if it is damaged, and what is wrong with the shard."""
     try:
         record: dict[str, Any] = store.read_json(f"{folder}/{shard:06d}.json")
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        return {}, [f"the record is no JSON ({error})"]
-    if not {"rows", "files"} <= set(record):
-        return {}, ["the record lacks its rows or files"]
+    except NO_JSON as error:
+        return None, [f"the record is no JSON ({error})"]
+    except OSError as error:  # of a disk; a store that is away ends the command
+        return None, [f"the record cannot be read ({error.strerror or error})"]
+    try:
+        return record, _faults_of_record(store, folder, record)
+    except (KeyError, TypeError, AttributeError) as error:
+        return None, [f"the record is damaged ({type(error).__name__}: {error})"]
+
+
+def _faults_of_record(store: Store, folder: str, record: dict[str, Any]) -> list[str]:
+    """Whether a shard's counts add up and its files are what its record says."""
     faults: list[str] = []
-    status = record["rows"]["status"]
-    if record["rows"]["read"] != sum(status.values()):
-        faults.append(f"{record['rows']['read']} rows read, {sum(status.values())} accounted for")
+    read, accounted = int(record["rows"]["read"]), sum(map(int, record["rows"]["status"].values()))
+    if read != accounted:
+        faults.append(f"{read} rows read, {accounted} accounted for")
     for file in record["files"]:
-        data = _read(store, f"{folder}/{file['name']}")
-        if data is None:
-            faults.append(f"{file['name']} is missing")
-        elif len(data) != file["bytes"] or sha256(data) != file["sha256"]:
-            faults.append(
-                f"{file['name']} is not what was written: {len(data)} bytes of {file['bytes']}, or others"
-            )
-        else:
-            faults += _check_content(file["name"], data, record)
-    return record, faults
+        data, fault = _file_at(store, folder, file)
+        faults += [fault] if data is None and fault else _check_content(file["name"], data or b"", record)
+    return faults
+
+
+def _file_at(store: Store, folder: str, file: dict[str, Any]) -> tuple[bytes | None, str | None]:
+    """Content of a file of which a record tells name, bytes and sha256; or None and what is wrong with it."""
+    try:
+        data = store.read(f"{folder}/{file['name']}")
+    except FileNotFoundError:
+        return None, f"{file['name']} is missing"
+    except OSError as error:  # of a disk; a store that is away ends the command
+        return None, f"{file['name']} cannot be read ({error.strerror or error})"
+    if len(data) != file["bytes"] or sha256(data) != file["sha256"]:
+        return (
+            None,
+            f"{file['name']} is not what was written: {len(data)} bytes of {file['bytes']}, or others",
+        )
+    return data, None
 
 
 def _check_content(name: str, data: bytes, record: dict[str, Any]) -> list[str]:
@@ -238,21 +270,14 @@ def _verify_model(store: Store, ledger: Ledger, node: Node, found: Verification)
     if ledger.node(node.name) is None:
         found.unfinished += 1
         return
-    if not store.exists(f"{folder}/provenance.json"):
-        found.problems.append(Problem(folder, "provenance.json is missing", node.name))
-        return
-    for file in store.read_json(f"{folder}/provenance.json")["files"]:
-        data = _read(store, f"{folder}/{file['name']}")
-        if data is None:
-            found.problems.append(Problem(f"{folder}/{file['name']}", "missing", node.name))
-            continue
-        found.bytes += len(data)
-        if sha256(data) != file["sha256"]:
-            found.problems.append(Problem(f"{folder}/{file['name']}", "not what was written", node.name))
-
-
-def _read(store: Store, name: str) -> bytes | None:
     try:
-        return store.read(name)
-    except FileNotFoundError:
-        return None
+        files = [dict(file) for file in (store.find_json(f"{folder}/provenance.json") or {})["files"]]
+    except (*NO_JSON, KeyError, TypeError) as error:
+        what = f"provenance.json is missing or damaged ({type(error).__name__}: {error})"
+        found.problems.append(Problem(folder, what, node.name))
+        return
+    for file in files:
+        data, fault = _file_at(store, folder, file)
+        if fault is not None:
+            found.problems.append(Problem(folder, fault, node.name))
+        found.bytes += len(data or b"")

@@ -13,10 +13,10 @@ from models.captions import normalise_caption
 from models.tokenizer import Tokenizer
 from pipeline.config import Config
 from pipeline.ledger import Ledger
+from pipeline.plan import VOCABULARY
 from pipeline.starts import located
 from stages.store import Store
 
-FOLDER = "models/tokenizer"
 SAMPLE_SHARDS = 1000
 """Shards per source whose texts train a vocabulary: a million texts settle 30,000 word pieces."""
 
@@ -26,7 +26,7 @@ def ensure_tokenizer(config: Config, run: Store, ledger: Ledger) -> str:
     given = config.model.tokenizer or config.model.text_start
     if given is not None:
         return located(given)
-    if not run.exists(f"{FOLDER}/tokenizer.json"):
+    if not run.exists(f"{VOCABULARY}/tokenizer.json"):
         texts = map(normalise_caption, corpus_texts(config, run, ledger))
         tokenizer = Tokenizer.train(texts, vocab_size=config.model.vocab_size)
         with tempfile.TemporaryDirectory(prefix="capfilt-") as folder:
@@ -34,8 +34,9 @@ def ensure_tokenizer(config: Config, run: Store, ledger: Ledger) -> str:
             # tokenizer.json is what readers look for, so it comes last.
             for name in sorted(os.listdir(folder), key=lambda n: n == "tokenizer.json"):
                 with open(os.path.join(folder, name), "rb") as stream:
-                    run.put(f"{FOLDER}/{name}", stream.read())
-    return run.address(FOLDER)
+                    run.put(f"{VOCABULARY}/{name}", stream.read())
+        run.remove_temporaries(VOCABULARY)
+    return run.address(VOCABULARY)
 
 
 def corpus_texts(config: Config, run: Store, ledger: Ledger) -> Iterator[str]:

@@ -119,6 +119,8 @@ def _opened(data: bytes, config: DecodeConfig) -> Image.Image:
         raise Failure("too_many_pixels", f"{error}; at most {config.max_pixels} are decoded") from error
     except UnidentifiedImageError as error:
         raise Failure("not_image", f"no known picture format in {len(data)} bytes{_glimpse(data)}") from error
+    except MemoryError:  # as above
+        raise
     except Exception as error:  # as above
         raise Failure("decode", f"damaged header: {type(error).__name__}: {error}") from error
 

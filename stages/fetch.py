@@ -1,7 +1,8 @@
 """Rows → the same rows with image bytes or a status. The web, a folder of images, or bytes that came with a tar.
 
 Nothing that a url, a server or a file does ends in an exception here: every pending row leaves with a status of the
-closed list in `stages.status`, and rows that have one already pass untouched.
+closed list in `stages.status`, and rows that have one already pass untouched. What is no row's doing does: an image
+folder whose store is away, and a machine without memory.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property, partial
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urljoin
 
 import cv2
@@ -25,9 +26,10 @@ from stages.blocklist import BlockList
 from stages.decode import DecodeConfig, decode_picture
 from stages.download import Downloader
 from stages.download_config import DownloadConfig
+from stages.image_folder import ImageFolder, in_thread
 from stages.rows import ROW_SCHEMA, with_column
 from stages.status import INTERNAL, PENDING, SUCCESS, Failure, one_line
-from stages.storage import open_filesystem
+from stages.store import StoreError
 from stages.web import Web
 
 URL_LIMIT = 8_000  # characters; servers take no more, and texts that strayed into the url column are longer
@@ -40,11 +42,9 @@ IMG2DATASET_DOES = (
     "robots", "per_host_per_second",
 )  # fmt: skip
 """Settings that backend img2dataset follows, or that are checked apart."""
-FILE_READERS = 64  # files of an image folder that are read at once: object stores answer slowly, but many
 
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
 Row = dict[str, Any]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +139,10 @@ class Fetch:
         """The same rows; those that were `pending` have the columns `FILLED` set.
 
         A pending row that carries an image (it came with a tar) is not asked for again, only checked and stored.
+
+        Raises:
+            StoreError: the store of the image folder is away or refuses everything; no row has a status from it.
+            MemoryError: the machine has no memory left.
         """
         indices, rows = pending_rows(batch)
         outcomes = self.web.run(partial(self._fetch, rows)) if rows else []
@@ -158,8 +162,13 @@ class Fetch:
     async def _fetch(self, rows: list[Row], web: Downloader) -> list[Row]:
         web.tidy()
         call = partial(stored, config=self.config.image, blocked=web.blocked)
-        store = partial(_in_thread, self._decoding, call)
-        return await asyncio.gather(*(self._row(row, web, store) for row in rows))
+        store = partial(in_thread, self._decoding, call)
+        tasks = [asyncio.ensure_future(self._row(row, web, store)) for row in rows]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:  # after an error nothing goes on behind the caller's back
+            for task in tasks:
+                task.cancel()
 
     async def _row(
         self,
@@ -167,7 +176,7 @@ class Fetch:
         web: Downloader,
         store: Callable[[bytes], Coroutine[Any, Any, Row]],
     ) -> Row:
-        """What becomes of one row; never raises."""
+        """What becomes of one row; raises only what is not its doing (see `__call__`)."""
         try:
             if row.get("image") is not None:
                 return await store(row["image"])
@@ -177,48 +186,12 @@ class Fetch:
             return await (web.download(place, store) if is_web else self._files.read(place, store))
         except Failure as failure:
             return {"status": failure.status, "error_message": failure.message}
+        except (StoreError, MemoryError):
+            raise
         except Exception as error:  # whosever fault, the shard goes on and the text says what it was
             return {"status": INTERNAL, "error_message": one_line(f"{type(error).__name__}: {error}")}
         finally:
             self._told()
-
-
-class ImageFolder:
-    """Reads files of `image_root`. Belongs to one event loop.
-
-    Args:
-        config: the root, the byte cap, and how many files are read at once (`concurrency`, 64 at the most).
-    """
-
-    def __init__(self, config: FetchConfig) -> None:
-        self.config = config
-        readers = min(config.concurrency, FILE_READERS)
-        self._threads = ThreadPoolExecutor(readers, thread_name_prefix="read")
-        self._turns = asyncio.Semaphore(readers)
-
-    async def read(self, path: str, finish: Callable[[bytes], Coroutine[Any, Any, T]]) -> T:
-        """Bytes of `path` (below the root, see `locate`), passed through `finish`.
-
-        Raises:
-            Failure: missing_file, too_big or connect.
-        """
-        async with self._turns:
-            return await finish(await _in_thread(self._threads, self._read, path))
-
-    def _read(self, path: str) -> bytes:
-        root = self.config.image_root
-        assert root is not None, "files are read below image_root"
-        fs, folder = open_filesystem(root, self.config.storage_options)
-        place = f"{folder.rstrip('/')}/{path}"
-        try:
-            size = fs.info(place)["size"] or 0
-            if size > self.config.max_bytes:
-                raise Failure("too_big", f"{size} bytes, at most {self.config.max_bytes} are taken")
-            return bytes(fs.cat_file(place))
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
-            raise Failure("missing_file", f"{path}: {error.strerror or type(error).__name__}") from error
-        except OSError as error:  # a store that is away for a moment, a disk that fails
-            raise Failure("connect", f"{path}: {type(error).__name__}: {error}") from error
 
 
 def pending_rows(batch: pa.Table) -> tuple[list[int], list[Row]]:
@@ -276,7 +249,3 @@ def stored(data: bytes, config: DecodeConfig, blocked: BlockList) -> Row:
     except Failure as failure:
         return {"status": failure.status, "error_message": failure.message, "sha256": digest}
     return {"status": SUCCESS, "sha256": digest, **vars(picture)}
-
-
-async def _in_thread(threads: Executor, call: Callable[..., T], *args: Any) -> T:
-    return await asyncio.get_running_loop().run_in_executor(threads, call, *args)

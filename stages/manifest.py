@@ -10,38 +10,27 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from annotated_types import Ge, Le
 
+from stages.manifest_files import ManifestFile, manifest_files, shown
 from stages.manifest_rows import ManifestError as ManifestError
 from stages.manifest_rows import rows_of
+from stages.refusals import reason
 from stages.rows import ROWS_PER_SHARD_LIMIT
-from stages.storage import open_filesystem
 from stages.store import Store
-from stages.text_lists import captions_beside
 
 INDEX_SCHEMA = pa.schema(
     [("url", pa.string()), ("texts", pa.list_(pa.string())), ("truth", pa.string()), ("tar", pa.string())]
 )
 SHARDS_PER_PART = 1000
 """Row groups per index file: its footer stays about 1 MB, and 400 M rows make 400 files."""
-
-FORMATS = {
-    ".parquet": "parquet",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "json",
-    ".txt": "txt",
-    ".tar": "tar",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,13 +69,18 @@ class Index:
     rows: int
     shards: int
     identity: str
-    """sha256 over the names, sizes and modification marks of the manifest's files: the input's identity."""
+    """sha256 over the names, sizes and modification marks of the manifest's files, and how they are read."""
     files: tuple[str, ...]
+    tars: int = 0
+    """Shards that are an image tar each: one row here, however many images it has."""
+    parts: tuple[dict[str, Any], ...] = ()
+    """What `Store.put` returned for each file of the index: name, bytes, sha256. Earlier versions did not write it
+    down."""
 
     @property
     def of_tars(self) -> bool:
-        """Whether image tars are among the files: each is a shard and one row here, however many images it has."""
-        return any(name.endswith(".tar") for name in self.files)
+        """Whether image tars are among the shards."""
+        return self.tars > 0
 
 
 def build_index(config: ManifestConfig, store: Store, *, source: str) -> Index:
@@ -98,19 +92,20 @@ def build_index(config: ManifestConfig, store: Store, *, source: str) -> Index:
         source: the source's name, for messages.
 
     Raises:
-        ManifestError: nothing matches, a column is missing, the manifest is empty or has changed since.
+        ManifestError: nothing matches, a column is missing, the manifest is empty or has changed since, or its index
+            is damaged.
     """
     where = f"sources.{source}"
     files = manifest_files(config, where)
-    identity = _identity(files, config)
-    known = _standing(config, identity, store, where)
+    known = _standing(config, files, store, where)
     if known is not None:
-        return Index(known["rows"], known["shards"], identity, tuple(known["files"]))
-    rows, shards = _write_parts(config, files, store, where)
+        return known
+    rows, shards, parts = _write_parts(config, files, store, where)
+    names = tuple(str(file) for file in files)
     if rows == 0:
-        names = ", ".join(str(file) for file in files)
-        raise ManifestError(f"{where}.manifest: {names} has no rows; give a manifest with some")
-    index = Index(rows, shards, identity, tuple(str(file) for file in files))
+        raise ManifestError(f"{where}.manifest: {', '.join(names)} has no rows; give a manifest with some")
+    tars = sum(file.form == "tar" for file in files)
+    index = Index(rows, shards, _identity(files, config), names, tars, tuple(parts))
     store.put_json("index.json", asdict(index))
     return index
 
@@ -119,19 +114,52 @@ def check_unchanged(config: ManifestConfig, store: Store, where: str) -> None:
     """The manifest is the one that the index in `store` was cut from, if there is one; cheap.
 
     Raises:
-        ManifestError: it has changed.
+        ManifestError: it has changed, or the index is damaged.
     """
-    _standing(config, _identity(manifest_files(config, where), config), store, where)
+    _standing(config, manifest_files(config, where), store, where)
 
 
-def _standing(config: ManifestConfig, identity: str, store: Store, where: str) -> dict[str, Any] | None:
-    known: dict[str, Any] | None = store.find_json("index.json")
-    if known is not None and known["identity"] != identity:
+def _standing(
+    config: ManifestConfig, files: Sequence[ManifestFile], store: Store, where: str
+) -> Index | None:
+    """The index that is there, None if there is none."""
+    known = read_index(store)
+    if known is None:
+        return None
+    # Earlier versions wrote down no parts, and took an index for one of whatever splits and format.
+    if known.identity != _identity(files, config, earlier=not known.parts):
+        manifest = [config.manifest] if isinstance(config.manifest, str) else config.manifest
         raise ManifestError(
-            f"{where}.manifest: {config.manifest} has changed since this run cut it into shards; "
-            "put the old file back, or start another run directory (--set run.dir=...)"
+            f"{where}.manifest: {', '.join(map(shown, manifest))}, or how it is read, has changed since this run cut it "
+            "into shards; put the old one back, or start another run directory (--set run.dir=...)"
         )
     return known
+
+
+def read_index(store: Store) -> Index | None:
+    """What `index.json` in the folder `corpus/<source>/index` says, None if it is not there.
+
+    Raises:
+        ManifestError: it is damaged.
+    """
+    try:
+        known = store.find_json("index.json")
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise _damaged(store, reason(error)) from error
+    if known is None:
+        return None
+    if not (isinstance(known, dict) and {"rows", "shards", "identity", "files"} <= set(known)):
+        raise _damaged(store, "it lacks what an index says")
+    names = tuple(known["files"])
+    tars = known.get("tars", sum(name.endswith(".tar") for name in names))
+    parts = tuple(known.get("parts", ()))
+    return Index(known["rows"], known["shards"], known["identity"], names, tars, parts)
+
+
+def _damaged(store: Store, what: str) -> ManifestError:
+    return ManifestError(
+        f"{store.address('index.json')}: damaged ({what}); capfilt verify RUN --repair mends it"
+    )
 
 
 def check_manifest(config: ManifestConfig, where: str) -> None:
@@ -153,77 +181,13 @@ def read_slice(store: Store, shard: int) -> pa.Table:
         return pq.ParquetFile(stream, pre_buffer=True).read_row_group(row_group)
 
 
-@dataclass(frozen=True)
-class ManifestFile:
-    """One file of a manifest: its filesystem, path and form."""
+def _identity(files: Sequence[ManifestFile], config: ManifestConfig, *, earlier: bool = False) -> str:
+    """See `Index.identity`.
 
-    fs: Any
-    path: str
-    form: str
-    captions: str | None = None
-    """Path of the file whose lines are the captions of these urls."""
-
-    def __str__(self) -> str:
-        return self.path
-
-
-def manifest_files(config: ManifestConfig, where: str) -> list[ManifestFile]:
-    """Every file the `manifest` key names, in a fixed order."""
-    patterns = [config.manifest] if isinstance(config.manifest, str) else list(config.manifest)
-    if not any(patterns):
-        raise ManifestError(f"{where}.manifest: nothing given; name a file, folder or glob")
-    found: list[ManifestFile] = []
-    for pattern in patterns:
-        try:
-            fs, path = open_filesystem(pattern, config.storage_options)
-            paths = _expand(fs, path)
-        except (OSError, ValueError, ImportError) as error:
-            raise ManifestError(f"{where}.manifest: cannot read {pattern} ({error})") from error
-        if not paths:
-            raise ManifestError(
-                f"{where}.manifest: no file at {pattern}; give an existing file, folder or glob"
-            )
-        found.extend(_file(fs, p, _form(p, config, where)) for p in paths)
-    return found
-
-
-def _file(fs: Any, path: str, form: str) -> ManifestFile:
-    captions = captions_beside(path) if form == "txt" else None
-    return ManifestFile(fs, path, form, captions if captions is not None and fs.exists(captions) else None)
-
-
-def _expand(fs: Any, path: str) -> list[str]:
-    if any(c in path for c in "*?["):
-        return sorted(str(p) for p in fs.glob(path))
-    if fs.isdir(path):
-        # A text file in a folder is as likely a note, or the captions of another one.
-        forms = set(FORMATS) - {".txt"}
-        return sorted(p for p in (str(p) for p in fs.find(path)) if _suffix(p) in forms)
-    return [path] if fs.exists(path) else []
-
-
-def _suffix(path: str) -> str:
-    return PurePosixPath(path.removesuffix(".gz")).suffix.lower()
-
-
-def _form(path: str, config: ManifestConfig, where: str) -> str:
-    if config.format != "auto":
-        return config.format
-    form = FORMATS.get(_suffix(path))
-    if form is None:
-        raise ManifestError(
-            f"{where}.manifest: cannot tell the form of {path} by its name; "
-            f"allowed endings: {', '.join(FORMATS)} (also .gz), or set {where}.format"
-        )
-    return form
-
-
-def _identity(files: Sequence[ManifestFile], config: ManifestConfig) -> str:
-    digest = hashlib.sha256()
-    for fs, path in ((file.fs, path) for file in files for path in (file.path, file.captions) if path):
-        info = fs.info(path)
-        mark = info.get("ETag") or info.get("mtime") or info.get("LastModified") or ""
-        digest.update(f"{PurePosixPath(path).name}\0{info.get('size')}\0{mark}\n".encode())
+    Args:
+        earlier: as versions had it that left splits and format out.
+    """
+    digest = hashlib.sha256("".join(mark for file in files for mark in file.marks).encode())
     reading = (
         config.url_column,
         config.caption_column,
@@ -232,14 +196,22 @@ def _identity(files: Sequence[ManifestFile], config: ManifestConfig) -> str:
         config.shard_size,
     )
     digest.update(repr(reading).encode())
+    for name in () if earlier else ("splits", "format"):
+        if (value := getattr(config, name)) != getattr(ManifestConfig, name):
+            digest.update(f"{name}={value!r}\n".encode())
     return digest.hexdigest()
 
 
 def _write_parts(
     config: ManifestConfig, files: Sequence[ManifestFile], store: Store, where: str
-) -> tuple[int, int]:
-    """Write the index parts; each is built in memory (urls and texts of a million rows at most) and put whole."""
+) -> tuple[int, int, list[dict[str, Any]]]:
+    """Write the index parts; each is built in memory (urls and texts of a million rows at most) and put whole.
+
+    Returns:
+        (rows, shards, what `Store.put` returned for each part).
+    """
     rows = shards = 0
+    parts: list[dict[str, Any]] = []
     sink: io.BytesIO | None = None
     writer: pq.ParquetWriter | None = None
 
@@ -247,7 +219,7 @@ def _write_parts(
         nonlocal sink, writer
         if writer is not None and sink is not None:
             writer.close()
-            store.put(_part_name((shards - 1) // SHARDS_PER_PART), sink.getvalue())
+            parts.append(store.put(_part_name(len(parts)), sink.getvalue()))
         sink = writer = None
 
     for table in _slices(config, files, where):
@@ -259,7 +231,7 @@ def _write_parts(
         if shards % SHARDS_PER_PART == 0:
             close()
     close()
-    return rows, shards
+    return rows, shards, parts
 
 
 def _part_name(part: int) -> str:

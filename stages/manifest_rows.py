@@ -24,7 +24,8 @@ from stages.annotations import annotation_rows, visual_genome_rows
 from stages.text_lists import array_items, csv_records, jsonl_records, tsv_records, url_records
 
 if TYPE_CHECKING:
-    from stages.manifest import ManifestConfig, ManifestFile
+    from stages.manifest import ManifestConfig
+    from stages.manifest_files import ManifestFile
 
 URL_NAMES = ("url", "URL", "image_url", "image", "image_path", "path")
 CAPTION_NAMES = ("caption", "TEXT", "text", "alt_text", "title")
@@ -57,7 +58,8 @@ def rows_of(file: ManifestFile, config: ManifestConfig, where: str) -> Iterator[
     except ManifestError:
         raise
     except (OSError, EOFError, zlib.error, csv.Error, ValueError, pa.ArrowException) as error:
-        raise ManifestError(f"{where}.manifest: cannot read {file} as {file.form} ({error})") from error
+        said = str(error).replace(file.path, str(file))
+        raise ManifestError(f"{where}.manifest: cannot read {file} as {file.form} ({said})") from error
 
 
 def _records(file: ManifestFile, config: ManifestConfig) -> Iterator[Any]:

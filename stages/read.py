@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.manifest import read_slice
+from stages.refusals import reason
 from stages.rows import CORPUS_SCHEMA, ROW_SCHEMA, row_key, table_of, with_column
-from stages.status import PENDING
+from stages.status import BAD_TAR, PENDING, one_line
 from stages.storage import open_filesystem
-from stages.store import Store
+from stages.store import Store, StoreError
 
 STOP_FILE = "lease/stop"
 """In the run directory: while it is there, no further shard is read."""
@@ -79,7 +80,8 @@ class Read:
         else:
             packed = [{"url": r["url"], "texts": r["texts"], "truth": r["truth"]} for r in index]
         for number, row in enumerate(packed):
-            row.update(key=row_key(shard, number), source=source, shard=shard, status=PENDING)
+            row.update(key=row_key(shard, number), source=source, shard=shard)
+            row.setdefault("status", PENDING)
         return table_of(packed, PACKED_SCHEMA)
 
 
@@ -134,21 +136,17 @@ def read_tar_images(data: bytes) -> dict[str, bytes]:
     return found
 
 
-def tar_samples(address: str, options: Mapping[str, Any] | None = None) -> Iterable[dict[str, Any]]:
+def tar_samples(address: str, options: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
     """Samples of an image tar that exists already (WebDataset, img2dataset or DataComp layout), in their order, their
     sidecars unread: fields of `PACKED_SCHEMA`.
 
-    An image that came with the tar is stored as it is after the same checks as a downloaded one.
+    An image that came with the tar is stored as it is after the same checks as a downloaded one. Of a tar that is
+    damaged the samples before the break come, and one row with status `bad_tar` for all that is lost.
+
+    Raises:
+        StoreError: the tar cannot be had, or not all of it came.
     """
-    samples: dict[str, dict[str, bytes]] = {}
-    fs, path = open_filesystem(address, options)
-    with fs.open(path, "rb") as stream, tarfile.open(fileobj=io.BytesIO(stream.read())) as tar:
-        for member in tar:
-            if member.isfile():
-                base, _, extension = member.name.rpartition("/")[2].partition(".")
-                folder = member.name.rpartition("/")[0]
-                payload = tar.extractfile(member).read()  # type: ignore[union-attr]
-                samples.setdefault(f"{folder}/{base}", {})[f".{extension.lower()}"] = payload
+    samples, damage = _samples(_tar_bytes(address, options))
     for name, parts in samples.items():
         image = next((parts[s] for s in IMAGE_SUFFIXES if s in parts), None)
         yield {
@@ -160,6 +158,70 @@ def tar_samples(address: str, options: Mapping[str, Any] | None = None) -> Itera
                 "meta": parts.get(".json"),
             },
         }
+    if damage is not None:
+        message = one_line(f"after {len(samples)} samples: {damage}")
+        yield {"url": address, "texts": [], "status": BAD_TAR, "error_message": message}
+
+
+def _tar_bytes(address: str, options: Mapping[str, Any] | None) -> bytes:
+    """The whole file; what comes short of it may come whole another time, and is no damage of the tar."""
+    try:
+        fs, path = open_filesystem(address, options)
+        size = fs.info(path)["size"]
+        data = bytes(fs.cat_file(path))
+    except Exception as error:  # any library's
+        raise StoreError(f"{address}: cannot read it ({reason(error)})") from error
+    if size is not None and len(data) != size:
+        raise StoreError(f"{address}: cannot read it ({len(data)} of {size} bytes came)")
+    return data
+
+
+def _samples(data: bytes) -> tuple[dict[str, dict[str, bytes]], str | None]:
+    """{sample: {ending: content}} of a tar up to where it breaks, and what is wrong with it; None if nothing is."""
+    samples: dict[str, dict[str, bytes]] = {}
+    torn: str | None = None
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            for member in tar:
+                if member.size < 0:  # Python's reader would go back, and round in circles
+                    raise tarfile.ReadError(f"a member of {member.size} bytes")
+                if member.isfile():
+                    folder, _, file = member.name.rpartition("/")
+                    base, _, extension = file.partition(".")
+                    torn = f"{folder}/{base}"
+                    content = tar.extractfile(member).read()  # type: ignore[union-attr]
+                    samples.setdefault(torn, {})[f".{extension.lower()}"] = content
+                    torn = None
+            _check_end(tar)
+        if not samples:
+            raise tarfile.ReadError("there are no files in it")
+    except MemoryError:
+        raise
+    except Exception as error:  # its parsers raise nearly anything on damaged bytes (gzip: OSError, EOFError)
+        samples.pop(torn or _unfinished(samples), None)
+        return samples, f"{type(error).__name__}: {error}"
+    return samples, None
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """Python's reader takes anything but a header for the end, also half a header and no bytes at all.
+
+    Raises:
+        tarfile.ReadError: the block that ended it is not the end mark.
+    """
+    stream = tar.fileobj
+    assert stream is not None, "the tar is open"
+    stream.seek(tar.offset)
+    if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError(f"neither a member nor the end mark at byte {tar.offset}")
+
+
+def _unfinished(samples: Mapping[str, Mapping[str, bytes]]) -> str:
+    """The last sample if it lacks members that the one before it has, so that the rest of it is lost; else ""."""
+    names = list(samples)
+    if len(names) > 1 and set(samples[names[-1]]) < set(samples[names[-2]]):
+        return names[-1]
+    return ""
 
 
 def unpacked(sample: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ PENDING = "pending"
 SUCCESS = "success"
 INTERNAL = "internal"
 CRASHED = "crashed"
+BAD_TAR = "bad_tar"
 
 MESSAGE_LIMIT = 300
 """Characters of an error message that are stored; servers and libraries can say much more."""
@@ -33,7 +34,12 @@ STATUSES: dict[str, Status] = {
     for status in (
         Status(SUCCESS, False, "The picture is there, decoded and stored."),
         Status("dns", True, "The host's name could not be resolved."),
-        Status("connect", True, "The connection was refused, reset, or broken off before the last byte."),
+        Status(
+            "connect",
+            True,
+            "The connection was refused, reset, or broken off before the last byte; or the store of an image folder "
+            "refused this file without a reason.",
+        ),
         Status("timeout", True, "The deadline of the url passed, or the host did not accept in time."),
         Status(
             "http_429", True, "Too many requests (429), and the wait the host asked for exceeds the deadline."
@@ -66,6 +72,11 @@ STATUSES: dict[str, Status] = {
             "bad_url", False, "No url, no http(s) url, a malformed one, or a path out of the image folder."
         ),
         Status("missing_file", False, "No such file in the image folder, or no image in the tar's sample."),
+        Status(
+            BAD_TAR,
+            False,
+            "An image tar is damaged, cut off or empty; one row, with the tar's address, for all that is lost.",
+        ),
         Status("too_big", False, "The body exceeds the byte cap."),
         Status("empty_body", False, "The answer or file has no bytes."),
         Status("not_image", False, "The bytes are no picture of a known format (a web page, SVG, text ...)."),

@@ -25,15 +25,17 @@ from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
+from stages.refusals import GONE, code_of
+from stages.refusals import reason as reason
 from stages.storage import open_filesystem
 
 TEMPORARY_PREFIX = ".tmp-"
+RECORD = ".json"
+"""Ending of what says that other files are whole."""
 TAKEN = ("PreconditionFailed", "412")
 """S3's codes for a conditional write that came second."""
 CONFLICT = "ConditionalRequestConflict"
 """S3's code for conditional writes that met; the request is to be sent again."""
-GONE = "NoSuchBucket"
-"""S3's code for a bucket that is away; s3fs makes it an absent file."""
 ROUNDS = 4
 """Times something that should work when it is tried again is tried."""
 
@@ -105,7 +107,7 @@ class Store:
             try:
                 self.fs.info(self.path(name))
             except FileNotFoundError as error:
-                if _code(error) == GONE:
+                if code_of(error) == GONE:
                     raise
                 return False
         return True
@@ -129,11 +131,11 @@ class Store:
                 # Without a start s3fs asks for the size first.
                 return bytes(self.fs.cat_file(self.path(name), start=0))
             except FileNotFoundError as error:
-                if _code(error) == GONE:
+                if code_of(error) == GONE:
                     raise
                 return None
             except OSError as error:
-                if _code(error) == "InvalidRange":  # of a file without bytes
+                if code_of(error) == "InvalidRange":  # of a file without bytes
                     return b""
                 raise
 
@@ -156,7 +158,7 @@ class Store:
                 path = self.path(folder)
                 entries = os.listdir(path) if self.is_local else self.fs.ls(path, detail=False)
             except FileNotFoundError as error:
-                if _code(error) == GONE:
+                if code_of(error) == GONE:
                     raise
                 return []
         names = (str(entry).rstrip("/").rpartition("/")[2] for entry in entries)
@@ -206,27 +208,47 @@ class Store:
     def remove(self, name: str) -> None:
         """Remove a file or a folder with all it holds; nothing happens when it is absent.
 
+        Records (`*.json`) go first: of a removal that is broken off no record is left that stands for files.
+
         Raises:
             StoreError: some of it stays, whatever the store says.
         """
         path = self.path(name)
         if self.is_local:
             if self.fs.exists(path):
+                for record in Path(path).rglob(f"*{RECORD}"):
+                    record.unlink(missing_ok=True)
                 self.fs.rm(path, recursive=True)
             return
         with self._telling("remove", name):
-            # s3fs passes over the keys that S3 could not delete: what is left decides.
-            for _ in range(ROUNDS):
-                left = self.fs.find(path)
-                if not left:
-                    return
-                if glob.has_magic(path):  # fsspec would take a list of such names for patterns
-                    for each in left:
-                        self.fs.rm_file(each)
-                else:
-                    self.fs.rm(left)
-            if left := self.fs.find(path):
-                raise OSError(f"{len(left)} files stay, {left[0]} among them")
+            self._remove_objects(path, RECORD)
+            self._remove_objects(path, "")
+
+    def _remove_objects(self, path: str, ending: str) -> None:
+        # s3fs passes over the keys that S3 could not delete: what is left decides.
+        for _ in range(ROUNDS):
+            left = [each for each in self.fs.find(path) if each.endswith(ending)]
+            if not left:
+                return
+            if glob.has_magic(path):  # fsspec would take a list of such names for patterns
+                for each in left:
+                    self.fs.rm_file(each)
+            else:
+                self.fs.rm(left)
+        if left := [each for each in self.fs.find(path) if each.endswith(ending)]:
+            raise OSError(f"{len(left)} files stay, {left[0]} among them")
+
+    def remove_temporaries(self, folder: str, of: str = "") -> None:
+        """Remove what writes that died have left directly inside a local folder where nobody writes any more; on
+        object stores they leave nothing.
+
+        Args:
+            of: how the names begin that were to be written; all when empty.
+        """
+        path = Path(self.path(folder))
+        if self.is_local and path.is_dir():
+            for each in path.glob(f"{TEMPORARY_PREFIX}{of}*"):
+                each.unlink(missing_ok=True)
 
     def move(self, name: str, target: str) -> None:
         """Give the file `name` the name `target`, replacing what was there; nothing happens when that was done
@@ -258,7 +280,7 @@ class Store:
         except StoreError:
             raise
         except Exception as error:
-            absent = isinstance(error, FileNotFoundError) and _code(error) != GONE
+            absent = isinstance(error, FileNotFoundError) and code_of(error) != GONE
             if self.is_local or absent:
                 raise
             raise StoreError(f"{self.address(name)}: cannot {doing} it ({reason(error)})") from error
@@ -269,10 +291,10 @@ class Store:
                 self.fs.pipe_file(self.path(name), data, mode="create")
                 return True
             except Exception as error:
-                if isinstance(error, FileExistsError) or _code(error) in TAKEN:
+                if isinstance(error, FileExistsError) or code_of(error) in TAKEN:
                     # A request whose answer was lost is sent again, and meets its own object.
                     return self.get(name) == data
-                if _code(error) != CONFLICT:
+                if code_of(error) != CONFLICT:
                     raise
             time.sleep(random.uniform(0, 1))
         raise OSError("other writers were in the way every time")
@@ -301,19 +323,3 @@ def sha256(data: bytes) -> str:
 def encode_json(value: Any) -> bytes:
     """Canonical JSON: equal values give equal bytes, so that files and fingerprints can be compared."""
     return (json.dumps(value, sort_keys=True, ensure_ascii=False, indent=1) + "\n").encode()
-
-
-def _code(error: BaseException) -> str | None:
-    """The store's own code of an error that s3fs has translated, e.g. "NoSuchBucket"."""
-    for each in (error, error.__cause__):
-        response = getattr(each, "response", None)
-        if isinstance(response, dict):
-            return str(response.get("Error", {}).get("Code"))
-    return None
-
-
-def reason(error: BaseException) -> str:
-    """An error in one line, with the store's own code where there is one."""
-    text = " ".join(str(error).split())
-    kind = _code(error) or type(error).__name__
-    return f"{kind}: {text}" if text else kind

@@ -57,6 +57,10 @@ class WriteConfig:
     provenance: Provenance | None = None
 
 
+class OtherPictures(RuntimeError):
+    """The corpus holds other pictures of a shard than were judged."""
+
+
 class Write:
     """Ends the rows of a shard: files first, the commit record last. The only stage that ends rows.
 
@@ -82,11 +86,16 @@ class Write:
 
     def _write_corpus(self, batch: pa.Table, source: str, shard: int) -> Any:
         store, name = self.config.run / f"corpus/{source}", f"{shard:06d}"
-        if (standing := store.find_json(f"{name}.json")) is not None:
-            return standing
-        files = [store.put(f"{name}.{ending}", data) for ending, data in corpus_files(batch)]
-        record = corpus_record(batch, self.config.corpus_fingerprints[source], files)
-        return commit(store, f"{name}.json", record)
+        standing = store.find_json(f"{name}.json")
+        if standing is None:
+            files = [store.put(f"{name}.{ending}", data) for ending, data in corpus_files(batch)]
+            record = corpus_record(batch, self.config.corpus_fingerprints[source], files)
+            standing = commit(store, f"{name}.json", record)
+            if standing is record:
+                return record
+        if self.config.round_fingerprint is not None:
+            check_pictures(store, name, batch)
+        return standing
 
     def _write_candidates(self, batch: pa.Table, source: str, shard: int) -> Any:
         store, name = self.config.run / f"rounds/{self.config.round}/{source}", f"{shard:06d}"
@@ -172,6 +181,24 @@ def commit(store: Store, name: str, record: dict[str, Any]) -> Any:
     if store.create(name, encode_json(record)):
         return record
     return store.read_json(name)
+
+
+def check_pictures(store: Store, name: str, batch: pa.Table) -> None:
+    """The pictures of these rows are those that the corpus holds.
+
+    A shard may be in two hands, when a node is cut off from its cluster and not from the store; who asks the web second
+    may get other pictures, and candidates must not be made of those.
+
+    Raises:
+        OtherPictures: they are not; the next attempt reads the shard from the corpus.
+    """
+    columns = ["key", "sha256"]
+    stored = pq.read_table(io.BytesIO(store.read(f"{name}.parquet")), columns=columns)
+    if stored.to_pylist() != batch.select(columns).to_pylist():
+        raise OtherPictures(
+            f"{store.address(name)}: another attempt has stored other pictures meanwhile; "
+            "the shard is read from the corpus next time"
+        )
 
 
 def count_verdicts(candidates: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]]:

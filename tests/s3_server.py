@@ -31,7 +31,8 @@ class Trouble:
     """What happens to every `every`-th request that matches, `times` times at the most."""
 
     kind: str
-    """`slow_down` (503), `error` (500), `gone` (the bucket, from this request on for all), `denied`, `delay` (1 s), `reset` (before the request
+    """`slow_down` (503), `error` (500), `gone` (the bucket, from this request on for all), `denied`, `expired` and
+    `stranger` (credentials that have expired, or that nobody knows), `delay` (1 s), `reset` (before the request
     is done), `lost` (the request is done, its answer is not sent), `cut` (half the body is sent), `unconditional`
     (If-None-Match is ignored)."""
     method: str = ".*"
@@ -191,6 +192,8 @@ REFUSALS = {
     "error": ("500 Internal Server Error", "InternalError", "We encountered an internal error."),
     "gone": ("404 Not Found", "NoSuchBucket", "The specified bucket does not exist"),
     "denied": ("403 Forbidden", "AccessDenied", "Access Denied"),
+    "expired": ("400 Bad Request", "ExpiredToken", "The provided token has expired."),
+    "stranger": ("403 Forbidden", "InvalidAccessKeyId", "The access key Id does not exist in our records."),
 }
 
 

@@ -179,7 +179,7 @@ class Reports:
     def end(self, stage, shard):
         self.told.append(("end", stage, shard))
 
-    def fail(self, cause, *, wait=False):
+    def fail(self, cause, *, shard=None, wait=False):
         self.told.append(("fail", cause))
 
 

@@ -1,5 +1,6 @@
 """Rows on which a stage raises fail alone; a stage that raises on all of them is broken itself."""
 
+from dataclasses import replace
 from functools import partial
 
 import pyarrow as pa
@@ -120,6 +121,47 @@ def test_no_row_is_blamed_for_a_full_disk(kind):
     step = Step(name=kind, make=make, kind=kind, rowwise=lambda: Picky(()), isolation=ISOLATION)
     with pytest.raises(OSError, match="No space left"):
         StageRunner(step)(batch())
+
+
+class Away(Exception):
+    """Stands for a store that cannot be reached."""
+
+
+def test_no_row_is_blamed_for_a_store_that_is_away():
+    class Fetches(Picky):
+        def __call__(self, given):
+            if "c5" in given["caption"].to_pylist():
+                raise Away("bucket: NoSuchBucket")
+            return super().__call__(given)
+
+    isolation = replace(ISOLATION, never=(Away,))
+    with pytest.raises(Away):
+        runner(Fetches(("c5", "c9")), isolation)(batch())
+    with pytest.raises(Away):  # also where the search has begun
+        runner(Fetches(("c9",)), isolation)(batch())
+
+
+class Ends404(Picky):
+    """A stage that has ended rows itself, as `fetch` does with dead links, before it comes to the bad one."""
+
+    def __init__(self, bad, dies):
+        super().__init__(bad)
+        self.dies = dies
+
+    def __call__(self, given):
+        pending = [s == "pending" for s in given["status"].to_pylist()]
+        if any(p and c in self.bad for p, c in zip(pending, given["caption"].to_pylist(), strict=True)):
+            raise ProcessDied("its process died of SIGSEGV") if self.dies else ValueError("cannot")
+        status = ["http_404" if p else s for p, s in zip(pending, given["status"].to_pylist(), strict=True)]
+        return with_column(given, "status", status, pa.string())
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_rows_that_the_stage_has_ended_itself_are_not_those_it_failed_on(dies):
+    """A shard of dead links with one picture that the decoder cannot take."""
+    out = Search("fetch", Ends404(("c2",), dies), ISOLATION).run(batch(5, status="pending"))
+    guilty = "crashed" if dies else "internal"
+    assert out["status"].to_pylist() == ["http_404", "http_404", guilty, "http_404", "http_404"]
 
 
 class Deadly:

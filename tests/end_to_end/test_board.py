@@ -32,6 +32,13 @@ def test_without_the_board_work_goes_on(ray_session):
     assert whole.read() == known and whole.failures("n") == {}
 
 
+def test_a_line_for_the_user_is_kept_once(ray_session):
+    whole = Board()
+    for _ in range(2):
+        whole.of("n").note("caption: out of memory with 64 images at once, going on with 32")
+    assert whole.read()["n"]["notices"] == ["caption: out of memory with 64 images at once, going on with 32"]
+
+
 def test_causes_are_told_even_by_a_process_about_to_end(ray_session):
     whole = Board()
     whole.of("n").fail("took too much", wait=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from cluster.rescue import LIST
 from pipeline.load import parse_config
 from pipeline.run import run_dag
 from pipeline.step_log import read_steps
@@ -59,23 +60,32 @@ def pretrain(fetched, folder, *, workers=2, meanwhile=None):
 def test_two_workers_of_which_one_is_killed_give_the_curve_of_one(fetched, tmp_path):
     """Up to rounding: sums of gradients are taken in another order. That a resumed learner is the undisturbed one to
     the bit is tested in tests/pipeline/test_training.py."""
-    killed = []
+    killed, taken = [], []
 
     def kill(folder):
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and not killed:
             workers = train_workers()
-            if workers and list((folder / "train").glob(f"*/step_{CHECKPOINT_EVERY:09d}*")):
+            if workers and any("step_" in read(path) for path in (folder / "train").rglob(LIST)):
+                taken.extend(first_steps(folder))
                 os.kill(workers[0], signal.SIGKILL)
                 killed.append(workers[0])
             time.sleep(0.01)
 
     curve = pretrain(fetched, tmp_path / "two", meanwhile=kill)
     assert killed, "the training ended before it could be disturbed"
+    assert len(taken) == CHECKPOINT_EVERY
+    assert first_steps(tmp_path / "two") == taken, "steps before the checkpoint were taken again"
     expected = pretrain(fetched, tmp_path / "one", workers=1)
     for two, one in zip(curve, expected, strict=True):
         assert two == pytest.approx(one, rel=1e-3), one["step"]
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+
+
+def first_steps(folder):
+    """The log's rows up to the first checkpoint, with the times at which they were taken."""
+    rows = read_steps(Store(str(folder / "logs/pretrain.0")))
+    return [row for row in rows if row["step"] <= CHECKPOINT_EVERY]
 
 
 def train_workers():

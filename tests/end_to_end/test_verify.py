@@ -10,9 +10,11 @@ from rich.console import Console
 
 from pipeline.ledger import Ledger
 from pipeline.plan import plan
+from pipeline.repair import repair
 from pipeline.run import run_dag
-from pipeline.verify import repair, verify_run
+from pipeline.verify import verify_run
 from stages.store import Store
+from tests.pipeline.retry_scene import Owner
 
 
 @pytest.fixture
@@ -82,9 +84,19 @@ def test_an_undamaged_run_is_as_its_records_say(copied):
         (
             "models/filter.1/model.safetensors",
             flip,
-            "models/filter.1/model.safetensors: not what was written",
+            "models/filter.1: model.safetensors is not what was written",
         ),
-        ("models/captioner.1/tokenizer.json", delete, "models/captioner.1/tokenizer.json: missing"),
+        ("models/captioner.1/tokenizer.json", delete, "models/captioner.1: tokenizer.json is missing"),
+        (
+            "models/pretrain.0/provenance.json",
+            garble,
+            "models/pretrain.0: provenance.json is missing or damaged",
+        ),
+        (
+            "corpus/web/index/00000.parquet",
+            flip,
+            "corpus/web/index/index.json: 00000.parquet is not what was",
+        ),
         ("reports/1/noise.parquet", delete, "reports/1/noise.parquet: missing"),
     ],
 )
@@ -109,7 +121,7 @@ def test_repair_makes_exactly_the_damaged_parts_again(copied, finished, ray_sess
     times = {path: path.stat().st_mtime_ns for path in run.rglob("0*.json")}
     store = Store(str(run))
     ledger, nodes = Ledger(store), plan(config)
-    again = repair(store, ledger, nodes, look(run, config).problems)
+    again = repair(config, store, ledger, nodes, look(run, config).problems, Owner())
     assert again == ["fetch", "captioner.1", "bootstrap.1", "report.1"]
     outcome = run_dag(config, Console(quiet=True))
     assert outcome.failed == {} and outcome.done == again
@@ -133,8 +145,10 @@ def test_wrong_totals_cost_no_shard(copied):
     store = Store(str(run))
     ledger, nodes = Ledger(store), plan(config)
     found = look(run, config)
-    assert [str(p) for p in found.problems] == ["nodes/fetch.json: 127 rows, its shards' records say 126"]
-    assert "fetch" in repair(store, ledger, nodes, found.problems)
+    assert [str(p) for p in found.problems] == [
+        "nodes/fetch.json: 127 rows (126 success); its shards' records say 126 rows (126 success)"
+    ]
+    assert "fetch" in repair(config, store, ledger, nodes, found.problems, Owner())
     assert len(list((run / "corpus/web").glob("*.tar"))) == 5 and ledger.node("fetch") is None
 
 
@@ -147,3 +161,23 @@ def test_command_exits_with_1_and_says_how_to_repair(copied):
     assert result.returncode == 1, result.stderr
     assert "differs rounds/1/web/000000: 000000.parquet is not what was written" in result.stdout
     assert f"capfilt verify {run} --repair" in result.stdout
+
+
+def test_the_command_that_repairs_goes_on_where_a_kill_left_it(copied, finished):
+    """Killed when everything was taken back and nothing made again; nothing differs then."""
+    run, config = copied
+    name = "rounds/1/web/000002.parquet"
+    flip(run / name)
+    store = Store(str(run))
+    repair(config, store, Ledger(store), plan(config), look(run, config).problems, Owner())
+    result = subprocess.run(
+        [sys.executable, "-m", "pipeline", "verify", str(run), "--repair"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "0 differences; 2 not finished" in result.stdout  # the shard, the report
+    assert (run / name).read_bytes() == (finished[0] / name).read_bytes()
+    found = look(run, config)
+    assert found.problems == [] and found.unfinished == 0

@@ -186,13 +186,10 @@ def differences(run: Path, undisturbed: Path) -> list[str]:
 
 
 def contents(run: Path) -> set[str]:
-    """Files that count: no config, no temporaries, no leases, nothing that differs from run to run by nature."""
+    """Files that count, and temporaries that should be gone: no config, no leases, nothing that differs from run to run
+    by nature."""
     names = (str(path.relative_to(run)) for path in run.rglob("*") if path.is_file())
-    return {
-        name
-        for name in names
-        if not name.startswith(("config.yaml", "lease/", "train/", "reports/")) and "/.tmp-" not in f"/{name}"
-    }
+    return {name for name in names if not name.startswith(("config.yaml", "lease/", "train/", "reports/"))}
 
 
 def training_curve(run: Path, training: str) -> list[dict[str, float]]:

@@ -2,8 +2,74 @@
 
 import pytest
 
-from pipeline.load import ConfigError, dump_config, parse_config
-from tests.tiny import tiny_data
+from pipeline.credentials import credentials_in
+from pipeline.load import ConfigError, dump_config, load_config, parse_config, refuse_credentials
+from tests.tiny import tiny_data, write_config
+
+OPTIONS = [  # storage options with a credential, what of them is named
+    ({"key": "AKIAX", "endpoint_url": "http://a"}, "key"),
+    ({"secret": "s3cr3t"}, "secret"),
+    ({"client_kwargs": {"aws_secret_access_key": "s3cr3t"}}, "client_kwargs.aws_secret_access_key"),
+    ({"token": {"private_key": "s3cr3t"}}, "token"),
+    ({"password": "s3cr3t"}, "password"),
+    ({"account_key": "s3cr3t"}, "account_key"),
+    ({"secret_key": "s3cr3t"}, "secret_key"),
+    ({"auth": ["AKIAX", "s3cr3t"]}, "auth"),
+    ({"sas_token": "s3cr3t"}, "sas_token"),
+    ({"connection_string": "AccountKey=s3cr3t"}, "connection_string"),
+    ({"s3_additional_kwargs": {"SSECustomerKey": "s3cr3t"}}, "s3_additional_kwargs.SSECustomerKey"),
+    ({"s3_additional_kwargs": {"CopySourceSSECustomerKey": "s3cr3t"}}, "s3_additional_kwargs.CopySourceSSECustomerKey"),
+    ({"client_kwargs": {"headers": {"Authorization": "Bearer s3cr3t"}}}, "client_kwargs.headers.Authorization"),
+    ({"headers": {"Cookie": "s3cr3t"}}, "headers.Cookie"),
+    ({"headers": {"X-Api-Key": "s3cr3t"}}, "headers.X-Api-Key"),
+    ({"headers": {"x-amz-security-token": "s3cr3t"}}, "headers.x-amz-security-token"),
+    ({"encryptionKey": "s3cr3t"}, "encryptionKey"),
+]  # fmt: skip
+ADDRESSES = {  # address, what of it is named
+    "s3://AKIAX:s3cr3t@bucket/run": "user or password",
+    "s3://AKIAX:s3/cr/3t@bucket/run": "user or password",  # as every second secret of AWS
+    "https://me:s3cr3t@host/a.parquet": "user or password",
+    "https://s3cr3t@host/a.parquet": "user or password",
+    "https://s3cr3t:@host:8080/a.parquet": "user or password",
+    "simplecache::https://s3cr3t@host/a.parquet": "user or password",
+    "https://b.s3.test/a?X-Amz-Credential=AKIAX&X-Amz-Date=1": "X-Amz-Credential",
+    "https://b.s3.test/a?X-Amz-Expires=9&X-Amz-Signature=s3cr3t": "X-Amz-Signature",
+    "https://b.s3.test/a?x-amz-security-token=s3cr3t": "x-amz-security-token",
+    "https://b.s3.test/a?AWSAccessKeyId=AKIAX&Expires=1": "AWSAccessKeyId",
+    "https://b.s3.test/a?Expires=1&Signature=s3cr3t": "Signature",
+    "https://gcs.test/a?X-Goog-Signature=s3cr3t": "X-Goog-Signature",
+    "https://a.blob.test/c/a?sv=2024&sr=b&sig=s3cr3t": "sig",
+    "https://a.blob.test/c/a?sig=s3cr3t&se=2030": "sig",
+    "https://host/a?width=3&token=s3cr3t": "token",
+    "https://host/a?access_token=s3cr3t": "access_token",
+    "https://host/a?api_key=s3cr3t": "api_key",
+    "https://host/a?apiKey=s3cr3t": "apiKey",
+    "https://host/a?api%5Fkey=s3cr3t": "api_key",
+    "https://host/a#access_token=s3cr3t": "access_token",
+    "https://host/a?password=s3cr3t": "password",
+}
+PLACES = [
+    "run.dir", "sources.web.rows.manifest", "sources.web.images", "sources.web.base_url", "fetch.image_root",
+    "captioner.checkpoint", "model.tokenizer", "run.storage_options.endpoint_url",
+    "sources.web.rows.storage_options.client_kwargs.endpoint_url",
+]  # fmt: skip
+INNOCENT = [
+    "s3://bucket/run@2",
+    "s3://bucket/key=3/token=4",
+    "s3://arn:aws:s3:us-east-1:1234:accesspoint/mine/run@2",
+    "http://[::1]:9000/run@2",
+    "http://host:9000/run@2",
+    "http://host:9000?x=me@host",
+    "abfss://container@account.dfs.core.windows.net/run",
+    "github://org:repo@main/list.csv",
+    "hf://org/name@main",
+    "hf://name@main",
+    "https://host/img?width=300&height=200&key=7",
+    "https://host/img?sig=7",
+    "https://host/img?token=",
+    "/data/a?token=b",
+    "runs/me@host",
+]
 
 
 def put(data, path, value):
@@ -13,37 +79,81 @@ def put(data, path, value):
     data[last] = value
 
 
-@pytest.mark.parametrize(
-    ("path", "value", "where"),
-    [
-        ("run.storage_options", {"key": "AKIAX", "endpoint_url": "http://a"}, "run.storage_options.key"),
-        ("run.storage_options", {"secret": "s3cr3t"}, "run.storage_options.secret"),
-        (
-            "run.storage_options",
-            {"client_kwargs": {"aws_secret_access_key": "s3cr3t"}},
-            "run.storage_options.client_kwargs.aws_secret_access_key",
-        ),
-        ("run.storage_options", {"token": {"private_key": "s3cr3t"}}, "run.storage_options.token"),
-        ("sources.web.rows.storage_options", {"password": "s3cr3t"}, "sources.web.rows.storage_options.password"),
-        ("fetch.storage_options", {"account_key": "s3cr3t"}, "fetch.storage_options.account_key"),
-        ("run.dir", "s3://AKIAX:s3cr3t@bucket/run", "run.dir"),
-        ("sources.web.rows.manifest", ["https://me:s3cr3t@host/a.parquet"], "sources.web.rows.manifest.0"),
-    ],
-)  # fmt: skip
-def test_a_credential_is_refused_by_name_and_never_repeated(tmp_path, path, value, where):
-    data = tiny_data(tmp_path)
-    put(data, path, value)
+def refused(data):
+    """The one line with which a config is refused, after its path and file."""
     with pytest.raises(ConfigError) as error:
         parse_config(data, "c.yaml")
     line = str(error.value)
-    assert line.startswith(f"c.yaml: {where}: ") and "environment" in line and "\n" not in line
-    assert "s3cr3t" not in line and "AKIAX" not in line
+    assert "environment" in line and "\n" not in line
+    assert not any(secret in line for secret in ("s3cr3t", "s3/cr", "AKIAX"))
+    return line
+
+
+@pytest.mark.parametrize("section", ["run", "sources.web.rows", "fetch"])
+@pytest.mark.parametrize(("options", "where"), OPTIONS, ids=[where for _, where in OPTIONS])
+def test_an_option_is_refused_by_name_and_never_repeated(tmp_path, section, options, where):
+    data = tiny_data(tmp_path)
+    put(data, f"{section}.storage_options", options)
+    assert refused(data).startswith(f"c.yaml: {section}.storage_options.{where}: this is a credential; ")
+
+
+@pytest.mark.parametrize(("address", "what"), ADDRESSES.items())
+def test_an_address_is_refused_by_its_form_and_never_repeated(tmp_path, address, what):
+    data = tiny_data(tmp_path)
+    data["run"]["dir"] = address
+    line = refused(data)
+    assert line.startswith("c.yaml: run.dir: this address holds ") and what in line
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_an_address_is_refused_wherever_it_stands(tmp_path, place):
+    data = tiny_data(tmp_path)
+    put(data, place, "https://host/a?token=s3cr3t")
+    assert refused(data).startswith(f"c.yaml: {place}: this address holds token, ")
+
+
+@pytest.mark.parametrize("place", ["sources.web.rows.manifest", "fetch.blocked"])
+def test_each_address_of_a_list_is_looked_at(tmp_path, place):
+    data = tiny_data(tmp_path)
+    put(data, place, ["https://host/a", "https://s3cr3t@host/a"])
+    assert refused(data).startswith(f"c.yaml: {place}.1: this address holds a user ")
+
+
+@pytest.mark.parametrize("address", INNOCENT)
+def test_other_addresses_are_taken(address):
+    assert list(credentials_in({"run": {"dir": address}})) == []
+
+
+def test_an_address_on_the_command_line_is_refused_before_anything_is_asked():
+    for call in (
+        lambda: load_config("https://host/c.yaml?token=s3cr3t"),
+        lambda: refuse_credentials("https://host/c.yaml?token=s3cr3t", "CONFIG"),
+    ):
+        with pytest.raises(ConfigError, match=r"^CONFIG: this address holds token, .*environment") as error:
+            call()
+        assert "s3cr3t" not in str(error.value)
+    refuse_credentials("s3://bucket/run", "RUN")
+
+
+def test_an_override_that_fits_nowhere_is_named_without_its_value(tmp_path):
+    config = write_config(tmp_path / "c.yaml", tiny_data(tmp_path))
+    with pytest.raises(ConfigError, match=r"^--set run\.dir\.x: dir is a value, not a section$"):
+        load_config(config, ["run.dir.x=s3cr3t"])
 
 
 def test_what_only_says_where_credentials_are_is_taken(tmp_path):
-    options = {"endpoint_url": "http://host:9000", "profile": "me", "anon": True, "token": "anon"}
+    options = {
+        "endpoint_url": "http://host:9000", "profile": "me", "anon": True, "token": "anon", "auth": None,
+        "s3_additional_kwargs": {"SSEKMSKeyId": "alias/mine", "SSECustomerAlgorithm": "AES256"},
+        "config_kwargs": {"signature_version": "s3v4"},
+    }  # fmt: skip
     data = tiny_data(tmp_path, storage_options=options)
-    data["sources"]["web"]["rows"]["storage_options"] = {"anon": True}
+    rows = data["sources"]["web"]["rows"]
+    rows |= {"storage_options": {"anon": True}, "url_column": "key", "caption_column": "token"}
     data["run"]["dir"] = "s3://bucket/run@2"
     config = parse_config(data, "c.yaml")
     assert config.run.storage_options == options and "profile: me" in dump_config(config)
+    assert (config.sources["web"].rows.url_column, config.sources["web"].rows.caption_column) == (
+        "key",
+        "token",
+    )

@@ -142,3 +142,17 @@ def test_a_store_that_is_away_for_a_moment_costs_nothing(run, monkeypatch):
     held.check()
     assert json.loads(run.read("lease/000001.json"))["beats"] > 0
     held.release()
+
+
+def test_before_something_is_taken_away_the_store_is_asked(run, monkeypatch):
+    """An owner wakes up; its heart has not beaten yet."""
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 1000.0)
+    mine = acquire(run, print)
+    mine.confirm()
+    foreign(run, number=2, token="another")
+    mine.check()
+    with pytest.raises(LeaseError, match=r"process 7 on far, .* has taken the run over"):
+        mine.confirm()
+    run.remove_file("lease/000002.json")
+    with pytest.raises(LeaseError):  # what is lost stays lost
+        mine.confirm()

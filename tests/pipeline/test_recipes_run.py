@@ -18,11 +18,11 @@ from pipeline.context import Run
 from pipeline.errors import NodeFailed
 from pipeline.load import parse_config
 from pipeline.nodes import run_node
-from pipeline.prepare import prepare
 from pipeline.progress import Progress
 from pipeline.stopping import Stop
 from stages.pairs import PAIRS_SCHEMA, PairStream, PartsError, Position
 from tests.recipes import RECIPES, recipe, tiny_twin
+from tests.tiny import prepared_run
 
 STEPS = 10
 FILLED = 2
@@ -87,9 +87,9 @@ def losses_of(objective, batch):
 
 
 def make_run(data):
-    prepared = prepare(parse_config(data, "twin"))
+    prepared = prepared_run(parse_config(data, "twin"))
     parts = (prepared.config, prepared.store, prepared.ledger, prepared.nodes, prepared.prints)
-    board = SimpleNamespace(of=lambda node: None, failures=lambda node: {})
+    board = SimpleNamespace(of=lambda node: None, failures=lambda node: {}, failed_shards=lambda node: set())
     return LocalRun(*parts, Progress(Console(quiet=True)), board, Stop(prepared.store, 0, print))
 
 

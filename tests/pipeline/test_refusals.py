@@ -11,12 +11,12 @@ from pipeline import lease
 from pipeline.ledger import Ledger, LedgerError
 from pipeline.load import parse_config
 from pipeline.plan import plan
-from pipeline.prepare import hold_run, prepare
+from pipeline.prepare import hold_run
 from pipeline.verify import verify_run
 from stages.artifacts import ArtifactError
 from stages.manifest import ManifestError, build_index
 from stages.store import Store
-from tests.tiny import tiny_data, write_config
+from tests.tiny import prepared_run, tiny_data, write_config
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def data(tmp_path):
 def begin(data, done=False):
     """The state after a node was begun, or done, without the work."""
     config = parse_config(data, "c.yaml")
-    ready = prepare(config)
+    ready = prepared_run(config)
     build_index(config.sources["web"].rows, ready.store / "corpus/web/index", source="sources.web")
     inputs = ready.prints.inputs("bootstrap.1")
     ready.ledger.start("bootstrap.1", inputs)
@@ -49,7 +49,7 @@ def begin(data, done=False):
 
 def refusal(data, kind):
     with pytest.raises(kind) as error:
-        prepare(parse_config(data, "c.yaml"))
+        prepared_run(parse_config(data, "c.yaml"))
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -57,7 +57,7 @@ def refusal(data, kind):
 @pytest.mark.parametrize("done", [False, True])
 def test_changed_config(data, done):
     begin(data, done)
-    prepare(parse_config(data, "c.yaml"))
+    prepared_run(parse_config(data, "c.yaml"))
     data["captioner"]["generate"] = {"sampling": {"top_p": 0.5}}
     line = refusal(data, LedgerError)
     assert "captioner.generate.sampling.top_p = 0.9, the config now says 0.5" in line and "--fresh" in line
@@ -69,7 +69,7 @@ def test_changed_manifest(data, tmp_path, done):
     with open(tmp_path / "urls.csv", "a") as file:
         file.write("http://127.0.0.1:9/c.jpg,c\n")
     assert "sources.web.manifest: " in (line := refusal(data, ManifestError)) and "has changed since" in line
-    ready = prepare(parse_config(data, "c.yaml"), fresh="fetch")  # which cuts it again
+    ready = prepared_run(parse_config(data, "c.yaml"), fresh="fetch")  # which cuts it again
     assert not ready.store.exists("corpus/web/index/index.json")
 
 
@@ -91,7 +91,7 @@ def test_changed_tokenizer_of_a_given_checkpoint(data, tmp_path, role):
     begin(data)
     shutil.move(tmp_path / "words", tmp_path / "moved" / "words")
     data[role]["tokenizer"] = str(tmp_path / "moved" / "words")
-    prepare(parse_config(data, "c.yaml"))  # another place, the same words
+    prepared_run(parse_config(data, "c.yaml"))  # another place, the same words
     (tmp_path / "moved/words/vocab.txt").write_text("[PAD]\nb\n")
     assert f'checkpoints.{role}_tokenizer = "words (sha256 ' in refusal(data, LedgerError)
 
@@ -101,7 +101,7 @@ def test_a_start_record_beside_an_end_record_goes(data):
     config = parse_config(data, "c.yaml")
     store = Store(config.run.dir)
     store.put_json("nodes/bootstrap.1.json", store.read_json("nodes/bootstrap.1.started.json"))  # and a kill
-    assert prepare(config).state["bootstrap.1"] == "done"
+    assert prepared_run(config).state["bootstrap.1"] == "done"
     assert store.list("nodes") == ["bootstrap.1.json"]
 
 
@@ -124,7 +124,7 @@ class TestStarts:
         ("key", "file"), [("vision_start", "vit.safetensors"), ("text_start", "bert/vocab.txt")]
     )
     def test_another_content_under_the_same_name(self, data, tmp_path, key, file):
-        ready = prepare(parse_config(data, "c.yaml"))
+        ready = prepared_run(parse_config(data, "c.yaml"))
         ready.ledger.start("pretrain.0", ready.prints.inputs("pretrain.0"))
         (tmp_path / file).write_bytes(b"others")
         line = refusal(data, LedgerError)
@@ -148,7 +148,7 @@ class TestStarts:
         monkeypatch.chdir(tmp_path)
         for start in ("deit_base_patch16_224.fb_in1k", "configs/starts/shapes-vit.safetensors"):
             data["model"]["vision_start"] = start
-            prepare(parse_config(data, "c.yaml"))
+            prepared_run(parse_config(data, "c.yaml"))
 
 
 def test_a_run_is_verified_where_its_checkpoints_and_manifests_are_not(data, tmp_path):
@@ -159,7 +159,7 @@ def test_a_run_is_verified_where_its_checkpoints_and_manifests_are_not(data, tmp
     config = parse_config(data, "c.yaml")
     store = Store(config.run.dir)
     found = verify_run(config, store, Ledger(store), plan(config))
-    assert found.problems == [] and found.unfinished == 2  # the corpus shard and its candidates
+    assert found.problems == [] and found.unfinished == 3  # the corpus shard, its candidates, the report
 
 
 def test_two_drivers_at_once(data, tmp_path, monkeypatch):

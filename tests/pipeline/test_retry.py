@@ -10,7 +10,7 @@ from pipeline.prepare import finish_replacing
 from stages.retry import DamagedShard, UnknownClass, chosen_classes
 from stages.status import STATUSES
 from stages.store import Store
-from tests.pipeline.retry_scene import LATE, Scene, images_in
+from tests.pipeline.retry_scene import LATE, Owner, Scene, images_in
 
 
 def test_only_the_failed_rows_are_asked_for_and_only_their_shards_change(scene):
@@ -72,7 +72,7 @@ def test_another_failure_is_a_change(scene):
     assert len(changed) == 1 and scene.statuses(0) == ["success", "not_image", "success"]
 
 
-STEPS = 13
+STEPS = 14
 """Writes, moves and removals of one replacement."""
 
 
@@ -114,7 +114,7 @@ def test_broken_off_at_any_step_no_reader_sees_a_mixture_and_the_next_command_fi
         f"replacing a shard takes {len(steps)} steps now: try to break off at each"
     )
     scene.check_readers()
-    finish_replacing(scene.config, scene.store, scene.ledger, scene.nodes)
+    finish_replacing(scene.config, scene.store, scene.ledger, scene.nodes, Owner())
     assert scene.statuses(0) == ["success"] * 3 and scene.statuses(1) == [
         "success",
         "missing_file",
@@ -132,7 +132,7 @@ def test_a_generation_of_a_shard_that_was_made_anew_since_is_thrown_away(scene):
     path = scene.run / "corpus/web/000000.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": {"fetch": 99}}))
     before = scene.files()
-    finish_replacing(scene.config, scene.store, scene.ledger, scene.nodes)
+    finish_replacing(scene.config, scene.store, scene.ledger, scene.nodes, Owner())
     assert scene.files() == before and not scene.store.exists("replacing")
 
 

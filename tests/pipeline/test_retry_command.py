@@ -25,7 +25,7 @@ def command(scene, monkeypatch):
 
     class Board:
         def __init__(self):
-            self.causes = {}
+            self.causes, self.failed = {}, set()
 
         def read(self):
             return {}
@@ -33,8 +33,9 @@ def command(scene, monkeypatch):
         def of(self, node):
             return self
 
-        def fail(self, cause, *, wait=False):
+        def fail(self, cause, *, shard=None, wait=False):
             self.causes[cause] = 1
+            self.failed.add(shard)
 
         def begin(self, stage, shard):
             return 0
@@ -44,6 +45,9 @@ def command(scene, monkeypatch):
 
         def failures(self, node):
             return self.causes
+
+        def failed_shards(self, node):
+            return set(self.failed)
 
     def local(items, steps, *, segment, name):
         for item in items:
@@ -168,9 +172,35 @@ def test_a_cluster_that_shrinks_again_and_again_ends_it(scene, command, monkeypa
     for name in LATE:
         scene.draw(name)
     monkeypatch.setattr("pipeline.shard_nodes.run_chain", shrinks)
-    with pytest.raises(ClusterShrunk, match="nearly all"):
-        command("missing_file")
+    found = command("missing_file")
     assert passes == [2, 2, 1, 1, 1]
+    assert found.failed is not None and "nearly all of it is gone" in found.failed
+    assert (found.asked, found.changed) == (1, 1)  # what got done counts
+
+
+def test_an_engine_that_gives_up_is_told_in_a_line_and_what_got_done_counts(scene, command, monkeypatch):
+    """As Ray Data does with few shards: the first error ends the execution."""
+    for name in LATE:
+        scene.draw(name)
+    path = scene.run / "corpus/web/000000.tar"
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+
+    passes = []
+
+    def gives_up(items, steps, **_):
+        passes.append([item["shard"] for item in items])
+        yield from run_local(items, steps)
+
+    monkeypatch.setattr("pipeline.shard_nodes.run_chain", gives_up)
+    found = command("missing_file")
+    assert passes[:2] == [[0, 1], [1, 0]], "the shard that failed comes last"
+    assert found.failed is not None and "\n" not in found.failed
+    assert "000000.tar is not what was written; run capfilt verify --repair first" in found.failed
+    assert (found.asked, found.changed) == (1, 1)
+    assert scene.store.exists("nodes/retry.failure.log")
+    for name in ("tar", "json", "parquet"):
+        scene.store.remove_file(f"corpus/web/000000.{name}")  # mended
+    assert command("missing_file").failed is None
 
 
 def test_images_that_came_with_a_tar_are_not_asked_for(scene, command):

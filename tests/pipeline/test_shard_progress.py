@@ -30,7 +30,8 @@ def watched(*files, rows, shards):
     ledger = SimpleNamespace(committed=lambda folder: [0])
     run = SimpleNamespace(config=parse_config(data, "test"), ledger=ledger, progress=Shown())
     node = Node(name="bootstrap.1", kind="bootstrap", round=1, needs=(), sources=("web",))
-    indexes = {"web": Index(rows=rows, shards=shards, identity="", files=files)}
+    tars = sum(name.endswith(".tar") for name in files)
+    indexes = {"web": Index(rows=rows, shards=shards, identity="", files=files, tars=tars)}
     return _Watch(run, node, indexes, "rounds/1"), run.progress
 
 

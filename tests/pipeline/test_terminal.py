@@ -34,3 +34,24 @@ def test_what_cannot_be_printed_is_dropped(tmp_path, nowhere):
 def test_a_mistake_keeps_its_exit_code(tmp_path, nowhere):
     result = call("check", tmp_path / "none.yaml", stdout=subprocess.PIPE, stderr=nowhere)
     assert (result.returncode, result.stdout) == (2, b"")
+
+
+@pytest.mark.parametrize("place", ["pipeline.prepare.forget", "pipeline.run.execute"])
+def test_the_command_that_resumes_forgets_again_until_all_is_forgotten(tmp_path, monkeypatch, capsys, place):
+    """Ctrl-C while `--fresh` removes files, and right after."""
+    from pipeline import cli, terminal
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    def ends(code):
+        raise SystemExit(code)
+
+    config = str(write_config(tmp_path / "c.yaml", tiny_data(tmp_path)))
+    monkeypatch.setattr(place, interrupted)
+    monkeypatch.setattr(terminal, "leave", ends)
+    with pytest.raises(SystemExit, match="130"):
+        cli.run(config, ["run.seed=1"], None, "fetch")
+    last = capsys.readouterr().err.splitlines()[-1]
+    command = f"interrupted; go on with: capfilt run {config} --set run.seed=1"
+    assert last == (f"{command} --fresh fetch" if place.endswith("forget") else command)

@@ -200,6 +200,7 @@ def test_the_documented_tables_are_the_tested_ones() -> None:
         "internal",
         "crashed",
         "missing_file",
+        "bad_tar",
         "blocked",
         "rate",
     }

@@ -6,7 +6,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from stages.decode import DecodeConfig
+from cluster.isolation import Search
+from pipeline.chain import ISOLATION
+from stages.decode import DecodeConfig, Picture, decode_picture
 from stages.fetch import Fetch
 from tests.stages.hostile import JPEG, Hostile, config, fetch_one, rows
 
@@ -89,6 +91,29 @@ def test_unforeseen_exception_is_the_rows_not_the_shards(
     out = Fetch(config())(rows(server.url("/ok.jpg"), server.url("/status/404"))).to_pylist()
     assert [row["status"] for row in out] == ["internal", "http_404"]
     assert out[0]["error_message"] == "ZeroDivisionError: of all things"
+
+
+def test_a_machine_without_memory_ends_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stage raises, so that fewer rows are tried at once; only one that has no room alone ends."""
+    left = 2
+
+    def narrow(data: bytes, config: DecodeConfig) -> Picture:
+        nonlocal left
+        left -= 1
+        if left >= 0 or data == b"huge":
+            raise MemoryError("no room")
+        return decode_picture(data, config)
+
+    monkeypatch.setattr("stages.fetch.decode_picture", narrow)
+    batch = pa.concat_tables([rows(f"a.tar#{n}", image=JPEG) for n in range(3)])
+    with pytest.raises(MemoryError, match="no room"):
+        Fetch(config())(batch)
+    out = Search("fetch", Fetch(config()), ISOLATION).run(batch)
+    assert out["status"].to_pylist() == ["success"] * 3
+    batch = pa.concat_tables([batch, rows("a.tar#3", image=b"huge")])
+    out = Search("fetch", Fetch(config()), ISOLATION).run(batch)
+    assert out["status"].to_pylist() == ["success"] * 3 + ["internal"]
+    assert out["error_message"].to_pylist()[3] == "MemoryError: no room"
 
 
 def test_inside_a_running_loop(server: Hostile) -> None:

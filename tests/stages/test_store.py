@@ -1,3 +1,4 @@
+import errno
 import multiprocessing
 import os
 import pickle
@@ -18,16 +19,18 @@ def test_put_returns_what_a_record_lists(tmp_path):
     assert store.read("a/b.bin") == b"hello"
 
 
-def test_put_that_dies_leaves_the_old_content_and_no_temporary(tmp_path, monkeypatch):
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
+def test_a_write_that_fails_leaves_the_old_content_and_no_temporary(tmp_path, monkeypatch, code):
     store = Store(str(tmp_path))
     store.put("x", b"old")
 
-    def full(_):
-        raise OSError(28, "No space left on device")
+    def fails(_):
+        raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        store.put("x", b"new")
+    monkeypatch.setattr(os, "fsync", fails)
+    for write in (store.put, store.create):
+        with pytest.raises(OSError, match=os.strerror(code)):
+            write("x" if write == store.put else "y", b"new")
     assert store.read("x") == b"old"
     assert os.listdir(tmp_path) == ["x"]
 
@@ -61,6 +64,17 @@ def test_store_survives_pickling_and_joins_folders(tmp_path):
     store.remove("x")
     store.remove("x")
     assert not store.exists("x")
+
+
+def test_what_writes_that_died_have_left_is_removed_where_nobody_writes(tmp_path):
+    store = Store(str(tmp_path))
+    for name in ("a/.tmp-1.tar-0f", "a/b/.tmp-1.json-0f", "a/1.tar", ".tmp-config.yaml-0f", ".tmp-probe-0f"):
+        store.put(name, b"")
+    store.remove_temporaries("a")
+    store.remove_temporaries("", "config.yaml")
+    store.remove_temporaries("nowhere")
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"a/b/.tmp-1.json-0f", "a/1.tar", ".tmp-probe-0f"}
 
 
 def test_memory_filesystem_keeps_the_same_promises():

@@ -12,7 +12,7 @@ from stages.pack import image_extension
 from stages.read import Read, ReadConfig, read_corpus_shard
 from stages.rows import CANDIDATE, ROW_SCHEMA, row_key, table_of, with_column
 from stages.store import Store
-from stages.write import Provenance, Write, WriteConfig
+from stages.write import OtherPictures, Provenance, Write, WriteConfig
 
 
 def picture(colour, form="JPEG"):
@@ -139,6 +139,35 @@ def test_late_attempt_loses_and_changes_nothing(run):
     before = {name: run.read(name) for name in run.walk()}
     assert write(run, rows().slice(0, 1), corpus_fingerprints={"web": "second"})["corpus"] == first
     assert {name: run.read(name) for name in run.walk()} == before
+
+
+def test_candidates_are_never_made_of_pictures_that_the_corpus_does_not_hold(run, monkeypatch):
+    """A node that is cut off has the shard in hand as well, and the web gave it other pictures."""
+    ours, theirs = judged(rows()), with_column(rows(), "sha256", ["cd" * 32, None, None], pa.string())
+    both = {
+        "corpus_fingerprints": {"web": "f"},
+        "round": 1,
+        "round_fingerprint": "g",
+        "provenance": PROVENANCE,
+    }
+    create = Store.create
+
+    def overtaken(store, name, data):
+        if name == "000003.json" and not store.exists(name):
+            monkeypatch.setattr(Store, "create", create)
+            write(run, theirs, corpus_fingerprints={"web": "f"})
+        return create(store, name, data)
+
+    monkeypatch.setattr(Store, "create", overtaken)
+    for _ in range(2):  # overtaken between its files and its record, then before it begins
+        with pytest.raises(
+            OtherPictures, match="000003: another attempt has stored other pictures meanwhile"
+        ):
+            write(run, ours, **both)
+        assert not run.exists("rounds/1/web")
+    again = Read(ReadConfig(run=run))(pa.Table.from_pylist([{"source": "web", "shard": 3}]))
+    record = write(run, judged(again), **both)["candidates"]
+    assert record["candidates"]["web"]["kept"] == 1
 
 
 def test_equal_rows_give_equal_bytes(tmp_path):

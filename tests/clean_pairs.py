@@ -1,0 +1,35 @@
+"""A run directory with clean pairs as corpus shards, fetched in this process."""
+
+import pyarrow as pa
+
+from pipeline.chain import FetchBySource
+from pipeline.shapes import ShapesConfig, make_shapes
+from stages.decode import DecodeConfig
+from stages.fetch import FetchConfig
+from stages.manifest import ManifestConfig, build_index
+from stages.pairs import ShardRef
+from stages.read import Read, ReadConfig
+from stages.store import Store
+from stages.write import Write, WriteConfig
+
+
+def clean_pairs(folder, source="human", *, count=24, shard_size=10):
+    """(run directory, its shards) of a source of kind `human` or `test`, whose name is its kind, with so many pairs of
+    pictures of 32 x 32."""
+    counts = {"human": 1, "web": 1, "test": 1, source: count}
+    make_shapes(ShapesConfig(**counts, image_size=32), str(folder / "shapes"))
+    run = Store(str(folder / "run"))
+    pictures = folder / "shapes" / source
+    manifest = ManifestConfig(manifest=str(pictures / "annotations.json"), shard_size=shard_size)
+    index = build_index(manifest, run / f"corpus/{source}/index", source=source)
+    fetch = FetchConfig(image=DecodeConfig(min_side=16, resize="original"), image_root=str(pictures))
+    stages = (
+        Read(ReadConfig(run=run)),
+        FetchBySource({source: fetch}),
+        Write(WriteConfig(run=run, corpus_fingerprints={source: "f"})),
+    )
+    for shard in range(index.shards):
+        batch = pa.Table.from_pylist([{"source": source, "shard": shard}])
+        for stage in stages:
+            batch = stage(batch)
+    return run, tuple(ShardRef(source, shard, "human") for shard in range(index.shards))

@@ -1,0 +1,46 @@
+"""One worker's verdict ends a training, at once, though the others wait for that worker."""
+
+from functools import partial
+from uuid import uuid4
+
+import pytest
+import torch.distributed as dist
+
+from cluster.config import WorkersConfig
+from cluster.train import StoppedAlone, TrainingStopped, TrainJob, fit
+
+
+class Lonely:
+    """A learner whose second worker runs out of memory in a step that the first cannot take alone."""
+
+    step, total_steps = 0, 2
+
+    def __init__(self, rank):
+        self.rank = rank
+
+    def train_step(self):
+        if self.rank == 1:
+            raise StoppedAlone("pretrain.0: out of memory with 8 pairs")
+        dist.barrier()
+        raise AssertionError("nobody else came")
+
+
+def build(starts, worker):
+    (starts / f"{worker.rank}-{uuid4()}").touch()
+    return Lonely(worker.rank)
+
+
+def test_a_verdict_of_one_worker_ends_the_training_of_all(ray_session, tmp_path):
+    starts = tmp_path / "starts"
+    starts.mkdir()
+    job = TrainJob(
+        node="pretrain.0",
+        name="lonely",
+        storage=str(tmp_path / "train"),
+        workers=WorkersConfig(workers=2, max_failures=3),
+        gpus=0.0,
+        build=partial(build, starts),
+    )
+    with pytest.raises(TrainingStopped, match=r"^pretrain\.0: out of memory with 8 pairs$"):
+        fit(job)
+    assert sorted(path.name[0] for path in starts.iterdir()) == ["0", "1"], "it was tried again"

@@ -1,0 +1,113 @@
+"""What a stage wants the user to know comes to the console, once. Without a running Ray."""
+
+import io
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pyarrow as pa
+import pytest
+from rich.console import Console
+
+from cluster.engine import StageRunner, Step
+from cluster.metrics import NOTICES_KEPT, NodeBoard, _Board
+from models.inference import MicroBatches
+from pipeline.progress import Progress
+from stages.caption import Caption
+from stages.filter import Filter
+
+
+class Here:
+    """The board's actor in this process."""
+
+    def __init__(self):
+        self.board = _Board.__ray_metadata__.modified_class()
+
+    def __getattr__(self, name):
+        return SimpleNamespace(remote=getattr(self.board, name))
+
+
+class Halves:
+    """A stage of a model for which there is room for one row at a time."""
+
+    def __init__(self):
+        self.batches = MicroBatches(4)
+
+    def on_notice(self, told):
+        self.batches.on_notice = told
+
+    def __call__(self, batch):
+        def function(now):
+            if now.stop - now.start > 1:
+                raise MemoryError
+            return batch["n"].to_pylist()[now]
+
+        return pa.table({"n": self.batches.run(function, batch.num_rows)})
+
+
+class Silent:
+    def __call__(self, batch):
+        return batch
+
+
+@pytest.fixture
+def actor():
+    return Here()
+
+
+@pytest.fixture
+def shown(actor):
+    """The console's lines and what draws them."""
+    text = io.StringIO()
+    progress = Progress(Console(file=text, width=200), poll=actor.board.read)
+    return SimpleNamespace(
+        draw=progress.draw, lines=lambda: [" ".join(s.split()) for s in text.getvalue().splitlines()]
+    )
+
+
+def step(actor, make, name="caption"):
+    return Step(name=name, make=make, reports=NodeBoard(actor, "bootstrap.1"))
+
+
+def test_a_halved_batch_is_said_once_for_a_stage_and_a_size(actor, shown):
+    rows = pa.table({"n": [1, 2, 3, 4]})
+    for name in ("caption", "caption", "filter"):  # two actors of one stage, one of another
+        out = StageRunner(step(actor, Halves, name))(rows)
+        assert out["n"].to_pylist() == [1, 2, 3, 4]
+        shown.draw()
+    shown.draw()
+    assert shown.lines() == [
+        "bootstrap.1 caption: out of memory with 4 images at once, going on with 2",
+        "bootstrap.1 caption: out of memory with 2 images at once, going on with 1",
+        "bootstrap.1 filter: out of memory with 4 images at once, going on with 2",
+        "bootstrap.1 filter: out of memory with 2 images at once, going on with 1",
+    ]
+
+
+def test_without_a_board_it_is_logged(actor, shown, caplog):
+    StageRunner(replace(step(actor, Halves), reports=None))(pa.table({"n": [1, 2]}))
+    shown.draw()
+    assert shown.lines() == [] and caplog.messages == ["out of memory with 2 images at once, going on with 1"]
+
+
+def test_a_stage_that_has_nothing_to_tell_is_left_alone(actor):
+    assert StageRunner(step(actor, Silent))(pa.table({"n": [1]})).num_rows == 1
+    assert actor.board.read() == {}
+
+
+def test_notices_outlive_numbers_and_are_bounded(actor):
+    board = NodeBoard(actor, "pretrain.0")
+    for number in range(NOTICES_KEPT + 5):
+        board.note(f"line {number}")
+        actor.board.post("pretrain.0", {"step": number})
+    assert actor.board.read()["pretrain.0"]["notices"] == [f"line {n}" for n in range(NOTICES_KEPT)]
+    assert actor.board.read()["pretrain.0"]["step"] == NOTICES_KEPT + 4
+
+
+@pytest.mark.parametrize(("stage", "model"), [(Caption, "captioner"), (Filter, "matcher")])
+def test_the_model_stages_pass_on_what_their_model_tells(stage, model):
+    made, told = stage.__new__(stage), []
+    batches = MicroBatches(2)
+    setattr(made, model, SimpleNamespace(batches=batches))
+    made.on_notice(told.append)
+    batches.on_notice("a line")
+    assert told == ["a line"]

@@ -1,0 +1,203 @@
+"""What finding a manifest's files costs, what their identity is made of, and what index.json says of itself."""
+
+import hashlib
+import json
+import os
+import tarfile
+
+import pytest
+
+from stages import manifest
+from stages.manifest import ManifestConfig, ManifestError, build_index, check_unchanged
+from stages.store import Store
+from tests.s3_server import ENVIRONMENT, Trouble
+
+CSV = b"url,caption\nhttp://a.test/1,one\nhttp://a.test/2,two\n"
+READING = (None, None, None, (), 1000)  # columns and shard size, when nothing is set
+
+
+@pytest.fixture
+def bucket(s3, monkeypatch, request):
+    """A folder of the server; its endpoint is a storage option."""
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    s3.calm()
+    yield Store(f"s3://bucket/{request.node.originalname}", {"endpoint_url": s3.endpoint})
+    s3.calm()
+
+
+def identity_of(folder, manifest_, **config):
+    index = build_index(ManifestConfig(manifest=manifest_, **config), Store(str(folder)), source="web")
+    return index.identity
+
+
+def by_hand(*files, reading=READING):
+    """The identity of files given as (name, size, mark)."""
+    lines = "".join(f"{name}\0{size}\0{mark}\n" for name, size, mark in files)
+    return hashlib.sha256(lines.encode() + repr(reading).encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "requests"),
+    [("", ["GET"] * 2), ("/*.json", ["GET"] * 2), ("/00*.json", ["GET"] * 2), ("/000007.json", ["HEAD"])],
+)
+def test_a_listing_costs_a_request_for_a_thousand_files(s3, bucket, tmp_path, pattern, requests):
+    s3.fill(bucket.path().removeprefix("bucket/"), 1200)
+    s3.calm()
+    config = ManifestConfig(manifest=f"{bucket.url}{pattern}", storage_options=bucket.options)
+    check_unchanged(config, Store(str(tmp_path)), "sources.web")
+    assert [method for method, *_ in s3.requests()] == requests
+    assert all("list-type=2" in query for method, _, query in s3.requests() if method == "GET")
+
+
+def test_identity_on_a_store_is_the_same_however_the_files_are_named(bucket, tmp_path):
+    contents = {"a.csv": CSV, "b.csv": CSV * 2}
+    for name, data in contents.items():
+        bucket.put(name, data)
+    named = tuple(bucket.address(name) for name in contents)
+    etags = [(name, len(data), f'"{hashlib.md5(data).hexdigest()}"') for name, data in contents.items()]
+    for number, given in enumerate((bucket.url, f"{bucket.url}/*.csv", f"{bucket.url}/?.csv", named)):
+        found = identity_of(tmp_path / str(number), given, storage_options=bucket.options)
+        assert found == by_hand(*etags)
+
+
+def test_identity_on_a_disk_sees_through_links(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.csv").write_bytes(CSV)
+    (tmp_path / "far.csv").write_bytes(CSV)
+    (tmp_path / "in/b.csv").symlink_to(tmp_path / "far.csv")
+    os.utime(tmp_path / "far.csv", (1e9, 1e9))
+    marks = [(name, len(CSV), (tmp_path / "in" / name).stat().st_mtime) for name in ("a.csv", "b.csv")]
+    assert marks[1][2] == 1e9
+    named = tuple(str(tmp_path / "in" / name) for name in ("a.csv", "b.csv"))
+    for number, given in enumerate((str(tmp_path / "in"), str(tmp_path / "in/*.csv"), named)):
+        assert identity_of(tmp_path / str(number), given) == by_hand(*marks)
+
+
+def test_captions_beside_urls_are_part_of_the_identity(tmp_path):
+    for part in ("urls", "captions"):
+        (tmp_path / f"x_{part}.txt").write_bytes(b"line\n")
+    marks = [(p.name, 5, p.stat().st_mtime) for p in (tmp_path / "x_urls.txt", tmp_path / "x_captions.txt")]
+    assert identity_of(tmp_path / "run", str(tmp_path / "x_urls.txt")) == by_hand(*marks)
+
+
+def test_other_splits_or_another_form_are_another_manifest(tmp_path):
+    images = [
+        {"filename": f"{split}.jpg", "split": split, "sentences": [{"raw": split}]}
+        for split in ("train", "val")
+    ]
+    (tmp_path / "k.json").write_text(json.dumps({"images": images}))
+    (tmp_path / "k.csv").write_bytes(CSV)
+    store = Store(str(tmp_path / "index"))
+    karpathy = ManifestConfig(manifest=str(tmp_path / "k.json"), splits=("train",))
+    build_index(karpathy, store, source="web")
+    for other in (("val",), ("train", "val"), ()):
+        config = ManifestConfig(manifest=str(tmp_path / "k.json"), splits=other)
+        with pytest.raises(ManifestError, match="has changed since this run cut it"):
+            check_unchanged(config, store, "sources.web")
+    check_unchanged(karpathy, store, "sources.web")
+    by_name, as_csv = (identity_of(tmp_path / f, str(tmp_path / "k.csv"), format=f) for f in ("auto", "csv"))
+    assert by_name != as_csv
+
+
+def test_an_index_of_an_earlier_version_is_used(tmp_path):
+    (tmp_path / "k.json").write_text(
+        json.dumps({"images": [{"filename": "1.jpg", "split": "train", "sentences": [{"raw": "x"}]}]})
+    )
+    store = Store(str(tmp_path / "index"))
+    config = ManifestConfig(manifest=str(tmp_path / "k.json"), splits=("train",))
+    build_index(config, store, source="web")
+    stat = (tmp_path / "k.json").stat()
+    before = {"rows": 1, "shards": 1, "files": [str(tmp_path / "k.json")]}
+    before["identity"] = by_hand(("k.json", stat.st_size, stat.st_mtime))
+    store.put_json("index.json", before)
+    index = build_index(config, store, source="web")
+    assert (index.rows, index.shards, index.tars, index.parts, index.of_tars) == (1, 1, 0, (), False)
+    store.put_json("index.json", before | {"files": ["a.tar", "b.csv", "c.tar"]})
+    index = build_index(config, store, source="web")
+    assert (index.tars, index.of_tars) == (2, True)
+
+
+def test_index_json_says_what_is_in_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(manifest, "SHARDS_PER_PART", 2)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.csv").write_bytes(CSV)
+    for name in ("b.tar", "c.tar"):
+        tarfile.open(tmp_path / "in" / name, "w").close()
+    store = Store(str(tmp_path / "index"))
+    config = ManifestConfig(manifest=str(tmp_path / "in"), shard_size=1)
+    index = build_index(config, store, source="web")
+    said = store.read_json("index.json")
+    assert (said["rows"], said["shards"], said["tars"]) == (4, 4, 2) and index.of_tars
+    files = [tmp_path / "index" / name for name in ("00000.parquet", "00001.parquet")]
+    assert said["parts"] == [
+        {
+            "name": file.name,
+            "bytes": file.stat().st_size,
+            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        }
+        for file in files
+    ]
+    assert build_index(config, store, source="web") == index
+
+
+def test_tars_are_counted_by_their_form_and_not_by_their_name(tmp_path):
+    tarfile.open(tmp_path / "samples.data", "w").close()
+    (tmp_path / "list.tar").write_bytes(CSV)
+    for name, form, tars in (("samples.data", "tar", 1), ("list.tar", "csv", 0)):
+        config = ManifestConfig(manifest=str(tmp_path / name), format=form)
+        assert build_index(config, Store(str(tmp_path / form)), source="web").tars == tars
+
+
+@pytest.mark.parametrize("content", [b'{"rows": 2, "sha', b"", b"\xff\xfe\x00", b"[]", b'{"rows": 2}'])
+def test_a_damaged_index_is_one_line_that_says_how_it_is_mended(tmp_path, content):
+    (tmp_path / "a.csv").write_bytes(CSV)
+    store = Store(str(tmp_path / "index"))
+    config = ManifestConfig(manifest=str(tmp_path / "a.csv"))
+    build_index(config, store, source="web")
+    store.put("index.json", content)
+    for call in (
+        lambda: build_index(config, store, source="web"),
+        lambda: check_unchanged(config, store, "sources.web"),
+    ):
+        with pytest.raises(ManifestError) as error:
+            call()
+        line = str(error.value)
+        assert line.startswith(f"{tmp_path}/index/index.json: damaged (") and "\n" not in line
+        assert line.endswith("capfilt verify RUN --repair mends it")
+
+
+def test_a_folder_may_be_called_like_a_file(bucket, tmp_path):
+    for name in ("part-0.csv", "part-1.csv", "_SUCCESS", "notes.txt"):
+        bucket.put(f"list.csv/{name}", CSV)
+    config = ManifestConfig(manifest=bucket.address("list.csv"), storage_options=bucket.options)
+    index = build_index(config, Store(str(tmp_path)), source="web")
+    assert [name.rpartition("/")[2] for name in index.files] == ["part-0.csv", "part-1.csv"]
+
+
+def test_a_store_that_is_away_holds_no_manifest_and_is_no_empty_folder(s3, bucket, tmp_path):
+    bucket.put("a.csv", CSV)
+    for ending in ("", "/*.csv", "/a*.csv", "/a.csv"):
+        config = ManifestConfig(manifest=f"{bucket.url}{ending}", storage_options=bucket.options)
+        s3.calm()
+        check_unchanged(config, Store(str(tmp_path)), "sources.web")
+        s3.trouble(Trouble("gone"))
+        with pytest.raises(ManifestError, match=r"sources\.web\.manifest: cannot read s3://.*NoSuchBucket"):
+            check_unchanged(config, Store(str(tmp_path)), "sources.web")
+
+
+def test_the_query_of_a_web_address_is_never_told(s3, bucket, tmp_path):
+    for name, data in (("list.csv", CSV), ("list.weird", CSV), ("broken.parquet", b"PAR1 no")):
+        bucket.fs.pipe_file(bucket.path(name), data, ACL="public-read")
+    place = f"{s3.endpoint}/{bucket.path()}"
+    index = build_index(
+        ManifestConfig(manifest=f"{place}/list.csv?v=s3cr3t"), Store(str(tmp_path)), source="web"
+    )
+    assert (index.rows, index.files) == (2, (f"{place}/list.csv",))
+    for name, said in (
+        ("list.weird", "cannot tell the form of"), ("broken.parquet", "cannot read"), ("none.csv", "no file at"),
+    ):  # fmt: skip
+        with pytest.raises(ManifestError, match=said) as error:
+            identity_of(tmp_path / name, f"{place}/{name}?v=s3cr3t")
+        assert f"{place}/{name}" in str(error.value) and "s3cr3t" not in str(error.value)
