@@ -24,6 +24,10 @@ class TrainingStopped(RuntimeError):
     """A learner's own verdict, on all workers at once: going on, or trying again, would give the same."""
 
 
+class StoppedAlone(TrainingStopped):
+    """A verdict that perhaps one worker alone has: the others may wait for it in the middle of a step."""
+
+
 class Learner(Protocol):
     """What `fit` trains. Its state after `load` is exactly its state at `save`, data position included."""
 
@@ -84,7 +88,7 @@ def fit(job: TrainJob) -> None:
 
     Raises:
         ray.train.TrainingFailedError: a worker failed more often than `max_failures`.
-        TrainingStopped: the learner said so.
+        TrainingStopped: the learner said so. It is not tried again.
     """
     job = replace(job, rescued=rescue(job.storage_filesystem, f"{job.storage}/{job.name}"))
     trainer = ray.train.torch.TorchTrainer(
@@ -103,11 +107,28 @@ def fit(job: TrainJob) -> None:
             storage_filesystem=job.storage_filesystem,
             failure_config=FailureConfig(max_failures=job.workers.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
+            callbacks=[_EndAtOnce()],
         ),
     )
-    result = trainer.fit()
+    try:
+        result = trainer.fit()
+    except ray.train.ControllerError as error:
+        if isinstance(error.controller_failure, TrainingStopped):
+            raise error.controller_failure from error
+        raise
     if result.metrics is not None and "stopped" in result.metrics:
         raise TrainingStopped(result.metrics["stopped"])
+
+
+class _EndAtOnce(ray.train.UserCallback):  # type: ignore[misc]  # Ray comes without types
+    """Makes one worker's verdict that of the training, whatever the others do. Ray Train takes a worker's error for its
+    death and tries again; an error in its own controller, where this runs, is final and ends the other workers."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Called with the errors of workers by rank."""
+        for error in worker_exceptions.values():
+            if isinstance(error, StoppedAlone):
+                raise error
 
 
 def _train(config: dict[str, Any]) -> None:
@@ -127,6 +148,8 @@ def _train(config: dict[str, Any]) -> None:
     tell = _Teller(job, learner) if rank == 0 else None
     try:
         _steps(job, learner, rank, tell)
+    except StoppedAlone:
+        raise  # a report would wait for the other workers
     except TrainingStopped as verdict:
         # As a result, not as an error: Ray Train would take it for a worker's death and try again.
         ray.train.report({"steps": learner.step, "stopped": str(verdict)})

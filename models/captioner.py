@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -118,11 +119,12 @@ class Captioner:
         for pixels in load_pixels(images, self.image_size, self.batches.size):
             of_batch = keys[len(captions) : len(captions) + len(pixels)]
             seeds = [[sequence_seed(run_seed, round, key, i) for i in range(n)] for key in of_batch]
-            captions += self.batches.run(self._caption, pixels, seeds)
+            captions += self.batches.run(partial(self._caption, pixels, seeds), len(pixels))
         return captions
 
     @torch.inference_mode()
-    def _caption(self, pixels: Tensor, seeds: list[list[int]]) -> list[list[Caption]]:
+    def _caption(self, pixels: Tensor, seeds: list[list[int]], now: slice) -> list[list[Caption]]:
+        pixels, seeds = pixels[now], seeds[now]
         weight = next(self.med.parameters())
         states = self.med.encode_image(normalise(pixels, weight.dtype, weight.device))
         n = len(seeds[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, Self
 
@@ -45,9 +46,9 @@ class Matcher:
         """Takes the model over: it is moved, cast and put in eval mode (`inference.place`).
 
         `itm_token` opens a text for the ITM head: "enc" as the head was trained, "cls" as transformers and
-        BLIP's blip_itm.py have it, by mistake. `batch_size` is in images and is halved when the device runs
-        out of memory. Texts are cut at `max_tokens`, 35 in BLIP's retrieval. ValueError if the model has no
-        text encoder.
+        BLIP's blip_itm.py have it, by mistake. `batch_size` is in images, and in texts of one pass; it is
+        halved when the device runs out of memory. Texts are cut at `max_tokens`, 35 in BLIP's retrieval.
+        ValueError if the model has no text encoder.
         """
         if not med.has_encoder:
             raise ValueError(
@@ -56,7 +57,7 @@ class Matcher:
         self.med = place(med, tokenizer, device, precision)
         self.tokenizer = tokenizer
         self.itm_id = {"enc": tokenizer.enc_id, "cls": tokenizer.cls_id}[itm_token]
-        self.batches = MicroBatches(batch_size)
+        self.batches = MicroBatches(batch_size, of="images or texts")
         self.max_tokens = max_tokens
 
     @classmethod
@@ -108,15 +109,26 @@ class Matcher:
         done = 0
         for pixels in load_pixels(wanted, self.image_size, self.batches.size):
             rows_of_batch = asked[done : done + len(pixels)]
-            of_batch = [texts[i] for i in rows_of_batch]
-            judged = self.batches.run(self._match, pixels, of_batch)
+            judged = self._judge(pixels, [texts[i] for i in rows_of_batch])
             for i, of_image in zip(rows_of_batch, judged, strict=True):
                 scores[i] = of_image
             done += len(pixels)
         return scores
 
+    def _judge(self, pixels: Tensor, texts: Sequence[Sequence[str]]) -> list[list[Score]]:
+        """Scores of images [B, 3, S, S] that have texts, in micro-batches."""
+        scores: list[list[Score]] = []
+        while len(scores) < len(texts):
+            left = texts[len(scores) :]
+            # Of few images with many texts each, the texts decide how much memory it takes.
+            most = max(len(left), sum(map(len, left[: self.batches.size])))
+            scores += self.batches.fit(partial(self._match, pixels[len(scores) :], left), most)
+        return scores
+
     @torch.inference_mode()
-    def _match(self, pixels: Tensor, texts: Sequence[Sequence[str]]) -> list[list[Score]]:
+    def _match(self, pixels: Tensor, texts: Sequence[Sequence[str]], size: int) -> list[list[Score]]:
+        """Scores of the first `size` images; their texts are read `size` at a time too."""
+        pixels, texts = pixels[:size], texts[:size]
         weight = next(self.med.parameters())
         states = self.med.encode_image(normalise(pixels, weight.dtype, weight.device))
         features = self.med.image_feature(states)
@@ -125,7 +137,7 @@ class Matcher:
         ids, mask = self.tokenizer.encode([t for of_image in texts for t in of_image], self.max_tokens)
         order = mask.sum(1).argsort(stable=True)  # texts of about one length go together: little padding
         scores = torch.empty(len(ids), 2, device=weight.device)
-        for rows in order.split(self.batches.size):
+        for rows in order.split(size):
             length = int(mask[rows].sum(1).max())
             scores[rows.to(weight.device)] = self._scores(
                 ids[rows, :length], mask[rows, :length], image_of_text[rows], features, cross_kv

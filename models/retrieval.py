@@ -20,15 +20,20 @@ T tokens, E embedding width, D vision width.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from models.captions import normalise_caption
 from models.images import normalise
+from models.inference import MicroBatches
 from models.med import MED
 from models.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
 
 RECALL_AT = (1, 5, 10)
 MAX_TOKENS = 35
@@ -49,6 +54,7 @@ def evaluate_retrieval(
     k: int,
     device: torch.device | str,
     batch_size: int = 64,
+    on_notice: Callable[[str], None] = log.warning,
 ) -> dict[str, float]:
     """Recall at 1, 5 and 10 both ways, by ITC alone and re-ranked by ITM.
 
@@ -60,7 +66,9 @@ def evaluate_retrieval(
         image_of_text: for each text, the number of its image.
         k: candidates of each query that ITM re-ranks (paper: 256 for COCO, 128 for Flickr30K); cut to the
             size of the gallery.
-        batch_size: pairs, or texts, of one forward pass.
+        batch_size: images, texts or pairs of one forward pass; halved, for each of these alone, when the device runs
+            out of memory. The results do not depend on it (but for rounding).
+        on_notice: receives a line when that happens.
 
     Returns:
         Percent: "tr@1", "tr@5", "tr@10" (image → text), "ir@1", "ir@5", "ir@10" (text → image), and the same
@@ -68,6 +76,7 @@ def evaluate_retrieval(
 
     Raises:
         ValueError: no texts, lists of different length, an image number out of range, or k < 1.
+        OutOfMemory: not even one image, text or pair at a time fits.
     """
     if not texts or len(texts) != len(image_of_text):
         raise ValueError(
@@ -75,18 +84,20 @@ def evaluate_retrieval(
         )
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
+    of_images, of_texts, of_pairs = (MicroBatches(batch_size, of) for of in ("images", "texts", "pairs"))
+    of_images.on_notice = of_texts.on_notice = of_pairs.on_notice = on_notice
     was_training = med.training
     med.eval()
     try:
-        states, image_features = _encode_images(med, pixels_batches, device)
+        states, image_features = _encode_images(med, pixels_batches, device, of_images)
         _check_images(image_of_text, len(states))
         unique, which = _unique_texts(texts)
-        text_features = _encode_texts(med, tokenizer, unique, device, batch_size)
+        text_features = _encode_texts(med, tokenizer, unique, device, of_texts)
         cosine = image_features @ text_features.T  # [I, U]
         top_texts = _top(cosine[:, which], k)  # [I, G]
         top_images = _top(cosine[:, which].T, k).T  # [I, G]
         wanted = _merge_texts(top_texts | top_images, which, len(unique))  # [I, U]
-        match = _match(med, tokenizer, states, unique, wanted, device, batch_size) + cosine
+        match = _match(med, tokenizer, states, unique, wanted, device, of_pairs) + cosine
     finally:
         med.train(was_training)
     right = torch.zeros(len(states), len(unique), dtype=torch.bool)
@@ -130,17 +141,21 @@ def _check_images(image_of_text: Sequence[int], images: int) -> None:
 
 
 def _encode_images(
-    med: MED, pixels_batches: Iterable[Tensor], device: torch.device | str
+    med: MED, pixels_batches: Iterable[Tensor], device: torch.device | str, batches: MicroBatches
 ) -> tuple[list[Tensor], Tensor]:
     """Token states of each image, on the host in the model's precision, and ITC features [I,E] float32."""
     dtype = next(med.parameters()).dtype
-    states: list[Tensor] = []
-    features = []
+
+    def encode(pixels: Tensor, now: slice) -> list[tuple[Tensor, Tensor]]:
+        encoded = med.encode_image(normalise(pixels[now], dtype=dtype, device=device))  # [B,N,D]
+        features = med.image_feature(encoded).float().cpu()
+        return list(zip(encoded.cpu(), features, strict=True))
+
+    rows: list[tuple[Tensor, Tensor]] = []
     for pixels in pixels_batches:
-        encoded = med.encode_image(normalise(pixels, dtype=dtype, device=device))  # [B,N,D]
-        features.append(med.image_feature(encoded).float().cpu())
-        states.extend(encoded.cpu())
-    return states, torch.cat(features) if features else torch.empty(0, 0)
+        rows += batches.run(partial(encode, pixels), len(pixels))
+    features = torch.stack([feature for _, feature in rows]) if rows else torch.empty(0, 0)
+    return [states for states, _ in rows], features
 
 
 def _unique_texts(texts: Sequence[str]) -> tuple[list[str], Tensor]:
@@ -151,14 +166,15 @@ def _unique_texts(texts: Sequence[str]) -> tuple[list[str], Tensor]:
 
 
 def _encode_texts(
-    med: MED, tokenizer: Tokenizer, texts: Sequence[str], device: torch.device | str, batch_size: int
+    med: MED, tokenizer: Tokenizer, texts: Sequence[str], device: torch.device | str, batches: MicroBatches
 ) -> Tensor:
     """ITC features of the texts [U,E], float32 on the host."""
-    features = []
-    for start in range(0, len(texts), batch_size):
-        ids, mask = tokenizer.encode(texts[start : start + batch_size], MAX_TOKENS, first="cls")
-        features.append(med.text_feature(ids.to(device), mask.to(device)).float().cpu())
-    return torch.cat(features)
+
+    def encode(now: slice) -> list[Tensor]:
+        ids, mask = tokenizer.encode(texts[now], MAX_TOKENS, first="cls")
+        return list(med.text_feature(ids.to(device), mask.to(device)).float().cpu())
+
+    return torch.stack(batches.run(encode, len(texts)))
 
 
 def _top(scores: Tensor, k: int) -> Tensor:
@@ -182,15 +198,19 @@ def _match(
     texts: Sequence[str],
     wanted: Tensor,
     device: torch.device | str,
-    batch_size: int,
+    batches: MicroBatches,
 ) -> Tensor:
     """ITM logit "matched" of the wanted pairs [I,U], float32 on the host; 0 elsewhere."""
     ids, mask = tokenizer.encode(texts, MAX_TOKENS, first="enc")  # [U,T]
     logits = torch.zeros(wanted.shape)
-    for first, last in _blocks(wanted.sum(dim=1).tolist(), batch_size):
+    pairs = wanted.sum(dim=1).tolist()
+
+    def judge(first: int, size: int) -> int:
+        """All pairs of the images from `first` on that make up a block, `size` pairs at a time; the next image."""
+        last = _end_of_block(pairs, first, size)
         cross_kv = med.cross_kv(torch.stack(list(states[first:last])).to(device), which="encoder")
         image, text = wanted[first:last].nonzero(as_tuple=True)  # sorted by image
-        for rows, columns in zip(image.split(batch_size), text.split(batch_size), strict=True):
+        for rows, columns in zip(image.split(size), text.split(size), strict=True):
             length = int(mask[columns].sum(dim=1).max())
             scores = med.match(
                 ids[columns, :length].to(device),
@@ -199,16 +219,19 @@ def _match(
                 image_index=rows,  # on the host: the layout is planned there
             )
             logits[first + rows, columns] = scores[:, 1].float().cpu()
+        return last
+
+    first = 0
+    while first < len(pairs):
+        of_block = sum(pairs[first : _end_of_block(pairs, first, batches.size)])
+        first = batches.fit(partial(judge, first), of_block)
     return logits
 
 
-def _blocks(pairs_per_image: Sequence[int], limit: int) -> Iterator[tuple[int, int]]:
-    """Runs of images [first, last) with at most `limit` pairs together; an image with more stands alone."""
-    first, pairs = 0, 0
-    for image, count in enumerate(pairs_per_image):
-        if pairs and pairs + count > limit:
-            yield first, image
-            first, pairs = image, 0
-        pairs += count
-    if pairs:
-        yield first, len(pairs_per_image)
+def _end_of_block(pairs: Sequence[int], first: int, limit: int) -> int:
+    """End of the run of images from `first` on with at most `limit` pairs together; an image with more stands alone."""
+    last, together = first + 1, pairs[first]
+    while last < len(pairs) and together + pairs[last] <= limit:
+        together += pairs[last]
+        last += 1
+    return last

@@ -12,6 +12,7 @@ import pyarrow as pa
 from cluster.engine import Step
 from cluster.isolation import Isolation, Stage
 from cluster.sizing import Share, Sizing
+from models.shortage import OutOfMemory
 from pipeline.config import Config
 from pipeline.serve import serve_folder
 from stages.artifacts import absolute
@@ -27,7 +28,7 @@ from stages.store import Store, StoreError
 from stages.web import Web
 from stages.write import Provenance, Write, WriteConfig
 
-ISOLATION = Isolation(fail=failed, crash=crashed, live=live, name=shard_name, never=(StoreError,))
+ISOLATION = Isolation(fail=failed, crash=crashed, live=live, name=shard_name, never=(StoreError, OutOfMemory))
 
 
 class FetchBySource:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 from cluster.engine import call_all
+from cluster.metrics import NodeBoard
 from cluster.sizing import Sizing
 from models.captions import normalise_caption
 from pipeline.config import Config, EvaluateSection
@@ -15,7 +17,7 @@ from stages.artifacts import local_artifact
 from stages.pairs import PairsConfig, ReadPairs, ShardRef
 from stages.store import Store
 
-PIXEL_BATCH = 256
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,24 @@ class Test:
     shards: tuple[ShardRef, ...]
     config: EvaluateSection
     seed: int
+    reports: NodeBoard | None = None
+    """Receives what the user should know."""
+
+    def notice(self, line: str) -> None:
+        """Tell the user; without a board, the log."""
+        if self.reports is None:
+            log.warning("%s: %s", self.model, line)
+        else:
+            self.reports.note(f"{self.model}: {line}")
 
 
 def evaluate_models(
-    config: Config, run: Store, ledger: Ledger, names: list[str], sizing: Sizing
+    config: Config,
+    run: Store,
+    ledger: Ledger,
+    names: list[str],
+    sizing: Sizing,
+    reports: NodeBoard | None = None,
 ) -> dict[str, dict[str, Any]]:
     """{model: {"retrieval": …, "caption": …}} for the models of these nodes, side by side where there is room."""
     shards = [
@@ -38,45 +54,67 @@ def evaluate_models(
         for source in config.of_kind("test")
         for shard in ledger.committed(f"corpus/{source}")
     ]
-    tests = [Test(name, run, tuple(shards), config.evaluate, config.run.seed) for name in names]
+    tests = [Test(name, run, tuple(shards), config.evaluate, config.run.seed, reports) for name in names]
     gpus = min(1.0, sizing.gpus)
     return dict(zip(names, call_all(evaluate, tests, cpus=1.0, gpus=gpus), strict=True))
 
 
 def evaluate(test: Test) -> dict[str, Any]:
-    """Evaluate one model in this process; the driver, which only lists the tests, needs no torch."""
-    from models.captioner import Captioner
+    """Evaluate one model in this process; the driver, which only lists the tests, needs no torch.
+
+    Raises:
+        OutOfMemory: not even one image at a time fits.
+    """
+    checkpoint = local_artifact(test.run.address(f"models/{test.model}"), test.model, test.run)
+    images, texts, keys = _read(test)
+    normal = [[normalise_caption(text) for text in of_image] for of_image in texts]
+    return {
+        "images": len(images),
+        "texts": sum(map(len, texts)),
+        "retrieval": _retrieval(test, checkpoint, images, normal),
+        "caption": caption_metrics(
+            _captions(test, checkpoint, images, keys), dict(zip(keys, normal, strict=True))
+        ),
+    }
+
+
+def _retrieval(test: Test, checkpoint: str, images: list[bytes], texts: list[list[str]]) -> dict[str, float]:
+    """Recalls of the model; it has left the device when the captioner comes."""
     from models.checkpoints import load_checkpoint
     from models.inference import load_pixels, place
     from models.retrieval import evaluate_retrieval
 
-    checkpoint = local_artifact(test.run.address(f"models/{test.model}"), test.model, test.run)
-    med, tokenizer, _ = load_checkpoint(checkpoint, parts="pretrain")
     caption = test.config.caption
+    med, tokenizer, _ = load_checkpoint(checkpoint, parts="pretrain")
     med = place(med, tokenizer, "auto", caption.precision)
-    device = next(med.parameters()).device
-    images, texts, keys = _read(test)
-    batches = load_pixels(images, med.config.vision.image_size, PIXEL_BATCH)
-    flat = [normalise_caption(text) for of_image in texts for text in of_image]
-    owner = [i for i, of_image in enumerate(texts) for _ in of_image]
-    retrieval = evaluate_retrieval(med, tokenizer, batches, flat, owner, test.config.k, device)
+    return evaluate_retrieval(
+        med,
+        tokenizer,
+        load_pixels(images, med.config.vision.image_size, caption.batch_size),
+        [text for of_image in texts for text in of_image],
+        [i for i, of_image in enumerate(texts) for _ in of_image],
+        test.config.k,
+        next(med.parameters()).device,
+        batch_size=caption.batch_size,
+        on_notice=test.notice,
+    )
+
+
+def _captions(test: Test, checkpoint: str, images: list[bytes], keys: list[str]) -> dict[str, str]:
+    """One caption of each image, by its key."""
+    from models.captioner import Captioner
+
+    caption = test.config.caption
     captioner = Captioner.from_checkpoint(
         checkpoint,
-        device=device,
         precision=caption.precision,
         prompt=caption.prompt,
         sampling=caption.sampling,
         batch_size=caption.batch_size,
     )
+    captioner.batches.on_notice = test.notice
     written = captioner.caption(images, keys, n=1, run_seed=test.seed, round=0)
-    candidates = {key: of_image[0].text for key, of_image in zip(keys, written, strict=True)}
-    references = {key: [normalise_caption(t) for t in ts] for key, ts in zip(keys, texts, strict=True)}
-    return {
-        "images": len(images),
-        "texts": len(flat),
-        "retrieval": retrieval,
-        "caption": caption_metrics(candidates, references),
-    }
+    return {key: of_image[0].text for key, of_image in zip(keys, written, strict=True)}
 
 
 def _read(test: Test) -> tuple[list[bytes], list[list[str]], list[str]]:

@@ -37,6 +37,11 @@ class LearnerSpec:
     steps_per_epoch: int
     provenance: dict[str, Any]
 
+    @property
+    def section(self) -> str:
+        """Where `train` stands in the config."""
+        return self.kind if self.kind == "pretrain" else f"{self.kind}.finetune"
+
 
 def build_learner(spec: LearnerSpec, worker: Worker) -> PairLearner:
     """A fresh learner on a worker (picklable by `functools.partial`)."""

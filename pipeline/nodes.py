@@ -40,7 +40,7 @@ def run_evaluate(run: Run, node: Node) -> dict[str, Any]:
     from pipeline.evaluating import evaluate_models
 
     names = [need for need in node.needs if need.startswith("pretrain.")]
-    results = evaluate_models(run.config, run.store, run.ledger, names, run.sizing())
+    results = evaluate_models(run.config, run.store, run.ledger, names, run.sizing(), run.board.of(node.name))
     summary = "  ".join(
         f"{name}: ITC TR@1 {r['retrieval']['itc_tr@1']:.1f} IR@1 {r['retrieval']['itc_ir@1']:.1f}"
         for name, r in results.items()

@@ -37,6 +37,7 @@ class Progress:
     def __init__(self, console: Console, poll: Callable[[], dict[str, dict[str, Any]]] | None = None) -> None:
         self.console, self.poll = console, poll
         self._nodes: dict[str, NodeProgress] = {}
+        self._noticed: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
         self._live: Live | None = None
 
@@ -83,7 +84,9 @@ class Progress:
     def draw(self) -> None:
         """Show the present state; called about twice a second by the main thread."""
         if self.poll is not None:
-            self._take(self.poll())
+            board = self.poll()
+            self._take(board)
+            self._say_notices(board)
         with self._lock:
             nodes = list(self._nodes.values())
         if self._live is not None:
@@ -103,6 +106,14 @@ class Progress:
                 if entry is not None and "step" in values:
                     entry.done, entry.total, entry.unit = values["step"], values["total"], "steps"
                     entry.note = training_note(values)
+
+    def _say_notices(self, board: dict[str, dict[str, Any]]) -> None:
+        """What workers want the user to know; the board repeats it at every look."""
+        for node, values in board.items():
+            for line in values.get("notices", ()):
+                if (node, line) not in self._noticed:
+                    self._noticed.add((node, line))
+                    self.say(node, line)
 
 
 def training_note(values: dict[str, Any]) -> str:

@@ -20,11 +20,12 @@ from typing import Any
 import torch
 
 from cluster.engine import Step, stream_blocks
-from cluster.train import Worker
+from cluster.train import StoppedAlone, Worker
 from models.augment import TrainAugment
 from models.checkpoints import load_checkpoint, load_text_start, load_vision_start, save_checkpoint
 from models.config import MedConfig
 from models.gather import average_gradients
+from models.inference import is_out_of_memory
 from models.med import MED
 from models.objectives import Objective, PairBatch
 from models.optimizer import build_optimizer, clip_gradient, learning_rate, set_learning_rate
@@ -72,10 +73,20 @@ class PairLearner:
 
         Raises:
             TrainingStopped: the loss is no finite number (seen some steps later, on all workers alike).
+            StoppedAlone: device or host lack memory, and would lack it in the same step again.
         """
-        if self._batches is None:
-            self._batches = self._loader()
-        batch = next(self._batches)
+        batch: Batch | None = None
+        try:
+            if self._batches is None:
+                self._batches = self._loader()
+            batch = next(self._batches)
+            return self._step(batch)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise StoppedAlone(self._shortage(reading=batch is None)) from error
+            raise
+
+    def _step(self, batch: Batch) -> Callable[[], dict[str, float]]:
         train = self.spec.train
         if self.numbers.flops is None:
             pieces = len(batch.pieces)
@@ -92,6 +103,27 @@ class PairLearner:
         self.position = batch.position
         self.numbers.add(self.step, rate, losses)
         return partial(read_numbers, losses, rate)
+
+    def _shortage(self, *, reading: bool) -> str:
+        """What there is no memory for, and which settings take less of it."""
+        train, key, vision = self.spec.train, self.spec.section, self.med.config.vision
+        pairs = f"the {train.batch_size:,} pairs ({key}.batch_size) of step {self.step + 1}"
+        if reading:
+            return (
+                f"{self.spec.node}: the host is out of memory while it reads {pairs}; lower {key}.window_shards "
+                f"({train.window_shards}) or {key}.decode_threads ({train.decode_threads})"
+            )
+        at_once = train.batch_size // (train.accumulate * self.worker.world)
+        ways = [f"raise {key}.accumulate ({train.accumulate}; ITC and ITM compare within a piece)"]
+        if vision.checkpoint_layers < vision.depth:
+            layers = f"{vision.checkpoint_layers} of {vision.depth}"
+            ways.insert(0, f"raise {key}.checkpoint_layers ({layers}; changes no result)")
+        if not self.bfloat16:
+            ways.append(f"set {key}.precision to bfloat16")
+        return (
+            f"{self.spec.node}: out of memory with {at_once:,} pairs at a time of {pairs}; {', '.join(ways)}, "
+            f"or lower {key}.batch_size"
+        )
 
     def speed(self, steps_per_second: float) -> dict[str, float]:
         """What a number of steps a second means in samples and in use of the devices."""

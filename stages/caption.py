@@ -76,6 +76,10 @@ class Caption:
         """Have `told` called after every micro-batch."""
         self.captioner.batches.on_progress = told
 
+    def on_notice(self, told: Callable[[str], None]) -> None:
+        """Have `told` called with a line when the batch is halved for want of memory."""
+        self.captioner.batches.on_notice = told
+
     def __call__(self, batch: pa.Table) -> pa.Table:
         images, keys = batch["image"].to_pylist(), batch["key"].to_pylist()
         live = [i for i, image in enumerate(images) if image is not None]

@@ -83,6 +83,10 @@ class Filter:
         """Have `told` called after every micro-batch."""
         self.matcher.batches.on_progress = told
 
+    def on_notice(self, told: Callable[[str], None]) -> None:
+        """Have `told` called with a line when the batch is halved for want of memory."""
+        self.matcher.batches.on_notice = told
+
     def __call__(self, batch: pa.Table) -> pa.Table:
         images = batch["image"].to_pylist()
         captions = batch["captions"].to_pylist()

@@ -1,6 +1,5 @@
 """Rows on which a stage raises fail alone; a stage that raises on all of them is broken itself."""
 
-from dataclasses import replace
 from functools import partial
 
 import pyarrow as pa
@@ -8,8 +7,10 @@ import pytest
 
 from cluster.engine import StageRunner, Step
 from cluster.isolation import DEATHS, Broken, ProcessDied, RowsLost, Search
+from models.shortage import OutOfMemory
 from pipeline.chain import ISOLATION
 from stages.rows import ROW_SCHEMA, table_of, with_column
+from stages.store import StoreError
 
 
 class Picky:
@@ -123,22 +124,20 @@ def test_no_row_is_blamed_for_a_full_disk(kind):
         StageRunner(step)(batch())
 
 
-class Away(Exception):
-    """Stands for a store that cannot be reached."""
-
-
-def test_no_row_is_blamed_for_a_store_that_is_away():
-    class Fetches(Picky):
+@pytest.mark.parametrize(
+    "error", [StoreError("s3://b/a.jpg: cannot read it"), OutOfMemory("even one at a time")]
+)
+@pytest.mark.parametrize("searched", [False, True])
+def test_no_row_is_blamed_for_a_store_that_is_away_or_a_machine_without_memory(error, searched):
+    class Short(Picky):
         def __call__(self, given):
-            if "c5" in given["caption"].to_pylist():
-                raise Away("bucket: NoSuchBucket")
+            rows = given["caption"].to_pylist()
+            if "c5" in rows and not (searched and "c9" in rows):
+                raise error
             return super().__call__(given)
 
-    isolation = replace(ISOLATION, never=(Away,))
-    with pytest.raises(Away):
-        runner(Fetches(("c5", "c9")), isolation)(batch())
-    with pytest.raises(Away):  # also where the search has begun
-        runner(Fetches(("c9",)), isolation)(batch())
+    with pytest.raises(type(error)):
+        runner(Short(("c9",)))(batch())
 
 
 class Ends404(Picky):

@@ -13,6 +13,7 @@ from models.checkpoints import save_checkpoint
 from models.config import SamplingConfig
 from models.images import to_pixels
 from models.sampling import sequence_seed
+from models.shortage import OutOfMemory
 from tests.models.blip_oracle import (
     SIZE,
     hf_captioner,
@@ -180,9 +181,9 @@ def test_out_of_memory_halves_the_batch_for_good_and_changes_nothing(hf, med, pi
     with caplog.at_level(logging.WARNING):
         assert texts_of(captioner.caption(pixels, KEYS)) == texts_of(expected)
     assert tried == [8, 4, 2, 2, 2, 2, 2, 1]
-    assert [record.getMessage().split(":")[0] for record in caplog.records] == [
-        "out of memory with 8 images at once",
-        "out of memory with 4 images at once",
+    assert caplog.messages == [
+        "out of memory with 8 images at once, going on with 4",
+        "out of memory with 4 images at once, going on with 2",
     ]
     caplog.clear()
     tried.clear()
@@ -191,19 +192,19 @@ def test_out_of_memory_halves_the_batch_for_good_and_changes_nothing(hf, med, pi
     assert not caplog.records
 
 
+def test_halved_batches_give_what_batches_of_that_size_give_to_the_bit(hf, med, pixels):
+    captioner = Captioner(med_of(hf), TOKENIZER, **CPU, batch_size=8)
+    short_of_memory(captioner, most=3)
+    expected = Captioner(med, TOKENIZER, **CPU, batch_size=2).caption(pixels, KEYS)
+    assert captioner.caption(pixels, KEYS) == expected and captioner.batches.size == 2
+
+
 def test_the_host_out_of_memory_halves_too(hf, med, pixels):
-    """The errors as torch itself and Python raise them, for sizes that no machine has."""
-    errors = []
-    for allocate in (lambda: torch.empty(2**60, dtype=torch.uint8), lambda: bytearray(2**62)):
-        with pytest.raises((RuntimeError, MemoryError)) as raised:
-            allocate()
-        errors.append(raised.value)
-    errors.append(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
+    """Which errors say so is in test_inference.py."""
+    captioner = Captioner(med_of(hf), TOKENIZER, **CPU, batch_size=8)
+    short_of_memory(captioner, most=4, error=MemoryError())
     expected = Captioner(med, TOKENIZER, **CPU).caption(pixels, KEYS)
-    for error in errors:
-        captioner = Captioner(med_of(hf), TOKENIZER, **CPU, batch_size=8)
-        short_of_memory(captioner, most=4, error=error)
-        assert texts_of(captioner.caption(pixels, KEYS)) == texts_of(expected) and captioner.batches.size == 4
+    assert texts_of(captioner.caption(pixels, KEYS)) == texts_of(expected) and captioner.batches.size == 4
 
 
 def test_another_error_halves_nothing(hf, pixels):
@@ -225,7 +226,7 @@ def test_every_micro_batch_is_told(hf, pixels):
 def test_out_of_memory_with_one_image_is_an_error(hf, pixels):
     captioner = Captioner(med_of(hf), TOKENIZER, **CPU, batch_size=2)
     short_of_memory(captioner, most=0)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(OutOfMemory, match="even with images one at a time"):
         captioner.caption(pixels, KEYS)
 
 

@@ -8,6 +8,7 @@ import torch
 from models.checkpoints import save_checkpoint
 from models.images import normalise
 from models.matcher import Matcher
+from models.shortage import OutOfMemory
 from models.tokenizer import DEC, ENC
 from tests.models.blip_oracle import SIZE, hf_captioner, hf_matcher, med_of, random_pixels, tiny_tokenizer
 
@@ -127,24 +128,54 @@ def test_bfloat16_scores_are_close(hf, med, pixels):
     assert difference.median() < 0.02
 
 
-def test_out_of_memory_halves_the_batch_and_changes_nothing(hf, med, pixels, caplog):
-    expected = Matcher(med, TOKENIZER, **CPU).match(pixels, TEXTS)
-    matcher = Matcher(med_of(hf), TOKENIZER, **CPU, batch_size=4)
+def short_of_memory(matcher, *, images=99, texts=99):
+    """Makes the model fail as CUDA does when more images or texts come at once; returns what was tried, as (images,
+    texts)."""
     match, tried = matcher.med.match, []
 
     def watched(ids, mask, cross_kv, image_index):
-        tried.append(len(cross_kv[0][0]))
-        if tried[-1] > 2:
+        tried.append((len(cross_kv[0][0]), len(ids)))
+        if tried[-1][0] > images or tried[-1][1] > texts:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return match(ids, mask, cross_kv, image_index)
 
     matcher.med.match = watched
+    return tried
+
+
+def test_out_of_memory_halves_the_batch_and_changes_nothing(hf, med, pixels, caplog):
+    expected = Matcher(med, TOKENIZER, **CPU).match(pixels, TEXTS)
+    matcher = Matcher(med_of(hf), TOKENIZER, **CPU, batch_size=4)
+    tried = short_of_memory(matcher, images=2)
     with caplog.at_level(logging.WARNING):
         scores = matcher.match(pixels, TEXTS)
     torch.testing.assert_close(torch.tensor(pairs(scores)), torch.tensor(pairs(expected)))
     assert matcher.batches.size == 2
-    assert tried[0] == 4 and max(tried[1:]) == 2
-    assert len(caplog.records) == 1
+    assert tried[0][0] == 4 and max(images for images, _ in tried[1:]) == 2
+    assert caplog.messages == ["out of memory with 4 images or texts at once, going on with 2"]
+
+
+def test_halved_batches_give_what_batches_of_that_size_give_to_the_bit(hf, med, pixels):
+    matcher = Matcher(med_of(hf), TOKENIZER, **CPU, batch_size=4)
+    short_of_memory(matcher, images=2)
+    assert matcher.match(pixels, TEXTS) == Matcher(med, TOKENIZER, **CPU, batch_size=2).match(pixels, TEXTS)
+
+
+def test_the_texts_of_a_lone_image_are_halved_too(hf, med, pixels):
+    texts = [[f"{word} dog" for word in ("a", "the", "red", "small", "blue", "two", "green", "one", "black")]]
+    expected = Matcher(med, TOKENIZER, **CPU).match(pixels[:1], texts)
+    matcher = Matcher(med_of(hf), TOKENIZER, **CPU, batch_size=64)
+    tried = short_of_memory(matcher, texts=3)
+    scores = matcher.match(pixels[:1], texts)
+    torch.testing.assert_close(torch.tensor(pairs(scores)), torch.tensor(pairs(expected)))
+    assert [texts for _, texts in tried] == [9, 4, 2, 2, 2, 2, 1]
+
+
+def test_out_of_memory_with_one_text_is_an_error(hf, pixels):
+    matcher = Matcher(med_of(hf), TOKENIZER, **CPU, batch_size=4)
+    short_of_memory(matcher, texts=0)
+    with pytest.raises(OutOfMemory, match="even with images or texts one at a time"):
+        matcher.match(pixels, TEXTS)
 
 
 @pytest.mark.parametrize("kind", ["ours", "transformers"])

@@ -9,8 +9,10 @@ import torch
 from models.captions import normalise_caption
 from models.config import MedConfig, TextConfig, VisionConfig
 from models.images import normalise
+from models.inference import MicroBatches
 from models.med import MED
-from models.retrieval import evaluate_retrieval, recall_from_scores
+from models.retrieval import _match, evaluate_retrieval, recall_from_scores
+from models.shortage import OutOfMemory
 from models.tokenizer import Tokenizer
 
 TEXTS = [
@@ -159,6 +161,95 @@ def test_each_image_is_encoded_once_and_its_keys_are_made_once(
         monkeypatch.setattr(med, name, counted)
     run(med_and_tokenizer, pixels, 50, batch_size=3)
     assert rows == {"encode_image": IMAGES, "cross_kv": IMAGES}
+
+
+# ---- memory
+
+
+PLACES = {
+    "images": "encode_image",
+    "texts": "text_feature",
+    "pairs": "match",
+}
+"""What goes through the model, and where it is counted."""
+
+
+def short_of_memory(med: MED, monkeypatch: pytest.MonkeyPatch, place: str, most: int) -> list[int]:
+    """Makes one part of the model fail as CUDA does when more than `most` come at once; returns what was tried."""
+    whole, tried = getattr(med, place), []
+
+    def limited(first: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
+        tried.append(len(first))
+        if len(first) > most:
+            raise torch.AcceleratorError("CUDA error: out of memory")
+        return whole(first, *args, **kwargs)
+
+    monkeypatch.setattr(med, place, limited)
+    return tried
+
+
+@pytest.mark.parametrize(("of", "place"), PLACES.items())
+def test_out_of_memory_halves_and_changes_nothing(
+    med_and_tokenizer: tuple[MED, Tokenizer], pixels: torch.Tensor, of: str, place: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    expected, told = run(med_and_tokenizer, pixels, 4), []
+    tried = short_of_memory(med_and_tokenizer[0], monkeypatch, place, most=2)
+    found = evaluate_retrieval(
+        *med_and_tokenizer,
+        pixels.split(9),
+        TEXTS,
+        IMAGE_OF_TEXT,
+        4,
+        "cpu",
+        batch_size=8,
+        on_notice=told.append,
+    )
+    assert found == expected
+    assert told == [f"out of memory with {n} {of} at once, going on with {n // 2}" for n in (8, 4)]
+    assert tried[:2] == [8, 4] and max(tried[2:]) == 2, "it is remembered"
+
+
+def test_out_of_memory_in_the_keys_of_many_images_takes_fewer_images(
+    med_and_tokenizer: tuple[MED, Tokenizer], pixels: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = run(med_and_tokenizer, pixels, 1)
+    tried = short_of_memory(med_and_tokenizer[0], monkeypatch, "cross_kv", most=1)
+    assert run(med_and_tokenizer, pixels, 1, batch_size=16) == expected
+    assert tried[0] > 2 and tried[-1] == 1
+
+
+def test_halved_scores_are_those_of_that_size_to_the_bit(
+    med_and_tokenizer: tuple[MED, Tokenizer], pixels: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    med, tokenizer = med_and_tokenizer
+    texts = sorted({normalise_caption(text) for text in TEXTS})
+    wanted = torch.rand(IMAGES, len(texts), generator=torch.Generator().manual_seed(3)) < 0.5
+    wanted[:, 0] = True
+
+    def scores(batches: MicroBatches) -> torch.Tensor:
+        with torch.no_grad():
+            states = list(med.encode_image(normalise(pixels)))
+            return _match(med, tokenizer, states, texts, wanted, "cpu", batches)
+
+    expected = scores(MicroBatches(3))
+    short_of_memory(med, monkeypatch, "match", most=3)
+    halved = MicroBatches(8, of="pairs")
+    assert torch.equal(scores(halved), expected) and halved.size == 3
+    assert (expected != 0).equal(wanted)
+
+
+@pytest.mark.parametrize(("of", "place"), PLACES.items())
+def test_out_of_memory_with_one_of_them_is_an_error(
+    med_and_tokenizer: tuple[MED, Tokenizer], pixels: torch.Tensor, of: str, place: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    short_of_memory(med_and_tokenizer[0], monkeypatch, place, most=0)
+    with pytest.raises(OutOfMemory, match=f"even with {of} one at a time"):
+        run(med_and_tokenizer, pixels, 4)
+
+
+# ---- borders
 
 
 def test_a_model_that_scores_everything_alike_finds_nothing(pixels: torch.Tensor) -> None:

@@ -8,8 +8,8 @@ import torch
 
 from models.checkpoints import save_checkpoint
 from models.config import MedConfig, SamplingConfig, TextConfig, VisionConfig
-from models.inference import OutOfMemory
 from models.med import MED
+from models.shortage import OutOfMemory
 from models.tokenizer import Tokenizer
 from pipeline.config import EvaluateSection
 from pipeline.evaluating import Test as Evaluation

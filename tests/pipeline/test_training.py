@@ -1,26 +1,20 @@
-"""The learner of the training nodes, in this process: pieces, precision, resume, divergence."""
+"""The learner of the training nodes, in this process: pieces, precision, resume, divergence, want of memory."""
+
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
 import torch
 
-from cluster.train import TrainingStopped, Worker
+from cluster.train import StoppedAlone, TrainingStopped, Worker
 from models.config import AugmentConfig, MedConfig, ObjectiveConfig, OptimizerConfig, TextConfig, VisionConfig
 from models.tokenizer import Tokenizer
 from pipeline import training
-from pipeline.chain import FetchBySource
 from pipeline.config import ModelSection, TrainSection
 from pipeline.learner_spec import LearnerSpec
-from pipeline.shapes import ShapesConfig, make_shapes
 from pipeline.step_log import read_steps
 from pipeline.training import PairLearner
-from stages.decode import DecodeConfig
-from stages.fetch import FetchConfig
-from stages.manifest import ManifestConfig, build_index
-from stages.pairs import ShardRef
-from stages.read import Read, ReadConfig
-from stages.store import Store
-from stages.write import Write, WriteConfig
+from tests.clean_pairs import clean_pairs
 
 WORKER = Worker(0, 1, torch.device("cpu"))
 
@@ -29,25 +23,10 @@ WORKER = Worker(0, 1, torch.device("cpu"))
 def run(tmp_path_factory):
     """A run directory with 24 clean pairs as corpus shards, and a tokenizer of their words."""
     folder = tmp_path_factory.mktemp("training")
-    make_shapes(ShapesConfig(human=24, web=1, test=1, image_size=32), str(folder / "shapes"))
-    run = Store(str(folder / "run"))
-    manifest = ManifestConfig(manifest=str(folder / "shapes/human/annotations.json"), shard_size=10)
-    index = build_index(manifest, run / "corpus/human/index", source="human")
-    fetch = FetchConfig(
-        image=DecodeConfig(min_side=16, resize="original"), image_root=str(folder / "shapes/human")
-    )
-    stages = (
-        Read(ReadConfig(run=run)),
-        FetchBySource({"human": fetch}),
-        Write(WriteConfig(run=run, corpus_fingerprints={"human": "f"})),
-    )
-    for shard in range(index.shards):
-        batch = pa.Table.from_pylist([{"source": "human", "shard": shard}])
-        for stage in stages:
-            batch = stage(batch)
+    store, shards = clean_pairs(folder)
     tokenizer = Tokenizer.train(["a red circle and a blue square next to a green star"], 120)
     tokenizer.save(folder / "tokenizer")
-    return run, str(folder / "tokenizer"), index.shards
+    return store, str(folder / "tokenizer"), shards
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +56,7 @@ def spec(run, node="pretrain.0", *, losses=("itc", "itm", "lm"), queue=16, lr=1e
         model=ModelSection(med=MedConfig(vision=vision, text=text, embed_dim=8)),
         start=None,
         tokenizer=tokenizer,
-        shards=tuple(ShardRef("human", shard, "human") for shard in range(shards)),
+        shards=shards,
         round=0,
         seed=3,
         total_steps=section["steps"],
@@ -167,6 +146,79 @@ def test_loss_that_is_no_number_stops_the_training_with_advice(run):
     learner.train_step()
     with pytest.raises(TrainingStopped, match=r"pretrain.9: the loss is nan at step 2 .*lower optimizer.lr"):
         learner.settle()
+
+
+class Short:
+    """Stands for an objective, or for the batches to come, whose third use finds no memory."""
+
+    def __init__(self, whole, error):
+        self.whole, self.error, self.used = whole, error, 0
+
+    def use(self, *args, **options):
+        self.used += 1
+        if self.used == 3:
+            raise self.error
+        return self.whole(*args, **options)
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return self.use()
+
+
+SHORTAGES = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    torch.AcceleratorError("CUDA error: out of memory"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", SHORTAGES, ids=lambda error: type(error).__name__)
+def test_out_of_memory_in_a_step_stops_the_training_with_advice(run, error):
+    learner = PairLearner(spec(run, accumulate=2, precision="float32"), WORKER)
+    learner.numbers.flops = 1.0  # counted by a pass of its own, which would be the first use
+    learner.objective.forward = short = Short(learner.objective.forward, error).use
+    learner.train_step()
+    with pytest.raises(StoppedAlone) as verdict:
+        learner.train_step()
+    assert str(verdict.value) == (
+        "pretrain.0: out of memory with 4 pairs at a time of the 8 pairs (pretrain.batch_size) of step 2; "
+        "raise pretrain.checkpoint_layers (0 of 1; changes no result), "
+        "raise pretrain.accumulate (2; ITC and ITM compare within a piece), "
+        "set pretrain.precision to bfloat16, or lower pretrain.batch_size"
+    )
+    assert verdict.value.__cause__ is error and learner.step == 1 and short.__self__.used == 3
+
+
+def test_advice_names_the_section_and_no_way_that_is_exhausted(run):
+    finetuning = replace(spec(run, checkpoint_layers=1, precision="bfloat16"), kind="captioner")
+    learner = PairLearner(finetuning, Worker(1, 2, WORKER.device))
+    assert learner._shortage(reading=False) == (
+        "pretrain.0: out of memory with 4 pairs at a time of the 8 pairs (captioner.finetune.batch_size) of "
+        "step 1; raise captioner.finetune.accumulate (1; ITC and ITM compare within a piece), "
+        "or lower captioner.finetune.batch_size"
+    )
+    assert replace(finetuning, kind="filter").section == "filter.finetune"
+
+
+def test_out_of_memory_while_pairs_are_read_stops_it_too(run):
+    learner = PairLearner(spec(run, decode_threads=2), WORKER)
+    learner._batches = Short(learner._loader().__next__, MemoryError())
+    train(learner, until=2)
+    advice = r"host is out of memory while it reads the 8 pairs \(pretrain.batch_size\) of step 3; lower"
+    with pytest.raises(
+        StoppedAlone, match=rf"{advice} pretrain.window_shards \(16\) or pretrain.decode_threads"
+    ):
+        learner.train_step()
+
+
+def test_another_error_is_no_verdict(run):
+    learner = PairLearner(spec(run), WORKER)
+    learner.objective.forward = Short(learner.objective.forward, RuntimeError("NCCL timed out")).use
+    with pytest.raises(RuntimeError, match=r"^NCCL timed out$"):
+        train(learner)
 
 
 def test_batch_must_divide_among_workers_and_pieces(run):
