@@ -77,4 +77,4 @@ NODE_TRAININGS = [Fault(fault.at, "node") for fault in TRAININGS]
 """A whole loop on a cluster of several nodes, which loses the one that trains."""
 
 SHORT = [Fault("create torn rounds/1/web/000001.json")]
-"""What CI runs; tests/end_to_end kills the driver."""
+"""What CI runs, with one kill of the driver at a random moment."""

@@ -21,7 +21,7 @@ SHORT: Poison = {
     "filter": {"00000200004": "raise"},
     "write": {"00000200005": "segv"},
 }
-"""What CI runs."""
+"""What `make test-all` runs."""
 LONG: dict[str, Poison] = {
     **{
         f"{kind} in each stage": {s: {f"0000{n:02d}00007": kind} for n, s in enumerate(STAGES)}
