@@ -1,0 +1,32 @@
+"""What a training reads, and by what a half-done one is known."""
+
+from types import SimpleNamespace
+
+from pipeline.load import parse_config
+from pipeline.plan import plan
+from pipeline.train_nodes import training_shards
+from tests.tiny import tiny_data
+
+
+def shards_of(tmp_path, sha256="ab", texts=5):
+    """`training_shards` of the first pretraining on one shard of each source, the web's as told."""
+    config = parse_config(tiny_data(tmp_path) | {"duplicates": {"policy": "keep"}}, "c.yaml")
+    records = {
+        "corpus/human": [{"shard": 0, "texts": 3, "files": [{"sha256": "cd"}]}],
+        "corpus/web": [{"shard": 0, "texts": texts, "files": [{"sha256": sha256}]}],
+    }
+    run = SimpleNamespace(config=config, ledger=SimpleNamespace(records=records.__getitem__))
+    return training_shards(run, plan(config)["pretrain.0"])
+
+
+def test_pairs_are_those_that_the_records_count(tmp_path):
+    refs, pairs, per_epoch, _ = shards_of(tmp_path)
+    assert (pairs, per_epoch) == (8, 8.0)
+    assert [(ref.source, ref.shard) for ref in refs] == [("human", 0), ("web", 0)]
+
+
+def test_a_training_on_other_data_is_another_one(tmp_path):
+    """`retry` may change a shard while a training is half done: its checkpoint points into data that are gone."""
+    same, again = shards_of(tmp_path)[3], shards_of(tmp_path)[3]
+    assert same == again
+    assert len({same, shards_of(tmp_path, sha256="ac")[3], shards_of(tmp_path, texts=4)[3]}) == 3
