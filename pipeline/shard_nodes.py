@@ -23,6 +23,7 @@ from pipeline.stopping import Stopped
 from stages.artifacts import absolute
 from stages.manifest import Index, build_index
 from stages.pairs import check_parts
+from stages.rows import name_of
 
 StepsOf = Callable[[Sizing], list[Step]]
 ATTEMPTS = 3
@@ -153,7 +154,7 @@ def stream_shards(
     failed: set[str] = set()
     while left and stuck < ATTEMPTS and not run.stop.requested:
         # Those that failed come last: first they would use up what Ray Data lets fail before it gives up.
-        todo, broken = sorted(left, key=lambda each: _name(each) in failed), None
+        todo, broken = sorted(left, key=lambda each: name_of(**each) in failed), None
         try:
             sizing = run.sizing()
             chain = [replace(step, reports=reports, limits=sizing.limits) for step in steps(sizing)]
@@ -166,7 +167,7 @@ def stream_shards(
         left, before = missing(), failed
         failed = run.board.failed_shards(name)
         stuck = 0 if len(left) < len(todo) else stuck + 1
-        others = failed - before and any(_name(each) not in failed for each in left)
+        others = failed - before and any(name_of(**each) not in failed for each in left)
         if stuck and not isinstance(broken, ClusterShrunk) and not others:
             break
         if left and stuck < ATTEMPTS and not run.stop.requested:
@@ -175,11 +176,6 @@ def stream_shards(
     if left and broken is not None:
         raise broken
     return left
-
-
-def _name(item: dict[str, Any]) -> str:
-    """As `stages.rows.shard_name` has it."""
-    return f"{item['source']}/{item['shard']:06d}"
 
 
 def _missing(run: Run, indexes: dict[str, Index], folder: str) -> list[dict[str, Any]]:

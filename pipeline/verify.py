@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from pipeline.config import Config
 from pipeline.ledger import NO_JSON, Ledger, fingerprint
 from pipeline.plan import Node, outputs_of
+from stages.manifest import index_of
 from stages.store import Store, sha256
 
 REPORT_FILES = ("metrics.json", "report.html", "noise.parquet", "statuses.parquet", "hosts.parquet")
@@ -191,19 +192,20 @@ def _expected_rows(
     """
     folder = f"corpus/{source}/index"
     try:
-        index = store.find_json(f"{folder}/index.json")
+        known = store.find_json(f"{folder}/index.json")
+        index = None if known is None else index_of(known)
     except NO_JSON as error:
         return None, [f"no JSON ({error})"]
+    except (KeyError, TypeError):
+        return None, ["lacks what an index says"]
     if index is None:
         return (None, ["missing"]) if committed else ({}, [])
-    if not {"shards", "rows", "files"} <= set(index):
-        return None, ["lacks its shards, rows or files"]
-    parts = [_file_at(store, folder, part) for part in index.get("parts", ())]
+    parts = [_file_at(store, folder, part) for part in index.parts]
     faults = [fault for _, fault in parts if fault is not None]
-    shards, rows, size = index["shards"], index["rows"], config.sources[source].rows.shard_size
-    if index.get("tars", any(name.endswith(".tar") for name in index["files"])):
-        return dict.fromkeys(range(shards)), faults
-    return {s: min(size, rows - s * size) for s in range(shards)}, faults
+    if index.of_tars:
+        return dict.fromkeys(range(index.shards)), faults
+    size = config.sources[source].rows.shard_size
+    return {s: min(size, index.rows - s * size) for s in range(index.shards)}, faults
 
 
 def _check_shard(store: Store, folder: str, shard: int) -> tuple[dict[str, Any] | None, list[str]]:

@@ -148,8 +148,18 @@ def read_index(store: Store) -> Index | None:
         raise _damaged(store, reason(error)) from error
     if known is None:
         return None
-    if not (isinstance(known, dict) and {"rows", "shards", "identity", "files"} <= set(known)):
-        raise _damaged(store, "it lacks what an index says")
+    try:
+        return index_of(known)
+    except (KeyError, TypeError) as error:
+        raise _damaged(store, "it lacks what an index says") from error
+
+
+def index_of(known: Any) -> Index:
+    """The content of `index.json`, also of one that an earlier version wrote.
+
+    Raises:
+        KeyError, TypeError: it lacks what an index says.
+    """
     names = tuple(known["files"])
     tars = known.get("tars", sum(name.endswith(".tar") for name in names))
     parts = tuple(known.get("parts", ()))

@@ -144,4 +144,9 @@ def live(batch: pa.Table) -> int:
 
 def shard_name(batch: pa.Table) -> str:
     """`<source>/000012` of the shard that these rows are."""
-    return f"{batch['source'][0].as_py()}/{batch['shard'][0].as_py():06d}"
+    return name_of(batch["source"][0].as_py(), batch["shard"][0].as_py())
+
+
+def name_of(source: str, shard: int) -> str:
+    """What a shard is called in reports: `<source>/000012`."""
+    return f"{source}/{shard:06d}"

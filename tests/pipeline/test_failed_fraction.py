@@ -1,30 +1,20 @@
 """`run.max_failed_fraction`: a source that fails wholesale ends its node, early or after its last shard."""
 
 import csv
-from types import SimpleNamespace
 
 import pytest
 from PIL import Image
-from rich.console import Console
 
 from cluster.engine import run_local
-from cluster.sizing import divide
 from pipeline import shard_nodes
-from pipeline.context import Run
 from pipeline.errors import NodeFailed
 from pipeline.load import parse_config
-from pipeline.progress import Progress
 from pipeline.shard_nodes import run_fetch
-from pipeline.stopping import Stop
-from tests.tiny import prepared_run, tiny_data
+from tests.local_run import local_run
+from tests.tiny import tiny_data
 
 FOUND, MISSING, SHARD = 3, 9, 2
 """Pictures that are there, the others, and how many are a shard: the first shards are whole."""
-
-
-class LocalRun(Run):
-    def sizing(self):
-        return divide(self.config.cluster, cpus=2, gpus=0)
 
 
 @pytest.fixture
@@ -49,12 +39,7 @@ def fetch(tmp_path, monkeypatch):
         data = tiny_data(tmp_path, max_failed_fraction=limit)
         rows = {"manifest": str(tmp_path / "web.csv"), "shard_size": SHARD}
         data["sources"]["web"] = {"kind": "web", "rows": rows, "images": str(tmp_path / "pictures")} | web
-        prepared = prepared_run(parse_config(data, "c.yaml"))
-        parts = (prepared.config, prepared.store, prepared.ledger, prepared.nodes, prepared.prints)
-        board = SimpleNamespace(
-            of=lambda node: None, failures=lambda node: {}, failed_shards=lambda node: set()
-        )
-        run = LocalRun(*parts, Progress(Console(quiet=True)), board, Stop(prepared.store, 0, print))
+        run = local_run(parse_config(data, "c.yaml"))
         went.clear()
         run.progress.begin("fetch")
         return run_fetch(run, run.nodes["fetch"]), went.count("web")

@@ -3,37 +3,24 @@
 import math
 from dataclasses import asdict, dataclass
 from itertools import repeat
-from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
 import torch
-from rich.console import Console
 
 from cluster.engine import run_local
-from cluster.sizing import divide
 from cluster.train import Worker
 from pipeline import shard_nodes, train_nodes, training
-from pipeline.context import Run
 from pipeline.errors import NodeFailed
 from pipeline.load import parse_config
 from pipeline.nodes import run_node
-from pipeline.progress import Progress
-from pipeline.stopping import Stop
 from stages.pairs import PAIRS_SCHEMA, PairStream, PartsError, Position
+from tests.local_run import local_run
 from tests.recipes import RECIPES, recipe, tiny_twin
-from tests.tiny import prepared_run
 
 STEPS = 10
 FILLED = 2
 """Steps after which a twin's queue holds pairs in place of the noise it begins with, which is easy to tell apart."""
-
-
-class LocalRun(Run):
-    """A run whose cluster is two CPUs that nobody asks."""
-
-    def sizing(self):
-        return divide(self.config.cluster, cpus=2, gpus=0)
 
 
 def local_blocks(items, step):
@@ -87,10 +74,7 @@ def losses_of(objective, batch):
 
 
 def make_run(data):
-    prepared = prepared_run(parse_config(data, "twin"))
-    parts = (prepared.config, prepared.store, prepared.ledger, prepared.nodes, prepared.prints)
-    board = SimpleNamespace(of=lambda node: None, failures=lambda node: {}, failed_shards=lambda node: set())
-    return LocalRun(*parts, Progress(Console(quiet=True)), board, Stop(prepared.store, 0, print))
+    return local_run(parse_config(data, "twin"))
 
 
 def do(run, *names):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.s3_server import ENVIRONMENT, S3
 from tests.stages.hostile import NAMES, Hostile
 
 
@@ -38,3 +39,15 @@ def loopback_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     monkeypatch.setattr(socket, "getaddrinfo", lookup)
     yield strays
     assert strays == []
+
+
+@pytest.fixture
+def calm_s3(s3: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
+    """The server without troubles, of this test or of the one before; the environment has its credentials and no
+    endpoint."""
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    s3.calm()
+    yield s3
+    s3.calm()

@@ -23,17 +23,12 @@ AWAY = {  # trouble, what the one line says
 
 
 @pytest.fixture
-def folder(s3, monkeypatch, request):
+def folder(calm_s3, request):
     """Three pictures on the server, below an address of their own."""
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    s3.calm()
-    store = Store(f"s3://bucket/{request.node.originalname}", {"endpoint_url": s3.endpoint})
+    store = Store(f"s3://bucket/{request.node.originalname}", {"endpoint_url": calm_s3.endpoint})
     for name in "abc":
         store.put(f"{name}.jpg", JPEG)
-    yield store
-    s3.calm()
+    return store
 
 
 def fetch(folder, **options):

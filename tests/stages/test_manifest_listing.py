@@ -10,21 +10,16 @@ import pytest
 from stages import manifest
 from stages.manifest import ManifestConfig, ManifestError, build_index, check_unchanged
 from stages.store import Store
-from tests.s3_server import ENVIRONMENT, Trouble
+from tests.s3_server import Trouble
 
 CSV = b"url,caption\nhttp://a.test/1,one\nhttp://a.test/2,two\n"
 READING = (None, None, None, (), 1000)  # columns and shard size, when nothing is set
 
 
 @pytest.fixture
-def bucket(s3, monkeypatch, request):
+def bucket(calm_s3, request):
     """A folder of the server; its endpoint is a storage option."""
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    s3.calm()
-    yield Store(f"s3://bucket/{request.node.originalname}", {"endpoint_url": s3.endpoint})
-    s3.calm()
+    return Store(f"s3://bucket/{request.node.originalname}", {"endpoint_url": calm_s3.endpoint})
 
 
 def identity_of(folder, manifest_, **config):

@@ -33,14 +33,9 @@ TRANSIENT = ("slow_down", "error", "delay", "reset", "lost", "cut")
 
 
 @pytest.fixture
-def run(s3, monkeypatch, request):
+def run(calm_s3, request):
     """A run directory of its own on the server; the endpoint is a storage option."""
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    s3.calm()
-    yield Store(f"s3://bucket/{request.node.name}", {"endpoint_url": s3.endpoint})
-    s3.calm()
+    return Store(f"s3://bucket/{request.node.name}", {"endpoint_url": calm_s3.endpoint})
 
 
 def test_what_passes_by_is_waited_for(s3, run):

@@ -1,0 +1,23 @@
+"""A run without Ray: its cluster is two CPUs that nobody asks, its board forgets."""
+
+from types import SimpleNamespace
+
+from rich.console import Console
+
+from cluster.sizing import divide
+from pipeline.context import Run
+from pipeline.progress import Progress
+from pipeline.stopping import Stop
+from tests.tiny import prepared_run
+
+
+class LocalRun(Run):
+    def sizing(self):
+        return divide(self.config.cluster, cpus=2, gpus=0)
+
+
+def local_run(config):
+    prepared = prepared_run(config)
+    parts = (prepared.config, prepared.store, prepared.ledger, prepared.nodes, prepared.prints)
+    board = SimpleNamespace(of=lambda node: None, failures=lambda node: {}, failed_shards=lambda node: set())
+    return LocalRun(*parts, Progress(Console(quiet=True)), board, Stop(prepared.store, 0, print))
