@@ -39,6 +39,7 @@ $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 check: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@mkdir -p $(VENV)/types && ln -sfn ../.. $(VENV)/types/capfilt
 	$(BIN)/mypy
 
 fix: install-dev

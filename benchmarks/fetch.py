@@ -36,12 +36,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.picture_server import Server, addresses, make_pictures, serve_pictures, shuffled
-from stages.decode import DecodeConfig
-from stages.fetch import Fetch, FetchConfig
-from stages.manifest import ManifestConfig, build_index
-from stages.read import Read, ReadConfig
-from stages.store import Store
-from stages.write import Write, WriteConfig
+from capfilt.stages.fetch.stage import Fetch, FetchConfig
+from capfilt.stages.images.decode import DecodeConfig
+from capfilt.stages.manifest.index import ManifestConfig, build_index
+from capfilt.stages.shards.read import Read, ReadConfig
+from capfilt.stages.shards.write import Write, WriteConfig
+from capfilt.stages.storage.store import Store
 
 RESULTS = Path(__file__).parent / "results"
 QUALITY = 92

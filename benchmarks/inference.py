@@ -27,12 +27,12 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BlipConfig, BlipForConditionalGeneration, BlipForImageTextRetrieval
 
-from models.captioner import Captioner
-from models.config import SamplingConfig
-from models.images import normalise
-from models.matcher import Matcher
-from models.throughput import peak_flops
-from models.tokenizer import Tokenizer
+from capfilt.models.config import SamplingConfig
+from capfilt.models.images.pixels import normalise
+from capfilt.models.network.tokenizer import Tokenizer
+from capfilt.models.tasks.captioner import Captioner
+from capfilt.models.tasks.matcher import Matcher
+from capfilt.models.training.throughput import peak_flops
 
 RESULTS = Path(__file__).parent / "results"
 CAPTION_TOKENS = 10

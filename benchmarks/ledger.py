@@ -22,8 +22,8 @@ from typing import Any
 
 import fsspec
 
-from pipeline.ledger import Ledger
-from stages.store import Store, encode_json
+from capfilt.pipeline.rundir.ledger import Ledger
+from capfilt.stages.storage.store import Store, encode_json
 
 RESULTS = Path(__file__).parent / "results"
 SOURCE = "corpus/web"

@@ -23,13 +23,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.attention import CrossKV, DecoderCache, ImageRows
-from models.config import MedConfig, ObjectiveConfig, OptimizerConfig, TextConfig, VisionConfig
-from models.med import MED
-from models.objectives import Objective, PairBatch
-from models.optimizer import build_optimizer, set_learning_rate
-from models.throughput import peak_flops, training_flops
-from models.tokenizer import Tokenizer
+from capfilt.models.config import MedConfig, ObjectiveConfig, OptimizerConfig, TextConfig, VisionConfig
+from capfilt.models.network.attention import CrossKV, DecoderCache, ImageRows
+from capfilt.models.network.med import MED
+from capfilt.models.network.tokenizer import Tokenizer
+from capfilt.models.training.objectives import Objective, PairBatch
+from capfilt.models.training.optimizer import build_optimizer, set_learning_rate
+from capfilt.models.training.throughput import peak_flops, training_flops
 
 RESULTS = Path(__file__).parent / "results"
 BERT_ENTRIES = 30522

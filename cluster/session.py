@@ -11,7 +11,7 @@ from functools import partial
 import ray
 import ray.data
 
-from cluster.config import ClusterConfig, ClusterError
+from capfilt.cluster.config import ClusterConfig, ClusterError
 
 MINIMUM_LOGICAL_CPUS = 4
 """A chain holds two model actors and a fetch actor while its read and write tasks need a slot too; on a machine

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import ray
 
-from cluster.config import ClusterConfig, ClusterError
-from cluster.guard import Limits
+from capfilt.cluster.chain.watchdog import Limits
+from capfilt.cluster.config import ClusterConfig, ClusterError
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cluster.config import ClusterError
-from models.files import CheckpointError
-from pipeline.lease import LeaseError
-from pipeline.ledger import LedgerError
-from pipeline.load import ConfigError
-from pipeline.plan import UnknownNode
-from stages.artifacts import ArtifactError
-from stages.manifest import ManifestError
-from stages.pairs import PartsError
-from stages.retry import UnknownClass
-from stages.store import StoreError
+from capfilt.cluster.config import ClusterError
+from capfilt.models.checkpoints.files import CheckpointError
+from capfilt.pipeline.config.load import ConfigError
+from capfilt.pipeline.plan import UnknownNode
+from capfilt.pipeline.rundir.lease import LeaseError
+from capfilt.pipeline.rundir.ledger import LedgerError
+from capfilt.stages.manifest.index import ManifestError
+from capfilt.stages.pairs.read import PartsError
+from capfilt.stages.shards.retry import UnknownClass
+from capfilt.stages.storage.artifacts import ArtifactError
+from capfilt.stages.storage.store import StoreError
 
 
 class NodeFailed(RuntimeError):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from typing import Literal
 
-from pipeline.config import Config
+from capfilt.pipeline.config.schema import Config
 
 VOCABULARY = "models/tokenizer"
 """Where a run keeps the vocabulary that its first pretraining trains on the corpus."""

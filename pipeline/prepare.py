@@ -10,17 +10,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config import Config
-from pipeline.inputs import Fingerprints
-from pipeline.lease import Lease, hold
-from pipeline.ledger import Ledger, State
-from pipeline.load import ConfigError, dump_config
-from pipeline.plan import VOCABULARY, Node, check_node, downstream, outputs_of, plan, select
-from pipeline.replacing import clear_staging, publish, staged_shards
-from pipeline.run_dir import check_writable
-from pipeline.starts import check_starts
-from stages.manifest import check_manifest, check_unchanged
-from stages.store import Store
+from capfilt.pipeline.config.load import ConfigError, dump_config
+from capfilt.pipeline.config.schema import Config
+from capfilt.pipeline.config.start_weights import check_starts
+from capfilt.pipeline.plan import VOCABULARY, Node, check_node, downstream, outputs_of, plan, select
+from capfilt.pipeline.rundir.fingerprints import Fingerprints
+from capfilt.pipeline.rundir.generations import clear_staging, publish, staged_shards
+from capfilt.pipeline.rundir.lease import Lease, hold
+from capfilt.pipeline.rundir.ledger import Ledger, State
+from capfilt.pipeline.rundir.probe import check_writable
+from capfilt.stages.manifest.index import check_manifest, check_unchanged
+from capfilt.stages.storage.store import Store
 
 
 @dataclass(frozen=True)
@@ -118,11 +118,11 @@ def states(config: Config, ledger: Ledger) -> dict[str, State]:
 def make_corpora(config: Config) -> None:
     """The demonstration corpora that the config asks for, unless they are there."""
     if config.shapes is not None:
-        from pipeline.shapes import make_shapes
+        from capfilt.pipeline.corpora.shapes import make_shapes
 
         make_corpus(make_shapes, config.shapes, config.shapes_dir)
     if config.clipart is not None:
-        from pipeline.clipart import make_clipart
+        from capfilt.pipeline.corpora.clipart import make_clipart
 
         make_corpus(make_clipart, config.clipart, config.clipart_dir)
 

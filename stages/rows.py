@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from stages.status import CRASHED, INTERNAL, PENDING, SUCCESS, one_line
+from capfilt.stages.status import CRASHED, INTERNAL, PENDING, SUCCESS, one_line
 
 ROWS_PER_SHARD_LIMIT = 100_000
 """The row part of a key has five digits: `{shard:06d}{row:05d}` (img2dataset's layout)."""
@@ -90,7 +90,7 @@ CANDIDATE_SCHEMA = pa.schema(
 )
 """`rounds/<r>/<source>/000012.parquet`: one row per (image, text) candidate. `kept` is NULL, and so outside
 every ratio, for a candidate that nobody could judge (flag `empty`) and, by policy, for one whose image is a surplus
-copy (flag `duplicate_image`, `stages.duplicates`)."""
+copy (flag `duplicate_image`, `stages.bootstrap.duplicates`)."""
 
 
 def row_key(shard: int, row: int) -> str:

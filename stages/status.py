@@ -112,7 +112,7 @@ class Failure(Exception):
 
 
 class Unreachable(Failure):
-    """The host did not answer, or not in time: its name, its port or the whole of its answer. See `stages.hosts`."""
+    """The host did not answer, or not in time: its name, its port or the whole of its answer. See `stages.fetch.http.hosts`."""
 
 
 def http_status(code: int) -> str:

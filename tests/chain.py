@@ -2,9 +2,9 @@
 
 from contextlib import ExitStack
 
-from cluster.sizing import Share, Sizing
-from pipeline.chain import bootstrap_steps, fetch_configs
-from stages.manifest import build_index
+from capfilt.cluster.sizing import Share, Sizing
+from capfilt.pipeline.nodes.chain import bootstrap_steps, fetch_configs
+from capfilt.stages.manifest.index import build_index
 
 
 def bootstrap_web(config, store, models, engine, *, actors=1, reverse=False):

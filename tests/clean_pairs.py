@@ -2,15 +2,15 @@
 
 import pyarrow as pa
 
-from pipeline.chain import FetchBySource
-from pipeline.shapes import ShapesConfig, make_shapes
-from stages.decode import DecodeConfig
-from stages.fetch import FetchConfig
-from stages.manifest import ManifestConfig, build_index
-from stages.pairs import ShardRef
-from stages.read import Read, ReadConfig
-from stages.store import Store
-from stages.write import Write, WriteConfig
+from capfilt.pipeline.corpora.shapes import ShapesConfig, make_shapes
+from capfilt.pipeline.nodes.chain import FetchBySource
+from capfilt.stages.fetch.stage import FetchConfig
+from capfilt.stages.images.decode import DecodeConfig
+from capfilt.stages.manifest.index import ManifestConfig, build_index
+from capfilt.stages.pairs.read import ShardRef
+from capfilt.stages.shards.read import Read, ReadConfig
+from capfilt.stages.shards.write import Write, WriteConfig
+from capfilt.stages.storage.store import Store
 
 
 def clean_pairs(folder, source="human", *, count=24, shard_size=10):

@@ -48,8 +48,8 @@ def pytest_xdist_make_scheduler(config, log):
 @pytest.fixture(scope="session")
 def ray_session():
     """An embedded Ray; `cluster.session.session` inside joins it."""
-    from cluster.config import ClusterConfig
-    from cluster.session import session
+    from capfilt.cluster.config import ClusterConfig
+    from capfilt.cluster.session import session
 
     with session(ClusterConfig(address="local")):
         yield
@@ -60,8 +60,8 @@ def finished(tiny, ray_session):
     """(run directory, config, outcome) of a whole loop on the tiny corpus; nobody changes it."""
     from rich.console import Console
 
-    from pipeline.load import parse_config
-    from pipeline.run import run_dag
+    from capfilt.pipeline.config.load import parse_config
+    from capfilt.pipeline.execute import run_dag
 
     folder, data = tiny
     config = parse_config(data, "tiny")

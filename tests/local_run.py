@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 from rich.console import Console
 
-from cluster.sizing import divide
-from pipeline.context import Run
-from pipeline.progress import Progress
-from pipeline.stopping import Stop
+from capfilt.cluster.sizing import divide
+from capfilt.pipeline.console.progress import Progress
+from capfilt.pipeline.console.signals import Stop
+from capfilt.pipeline.nodes.context import Run
 from tests.tiny import prepared_run
 
 

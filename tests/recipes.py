@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from pipeline.config import Config
-from pipeline.load import load_config
+from capfilt.pipeline.config.load import load_config
+from capfilt.pipeline.config.schema import Config
 
 FOLDER = Path(__file__).parent.parent / "configs/recipes"
 RECIPES = tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))

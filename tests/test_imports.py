@@ -47,13 +47,19 @@ def test_only_cluster_imports_ray(path):
     ("modules", "heavy"),
     [
         # A mistake in a config is told before Ray or torch is there.
-        ("pipeline.cli, pipeline.load, pipeline.prepare, pipeline.errors", ("torch", "ray")),
+        (
+            "capfilt.pipeline.cli.app, capfilt.pipeline.config.load, capfilt.pipeline.prepare, capfilt.pipeline.errors",
+            ("torch", "ray"),
+        ),
         # The driver of a chain of given checkpoints, and the workers that fetch and write, hold no torch.
         (
-            "pipeline.run, pipeline.shard_nodes, pipeline.retry, pipeline.evaluating, pipeline.reporting",
+            "capfilt.pipeline.execute, capfilt.pipeline.nodes.shards, capfilt.pipeline.maintenance.retry, capfilt.pipeline.evaluation.pretrained, capfilt.pipeline.nodes.report",
             ("torch",),
         ),
-        ("stages.fetch, stages.write, stages.read, stages.retry, stages.pairs", ("torch", "ray")),
+        (
+            "capfilt.stages.fetch.stage, capfilt.stages.shards.write, capfilt.stages.shards.read, capfilt.stages.shards.retry, capfilt.stages.pairs.read",
+            ("torch", "ray"),
+        ),
     ],
 )
 def test_light_modules_import_nothing_heavy(modules, heavy):

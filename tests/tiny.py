@@ -74,7 +74,7 @@ def write_config(path: Path, data: dict[str, Any]) -> Path:
 
 def prepared_run(config, **options):
     """What `pipeline.prepare.prepare` gives; the lease is held for no longer."""
-    from pipeline.prepare import hold_run, prepare
+    from capfilt.pipeline.prepare import hold_run, prepare
 
     with hold_run(config, print) as lease:
         return prepare(config, lease, **options)

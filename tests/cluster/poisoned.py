@@ -10,7 +10,7 @@ import time
 import pandas as pd  # noqa: F401  pyarrow's first use of it can take seconds, which are no row's
 import pyarrow as pa
 
-from stages.rows import ROW_SCHEMA, table_of, with_column
+from capfilt.stages.rows import ROW_SCHEMA, table_of, with_column
 
 
 def batch(*captions: str) -> pa.Table:

@@ -8,11 +8,11 @@ import time
 
 import pytest
 
-from cluster.careful import CarefulStage
-from cluster.engine import StageRunner, Step
-from cluster.guard import Guard, Limits, private_memory
-from cluster.isolation import Broken, ProcessDied, Search
-from pipeline.chain import ISOLATION
+from capfilt.cluster.chain.engine import StageRunner, Step
+from capfilt.cluster.chain.isolation import Broken, ProcessDied, Search
+from capfilt.cluster.chain.subprocess_stage import CarefulStage
+from capfilt.cluster.chain.watchdog import Guard, Limits, private_memory
+from capfilt.pipeline.nodes.chain import ISOLATION
 from tests.cluster.poisoned import Beats, DiesAtOnce, Poisoned, Unbuildable, batch
 
 TIME, MEMORY = Limits(stall_seconds=5.0), Limits(memory=500_000_000)
@@ -101,8 +101,8 @@ def test_the_child_dies_with_its_parent():
     """The parent is killed while its child is in a loop that nothing of Python's can end."""
     code = """if True:
         import pickle, threading, time
-        from cluster.careful import CarefulStage
-        from cluster.guard import Limits
+        from capfilt.cluster.chain.subprocess_stage import CarefulStage
+        from capfilt.cluster.chain.watchdog import Limits
         from tests.cluster.poisoned import Poisoned, batch
         stage = CarefulStage(pickle.dumps(Poisoned), Limits())
         stage(batch("a"))
@@ -130,7 +130,7 @@ def test_the_child_dies_with_its_parent():
 def guarded(body, limits):
     """How a process ends that runs `body` under a guard: (exit code, output)."""
     code = f"""if True:
-        from cluster.guard import Guard, Limits
+        from capfilt.cluster.chain.watchdog import Guard, Limits
         from tests.cluster.poisoned import poison
         with Guard({limits!r}, lambda cause: print("last words:", cause, flush=True)) as guard:
             {body}

@@ -5,12 +5,12 @@ from functools import partial
 import pyarrow as pa
 import pytest
 
-from cluster.engine import StageRunner, Step
-from cluster.isolation import DEATHS, Broken, ProcessDied, RowsLost, Search
-from models.shortage import OutOfMemory
-from pipeline.chain import ISOLATION
-from stages.rows import ROW_SCHEMA, table_of, with_column
-from stages.store import StoreError
+from capfilt.cluster.chain.engine import StageRunner, Step
+from capfilt.cluster.chain.isolation import DEATHS, Broken, ProcessDied, RowsLost, Search
+from capfilt.models.out_of_memory import OutOfMemory
+from capfilt.pipeline.nodes.chain import ISOLATION
+from capfilt.stages.rows import ROW_SCHEMA, table_of, with_column
+from capfilt.stages.storage.store import StoreError
 
 
 class Picky:

@@ -12,7 +12,7 @@ from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import (
     _TrainingResultState,
 )
 
-from cluster.rescue import LIST, SEAL, rescue, seal
+from capfilt.cluster.training.rescue import LIST, SEAL, rescue, seal
 
 
 @pytest.fixture(params=["local", "elsewhere"])

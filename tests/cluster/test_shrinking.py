@@ -2,8 +2,8 @@
 
 import pytest
 
-from cluster.engine import Step, demand_of
-from cluster.shrinking import PATIENCE_S, ClusterShrunk, Demand, ShrinkWatch, watches_of
+from capfilt.cluster.chain.engine import Step, demand_of
+from capfilt.cluster.chain.shrinking import PATIENCE_S, ClusterShrunk, Demand, ShrinkWatch, watches_of
 
 EIGHT, FOUR = {"CPU": 8.0}, {"CPU": 4.0}
 CHAIN = Demand(cpus=6.0, gpus=0.0)

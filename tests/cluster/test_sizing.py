@@ -1,8 +1,8 @@
 import pytest
 
-from cluster.config import ClusterConfig, ClusterError
-from cluster.guard import Limits
-from cluster.sizing import divide, limit
+from capfilt.cluster.chain.watchdog import Limits
+from capfilt.cluster.config import ClusterConfig, ClusterError
+from capfilt.cluster.sizing import divide, limit
 
 
 @pytest.mark.parametrize("cpus", [1, 2, 4, 8, 16, 64])

@@ -12,9 +12,9 @@ from ray.train.v2._internal.execution.failure_handling import DefaultFailurePoli
 from ray.train.v2._internal.execution.worker_group.poll import WorkerGroupPollStatus, WorkerStatus
 from ray.train.v2._internal.util import construct_user_exception_with_traceback
 
-from cluster import train
-from cluster.config import WorkersConfig
-from cluster.train import StoppedAlone, TrainingStopped, TrainJob, fit
+from capfilt.cluster.config import WorkersConfig
+from capfilt.cluster.training import trainer as train
+from capfilt.cluster.training.trainer import StoppedAlone, TrainingStopped, TrainJob, fit
 
 
 class Learner:

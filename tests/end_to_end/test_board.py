@@ -4,7 +4,7 @@ import time
 
 import ray
 
-from cluster.metrics import Board
+from capfilt.cluster.board import Board
 
 
 def test_a_shard_in_hand_outlives_who_had_it(ray_session):

@@ -7,12 +7,12 @@ import duckdb
 import pytest
 from rich.console import Console
 
-from pipeline.ledger import Ledger
-from pipeline.load import parse_config
-from pipeline.plan import plan
-from pipeline.run import run_dag
-from pipeline.verify import verify_run
-from stages.store import Store
+from capfilt.pipeline.config.load import parse_config
+from capfilt.pipeline.execute import run_dag
+from capfilt.pipeline.maintenance.verify import verify_run
+from capfilt.pipeline.plan import plan
+from capfilt.pipeline.rundir.ledger import Ledger
+from capfilt.stages.storage.store import Store
 from tests.faults.harness import chain_data
 
 ROWS, COPIES, LIMIT = 45, 20, 5

@@ -7,15 +7,15 @@ import duckdb
 import pytest
 import torch
 
-from cluster.engine import Step, run_chain, run_local
-from cluster.isolation import RowsLost
-from models.checkpoints import save_checkpoint
-from models.config import MedConfig, TextConfig, VisionConfig
-from models.med import MED
-from models.tokenizer import Tokenizer
-from pipeline.load import parse_config
-from pipeline.shapes import make_shapes
-from stages.store import Store
+from capfilt.cluster.chain.engine import Step, run_chain, run_local
+from capfilt.cluster.chain.isolation import RowsLost
+from capfilt.models.checkpoints.load import save_checkpoint
+from capfilt.models.config import MedConfig, TextConfig, VisionConfig
+from capfilt.models.network.med import MED
+from capfilt.models.network.tokenizer import Tokenizer
+from capfilt.pipeline.config.load import parse_config
+from capfilt.pipeline.corpora.shapes import make_shapes
+from capfilt.stages.storage.store import Store
 from tests.chain import bootstrap_web
 
 TEXTS = ["a red circle", "a blue square next to a green star", "two yellow triangles", "click here"]

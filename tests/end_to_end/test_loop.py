@@ -7,8 +7,8 @@ import duckdb
 import pytest
 from rich.console import Console
 
-from pipeline.plan import plan
-from pipeline.run import run_dag
+from capfilt.pipeline.execute import run_dag
+from capfilt.pipeline.plan import plan
 
 
 def records(folder):

@@ -10,12 +10,12 @@ from PIL import Image
 from transformers import BertTokenizerFast
 from transformers.models.blip import BlipImageProcessorPil
 
-from cluster.engine import run_local
-from models.captions import normalise_caption
-from pipeline.load import parse_config
-from pipeline.shapes import make_shapes
-from stages.read import read_corpus_shard
-from stages.store import Store
+from capfilt.cluster.chain.engine import run_local
+from capfilt.models.caption_text import normalise_caption
+from capfilt.pipeline.config.load import parse_config
+from capfilt.pipeline.corpora.shapes import make_shapes
+from capfilt.stages.shards.read import read_corpus_shard
+from capfilt.stages.storage.store import Store
 from tests.chain import bootstrap_web
 from tests.models.blip_oracle import SIZE, hf_captioner, hf_matcher, tiny_tokenizer
 from tests.tiny import tiny_data

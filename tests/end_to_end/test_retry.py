@@ -8,16 +8,16 @@ import sys
 import pytest
 from rich.console import Console
 
-from pipeline.ledger import Ledger
-from pipeline.prepare import hold_run
-from pipeline.retry import closing_lines, retry_rows
-from pipeline.run import run_dag
-from pipeline.terminal import going_on
-from stages.pack import Pack
-from stages.read import read_corpus_shard
-from stages.rows import with_column
-from stages.store import Store
-from stages.write import corpus_files, corpus_record
+from capfilt.pipeline.cli.exits import going_on
+from capfilt.pipeline.execute import run_dag
+from capfilt.pipeline.maintenance.retry import closing_lines, retry_rows
+from capfilt.pipeline.prepare import hold_run
+from capfilt.pipeline.rundir.ledger import Ledger
+from capfilt.stages.rows import with_column
+from capfilt.stages.shards.pack import Pack
+from capfilt.stages.shards.read import read_corpus_shard
+from capfilt.stages.shards.write import corpus_files, corpus_record
+from capfilt.stages.storage.store import Store
 
 LOST = {"00000100003": "timeout", "00000100011": "dns", "00000400000": "http_5xx"}
 """Key → status it is given; of shards 1 and 4."""

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cluster.rescue import LIST
-from pipeline.load import parse_config
-from pipeline.run import run_dag
-from pipeline.step_log import read_steps
-from stages.store import Store
+from capfilt.cluster.training.rescue import LIST
+from capfilt.pipeline.config.load import parse_config
+from capfilt.pipeline.execute import run_dag
+from capfilt.pipeline.training.step_log import read_steps
+from capfilt.stages.storage.store import Store
 
 STEPS, CHECKPOINT_EVERY = 60, 10
 SPEED = ("samples_per_second", "time")

@@ -6,8 +6,8 @@ from uuid import uuid4
 import pytest
 import torch.distributed as dist
 
-from cluster.config import WorkersConfig
-from cluster.train import StoppedAlone, TrainingStopped, TrainJob, fit
+from capfilt.cluster.config import WorkersConfig
+from capfilt.cluster.training.trainer import StoppedAlone, TrainingStopped, TrainJob, fit
 
 
 class Lonely:

@@ -8,12 +8,12 @@ import sys
 import pytest
 from rich.console import Console
 
-from pipeline.ledger import Ledger
-from pipeline.plan import plan
-from pipeline.repair import repair
-from pipeline.run import run_dag
-from pipeline.verify import verify_run
-from stages.store import Store
+from capfilt.pipeline.execute import run_dag
+from capfilt.pipeline.maintenance.repair import repair
+from capfilt.pipeline.maintenance.verify import verify_run
+from capfilt.pipeline.plan import plan
+from capfilt.pipeline.rundir.ledger import Ledger
+from capfilt.stages.storage.store import Store
 from tests.pipeline.retry_scene import Owner
 
 

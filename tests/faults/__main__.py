@@ -18,8 +18,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from pipeline.step_log import read_steps
-from stages.store import Store
+from capfilt.pipeline.training.step_log import read_steps
+from capfilt.stages.storage.store import Store
 from tests.faults import points, poison
 from tests.faults.harness import (
     HANG_SECONDS,

@@ -15,8 +15,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipeline.step_log import read_steps
-from stages.store import Store
+from capfilt.pipeline.training.step_log import read_steps
+from capfilt.stages.storage.store import Store
 from tests.s3_server import S3
 from tests.tiny import tiny_data, write_config
 

@@ -13,9 +13,9 @@ from transformers import (
     BlipForQuestionAnswering,
 )
 
-from models.config import MedConfig, TextConfig, VisionConfig
-from models.med import MED
-from models.tokenizer import Tokenizer
+from capfilt.models.config import MedConfig, TextConfig, VisionConfig
+from capfilt.models.network.med import MED
+from capfilt.models.network.tokenizer import Tokenizer
 
 SIZE = 32
 PARTS = {

@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from models.config import MedConfig, ObjectiveConfig, TextConfig, VisionConfig
-from models.med import MED
-from models.tokenizer import Tokenizer
+from capfilt.models.config import MedConfig, ObjectiveConfig, TextConfig, VisionConfig
+from capfilt.models.network.med import MED
+from capfilt.models.network.tokenizer import Tokenizer
 
 TEXTS = (
     "a red circle next to a blue square",

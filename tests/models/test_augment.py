@@ -9,8 +9,8 @@ import torchvision.transforms.v2.functional as tv
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
-from models.augment import OPERATIONS, TrainAugment, crop_box
-from models.config import AugmentConfig
+from capfilt.models.config import AugmentConfig
+from capfilt.models.training.augment import OPERATIONS, TrainAugment, crop_box
 
 PLAIN = AugmentConfig(min_scale=1, hflip=False, randaugment=False)
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from models.captioner import Captioner
-from models.checkpoints import save_checkpoint
-from models.config import SamplingConfig
-from models.images import to_pixels
-from models.sampling import sequence_seed
-from models.shortage import OutOfMemory
+from capfilt.models.checkpoints.load import save_checkpoint
+from capfilt.models.config import SamplingConfig
+from capfilt.models.decoding.logits import sequence_seed
+from capfilt.models.images.pixels import to_pixels
+from capfilt.models.out_of_memory import OutOfMemory
+from capfilt.models.tasks.captioner import Captioner
 from tests.models.blip_oracle import (
     SIZE,
     hf_captioner,

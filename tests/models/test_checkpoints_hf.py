@@ -5,9 +5,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BlipForConditionalGeneration, BlipForImageTextRetrieval, BlipProcessor
 
-from models.checkpoints import export_checkpoint, load_checkpoint, save_checkpoint
-from models.files import CheckpointError
-from models.foreign_hf import rename_from_hf, rename_to_hf
+from capfilt.models.checkpoints.files import CheckpointError
+from capfilt.models.checkpoints.huggingface import rename_from_hf, rename_to_hf
+from capfilt.models.checkpoints.load import export_checkpoint, load_checkpoint, save_checkpoint
 from tests.models import blip_oracle
 from tests.models.tiny_med import TOKENIZER, assert_same, build
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from models.checkpoints import export_checkpoint, load_checkpoint, save_checkpoint
-from models.config import VisionConfig
-from models.files import CheckpointError, checkpoint_digest
+from capfilt.models.checkpoints.files import CheckpointError, checkpoint_digest
+from capfilt.models.checkpoints.load import export_checkpoint, load_checkpoint, save_checkpoint
+from capfilt.models.config import VisionConfig
 from tests.models.tiny_med import TEXT, TOKENIZER, VISION, assert_same, build
 
 

@@ -6,11 +6,11 @@ import torch
 from scipy import stats
 from transformers.generation import TopPLogitsWarper
 
-from models import generation
-from models.config import SamplingConfig
-from models.generation import Prompt, generate
-from models.images import normalise
-from models.sampling import sequence_seed
+from capfilt.models.config import SamplingConfig
+from capfilt.models.decoding import generate as generation
+from capfilt.models.decoding.generate import Prompt, generate
+from capfilt.models.decoding.logits import sequence_seed
+from capfilt.models.images.pixels import normalise
 from tests.models.blip_oracle import hf_captioner, med_of, random_pixels, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()

@@ -9,8 +9,8 @@ from PIL import Image, ImageCms
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from models.images import MEAN, STD, normalise, to_pixels
-from models.pictures import decode_image
+from capfilt.models.images.decode import decode_image
+from capfilt.models.images.pixels import MEAN, STD, normalise, to_pixels
 
 RED, GREEN, BLUE, WHITE, BLACK = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0))
 

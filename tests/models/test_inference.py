@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from models.inference import MicroBatches, is_out_of_memory
-from models.shortage import OutOfMemory
+from capfilt.models.out_of_memory import OutOfMemory
+from capfilt.models.tasks.placement import MicroBatches, is_out_of_memory
 
 
 def raised_by(function):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from models.checkpoints import load_checkpoint
-from models.files import CheckpointError
+from capfilt.models.checkpoints.files import CheckpointError
+from capfilt.models.checkpoints.load import load_checkpoint
 from tests.models.tiny_med import TOKENIZER, assert_same, from_file
 
 

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BlipForQuestionAnswering
 
-from models.checkpoints import export_checkpoint, load_checkpoint, save_checkpoint
-from models.files import CheckpointError
+from capfilt.models.checkpoints.files import CheckpointError
+from capfilt.models.checkpoints.load import export_checkpoint, load_checkpoint, save_checkpoint
 from tests.models import blip_oracle
 from tests.models.tiny_med import TEXT, TOKENIZER, VISION, assert_same, build, from_file
 

@@ -5,11 +5,11 @@ import logging
 import pytest
 import torch
 
-from models.checkpoints import save_checkpoint
-from models.images import normalise
-from models.matcher import Matcher
-from models.shortage import OutOfMemory
-from models.tokenizer import DEC, ENC
+from capfilt.models.checkpoints.load import save_checkpoint
+from capfilt.models.images.pixels import normalise
+from capfilt.models.network.tokenizer import DEC, ENC
+from capfilt.models.out_of_memory import OutOfMemory
+from capfilt.models.tasks.matcher import Matcher
 from tests.models.blip_oracle import SIZE, hf_captioner, hf_matcher, med_of, random_pixels, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()

@@ -8,8 +8,8 @@ import copy
 import pytest
 import torch
 
-from models.config import MedConfig, TextConfig, VisionConfig
-from models.med import MED, DecoderCache, ImageRows
+from capfilt.models.config import MedConfig, TextConfig, VisionConfig
+from capfilt.models.network.med import MED, DecoderCache, ImageRows
 
 VISION = VisionConfig(image_size=32, patch_size=8, width=24, depth=1, heads=3)
 TEXT = TextConfig(vocab_size=40, width=32, depth=2, heads=4, ffn=48, max_positions=16)

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from models.contrast import draw_negatives, negative_weights
-from models.images import normalise
-from models.med import MED
-from models.objectives import Objective
-from models.tokenizer import Tokenizer
+from capfilt.models.images.pixels import normalise
+from capfilt.models.network.med import MED
+from capfilt.models.network.tokenizer import Tokenizer
+from capfilt.models.training.contrast import draw_negatives, negative_weights
+from capfilt.models.training.objectives import Objective
 from tests.models.objective_cases import (
     IMAGE_IDS,
     TEXTS,

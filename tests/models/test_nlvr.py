@@ -13,11 +13,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from models.captioner import Captioner
-from models.config import ObjectiveConfig
-from models.matcher import Matcher
-from models.objectives import Objective
-from models.starts import load_text_start
+from capfilt.models.checkpoints.pretrained_start import load_text_start
+from capfilt.models.config import ObjectiveConfig
+from capfilt.models.tasks.captioner import Captioner
+from capfilt.models.tasks.matcher import Matcher
+from capfilt.models.training.objectives import Objective
 from tests.models.tiny_med import TEXT, TOKENIZER, build
 
 PAIRS = 3

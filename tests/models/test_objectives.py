@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.config import ObjectiveConfig
-from models.images import normalise
-from models.med import MED
-from models.objectives import Objective
-from models.tokenizer import Tokenizer
+from capfilt.models.config import ObjectiveConfig
+from capfilt.models.images.pixels import normalise
+from capfilt.models.network.med import MED
+from capfilt.models.network.tokenizer import Tokenizer
+from capfilt.models.training.objectives import Objective
 from tests.models.objective_cases import (
     IMAGE_IDS,
     TEXTS,

@@ -8,8 +8,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
-from models.config import ObjectiveConfig
-from models.objectives import Objective
+from capfilt.models.config import ObjectiveConfig
+from capfilt.models.training.objectives import Objective
 from tests.models.objective_cases import IMAGE_IDS, TEXTS, make_batch, make_med, make_tokenizer
 
 STEPS = 5

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.config import OptimizerConfig
-from models.optimizer import build_optimizer, clip_gradient, learning_rate, set_learning_rate
+from capfilt.models.config import OptimizerConfig
+from capfilt.models.training.optimizer import build_optimizer, clip_gradient, learning_rate, set_learning_rate
 from tests.models.objective_cases import make_med, make_tokenizer
 
 

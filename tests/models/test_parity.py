@@ -13,9 +13,9 @@ from transformers import (
     BlipForQuestionAnswering,
 )
 
-from models.foreign_hf import from_hf
-from models.med import MED
-from models.tensors import complete_ties, fill
+from capfilt.models.checkpoints.huggingface import from_hf
+from capfilt.models.checkpoints.tensors import complete_ties, fill
+from capfilt.models.network.med import MED
 from tests.models.blip_oracle import hf_config, tiny_tokenizer, vqa_config
 
 TOKENIZER = tiny_tokenizer()

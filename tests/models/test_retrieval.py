@@ -6,14 +6,14 @@ from collections import Counter
 import pytest
 import torch
 
-from models.captions import normalise_caption
-from models.config import MedConfig, TextConfig, VisionConfig
-from models.images import normalise
-from models.inference import MicroBatches
-from models.med import MED
-from models.retrieval import _match, evaluate_retrieval, recall_from_scores
-from models.shortage import OutOfMemory
-from models.tokenizer import Tokenizer
+from capfilt.models.caption_text import normalise_caption
+from capfilt.models.config import MedConfig, TextConfig, VisionConfig
+from capfilt.models.images.pixels import normalise
+from capfilt.models.network.med import MED
+from capfilt.models.network.tokenizer import Tokenizer
+from capfilt.models.out_of_memory import OutOfMemory
+from capfilt.models.tasks.placement import MicroBatches
+from capfilt.models.tasks.retrieval import _match, evaluate_retrieval, recall_from_scores
 
 TEXTS = [
     "A red circle.", "a red circle and a long list of blue squares", "a blue star",
@@ -58,7 +58,7 @@ def test_recall_does_not_depend_on_how_queries_are_chunked(monkeypatch: pytest.M
     marks = torch.rand(50, 20, generator=generator) < 0.1
     marks[:, 0] |= ~marks.any(dim=1)
     whole = recall_from_scores(table, marks)
-    monkeypatch.setattr("models.retrieval.ROWS_AT_A_TIME", 7)
+    monkeypatch.setattr("capfilt.models.tasks.retrieval.ROWS_AT_A_TIME", 7)
     assert recall_from_scores(table, marks) == whole
 
 

@@ -13,8 +13,14 @@ from transformers.generation import (
     TopPLogitsWarper,
 )
 
-from models.config import SamplingConfig
-from models.sampling import apply_repetition_penalty, filter_logits, pick, sequence_seed, uniform
+from capfilt.models.config import SamplingConfig
+from capfilt.models.decoding.logits import (
+    apply_repetition_penalty,
+    filter_logits,
+    pick,
+    sequence_seed,
+    uniform,
+)
 
 
 def warp(logits, temperature, top_k, top_p):

@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, BertModel
 
-from models.checkpoints import load_text_start, load_vision_start
-from models.config import MedConfig, TextConfig, VisionConfig
-from models.files import CheckpointError
-from models.med import MED
-from models.tokenizer import Tokenizer
-from models.vit import interpolate_positions
+from capfilt.models.checkpoints.files import CheckpointError
+from capfilt.models.checkpoints.load import load_text_start, load_vision_start
+from capfilt.models.config import MedConfig, TextConfig, VisionConfig
+from capfilt.models.network.med import MED
+from capfilt.models.network.tokenizer import Tokenizer
+from capfilt.models.network.vit import interpolate_positions
 
 ENTRIES = [
     "[PAD]",
@@ -225,7 +225,7 @@ def test_a_name_is_fetched_by_timm(monkeypatch):
         asked.append((name, pretrained))
         return vit
 
-    monkeypatch.setattr("models.starts.timm.create_model", create)
+    monkeypatch.setattr("capfilt.models.checkpoints.pretrained_start.timm.create_model", create)
     med = build()
     load_vision_start(med, "deit_base_patch16_224")
     assert asked == [("deit_base_patch16_224", True)]

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.config import ObjectiveConfig
-from models.objectives import Objective
-from models.throughput import peak_flops, training_flops
+from capfilt.models.config import ObjectiveConfig
+from capfilt.models.training.objectives import Objective
+from capfilt.models.training.throughput import peak_flops, training_flops
 from tests.models.objective_cases import make_med, make_tokenizer
 
 TEXTS = ["a red circle", "a blue square", "two green stars", "one circle"]

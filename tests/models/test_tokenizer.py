@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertTokenizer
 
-from models.captions import normalise_caption
-from models.tokenizer import Tokenizer
+from capfilt.models.caption_text import normalise_caption
+from capfilt.models.network.tokenizer import Tokenizer
 
 # 20 entries; [UNK] and friends first, as in BERT's files.
 ENTRIES = [

@@ -5,8 +5,8 @@ import pytest
 import timm
 import torch
 
-from models.config import VisionConfig
-from models.vit import build_vit, interpolate_positions
+from capfilt.models.config import VisionConfig
+from capfilt.models.network.vit import build_vit, interpolate_positions
 
 TINY = {"image_size": 32, "patch_size": 8, "width": 24, "depth": 3, "heads": 3}
 

@@ -6,14 +6,14 @@ That the logits are transformers' is tested in test_parity.py.
 import pytest
 import torch
 
-from models.attention import DecoderCache
-from models.captioner import Captioner
-from models.config import ObjectiveConfig, SamplingConfig
-from models.generation import Prompt, generate
-from models.images import normalise
-from models.matcher import Matcher
-from models.objectives import Objective
-from models.starts import load_text_start
+from capfilt.models.checkpoints.pretrained_start import load_text_start
+from capfilt.models.config import ObjectiveConfig, SamplingConfig
+from capfilt.models.decoding.generate import Prompt, generate
+from capfilt.models.images.pixels import normalise
+from capfilt.models.network.attention import DecoderCache
+from capfilt.models.tasks.captioner import Captioner
+from capfilt.models.tasks.matcher import Matcher
+from capfilt.models.training.objectives import Objective
 from tests.models.blip_oracle import hf_answerer, med_of, random_pixels
 from tests.models.tiny_med import TOKENIZER, build
 

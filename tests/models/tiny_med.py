@@ -2,8 +2,8 @@
 
 import torch
 
-from models.config import MedConfig, TextConfig, VisionConfig
-from models.med import MED
+from capfilt.models.config import MedConfig, TextConfig, VisionConfig
+from capfilt.models.network.med import MED
 from tests.models import blip_oracle
 
 TOKENIZER = blip_oracle.tiny_tokenizer()

@@ -7,9 +7,9 @@ from typing import Any
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipeline.report import ReportInputs
-from pipeline.tables import RunTables
-from stages.rows import CANDIDATE_SCHEMA, CORPUS_SCHEMA, table_of
+from capfilt.pipeline.report.build import ReportInputs
+from capfilt.pipeline.report.tables import RunTables
+from capfilt.stages.rows import CANDIDATE_SCHEMA, CORPUS_SCHEMA, table_of
 
 HOSTILE = "</li><script>alert(1)</script><img src=http://evil.example/x onerror=y> & \u202egnp.exe \x07"
 

@@ -8,17 +8,17 @@ from contextlib import ExitStack
 import pyarrow.parquet as pq
 from PIL import Image
 
-from cluster.engine import run_local
-from cluster.sizing import Share, Sizing
-from pipeline.chain import fetch_configs, fetch_steps, retry_steps
-from pipeline.inputs import Fingerprints
-from pipeline.ledger import Ledger, fingerprint
-from pipeline.load import parse_config
-from pipeline.plan import plan
-from pipeline.replacing import publish, staged_shards
-from stages.manifest import build_index
-from stages.retry import RetryConfig
-from stages.store import Store, sha256
+from capfilt.cluster.chain.engine import run_local
+from capfilt.cluster.sizing import Share, Sizing
+from capfilt.pipeline.config.load import parse_config
+from capfilt.pipeline.nodes.chain import fetch_configs, fetch_steps, retry_steps
+from capfilt.pipeline.plan import plan
+from capfilt.pipeline.rundir.fingerprints import Fingerprints
+from capfilt.pipeline.rundir.generations import publish, staged_shards
+from capfilt.pipeline.rundir.ledger import Ledger, fingerprint
+from capfilt.stages.manifest.index import build_index
+from capfilt.stages.shards.retry import RetryConfig
+from capfilt.stages.storage.store import Store, sha256
 
 SIZING = Sizing(Share(1, 0.5, 0.0), Share(1, 0.5, 0.0), Share(1, 0.5, 0.0), 4, 0)
 LATE = ("p1.png", "p4.png")

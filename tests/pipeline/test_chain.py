@@ -3,11 +3,11 @@
 from contextlib import ExitStack
 from dataclasses import replace
 
-from pipeline.chain import FetchBySource, fetch_configs
-from pipeline.load import parse_config
-from stages.decode import DecodeConfig
-from stages.fetch import Fetch, FetchConfig
-from stages.img2dataset_fetch import Img2datasetFetch
+from capfilt.pipeline.config.load import parse_config
+from capfilt.pipeline.nodes.chain import FetchBySource, fetch_configs
+from capfilt.stages.fetch.img2dataset import Img2datasetFetch
+from capfilt.stages.fetch.stage import Fetch, FetchConfig
+from capfilt.stages.images.decode import DecodeConfig
 from tests.tiny import tiny_data
 
 

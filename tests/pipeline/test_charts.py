@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pipeline.charts import PLOT_HEIGHT, TOP, Line, curves, histogram
+from capfilt.pipeline.report.charts import PLOT_HEIGHT, TOP, Line, curves, histogram
 
 
 def marks(svg: str, style: str) -> list[dict[str, str]]:

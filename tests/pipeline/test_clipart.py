@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline import clipart, packages
-from pipeline.clipart import ClipartConfig, clipart_entries, make_clipart, stamp_entries
-from pipeline.clipart_texts import (
+from capfilt.pipeline.corpora import clipart, packages
+from capfilt.pipeline.corpora.clipart import ClipartConfig, clipart_entries, make_clipart, stamp_entries
+from capfilt.pipeline.corpora.clipart_texts import (
     Entry,
     classify,
     limit_repeats,
@@ -23,8 +23,8 @@ from pipeline.clipart_texts import (
     swap_texts,
     web_text,
 )
-from pipeline.drawings import GREY, WHITE, draw, framed, svg_texts
-from pipeline.packages import PackageError, debian_package, extract, wheel
+from capfilt.pipeline.corpora.drawings import GREY, WHITE, draw, framed, svg_texts
+from capfilt.pipeline.corpora.packages import PackageError, debian_package, extract, wheel
 
 RDF = (
     '<metadata><rdf:RDF xmlns:cc="http://web.resource.org/cc/" xmlns:dc="http://purl.org/dc/elements/1.1/" '

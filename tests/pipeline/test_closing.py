@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from pipeline.closing import closing_block
+from capfilt.pipeline.console.summary import closing_block
 
 METRICS: dict[str, Any] = {
     "round": 2,

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from models.checkpoints import export_checkpoint, load_checkpoint, save_checkpoint
-from models.files import CheckpointError
-from pipeline.cli import app
+from capfilt.models.checkpoints.files import CheckpointError
+from capfilt.models.checkpoints.load import export_checkpoint, load_checkpoint, save_checkpoint
+from capfilt.pipeline.cli.app import app
 from tests.models.tiny_med import TOKENIZER, VISION, assert_same, build
 
 ONE_WIDTH = replace(VISION, width=32, heads=4)

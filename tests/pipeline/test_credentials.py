@@ -2,8 +2,14 @@
 
 import pytest
 
-from pipeline.credentials import credentials_in
-from pipeline.load import ConfigError, dump_config, load_config, parse_config, refuse_credentials
+from capfilt.pipeline.config.credentials import credentials_in
+from capfilt.pipeline.config.load import (
+    ConfigError,
+    dump_config,
+    load_config,
+    parse_config,
+    refuse_credentials,
+)
 from tests.tiny import tiny_data, write_config
 
 OPTIONS = [  # storage options with a credential, what of them is named

@@ -10,19 +10,32 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import duplicates
-from pipeline.duplicates import commonest_pictures, count_copies, ensure_counted, mark_round, surplus_texts
-from pipeline.inputs import Fingerprints
-from pipeline.ledger import Ledger
-from pipeline.load import parse_config
-from pipeline.plan import plan
-from pipeline.stopping import Stopped
-from stages.duplicates import PICTURES, Copies
-from stages.pack import Pack
-from stages.pairs import PairsConfig, ReadPairs, ShardRef
-from stages.rows import CANDIDATE_SCHEMA, ROW_SCHEMA, row_key, table_of
-from stages.store import Store
-from stages.write import Write, WriteConfig, corpus_files, corpus_record, count_verdicts, parquet_bytes
+from capfilt.pipeline.config.load import parse_config
+from capfilt.pipeline.console.signals import Stopped
+from capfilt.pipeline.nodes import duplicates
+from capfilt.pipeline.nodes.duplicates import (
+    commonest_pictures,
+    count_copies,
+    ensure_counted,
+    mark_round,
+    surplus_texts,
+)
+from capfilt.pipeline.plan import plan
+from capfilt.pipeline.rundir.fingerprints import Fingerprints
+from capfilt.pipeline.rundir.ledger import Ledger
+from capfilt.stages.bootstrap.duplicates import PICTURES, Copies
+from capfilt.stages.pairs.read import PairsConfig, ReadPairs, ShardRef
+from capfilt.stages.rows import CANDIDATE_SCHEMA, ROW_SCHEMA, row_key, table_of
+from capfilt.stages.shards.pack import Pack
+from capfilt.stages.shards.write import (
+    Write,
+    WriteConfig,
+    corpus_files,
+    corpus_record,
+    count_verdicts,
+    parquet_bytes,
+)
+from capfilt.stages.storage.store import Store
 
 A, B, C, D = ("a" * 64, "b" * 64, "c" * 64, "d" * 64)
 TELLING, OTHER, FLAT = "00000000ffffffff", "ffffffff00000000", "8" + "0" * 15

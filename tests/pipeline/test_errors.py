@@ -2,12 +2,12 @@
 
 from ray.exceptions import RayTaskError, UserCodeException
 
-from pipeline.errors import origin, root_cause
-from stages.store import StoreError
+from capfilt.pipeline.errors import origin, root_cause
+from capfilt.stages.storage.store import StoreError
 
 TRACE = """Traceback (most recent call last):
   File "/ray/_raylet.pyx", line 1, in execute_task
-  File "stages/write.py", line 87, in _write_corpus
+  File "stages/shards/write.py", line 87, in _write_corpus
     files = [store.put(f"{name}.{ending}", data) for ending, data in corpus_files(batch)]
 OSError: [Errno 28] No space left on device
 

@@ -6,15 +6,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from models.checkpoints import save_checkpoint
-from models.config import MedConfig, SamplingConfig, TextConfig, VisionConfig
-from models.med import MED
-from models.shortage import OutOfMemory
-from models.tokenizer import Tokenizer
-from pipeline.config import EvaluateSection
-from pipeline.evaluating import Test as Evaluation
-from pipeline.evaluating import evaluate
-from stages.caption import CaptionConfig
+from capfilt.models.checkpoints.load import save_checkpoint
+from capfilt.models.config import MedConfig, SamplingConfig, TextConfig, VisionConfig
+from capfilt.models.network.med import MED
+from capfilt.models.network.tokenizer import Tokenizer
+from capfilt.models.out_of_memory import OutOfMemory
+from capfilt.pipeline.config.schema import EvaluateSection
+from capfilt.pipeline.evaluation.pretrained import Test as Evaluation
+from capfilt.pipeline.evaluation.pretrained import evaluate
+from capfilt.stages.bootstrap.caption import CaptionConfig
 from tests.clean_pairs import clean_pairs
 
 IMAGES = 14

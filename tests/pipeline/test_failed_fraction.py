@@ -5,11 +5,11 @@ import csv
 import pytest
 from PIL import Image
 
-from cluster.engine import run_local
-from pipeline import shard_nodes
-from pipeline.errors import NodeFailed
-from pipeline.load import parse_config
-from pipeline.shard_nodes import run_fetch
+from capfilt.cluster.chain.engine import run_local
+from capfilt.pipeline.config.load import parse_config
+from capfilt.pipeline.errors import NodeFailed
+from capfilt.pipeline.nodes import shards as shard_nodes
+from capfilt.pipeline.nodes.shards import run_fetch
 from tests.local_run import local_run
 from tests.tiny import tiny_data
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pipeline.ledger import Ledger, LedgerError
-from pipeline.load import parse_config
-from pipeline.plan import plan
-from pipeline.prepare import forget
-from stages.store import Store
+from capfilt.pipeline.config.load import parse_config
+from capfilt.pipeline.plan import plan
+from capfilt.pipeline.prepare import forget
+from capfilt.pipeline.rundir.ledger import Ledger, LedgerError
+from capfilt.stages.storage.store import Store
 from tests.pipeline.retry_scene import Owner
 from tests.tiny import tiny_data
 

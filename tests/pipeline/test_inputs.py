@@ -1,9 +1,9 @@
 """What a node's fingerprint sees of the training keys, and what it must not see."""
 
-from pipeline.inputs import Fingerprints
-from pipeline.ledger import difference
-from pipeline.load import parse_config
-from pipeline.plan import plan
+from capfilt.pipeline.config.load import parse_config
+from capfilt.pipeline.plan import plan
+from capfilt.pipeline.rundir.fingerprints import Fingerprints
+from capfilt.pipeline.rundir.ledger import difference
 from tests.tiny import tiny_data
 
 

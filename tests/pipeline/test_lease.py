@@ -8,9 +8,9 @@ import threading
 
 import pytest
 
-from pipeline import lease
-from pipeline.lease import LeaseError, acquire, hold
-from stages.store import Store
+from capfilt.pipeline.rundir import lease
+from capfilt.pipeline.rundir.lease import LeaseError, acquire, hold
+from capfilt.stages.storage.store import Store
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_a_silent_owner_of_another_machine_loses_it_after_a_while(run):
 
 
 def test_a_dead_process_of_this_machine_loses_it_at_once(run, monkeypatch):
-    code = "import os, sys; from pipeline import lease; from stages.store import Store; " \
+    code = "import os, sys; from capfilt.pipeline.rundir import lease; from capfilt.stages.storage.store import Store; " \
            "lease.acquire(Store(sys.argv[1]), print); os.kill(os.getpid(), 9)"  # fmt: skip
     subprocess.run([sys.executable, "-c", code, run.url], check=False, cwd=os.getcwd())
     assert run.list("lease") == ["000001.json"]

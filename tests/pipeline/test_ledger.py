@@ -1,7 +1,7 @@
 import pytest
 
-from pipeline.ledger import Ledger, LedgerError, difference, fingerprint
-from stages.store import Store
+from capfilt.pipeline.rundir.ledger import Ledger, LedgerError, difference, fingerprint
+from capfilt.stages.storage.store import Store
 
 INPUTS = {"seed": 1, "captioner": {"generate": {"sampling": {"top_p": 0.9}}}, "upstream": {"fetch": "aa"}}
 

@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.load import ConfigError, dump_config, load_config, parse_config
+from capfilt.pipeline.config.load import ConfigError, dump_config, load_config, parse_config
 from tests.tiny import tiny_data, write_config
 
 

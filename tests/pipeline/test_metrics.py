@@ -7,7 +7,13 @@ from random import Random
 import numpy as np
 import pytest
 
-from pipeline.metrics import area_under_curve, caption_metrics, filter_quality, text_drift, tokenise
+from capfilt.pipeline.evaluation.caption_metrics import (
+    area_under_curve,
+    caption_metrics,
+    filter_quality,
+    text_drift,
+    tokenise,
+)
 
 
 def test_tokenise_splits_as_the_treebank_does_and_drops_punctuation() -> None:

@@ -8,12 +8,12 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from cluster.engine import StageRunner, Step
-from cluster.metrics import NOTICES_KEPT, NodeBoard, _Board
-from models.inference import MicroBatches
-from pipeline.progress import Progress
-from stages.caption import Caption
-from stages.filter import Filter
+from capfilt.cluster.board import NOTICES_KEPT, NodeBoard, _Board
+from capfilt.cluster.chain.engine import StageRunner, Step
+from capfilt.models.tasks.placement import MicroBatches
+from capfilt.pipeline.console.progress import Progress
+from capfilt.stages.bootstrap.caption import Caption
+from capfilt.stages.bootstrap.filter import Filter
 
 
 class Here:

@@ -1,7 +1,7 @@
 import pytest
 
-from pipeline.load import parse_config
-from pipeline.plan import UnknownNode, downstream, plan, select
+from capfilt.pipeline.config.load import parse_config
+from capfilt.pipeline.plan import UnknownNode, downstream, plan, select
 from tests.tiny import tiny_data
 
 

@@ -10,12 +10,12 @@ import pytest
 import timm
 import torch
 
-from models.config import AugmentConfig, ObjectiveConfig, OptimizerConfig
-from models.med import MED
-from models.optimizer import learning_rate
-from models.vit import build_vit
-from stages.manifest import build_index, read_slice
-from stages.store import Store
+from capfilt.models.config import AugmentConfig, ObjectiveConfig, OptimizerConfig
+from capfilt.models.network.med import MED
+from capfilt.models.network.vit import build_vit
+from capfilt.models.training.optimizer import learning_rate
+from capfilt.stages.manifest.index import build_index, read_slice
+from capfilt.stages.storage.store import Store
 from tests.recipes import RECIPES, recipe
 
 BASE, LARGE, CODE = ("vit-b-14m", "vit-b-129m"), ("vit-l-129m",), ("reference-14m",)

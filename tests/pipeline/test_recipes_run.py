@@ -8,13 +8,15 @@ import pyarrow as pa
 import pytest
 import torch
 
-from cluster.engine import run_local
-from cluster.train import Worker
-from pipeline import shard_nodes, train_nodes, training
-from pipeline.errors import NodeFailed
-from pipeline.load import parse_config
-from pipeline.nodes import run_node
-from stages.pairs import PAIRS_SCHEMA, PairStream, PartsError, Position
+from capfilt.cluster.chain.engine import run_local
+from capfilt.cluster.training.trainer import Worker
+from capfilt.pipeline.config.load import parse_config
+from capfilt.pipeline.errors import NodeFailed
+from capfilt.pipeline.nodes import shards as shard_nodes
+from capfilt.pipeline.nodes import train as train_nodes
+from capfilt.pipeline.nodes.dispatch import run_node
+from capfilt.pipeline.training import learner as training
+from capfilt.stages.pairs.read import PAIRS_SCHEMA, PairStream, PartsError, Position
 from tests.local_run import local_run
 from tests.recipes import RECIPES, recipe, tiny_twin
 
@@ -24,7 +26,7 @@ FILLED = 2
 
 
 def local_blocks(items, step):
-    """`cluster.engine.stream_blocks` in this process."""
+    """`cluster.chain.engine.stream_blocks` in this process."""
     stage = step.make()
     for item in items:
         yield stage(pa.Table.from_pylist([item]))

@@ -7,15 +7,15 @@ import sys
 
 import pytest
 
-from pipeline import lease
-from pipeline.ledger import Ledger, LedgerError
-from pipeline.load import parse_config
-from pipeline.plan import plan
-from pipeline.prepare import hold_run
-from pipeline.verify import verify_run
-from stages.artifacts import ArtifactError
-from stages.manifest import ManifestError, build_index
-from stages.store import Store
+from capfilt.pipeline.config.load import parse_config
+from capfilt.pipeline.maintenance.verify import verify_run
+from capfilt.pipeline.plan import plan
+from capfilt.pipeline.prepare import hold_run
+from capfilt.pipeline.rundir import lease
+from capfilt.pipeline.rundir.ledger import Ledger, LedgerError
+from capfilt.stages.manifest.index import ManifestError, build_index
+from capfilt.stages.storage.artifacts import ArtifactError
+from capfilt.stages.storage.store import Store
 from tests.tiny import prepared_run, tiny_data, write_config
 
 

@@ -6,13 +6,13 @@ import shutil
 
 import pytest
 
-from pipeline.inputs import Fingerprints
-from pipeline.ledger import LedgerError, fingerprint
-from pipeline.repair import repair, repair_run
-from pipeline.verify import REPORT_FILES, verify_run
-from stages.rows import CANDIDATE_SCHEMA, table_of
-from stages.store import Store
-from stages.write import parquet_bytes
+from capfilt.pipeline.maintenance.repair import repair, repair_run
+from capfilt.pipeline.maintenance.verify import REPORT_FILES, verify_run
+from capfilt.pipeline.rundir.fingerprints import Fingerprints
+from capfilt.pipeline.rundir.ledger import LedgerError, fingerprint
+from capfilt.stages.rows import CANDIDATE_SCHEMA, table_of
+from capfilt.stages.shards.write import parquet_bytes
+from capfilt.stages.storage.store import Store
 from tests.pipeline.retry_scene import Owner, Scene
 from tests.pipeline.test_forget import Killed, killed_after
 

@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.gallery import printable, thumbnail
-from pipeline.page import score_arrays, score_table, sweep, sweep_names
-from pipeline.report import ReportInputs, build_report
-from pipeline.tables import RunTables, by_source
-from stages.rows import CANDIDATE_SCHEMA, CORPUS_SCHEMA
-from stages.store import Store
+from capfilt.pipeline.report.build import ReportInputs, build_report
+from capfilt.pipeline.report.gallery import printable, thumbnail
+from capfilt.pipeline.report.page import score_arrays, score_table, sweep, sweep_names
+from capfilt.pipeline.report.tables import RunTables, by_source
+from capfilt.stages.rows import CANDIDATE_SCHEMA, CORPUS_SCHEMA
+from capfilt.stages.storage.store import Store
 from tests.pipeline.report_cases import (
     files_of,
     report_inputs,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.report import ReportInputs, build_report, previous_reports
-from stages.store import Store
+from capfilt.pipeline.report.build import ReportInputs, build_report, previous_reports
+from capfilt.stages.storage.store import Store
 from tests.pipeline.report_cases import HOSTILE, picture_of, report_inputs, write_run
 
 

@@ -6,10 +6,10 @@ import json
 import pytest
 from PIL import Image
 
-from pipeline.prepare import finish_replacing
-from stages.retry import DamagedShard, UnknownClass, chosen_classes
-from stages.status import STATUSES
-from stages.store import Store
+from capfilt.pipeline.prepare import finish_replacing
+from capfilt.stages.shards.retry import DamagedShard, UnknownClass, chosen_classes
+from capfilt.stages.status import STATUSES
+from capfilt.stages.storage.store import Store
 from tests.pipeline.retry_scene import LATE, Owner, Scene, images_in
 
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from cluster.engine import demand_of, run_local
-from cluster.shrinking import ClusterShrunk
-from cluster.sizing import divide
-from pipeline.load import ConfigError
-from pipeline.prepare import hold_run
-from pipeline.retry import closing_lines, retry_rows
-from stages.retry import DamagedShard
+from capfilt.cluster.chain.engine import demand_of, run_local
+from capfilt.cluster.chain.shrinking import ClusterShrunk
+from capfilt.cluster.sizing import divide
+from capfilt.pipeline.config.load import ConfigError
+from capfilt.pipeline.maintenance.retry import closing_lines, retry_rows
+from capfilt.pipeline.prepare import hold_run
+from capfilt.stages.shards.retry import DamagedShard
 from tests.pipeline.retry_scene import LATE, SIZING
 
 
@@ -54,10 +54,10 @@ def command(scene, monkeypatch):
             with suppress(DamagedShard):
                 yield from run_local([item], steps)
 
-    monkeypatch.setattr("pipeline.shard_nodes.run_chain", local)
-    monkeypatch.setattr("pipeline.retry.session", lambda config: nullcontext())
-    monkeypatch.setattr("pipeline.retry.Board", Board)
-    monkeypatch.setattr("pipeline.context.Run.sizing", lambda self: SIZING)
+    monkeypatch.setattr("capfilt.pipeline.nodes.shards.run_chain", local)
+    monkeypatch.setattr("capfilt.pipeline.maintenance.retry.session", lambda config: nullcontext())
+    monkeypatch.setattr("capfilt.pipeline.maintenance.retry.Board", Board)
+    monkeypatch.setattr("capfilt.pipeline.nodes.context.Run.sizing", lambda self: SIZING)
 
     def call(*classes, out=None):
         console = Console(file=out or io.StringIO(), width=200)
@@ -133,7 +133,7 @@ def test_shards_that_fail_once_are_tried_again_while_others_get_done(scene, comm
         if breaks and len(passes) == 1:
             raise RuntimeError("the engine broke down")
 
-    monkeypatch.setattr("pipeline.shard_nodes.run_chain", first_without_shard_0)
+    monkeypatch.setattr("capfilt.pipeline.nodes.shards.run_chain", first_without_shard_0)
     found = command("missing_file")
     assert passes == [[0, 1], [0]]
     assert (found.failed, found.changed, dict(found.status)) == (None, 2, {"success": 2})
@@ -144,7 +144,7 @@ def test_on_a_cluster_that_has_shrunk_the_chain_is_made_anew_in_its_size(scene, 
         scene.draw(name)
     sizes = iter([4.0, 1.0])
     resize = lambda self: divide(self.config.cluster, cpus=next(sizes), gpus=0.0)  # noqa: E731
-    monkeypatch.setattr("pipeline.context.Run.sizing", resize)
+    monkeypatch.setattr("capfilt.pipeline.nodes.context.Run.sizing", resize)
     asked = []
 
     def shrinks(items, steps, **_):
@@ -153,7 +153,7 @@ def test_on_a_cluster_that_has_shrunk_the_chain_is_made_anew_in_its_size(scene, 
             raise ClusterShrunk("half of it is gone")
         yield from run_local(items, steps)
 
-    monkeypatch.setattr("pipeline.shard_nodes.run_chain", shrinks)
+    monkeypatch.setattr("capfilt.pipeline.nodes.shards.run_chain", shrinks)
     found = command("missing_file")
     assert asked == [0.5, 0.125] and (found.failed, found.changed) == (None, 2)
 
@@ -171,7 +171,7 @@ def test_a_cluster_that_shrinks_again_and_again_ends_it(scene, command, monkeypa
 
     for name in LATE:
         scene.draw(name)
-    monkeypatch.setattr("pipeline.shard_nodes.run_chain", shrinks)
+    monkeypatch.setattr("capfilt.pipeline.nodes.shards.run_chain", shrinks)
     found = command("missing_file")
     assert passes == [2, 2, 1, 1, 1]
     assert found.failed is not None and "nearly all of it is gone" in found.failed
@@ -191,7 +191,7 @@ def test_an_engine_that_gives_up_is_told_in_a_line_and_what_got_done_counts(scen
         passes.append([item["shard"] for item in items])
         yield from run_local(items, steps)
 
-    monkeypatch.setattr("pipeline.shard_nodes.run_chain", gives_up)
+    monkeypatch.setattr("capfilt.pipeline.nodes.shards.run_chain", gives_up)
     found = command("missing_file")
     assert passes[:2] == [[0, 1], [1, 0]], "the shard that failed comes last"
     assert found.failed is not None and "\n" not in found.failed

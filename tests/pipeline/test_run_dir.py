@@ -6,10 +6,10 @@ import os
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.cli import app
-from pipeline.run_dir import check_writable
-from pipeline.terminal import going_on
-from stages.store import Store, StoreError
+from capfilt.pipeline.cli.app import app
+from capfilt.pipeline.cli.exits import going_on
+from capfilt.pipeline.rundir.probe import check_writable
+from capfilt.stages.storage.store import Store, StoreError
 from tests.s3_server import ENVIRONMENT
 from tests.tiny import tiny_data, write_config
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.serve import fault_of, serve_folder
-from stages.decode import DecodeConfig
-from stages.fetch import Fetch, FetchConfig
-from stages.rows import ROW_SCHEMA, table_of
+from capfilt.pipeline.corpora.serve import fault_of, serve_folder
+from capfilt.stages.fetch.stage import Fetch, FetchConfig
+from capfilt.stages.images.decode import DecodeConfig
+from capfilt.stages.rows import ROW_SCHEMA, table_of
 
 
 def status(url: str) -> int:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.shapes import (
+from capfilt.pipeline.corpora.shapes import (
     COLOURS,
     ShapesConfig,
     draw_scene,

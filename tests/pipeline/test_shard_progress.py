@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.load import parse_config
-from pipeline.plan import Node
-from pipeline.shard_nodes import _Watch
-from stages.manifest import Index
+from capfilt.pipeline.config.load import parse_config
+from capfilt.pipeline.nodes.shards import _Watch
+from capfilt.pipeline.plan import Node
+from capfilt.stages.manifest.index import Index
 
 
 class Shown:

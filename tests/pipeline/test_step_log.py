@@ -5,9 +5,9 @@ import struct
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from pipeline import step_log
-from pipeline.step_log import StepLog, read_steps
-from stages.store import Store
+from capfilt.pipeline.training import step_log
+from capfilt.pipeline.training.step_log import StepLog, read_steps
+from capfilt.stages.storage.store import Store
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ import signal
 
 import pytest
 
-from pipeline.stopping import SIGNALS, Stop
-from stages.read import STOP_FILE
-from stages.store import Store
+from capfilt.pipeline.console.signals import SIGNALS, Stop
+from capfilt.stages.shards.read import STOP_FILE
+from capfilt.stages.storage.store import Store
 
 
 @pytest.fixture

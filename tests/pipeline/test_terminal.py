@@ -36,10 +36,11 @@ def test_a_mistake_keeps_its_exit_code(tmp_path, nowhere):
     assert (result.returncode, result.stdout) == (2, b"")
 
 
-@pytest.mark.parametrize("place", ["pipeline.prepare.forget", "pipeline.run.execute"])
+@pytest.mark.parametrize("place", ["capfilt.pipeline.prepare.forget", "capfilt.pipeline.execute.execute"])
 def test_the_command_that_resumes_forgets_again_until_all_is_forgotten(tmp_path, monkeypatch, capsys, place):
     """Ctrl-C while `--fresh` removes files, and right after."""
-    from pipeline import cli, terminal
+    from capfilt.pipeline.cli import app as cli
+    from capfilt.pipeline.cli import exits as terminal
 
     def interrupted(*_):
         raise KeyboardInterrupt

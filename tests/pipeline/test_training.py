@@ -6,14 +6,21 @@ import pyarrow as pa
 import pytest
 import torch
 
-from cluster.train import StoppedAlone, TrainingStopped, Worker
-from models.config import AugmentConfig, MedConfig, ObjectiveConfig, OptimizerConfig, TextConfig, VisionConfig
-from models.tokenizer import Tokenizer
-from pipeline import training
-from pipeline.config import ModelSection, TrainSection
-from pipeline.learner_spec import LearnerSpec
-from pipeline.step_log import read_steps
-from pipeline.training import PairLearner
+from capfilt.cluster.training.trainer import StoppedAlone, TrainingStopped, Worker
+from capfilt.models.config import (
+    AugmentConfig,
+    MedConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    TextConfig,
+    VisionConfig,
+)
+from capfilt.models.network.tokenizer import Tokenizer
+from capfilt.pipeline.config.schema import ModelSection, TrainSection
+from capfilt.pipeline.training import learner as training
+from capfilt.pipeline.training.learner import PairLearner
+from capfilt.pipeline.training.spec import LearnerSpec
+from capfilt.pipeline.training.step_log import read_steps
 from tests.clean_pairs import clean_pairs
 
 WORKER = Worker(0, 1, torch.device("cpu"))

@@ -2,9 +2,9 @@
 
 from types import SimpleNamespace
 
-from pipeline.load import parse_config
-from pipeline.plan import plan
-from pipeline.train_nodes import training_shards
+from capfilt.pipeline.config.load import parse_config
+from capfilt.pipeline.nodes.train import training_shards
+from capfilt.pipeline.plan import plan
 from tests.tiny import tiny_data
 
 

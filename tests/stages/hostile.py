@@ -15,10 +15,10 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
-from stages.decode import DecodeConfig
-from stages.fetch import Fetch, FetchConfig
-from stages.rows import ROW_SCHEMA, row_key, table_of
-from stages.status import STATUSES
+from capfilt.stages.fetch.stage import Fetch, FetchConfig
+from capfilt.stages.images.decode import DecodeConfig
+from capfilt.stages.rows import ROW_SCHEMA, row_key, table_of
+from capfilt.stages.status import STATUSES
 from tests.stages import handmade
 
 NAMES = {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stages.addresses import is_public
+from capfilt.stages.fetch.http.addresses import is_public
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])

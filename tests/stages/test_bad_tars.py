@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from stages.fetch import Fetch
-from stages.manifest import ManifestConfig, build_index
-from stages.read import Read, ReadConfig, tar_samples
-from stages.retry import ReadFailed, RetryConfig
-from stages.store import Store, StoreError
-from stages.write import Write, WriteConfig
+from capfilt.stages.fetch.stage import Fetch
+from capfilt.stages.manifest.index import ManifestConfig, build_index
+from capfilt.stages.shards.read import Read, ReadConfig, tar_samples
+from capfilt.stages.shards.retry import ReadFailed, RetryConfig
+from capfilt.stages.shards.write import Write, WriteConfig
+from capfilt.stages.storage.store import Store, StoreError
 from tests.s3_server import ENVIRONMENT, Trouble
 from tests.stages.hostile import JPEG, config
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stages.fetch import Fetch
+from capfilt.stages.fetch.stage import Fetch
 from tests.stages.hostile import NAMES, Hostile, answer, config, rows, slow_header, trickle
 
 pytestmark = pytest.mark.usefixtures("loopback_only")

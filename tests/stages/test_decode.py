@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from scipy.fft import dctn
 
-from stages.decode import DecodeConfig, decode_picture
-from stages.phash import perceptual_hash
-from stages.status import STATUSES, Failure
+from capfilt.stages.images.decode import DecodeConfig, decode_picture
+from capfilt.stages.images.phash import perceptual_hash
+from capfilt.stages.status import STATUSES, Failure
 from tests.stages import handmade
 
 RED, GREEN, BLUE, WHITE = (220, 30, 40), (30, 160, 60), (40, 60, 200), (255, 255, 255)

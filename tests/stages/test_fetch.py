@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from stages.fetch import Fetch
-from stages.rows import ROW_SCHEMA, table_of
-from stages.status import STATUSES, Failure, http_status
+from capfilt.stages.fetch.stage import Fetch
+from capfilt.stages.rows import ROW_SCHEMA, table_of
+from capfilt.stages.status import STATUSES, Failure, http_status
 from tests.stages.hostile import JPEG, Hostile, config, fetch_one, rows
 
 pytestmark = pytest.mark.usefixtures("loopback_only")

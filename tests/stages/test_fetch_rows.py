@@ -6,10 +6,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from cluster.isolation import Search
-from pipeline.chain import ISOLATION
-from stages.decode import DecodeConfig, Picture, decode_picture
-from stages.fetch import Fetch
+from capfilt.cluster.chain.isolation import Search
+from capfilt.pipeline.nodes.chain import ISOLATION
+from capfilt.stages.fetch.stage import Fetch
+from capfilt.stages.images.decode import DecodeConfig, Picture, decode_picture
 from tests.stages.hostile import JPEG, Hostile, config, fetch_one, rows
 
 pytestmark = pytest.mark.usefixtures("loopback_only")
@@ -87,7 +87,7 @@ def test_unforeseen_exception_is_the_rows_not_the_shards(
     def broken(data: bytes, config: DecodeConfig) -> None:
         raise ZeroDivisionError("of all\nthings")
 
-    monkeypatch.setattr("stages.fetch.decode_picture", broken)
+    monkeypatch.setattr("capfilt.stages.fetch.stage.decode_picture", broken)
     out = Fetch(config())(rows(server.url("/ok.jpg"), server.url("/status/404"))).to_pylist()
     assert [row["status"] for row in out] == ["internal", "http_404"]
     assert out[0]["error_message"] == "ZeroDivisionError: of all things"
@@ -104,7 +104,7 @@ def test_a_machine_without_memory_ends_no_row(monkeypatch: pytest.MonkeyPatch) -
             raise MemoryError("no room")
         return decode_picture(data, config)
 
-    monkeypatch.setattr("stages.fetch.decode_picture", narrow)
+    monkeypatch.setattr("capfilt.stages.fetch.stage.decode_picture", narrow)
     batch = pa.concat_tables([rows(f"a.tar#{n}", image=JPEG) for n in range(3)])
     with pytest.raises(MemoryError, match="no room"):
         Fetch(config())(batch)

@@ -6,11 +6,11 @@ from functools import partial
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from cluster.engine import StageRunner, Step
-from pipeline.chain import ISOLATION
-from stages.fetch import Fetch
-from stages.status import STATUSES
-from stages.store import Store, StoreError
+from capfilt.cluster.chain.engine import StageRunner, Step
+from capfilt.pipeline.nodes.chain import ISOLATION
+from capfilt.stages.fetch.stage import Fetch
+from capfilt.stages.status import STATUSES
+from capfilt.stages.storage.store import Store, StoreError
 from tests.s3_server import ENVIRONMENT, Trouble
 from tests.stages.hostile import JPEG, config, rows
 

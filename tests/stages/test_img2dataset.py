@@ -16,14 +16,14 @@ import pytest
 import webdataset
 from PIL import Image
 
-from stages.decode import DecodeConfig
-from stages.fetch import Fetch, FetchConfig
-from stages.img2dataset_fetch import Img2datasetFetch, status_of
-from stages.manifest import ManifestConfig, build_index
-from stages.read import Read, ReadConfig
-from stages.rows import CORPUS_SCHEMA, ROW_SCHEMA, table_of
-from stages.store import Store
-from stages.write import Write, WriteConfig
+from capfilt.stages.fetch.img2dataset import Img2datasetFetch, status_of
+from capfilt.stages.fetch.stage import Fetch, FetchConfig
+from capfilt.stages.images.decode import DecodeConfig
+from capfilt.stages.manifest.index import ManifestConfig, build_index
+from capfilt.stages.rows import CORPUS_SCHEMA, ROW_SCHEMA, table_of
+from capfilt.stages.shards.read import Read, ReadConfig
+from capfilt.stages.shards.write import Write, WriteConfig
+from capfilt.stages.storage.store import Store
 from tests.stages.hostile import NAMES, Hostile, config, picture, rows
 
 pytestmark = pytest.mark.usefixtures("loopback_only")
@@ -194,7 +194,7 @@ def test_its_messages_become_our_statuses(message: str, downloaded: bool, status
 
 
 def test_nothing_of_it_is_imported_unless_it_is_chosen() -> None:
-    code = "import sys, stages.img2dataset_fetch as f; print({'img2dataset', 'torch', 'ray', 'wandb'} & set(sys.modules))"
+    code = "import sys, stages.fetch.img2dataset as f; print({'img2dataset', 'torch', 'ray', 'wandb'} & set(sys.modules))"
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
     assert done.stdout.strip() == "set()"

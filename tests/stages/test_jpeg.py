@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stages.decode import DecodeConfig, decode_picture
-from stages.jpeg import jpeg_bytes, jpeg_pixels
-from stages.status import Failure
+from capfilt.stages.images.decode import DecodeConfig, decode_picture
+from capfilt.stages.images.jpeg import jpeg_bytes, jpeg_pixels
+from capfilt.stages.status import Failure
 
 SIZE = (333, 217)
 

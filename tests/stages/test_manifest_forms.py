@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from stages import text_lists
-from stages.decode import DecodeConfig
-from stages.fetch import Fetch, FetchConfig
-from stages.manifest import ManifestConfig, ManifestError, build_index
-from stages.read import Read, ReadConfig
-from stages.store import Store
-from stages.text_lists import array_items
+from capfilt.stages.fetch.stage import Fetch, FetchConfig
+from capfilt.stages.images.decode import DecodeConfig
+from capfilt.stages.manifest import text as text_lists
+from capfilt.stages.manifest.index import ManifestConfig, ManifestError, build_index
+from capfilt.stages.manifest.text import array_items
+from capfilt.stages.shards.read import Read, ReadConfig
+from capfilt.stages.storage.store import Store
 
 PAIRS = [
     ("http://a.test/1.jpg", "a dog"),

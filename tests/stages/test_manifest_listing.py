@@ -7,9 +7,9 @@ import tarfile
 
 import pytest
 
-from stages import manifest
-from stages.manifest import ManifestConfig, ManifestError, build_index, check_unchanged
-from stages.store import Store
+from capfilt.stages.manifest import index as manifest
+from capfilt.stages.manifest.index import ManifestConfig, ManifestError, build_index, check_unchanged
+from capfilt.stages.storage.store import Store
 from tests.s3_server import Trouble
 
 CSV = b"url,caption\nhttp://a.test/1,one\nhttp://a.test/2,two\n"

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from stages.artifacts import ArtifactError
-from stages.blocklist import block_list_digest, read_block_list
-from stages.fetch import Fetch
-from stages.robots import SIZE_LIMIT, rules_of
-from stages.status import Failure
-from stages.web import Web
+from capfilt.stages.fetch.http.blocklist import block_list_digest, read_block_list
+from capfilt.stages.fetch.http.loop import Web
+from capfilt.stages.fetch.http.robots import SIZE_LIMIT, rules_of
+from capfilt.stages.fetch.stage import Fetch
+from capfilt.stages.status import Failure
+from capfilt.stages.storage.artifacts import ArtifactError
 from tests.stages.hostile import JPEG, NAMES, Hostile, answer, config, endless, fetch_one, rows
 
 pytestmark = pytest.mark.usefixtures("loopback_only")

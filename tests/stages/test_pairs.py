@@ -6,7 +6,16 @@ from itertools import islice
 import pyarrow as pa
 import pytest
 
-from stages.pairs import PAIRS_SCHEMA, PairStream, PartsError, Position, ShardRef, check_parts, deal, image_id
+from capfilt.stages.pairs.read import (
+    PAIRS_SCHEMA,
+    PairStream,
+    PartsError,
+    Position,
+    ShardRef,
+    check_parts,
+    deal,
+    image_id,
+)
 
 SHARDS = [ShardRef("web", n, "web") for n in range(5)] + [ShardRef("human", 0, "human")]
 

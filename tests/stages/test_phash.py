@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from stages.duplicates import TELLING_BITS
-from stages.phash import perceptual_hash
+from capfilt.stages.bootstrap.duplicates import TELLING_BITS
+from capfilt.stages.images.phash import perceptual_hash
 
 
 def draw(kind, offset=0):

@@ -8,11 +8,11 @@ from functools import partial
 import pyarrow as pa
 import pytest
 
-from cluster.engine import StageRunner, Step
-from pipeline.chain import ISOLATION
-from stages.manifest import ManifestConfig, build_index
-from stages.read import Read, ReadConfig, Unpack
-from stages.store import Store
+from capfilt.cluster.chain.engine import StageRunner, Step
+from capfilt.pipeline.nodes.chain import ISOLATION
+from capfilt.stages.manifest.index import ManifestConfig, build_index
+from capfilt.stages.shards.read import Read, ReadConfig, Unpack
+from capfilt.stages.storage.store import Store
 
 PICTURE = b"\xff\xd8\xff"
 

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 
-from stages.store import Store, sha256
+from capfilt.stages.storage.store import Store, sha256
 
 
 def test_put_returns_what_a_record_lists(tmp_path):

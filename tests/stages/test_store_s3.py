@@ -13,19 +13,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from models.checkpoints import save_checkpoint
-from pipeline import lease
-from pipeline.lease import LeaseError, acquire, hold
-from pipeline.ledger import Ledger
-from pipeline.run_dir import check_writable
-from stages.artifacts import ArtifactError, copies_folder, local_artifact
-from stages.caption import Caption, CaptionConfig
-from stages.filter import Filter, FilterConfig
-from stages.manifest import ManifestConfig, build_index
-from stages.read import Read, ReadConfig
-from stages.storage import filesystem_options
-from stages.store import Store, StoreError
-from stages.write import Write, WriteConfig
+from capfilt.models.checkpoints.load import save_checkpoint
+from capfilt.pipeline.rundir import lease
+from capfilt.pipeline.rundir.lease import LeaseError, acquire, hold
+from capfilt.pipeline.rundir.ledger import Ledger
+from capfilt.pipeline.rundir.probe import check_writable
+from capfilt.stages.bootstrap.caption import Caption, CaptionConfig
+from capfilt.stages.bootstrap.filter import Filter, FilterConfig
+from capfilt.stages.manifest.index import ManifestConfig, build_index
+from capfilt.stages.shards.read import Read, ReadConfig
+from capfilt.stages.shards.write import Write, WriteConfig
+from capfilt.stages.storage.artifacts import ArtifactError, copies_folder, local_artifact
+from capfilt.stages.storage.filesystems import filesystem_options
+from capfilt.stages.storage.store import Store, StoreError
 from tests.models.tiny_med import TOKENIZER, build
 from tests.s3_server import ENVIRONMENT, Trouble
 

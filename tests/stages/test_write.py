@@ -8,11 +8,11 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from stages.pack import image_extension
-from stages.read import Read, ReadConfig, read_corpus_shard
-from stages.rows import CANDIDATE, ROW_SCHEMA, row_key, table_of, with_column
-from stages.store import Store
-from stages.write import OtherPictures, Provenance, Write, WriteConfig
+from capfilt.stages.rows import CANDIDATE, ROW_SCHEMA, row_key, table_of, with_column
+from capfilt.stages.shards.pack import image_extension
+from capfilt.stages.shards.read import Read, ReadConfig, read_corpus_shard
+from capfilt.stages.shards.write import OtherPictures, Provenance, Write, WriteConfig
+from capfilt.stages.storage.store import Store
 
 
 def picture(colour, form="JPEG"):

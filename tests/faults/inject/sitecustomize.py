@@ -173,20 +173,20 @@ def patch_stage(module, cls, stage):
 PATCHES = {}
 if FAULT is not None:
     PATCHES = {
-        "stages.store": patch_store,
-        "cluster.engine": patch_engine,
+        "capfilt.stages.storage.store": patch_store,
+        "capfilt.cluster.chain.engine": patch_engine,
         "ray.train.v2._internal.execution.checkpoint.checkpoint_manager": patch_list,
     }
 ROWWISE = {
-    "read": ("read", "Unpack"),
-    "fetch": ("fetch", "Fetch"),
-    "caption": ("caption", "Caption"),
-    "filter": ("filter", "Filter"),
-    "write": ("pack", "Pack"),
+    "read": ("shards.read", "Unpack"),
+    "fetch": ("fetch.stage", "Fetch"),
+    "caption": ("bootstrap.caption", "Caption"),
+    "filter": ("bootstrap.filter", "Filter"),
+    "write": ("shards.pack", "Pack"),
 }
 """Module and class of what a stage does with rows."""
 PATCHES |= {
-    f"stages.{ROWWISE[stage][0]}": functools.partial(patch_stage, cls=ROWWISE[stage][1], stage=stage)
+    f"capfilt.stages.{ROWWISE[stage][0]}": functools.partial(patch_stage, cls=ROWWISE[stage][1], stage=stage)
     for stage in POISON
 }
 

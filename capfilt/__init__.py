@@ -1,0 +1,10 @@
+"""The one package everything is imported from: `capfilt.pipeline`, `capfilt.stages`, `capfilt.models`, `capfilt.cluster`.
+
+An installed wheel holds these beside this file. In a checkout they are the top-level folders of the repository, one
+level up, so that `python -m pipeline` and `ray job submit --working-dir .` need no installation.
+"""
+
+from pathlib import Path
+
+if not (Path(__file__).parent / "pipeline").is_dir():
+    __path__.append(str(Path(__file__).resolve().parent.parent))

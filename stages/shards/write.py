@@ -1,0 +1,228 @@
+"""Shard → image tar, Parquet and the commit record that decides (shared design, contract 4).
+
+The record is created exclusively and last. Until it exists the shard is done again from the start; once it
+exists nobody touches the shard, not even a late attempt that lost.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from capfilt.stages.rows import CANDIDATE_SCHEMA, CORPUS_SCHEMA, SCHEMA_VERSION, table_of
+from capfilt.stages.shards.pack import Pack, corpus_tar
+from capfilt.stages.status import SUCCESS
+from capfilt.stages.storage.store import Store, encode_json
+
+SECONDS_PREFIX = "seconds_"
+"""Columns of this prefix carry how long each stage took for the shard; they end in the record."""
+
+WRITTEN_SCHEMA = pa.schema([("source", pa.string()), ("shard", pa.int64()), ("records", pa.string())])
+"""What the writer returns for a shard: its commit records as JSON, {"corpus": …, "candidates": …}."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What is written beside every candidate of a bootstrap."""
+
+    captioner: str
+    filter: str
+    """Digests of the two checkpoints (first 16 hex digits of their sha256)."""
+    top_p: float
+    top_k: int
+    repetition_penalty: float
+    threshold: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteConfig:
+    """What the writer makes of a shard."""
+
+    run: Store
+    """The run directory."""
+    corpus_fingerprints: dict[str, str] = field(default_factory=dict)
+    """Fingerprints of the sources whose shards' images and rows are written to the corpus, unless their record
+    stands already. Needs the image bytes: see `keep_images` of the filter stage."""
+    round: int = 0
+    """Round of the candidates."""
+    round_fingerprint: str | None = None
+    """Set: write the shard's candidates."""
+    provenance: Provenance | None = None
+
+
+class OtherPictures(RuntimeError):
+    """The corpus holds other pictures of a shard than were judged."""
+
+
+class Write:
+    """Ends the rows of a shard: files first, the commit record last. The only stage that ends rows.
+
+    What it does row by row is `Pack`; what is left, `shardwise`, looks into none.
+    """
+
+    def __init__(self, config: WriteConfig) -> None:
+        self.config = config
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """One shard in; one row (`WRITTEN_SCHEMA`) with its commit records out."""
+        return self.shardwise(Pack()(batch))
+
+    def shardwise(self, batch: pa.Table) -> pa.Table:
+        """As the call, for rows that are packed."""
+        source, shard = batch["source"][0].as_py(), batch["shard"][0].as_py()
+        records: dict[str, Any] = {}
+        if source in self.config.corpus_fingerprints:
+            records["corpus"] = self._write_corpus(batch, source, shard)
+        if self.config.round_fingerprint is not None:
+            records["candidates"] = self._write_candidates(batch, source, shard)
+        return table_of([{"source": source, "shard": shard, "records": json.dumps(records)}], WRITTEN_SCHEMA)
+
+    def _write_corpus(self, batch: pa.Table, source: str, shard: int) -> Any:
+        store, name = self.config.run / f"corpus/{source}", f"{shard:06d}"
+        standing = store.find_json(f"{name}.json")
+        if standing is None:
+            files = [store.put(f"{name}.{ending}", data) for ending, data in corpus_files(batch)]
+            record = corpus_record(batch, self.config.corpus_fingerprints[source], files)
+            standing = commit(store, f"{name}.json", record)
+            if standing is record:
+                return record
+        if self.config.round_fingerprint is not None:
+            check_pictures(store, name, batch)
+        return standing
+
+    def _write_candidates(self, batch: pa.Table, source: str, shard: int) -> Any:
+        store, name = self.config.run / f"rounds/{self.config.round}/{source}", f"{shard:06d}"
+        if (standing := store.find_json(f"{name}.json")) is not None:
+            return standing
+        rows = self._candidate_rows(batch)
+        file = store.put(f"{name}.parquet", parquet_bytes(table_of(rows, CANDIDATE_SCHEMA)))
+        record = {
+            "kind": "candidates",
+            "source": source,
+            "shard": shard,
+            "round": self.config.round,
+            "version": SCHEMA_VERSION,
+            "fingerprint": self.config.round_fingerprint,
+            "files": [file],
+            "rows": {"read": batch.num_rows, "status": dict(Counter(batch["status"].to_pylist()))},
+            "candidates": count_verdicts(rows),
+            "seconds": stage_seconds(batch),
+        }
+        return commit(store, f"{name}.json", record)
+
+    def _candidate_rows(self, batch: pa.Table) -> list[dict[str, Any]]:
+        made = self.config.provenance
+        assert made is not None, "candidates are written with their provenance"
+        of_image = ("key", "source", "shard", "url", "width", "height", "sha256", "phash")
+        rows = []
+        for row in batch.select([*of_image, "status", "candidates"]).to_pylist():
+            if row["status"] != SUCCESS:  # judged, and then it could not be packed
+                continue
+            image = {name: row[name] for name in of_image}
+            for candidate in row["candidates"]:
+                sampled = candidate["origin"] == "synthetic"
+                rows.append(
+                    image
+                    | candidate
+                    | {
+                        "round": self.config.round,
+                        "threshold": made.threshold,
+                        "captioner": made.captioner if sampled else None,
+                        "filter": made.filter,
+                        "top_p": made.top_p if sampled else None,
+                        "top_k": made.top_k if sampled else None,
+                        "repetition_penalty": made.repetition_penalty if sampled else None,
+                        "version": SCHEMA_VERSION,
+                    }
+                )
+        return rows
+
+
+def corpus_files(batch: pa.Table) -> Iterator[tuple[str, bytes]]:
+    """(name's ending, content) of a corpus shard's files, in the order in which they are written.
+
+    Args:
+        batch: rows that `Pack` has seen.
+    """
+    yield "tar", corpus_tar(batch)
+    yield "parquet", parquet_bytes(batch.select(CORPUS_SCHEMA.names).cast(CORPUS_SCHEMA))
+
+
+def corpus_record(batch: pa.Table, fingerprint: str, files: list[dict[str, Any]]) -> dict[str, Any]:
+    """Commit record of a corpus shard whose rows are `batch`."""
+    return {
+        "kind": "corpus",
+        "source": batch["source"][0].as_py(),
+        "shard": batch["shard"][0].as_py(),
+        "version": SCHEMA_VERSION,
+        "fingerprint": fingerprint,
+        "files": files,
+        "rows": {"read": batch.num_rows, "status": dict(Counter(batch["status"].to_pylist()))},
+        "texts": count_texts(batch),
+        "seconds": stage_seconds(batch),
+    }
+
+
+def commit(store: Store, name: str, record: dict[str, Any]) -> Any:
+    """Create the record; when another attempt was first, its record is the truth and is returned.
+
+    Raises:
+        AssertionError: rows were lost on the way: the shard's counts do not add up.
+    """
+    rows = record["rows"]
+    assert rows["read"] == sum(rows["status"].values()), f"{name}: rows lost, {rows}"
+    if store.create(name, encode_json(record)):
+        return record
+    return store.read_json(name)
+
+
+def check_pictures(store: Store, name: str, batch: pa.Table) -> None:
+    """The pictures of these rows are those that the corpus holds.
+
+    A shard may be in two hands, when a node is cut off from its cluster and not from the store; who asks the web second
+    may get other pictures, and candidates must not be made of those.
+
+    Raises:
+        OtherPictures: they are not; the next attempt reads the shard from the corpus.
+    """
+    columns = ["key", "sha256"]
+    stored = pq.read_table(io.BytesIO(store.read(f"{name}.parquet")), columns=columns)
+    if stored.to_pylist() != batch.select(columns).to_pylist():
+        raise OtherPictures(
+            f"{store.address(name)}: another attempt has stored other pictures meanwhile; "
+            "the shard is read from the corpus next time"
+        )
+
+
+def count_verdicts(candidates: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """{origin: {"kept" | "dropped" | "unjudged": candidates}}."""
+    origins: dict[str, Counter[str]] = {}
+    for row in candidates:
+        verdict = {True: "kept", False: "dropped", None: "unjudged"}[row["kept"]]
+        origins.setdefault(row["origin"], Counter())[verdict] += 1
+    return {origin: dict(counts) for origin, counts in sorted(origins.items())}
+
+
+def count_texts(batch: pa.Table) -> int:
+    """Texts with words that belong to stored images: the pairs a training on the texts as they came sees."""
+    rows = zip(batch["status"].to_pylist(), batch["texts"].to_pylist(), strict=True)
+    return sum(bool(text.strip()) for status, texts in rows if status == SUCCESS for text in texts or [])
+
+
+def stage_seconds(batch: pa.Table) -> dict[str, float]:
+    """{stage: seconds it spent on this shard}, from the columns the engine added."""
+    names = [n for n in batch.column_names if n.startswith(SECONDS_PREFIX)]
+    return {n.removeprefix(SECONDS_PREFIX): round(batch[n][0].as_py(), 3) for n in names}
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
