@@ -36,9 +36,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.picture_server import Server, addresses, make_pictures, serve_pictures, shuffled
-from capfilt.stages.fetch.stage import Fetch, FetchConfig
+from capfilt.stages.fetch.config import FetchConfig
+from capfilt.stages.fetch.stage import Fetch
 from capfilt.stages.images.decode import DecodeConfig
-from capfilt.stages.manifest.index import ManifestConfig, build_index
+from capfilt.stages.manifest.config import ManifestConfig
+from capfilt.stages.manifest.index import build_index
 from capfilt.stages.shards.read import Read, ReadConfig
 from capfilt.stages.shards.write import Write, WriteConfig
 from capfilt.stages.storage.store import Store

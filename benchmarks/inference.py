@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BlipConfig, BlipForConditionalGeneration, BlipForImageTextRetrieval
 
 from capfilt.models.config import SamplingConfig
-from capfilt.models.images.pixels import normalise
+from capfilt.models.images.pixels import normalize
 from capfilt.models.network.tokenizer import Tokenizer
 from capfilt.models.tasks.captioner import Captioner
 from capfilt.models.tasks.matcher import Matcher
@@ -158,7 +158,7 @@ def caption(strategy: str) -> Callable[[argparse.Namespace, Path, Tensor], Sides
         def theirs() -> list[str]:
             texts = []
             for batch in pixels.split(options.batch_size):
-                ready = normalise(batch, hf.dtype, options.device)
+                ready = normalize(batch, hf.dtype, options.device)
                 ids = prompt.expand(len(batch), -1).clone()
                 out = hf.generate(pixel_values=ready, input_ids=ids, max_length=20, min_length=5, **how)
                 texts += tokenizer.decode_batch([row.tolist() for row in out])
@@ -199,7 +199,7 @@ def judge(options: argparse.Namespace, folder: Path, pixels: Tensor) -> Sides:
         for start in range(0, len(pixels), options.batch_size):
             of_batch = texts[start : start + options.batch_size]
             ids, mask = tokenizer.encode([text for of in of_batch for text in of], 35)
-            ready = normalise(pixels[start : start + options.batch_size], hf.dtype, options.device)
+            ready = normalize(pixels[start : start + options.batch_size], hf.dtype, options.device)
             logits = hf(
                 input_ids=ids.to(options.device),
                 attention_mask=mask.to(options.device),

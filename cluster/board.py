@@ -59,7 +59,7 @@ class _Board:
         self.in_hand.pop((node, stage, shard), None)
 
 
-class Board:
+class StatusBoard:
     """Handle to the board; picklable, so that it travels to training workers. Numbers here are for the eye: the
     durable counts stand in the commit records.
 
@@ -81,9 +81,9 @@ class Board:
         self._latest = self._ask(self._actor.read.remote(), self._latest)
         return self._latest
 
-    def of(self, node: str) -> NodeBoard:
+    def of(self, node: str) -> NodeStatus:
         """The board as the stages of one node see it."""
-        return NodeBoard(self._actor, node)
+        return NodeStatus(self._actor, node)
 
     def failures(self, node: str) -> dict[str, int]:
         """Causes of failed attempts of a node, and how often each was told."""
@@ -102,7 +102,7 @@ class Board:
 
 
 @dataclass(frozen=True)
-class NodeBoard:
+class NodeStatus:
     """What the stages of one node tell, and ask. No trouble of the board ends or hides theirs."""
 
     actor: Any

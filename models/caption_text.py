@@ -6,7 +6,7 @@ import re
 CAPTION_PUNCTUATION = re.compile(r"[.!\"()*#:;~]")
 
 
-def normalise_caption(text: str, max_words: int | None = None) -> str:
+def normalize_caption(text: str, max_words: int | None = None) -> str:
     """A caption as the model knows captions: lower case, some punctuation and all runs of blanks one space.
 
     The paper's pre_caption; at most `max_words` words are kept (reference: 30 in pretraining, 50 elsewhere).

@@ -11,7 +11,7 @@ from capfilt.pipeline.plan import UnknownNode
 from capfilt.pipeline.rundir.lease import LeaseError
 from capfilt.pipeline.rundir.ledger import LedgerError
 from capfilt.stages.manifest.index import ManifestError
-from capfilt.stages.pairs.read import PartsError
+from capfilt.stages.pairs.parts import PartsError
 from capfilt.stages.shards.retry import UnknownClass
 from capfilt.stages.storage.artifacts import ArtifactError
 from capfilt.stages.storage.store import StoreError

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import time
-import traceback
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 
 from rich.console import Console
 
-from capfilt.cluster.board import Board
+from capfilt.cluster.board import StatusBoard
 from capfilt.cluster.session import session
 from capfilt.pipeline.config.schema import Config
-from capfilt.pipeline.console.progress import Progress
+from capfilt.pipeline.console.progress import POLL_SECONDS, Progress
 from capfilt.pipeline.console.signals import Interrupted, Stop, Stopped
-from capfilt.pipeline.errors import USER_ERRORS, origin, root_cause
-from capfilt.pipeline.nodes.context import Run
+from capfilt.pipeline.nodes.context import RunContext
 from capfilt.pipeline.nodes.dispatch import run_node
-from capfilt.pipeline.plan import Node, outputs_of
+from capfilt.pipeline.nodes.failures import describe_failure, failure_log
+from capfilt.pipeline.plan import Node
 from capfilt.pipeline.prepare import Prepared, hold_run, prepare
 from capfilt.pipeline.rundir.lease import Lease
 from capfilt.pipeline.rundir.ledger import State
-from capfilt.stages.storage.store import StoreError
-
-POLL_SECONDS = 0.5
+from capfilt.pipeline.rundir.outputs import outputs_of
 
 
 @dataclass
@@ -68,16 +65,18 @@ def execute(prepared: Prepared, console: Console, lease: Lease) -> Outcome:
         return outcome
     config, store = prepared.config, prepared.store
     with session(config.cluster), Stop(store, config.run.grace_seconds, console.print) as stop:
-        board = Board()
+        board = StatusBoard()
         progress.poll = board.read
-        run = Run(config, store, prepared.ledger, prepared.nodes, prepared.prints, progress, board, stop)
+        run = RunContext(
+            config, store, prepared.ledger, prepared.nodes, prepared.prints, progress, board, stop
+        )
         with progress:
             _run_ready(run, todo, prepared.state, outcome, lease)
     return outcome
 
 
 def _run_ready(
-    run: Run, todo: dict[str, Node], state: dict[str, State], outcome: Outcome, lease: Lease
+    run: RunContext, todo: dict[str, Node], state: dict[str, State], outcome: Outcome, lease: Lease
 ) -> None:
     """Start every node whose needs are met; after a failure nothing new starts, what runs may finish."""
     order = TopologicalSorter({name: [n for n in node.needs if n in todo] for name, node in todo.items()})
@@ -107,13 +106,13 @@ def _run_ready(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _nothing_to_wait_for(run: Run, todo: dict[str, Node], running: dict[Future[str], str]) -> bool:
+def _nothing_to_wait_for(run: RunContext, todo: dict[str, Node], running: dict[Future[str], str]) -> bool:
     """Whether no running node finishes anything in the grace time: shards are committed one by one, a training is
     taken up from its last checkpoint anyway."""
     return run.stop.overdue or all(todo[name].kind not in ("fetch", "bootstrap") for name in running.values())
 
 
-def _settle(run: Run, name: str, future: Future[str], outcome: Outcome) -> None:
+def _settle(run: RunContext, name: str, future: Future[str], outcome: Outcome) -> None:
     error = future.exception()
     if error is None:
         outcome.done.append(name)
@@ -122,29 +121,11 @@ def _settle(run: Run, name: str, future: Future[str], outcome: Outcome) -> None:
     if isinstance(error, Stopped):
         run.progress.end(name, str(error), "stopped")
         return
-    outcome.failed[name] = told(run, name, error)
+    outcome.failed[name] = describe_failure(run, name, error)
     run.progress.end(name, "", "failed")
 
 
-def told(run: Run, name: str, error: BaseException) -> str:
-    """One line about what ended a node. The trace of what nobody foresaw is kept, unless the store is what failed."""
-    cause = origin(error)
-    if isinstance(cause, USER_ERRORS):
-        return str(cause)
-    log = failure_log(name)
-    try:
-        run.store.put(log, "".join(traceback.format_exception(error)).encode())
-    except (StoreError, OSError) as away:
-        return f"{name}: {root_cause(error)}; the trace could not be kept ({away})"
-    return f"{name}: {root_cause(error)}; the whole trace is in {run.store.address(log)}"
-
-
-def failure_log(node: str) -> str:
-    """Where the trace of a node's error is kept until the node is done."""
-    return f"nodes/{node}.failure.log"
-
-
-def _do(run: Run, node: Node, state: State) -> str:
+def _do(run: RunContext, node: Node, state: State) -> str:
     """One node in its thread: start record, work, end record."""
     inputs = run.prints.inputs(node.name)
     run.progress.begin(node.name, resumed="going on where it stopped" if state == "half" else "")

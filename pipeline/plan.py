@@ -14,9 +14,6 @@ from typing import Literal
 
 from capfilt.pipeline.config.schema import Config
 
-VOCABULARY = "models/tokenizer"
-"""Where a run keeps the vocabulary that its first pretraining trains on the corpus."""
-
 Kind = Literal["fetch", "pretrain", "captioner", "filter", "bootstrap", "evaluate", "report"]
 
 
@@ -104,16 +101,3 @@ def downstream(nodes: dict[str, Node], name: str) -> list[str]:
 def check_node(nodes: dict[str, Node], name: str, option: str) -> None:
     if name not in nodes:
         raise UnknownNode(f"{option} {name}: no such node; this config has {', '.join(nodes)}")
-
-
-def outputs_of(node: Node) -> list[str]:
-    """Folders a node makes, inside the run directory."""
-    if node.kind == "fetch":
-        return [f"corpus/{source}" for source in node.sources]
-    if node.kind == "bootstrap":
-        return [f"rounds/{node.round}/{source}" for source in node.sources]
-    if node.kind == "report":
-        return [f"reports/{node.round}"]
-    if node.kind == "evaluate":
-        return []
-    return [f"models/{node.name}", f"train/{node.name}", f"logs/{node.name}"]

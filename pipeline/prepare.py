@@ -13,11 +13,12 @@ from typing import Any
 from capfilt.pipeline.config.load import ConfigError, dump_config
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.config.start_weights import check_starts
-from capfilt.pipeline.plan import VOCABULARY, Node, check_node, downstream, outputs_of, plan, select
+from capfilt.pipeline.plan import Node, check_node, downstream, plan, select
 from capfilt.pipeline.rundir.fingerprints import Fingerprints
 from capfilt.pipeline.rundir.generations import clear_staging, publish, staged_shards
 from capfilt.pipeline.rundir.lease import Lease, hold
 from capfilt.pipeline.rundir.ledger import Ledger, State
+from capfilt.pipeline.rundir.outputs import VOCABULARY, outputs_of
 from capfilt.pipeline.rundir.probe import check_writable
 from capfilt.stages.manifest.index import check_manifest, check_unchanged
 from capfilt.stages.storage.store import Store

@@ -121,12 +121,12 @@ def without_images(batch: pa.Table) -> pa.Table:
     return with_column(batch, "image", [None] * batch.num_rows, pa.large_binary())
 
 
-def failed(batch: pa.Table, error: Exception) -> pa.Table:
+def mark_failed(batch: pa.Table, error: Exception) -> pa.Table:
     """`batch` with every row ended as `internal` by an exception that nobody foresaw, its image emptied."""
     return _ended(batch, INTERNAL, f"{type(error).__name__}: {error}")
 
 
-def crashed(batch: pa.Table, cause: str) -> pa.Table:
+def mark_crashed(batch: pa.Table, cause: str) -> pa.Table:
     """`batch` with every row ended as `crashed`, its image emptied."""
     return _ended(batch, CRASHED, cause)
 
@@ -137,7 +137,7 @@ def _ended(batch: pa.Table, status: str, message: str) -> pa.Table:
     return without_images(with_column(batch, "error_message", messages, pa.string()))
 
 
-def live(batch: pa.Table) -> int:
+def count_active(batch: pa.Table) -> int:
     """Rows that a stage still has work with: those that have not failed."""
     return sum(status in (PENDING, SUCCESS) for status in batch["status"].to_pylist())
 

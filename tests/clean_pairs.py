@@ -3,11 +3,12 @@
 import pyarrow as pa
 
 from capfilt.pipeline.corpora.shapes import ShapesConfig, make_shapes
-from capfilt.pipeline.nodes.chain import FetchBySource
-from capfilt.stages.fetch.stage import FetchConfig
+from capfilt.stages.fetch.by_source import FetchBySource
+from capfilt.stages.fetch.config import FetchConfig
 from capfilt.stages.images.decode import DecodeConfig
-from capfilt.stages.manifest.index import ManifestConfig, build_index
-from capfilt.stages.pairs.read import ShardRef
+from capfilt.stages.manifest.config import ManifestConfig
+from capfilt.stages.manifest.index import build_index
+from capfilt.stages.pairs.parts import ShardRef
 from capfilt.stages.shards.read import Read, ReadConfig
 from capfilt.stages.shards.write import Write, WriteConfig
 from capfilt.stages.storage.store import Store

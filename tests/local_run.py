@@ -7,11 +7,11 @@ from rich.console import Console
 from capfilt.cluster.sizing import divide
 from capfilt.pipeline.console.progress import Progress
 from capfilt.pipeline.console.signals import Stop
-from capfilt.pipeline.nodes.context import Run
+from capfilt.pipeline.nodes.context import RunContext
 from tests.tiny import prepared_run
 
 
-class LocalRun(Run):
+class LocalRun(RunContext):
     def sizing(self):
         return divide(self.config.cluster, cpus=2, gpus=0)
 

@@ -17,11 +17,11 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
-from capfilt.cluster.board import NodeBoard
-from capfilt.cluster.chain.isolation import Isolation, Search, Stage, called
+from capfilt.cluster.board import NodeStatus
+from capfilt.cluster.chain.isolation import Isolation, Search, Stage, call_checked
 from capfilt.cluster.chain.shrinking import Demand, watches_of
-from capfilt.cluster.chain.subprocess_stage import CarefulStage
-from capfilt.cluster.chain.watchdog import Guard, Limits, watch_progress
+from capfilt.cluster.chain.subprocess_stage import SubprocessStage
+from capfilt.cluster.chain.watchdog import Limits, Watchdog, watch_progress
 
 RETRIES = {"max_restarts": 20, "max_task_retries": 3}
 """Ray's own default is "for ever" for both; a task that dies four times is given up and its shard reported."""
@@ -55,7 +55,7 @@ class Step:
     """Given for what maps rows: a row on which it raises, or its process dies, fails alone."""
     limits: Limits = field(default_factory=Limits)
     """Time and memory after which the stage's process is ended; no limit unless told otherwise."""
-    reports: NodeBoard | None = None
+    reports: NodeStatus | None = None
     """Receives the cause when the stage fails on a shard (Ray itself keeps it in its logs), and what the stage wants
     the user to know; remembers which shards the processes of the stage have in hand."""
 
@@ -73,7 +73,7 @@ class StageRunner:
         self.step = step
         self.stage = step.make()
         self.rowwise = None if step.rowwise is None else step.rowwise()
-        self.guard = Guard(step.limits, self._last_words)
+        self.guard = Watchdog(step.limits, self._last_words)
         watch_progress(self.stage, self.guard.beat)
         hear_notices(self.stage, step)
 
@@ -114,7 +114,7 @@ class StageRunner:
         isolation, reports = self.step.isolation, self.step.reports
         if isolation is None or not batch.num_rows:
             with self.guard:
-                return called(self.step.name, stage, batch)
+                return call_checked(self.step.name, stage, batch)
         if reports is None:
             return self._directly(stage, batch, isolation)
         shard = isolation.name(batch)
@@ -131,7 +131,7 @@ class StageRunner:
             return Search(self.step.name, stage, isolation).run(batch)
 
     def _carefully(self, make: Callable[[], Stage], batch: pa.Table, isolation: Isolation) -> pa.Table:
-        with CarefulStage(ray.cloudpickle.dumps(make), self.step.limits) as stage:
+        with SubprocessStage(ray.cloudpickle.dumps(make), self.step.limits) as stage:
             return Search(self.step.name, stage, isolation).run(batch)
 
     def _last_words(self, cause: str) -> None:

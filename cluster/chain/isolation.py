@@ -56,7 +56,7 @@ class ProcessDied(Exception):
         self.certain = certain
 
 
-def called(name: str, stage: Stage, batch: pa.Table) -> pa.Table:
+def call_checked(name: str, stage: Stage, batch: pa.Table) -> pa.Table:
     """What the stage returns, with as many rows as it got.
 
     Raises:
@@ -112,7 +112,7 @@ class Search:
     def call(self, batch: pa.Table) -> pa.Table:
         """The stage's result, as it comes; deaths are counted."""
         try:
-            return called(self.name, self.stage, batch)
+            return call_checked(self.name, self.stage, batch)
         except ProcessDied as death:
             self._deaths += 1
             if self._deaths > DEATHS:

@@ -23,13 +23,13 @@ from typing import Any, Self
 import pyarrow as pa
 
 from capfilt.cluster.chain.isolation import Broken, ProcessDied
-from capfilt.cluster.chain.watchdog import MEMORY_LOOKS_S, Guard, Limits, watch_progress
+from capfilt.cluster.chain.watchdog import MEMORY_LOOKS_S, Limits, Watchdog, watch_progress
 
 STARTS = 3
 """Times that a child may die before it has a row: whatever kills it then, no row is guilty."""
 
 
-class CarefulStage:
+class SubprocessStage:
     """Called like the stage itself; its process is started again after every death.
 
     Args:
@@ -149,7 +149,7 @@ def _portable(error: Exception) -> Exception:
 def serve(pipe: Connection) -> None:
     """The child: build the stage, then answer tables until the parent hangs up."""
     make, stall_seconds = pipe.recv()
-    guard = Guard(Limits(stall_seconds=stall_seconds), last_words=print)
+    guard = Watchdog(Limits(stall_seconds=stall_seconds), last_words=print)
     try:
         stage = pickle.loads(make)()
     except Exception as error:

@@ -38,7 +38,7 @@ class Limits:
         return f"took {held / 1e9:.1f} GB of memory, {self.memory / 1e9:.1f} GB are allowed"
 
 
-class Guard:
+class Watchdog:
     """Watches while its body runs, and ends the process when a limit is passed.
 
     Time is watched by `faulthandler`, whose own thread needs no lock of Python's: native code that never comes back

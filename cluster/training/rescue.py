@@ -14,13 +14,13 @@ from typing import Any
 import ray
 from pyarrow import fs as arrow
 
-LIST = "checkpoint_manager_snapshot.json"
+SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"
 """Ray Train's list, in the folder of a training."""
 SEAL = "whole.json"
 """Names the other files of a checkpoint and their sizes: one that is copied by halves is told by it."""
 
 
-def seal(folder: str) -> None:
+def write_file_list(folder: str) -> None:
     """Add the seal to a checkpoint that is complete, before it is copied to where it is kept."""
     sizes = {path.name: path.stat().st_size for path in Path(folder).iterdir()}
     Path(folder, SEAL).write_text(json.dumps(sizes, sort_keys=True))
@@ -38,11 +38,11 @@ def rescue(filesystem: arrow.FileSystem | None, folder: str) -> str | None:
         list is sound or there is nothing to go on from.
     """
     filesystem = filesystem or arrow.LocalFileSystem()
-    data = _read(filesystem, f"{folder}/{LIST}")
+    data = _read(filesystem, f"{folder}/{SNAPSHOT_FILE}")
     if data is not None:
         if _is_sound(filesystem, folder, data):
             return None
-        filesystem.delete_file(f"{folder}/{LIST}")
+        filesystem.delete_file(f"{folder}/{SNAPSHOT_FILE}")
     # Also without a list: a run may have been killed after it was removed, and before the first checkpoint since.
     found = filesystem.get_file_info(arrow.FileSelector(folder, allow_not_found=True))
     names = sorted((os.path.basename(each.path.rstrip("/")) for each in found), reverse=True)

@@ -15,16 +15,16 @@ import ray.train.torch
 import torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 
-from capfilt.cluster.board import Board
+from capfilt.cluster.board import StatusBoard
 from capfilt.cluster.config import WorkersConfig
-from capfilt.cluster.training.rescue import rescue, seal
+from capfilt.cluster.training.rescue import rescue, write_file_list
 
 
 class TrainingStopped(RuntimeError):
     """A learner's own verdict, on all workers at once: going on, or trying again, would give the same."""
 
 
-class StoppedAlone(TrainingStopped):
+class LocalTrainingStop(TrainingStopped):
     """A verdict that perhaps one worker alone has: the others may wait for it in the middle of a step."""
 
 
@@ -77,7 +77,7 @@ class TrainJob:
     gpus: float
     """GPUs per worker, resolved."""
     build: Callable[[Worker], Learner]
-    board: Board | None = None
+    board: StatusBoard | None = None
     rescued: str | None = None
     """Path of a checkpoint to begin with when Ray Train knows of none."""
 
@@ -127,7 +127,7 @@ class _EndAtOnce(ray.train.UserCallback):  # type: ignore[misc]  # Ray comes wit
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Called with the errors of workers by rank."""
         for error in worker_exceptions.values():
-            if isinstance(error, StoppedAlone):
+            if isinstance(error, LocalTrainingStop):
                 raise error
 
 
@@ -145,10 +145,10 @@ def _train(config: dict[str, Any]) -> None:
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
             learner.load(folder)
-    tell = _Teller(job, learner) if rank == 0 else None
+    tell = _ProgressReporter(job, learner) if rank == 0 else None
     try:
         _steps(job, learner, rank, tell)
-    except StoppedAlone:
+    except LocalTrainingStop:
         raise  # a report would wait for the other workers
     except TrainingStopped as verdict:
         # As a result, not as an error: Ray Train would take it for a worker's death and try again.
@@ -160,7 +160,7 @@ def _train(config: dict[str, Any]) -> None:
     ray.train.report({"steps": learner.step})
 
 
-def _steps(job: TrainJob, learner: Learner, rank: int, tell: _Teller | None) -> None:
+def _steps(job: TrainJob, learner: Learner, rank: int, tell: _ProgressReporter | None) -> None:
     while learner.step < learner.total_steps:
         numbers = learner.train_step()
         if tell is not None:
@@ -179,12 +179,12 @@ def _checkpoint(learner: Learner, rank: int) -> None:
         return
     with tempfile.TemporaryDirectory(prefix="capfilt-") as folder:
         learner.save(folder)
-        seal(folder)
+        write_file_list(folder)
         checkpoint = ray.train.Checkpoint.from_directory(folder)
         ray.train.report({"steps": learner.step}, checkpoint=checkpoint, checkpoint_dir_name=name)
 
 
-class _Teller:
+class _ProgressReporter:
     """Posts loss and speed to the driver's board about once a second."""
 
     def __init__(self, job: TrainJob, learner: Learner) -> None:

@@ -27,7 +27,7 @@ def from_pretrained(tensors: Mapping[str, Tensor], config: MedConfig) -> tuple[d
 
     What is new is drawn from torch's generator, as the modules of models/ are born: the caller seeds it.
     """
-    found = both_images(tensors) if config.parts == "nlvr" else dict(tensors)
+    found = duplicate_cross_attention(tensors) if config.parts == "nlvr" else dict(tensors)
     new = PAIR_MERGERS if config.parts == "nlvr" else QUESTION_READERS
     if config.parts == "vqa" and config.vision.width == config.text.width:
         return found, []
@@ -35,7 +35,7 @@ def from_pretrained(tensors: Mapping[str, Tensor], config: MedConfig) -> tuple[d
     return found | born, list(born)
 
 
-def both_images(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def duplicate_cross_attention(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Cross-attention of one image doubled, so that both images of a pair are first read alike: queries, keys,
     values and output projection; the norm stays one."""
     doubled: dict[str, Tensor] = {}

@@ -52,7 +52,7 @@ def decode_image(data: bytes, page: tuple[int, int, int] = WHITE) -> Image.Image
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return shown(image, page)
+            return to_display_rgb(image, page)
     except _DAMAGE as error:
         raise ValueError(
             f"cannot decode the image ({len(data)} bytes): {type(error).__name__}: {error}; "
@@ -60,7 +60,7 @@ def decode_image(data: bytes, page: tuple[int, int, int] = WHITE) -> Image.Image
         ) from error
 
 
-def shown(image: Image.Image, page: tuple[int, int, int]) -> Image.Image:
+def to_display_rgb(image: Image.Image, page: tuple[int, int, int]) -> Image.Image:
     """What a viewer shows of an opened picture, on a page of that colour: upright, RGB, sRGB. Raises nearly anything where
     it is damaged."""
     image.load()
@@ -106,13 +106,15 @@ def _in_srgb(image: Image.Image) -> Image.Image:
         return image
     try:
         colours = image.convert("RGB") if image.mode == "RGBA" else image
-        shown = ImageCms.profileToProfile(colours, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        to_display_rgb = ImageCms.profileToProfile(
+            colours, profile, ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
     except (ImageCms.PyCMSError, *_DAMAGE):
         return image
-    assert shown is not None, "only a conversion in place returns nothing"
+    assert to_display_rgb is not None, "only a conversion in place returns nothing"
     if image.mode == "RGBA":
-        shown.putalpha(image.getchannel("A"))
-    return shown
+        to_display_rgb.putalpha(image.getchannel("A"))
+    return to_display_rgb
 
 
 def _to_rgb(image: Image.Image, page: tuple[int, int, int]) -> Image.Image:

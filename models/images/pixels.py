@@ -23,7 +23,7 @@ def to_pixels(images: list[Image.Image], size: int) -> Tensor:
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
 
-def normalise(
+def normalize(
     pixels: Tensor, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None
 ) -> Tensor:
     """uint8 [B, 3, S, S] -> (pixels / 255 - MEAN) / STD in `dtype` on `device` (moved as bytes, a quarter of

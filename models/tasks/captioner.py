@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 
 from capfilt.models.config import SamplingConfig
-from capfilt.models.decoding.generate import Prompt, generate
-from capfilt.models.decoding.logits import sequence_seed
-from capfilt.models.images.pixels import normalise
+from capfilt.models.decoding.generate import generate
+from capfilt.models.decoding.state import Prompt
+from capfilt.models.images.pixels import normalize
+from capfilt.models.keyed_random import sequence_seed
 from capfilt.models.network.med import MED
 from capfilt.models.network.tokenizer import Tokenizer
 from capfilt.models.precision import Precision
-from capfilt.models.tasks.placement import Images, MicroBatches, load, load_pixels, place
+from capfilt.models.tasks.micro_batches import MicroBatches
+from capfilt.models.tasks.placement import Images, load, load_pixels, place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +128,7 @@ class Captioner:
     def _caption(self, pixels: Tensor, seeds: list[list[int]], now: slice) -> list[list[Caption]]:
         pixels, seeds = pixels[now], seeds[now]
         weight = next(self.med.parameters())
-        states = self.med.encode_image(normalise(pixels, weight.dtype, weight.device))
+        states = self.med.encode_image(normalize(pixels, weight.dtype, weight.device))
         n = len(seeds[0])
         flat_seeds = torch.tensor(seeds).flatten()
         made = generate(self.med, states, self.prompt, self.sampling, seeds=flat_seeds, n=n)

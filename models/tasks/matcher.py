@@ -11,12 +11,13 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-from capfilt.models.images.pixels import normalise
+from capfilt.models.images.pixels import normalize
 from capfilt.models.network.attention import CrossKV
 from capfilt.models.network.med import MED
 from capfilt.models.network.tokenizer import Tokenizer
 from capfilt.models.precision import Precision
-from capfilt.models.tasks.placement import Images, MicroBatches, load, load_pixels, place
+from capfilt.models.tasks.micro_batches import MicroBatches
+from capfilt.models.tasks.placement import Images, load, load_pixels, place
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class Matcher:
         """Scores of the first `size` images; their texts are read `size` at a time too."""
         pixels, texts = pixels[:size], texts[:size]
         weight = next(self.med.parameters())
-        states = self.med.encode_image(normalise(pixels, weight.dtype, weight.device))
+        states = self.med.encode_image(normalize(pixels, weight.dtype, weight.device))
         features = self.med.image_feature(states)
         cross_kv = self.med.cross_kv(states, which="encoder")
         image_of_text = torch.tensor([row for row, of_image in enumerate(texts) for _ in of_image])

@@ -27,11 +27,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from capfilt.models.caption_text import normalise_caption
-from capfilt.models.images.pixels import normalise
+from capfilt.models.caption_text import normalize_caption
+from capfilt.models.images.pixels import normalize
 from capfilt.models.network.med import MED
 from capfilt.models.network.tokenizer import Tokenizer
-from capfilt.models.tasks.placement import MicroBatches
+from capfilt.models.tasks.micro_batches import MicroBatches
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ def _encode_images(
     dtype = next(med.parameters()).dtype
 
     def encode(pixels: Tensor, now: slice) -> list[tuple[Tensor, Tensor]]:
-        encoded = med.encode_image(normalise(pixels[now], dtype=dtype, device=device))  # [B,N,D]
+        encoded = med.encode_image(normalize(pixels[now], dtype=dtype, device=device))  # [B,N,D]
         features = med.image_feature(encoded).float().cpu()
         return list(zip(encoded.cpu(), features, strict=True))
 
@@ -161,7 +161,7 @@ def _encode_images(
 def _unique_texts(texts: Sequence[str]) -> tuple[list[str], Tensor]:
     """The different texts as the model reads them, and for each text the number of its own [G]."""
     number: dict[str, int] = {}
-    which = [number.setdefault(normalise_caption(text, MAX_WORDS), len(number)) for text in texts]
+    which = [number.setdefault(normalize_caption(text, MAX_WORDS), len(number)) for text in texts]
     return list(number), torch.tensor(which)
 
 

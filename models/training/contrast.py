@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from capfilt.models.decoding.logits import pick, uniform
+from capfilt.models.keyed_random import pick, uniform
 
 
 class Pairs(NamedTuple):

@@ -25,10 +25,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from capfilt.models.caption_text import normalise_caption
+from capfilt.models.caption_text import normalize_caption
 from capfilt.models.config import ObjectiveConfig
-from capfilt.models.decoding.logits import sequence_seed
-from capfilt.models.images.pixels import normalise
+from capfilt.models.images.pixels import normalize
+from capfilt.models.keyed_random import sequence_seed
 from capfilt.models.network.attention import CrossKV
 from capfilt.models.network.med import MED
 from capfilt.models.network.tokenizer import Tokenizer
@@ -114,8 +114,8 @@ class Objective(nn.Module):
             Scalars: "loss" (to differentiate), the losses by name, and "itm_accuracy", "temperature".
         """
         wanted = self.config.losses
-        texts = [normalise_caption(text, self.config.max_words) for text in batch["texts"]]
-        pixels = normalise(batch["pixels"], device=next(self.med.parameters()).device)
+        texts = [normalize_caption(text, self.config.max_words) for text in batch["texts"]]
+        pixels = normalize(batch["pixels"], device=next(self.med.parameters()).device)
         states_BNW = self.med.encode_image(pixels)
         losses: dict[str, Tensor] = {}
         facts: dict[str, Tensor] = {}

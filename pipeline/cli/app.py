@@ -14,18 +14,10 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from capfilt.pipeline.cli.exits import (
-    UserErrors,
-    close,
-    going_on,
-    last_metrics,
-    leave,
-    let_go,
-    make_console,
-    ratio_query,
-    tell,
-    with_overrides,
-)
+from capfilt.pipeline.cli.exits import UserErrors, exit_now
+from capfilt.pipeline.console.commands import ratio_query, resume_command, with_overrides
+from capfilt.pipeline.console.streams import flush_output, make_console
+from capfilt.pipeline.console.summary import last_metrics, print_fields, print_summary
 
 app = typer.Typer(
     add_completion=False,
@@ -117,7 +109,9 @@ def report(
         metrics: dict[str, Any] = {}
         for round_ in rounds:
             metrics = write_report(loaded, store, ledger, nodes, round_)
-        close(make_console(), loaded, metrics, "look", f'duckdb -c "{ratio_query(run_dir, rounds[-1])}"')
+        print_summary(
+            make_console(), loaded, metrics, "look", f'duckdb -c "{ratio_query(run_dir, rounds[-1])}"'
+        )
 
 
 @app.command()
@@ -164,7 +158,7 @@ def verify(
         return
     if undone:
         console.print(f"making again  {', '.join(undone)}", highlight=False)
-    again = going_on(run_dir, overrides)
+    again = resume_command(run_dir, overrides)
     _run(f"{run_dir.rstrip('/')}/config.yaml", [], until=None, fresh=None, again=again, config=loaded)
 
 
@@ -182,13 +176,13 @@ def retry(
     """Ask again for the rows that failed so, in place; what is stored already is not touched."""
     from capfilt.pipeline.console.signals import Interrupted
     from capfilt.pipeline.prepare import hold_run
-    from capfilt.stages.shards.retry import chosen_classes
+    from capfilt.stages.shards.retry import retry_classes
 
     console = make_console()
     words = ["capfilt", "retry", run_dir, *(["--class", class_] if class_ else [])]
     again = with_overrides(words, set_ or [])
     with UserErrors(resume=again):
-        classes = chosen_classes(class_)
+        classes = retry_classes(class_)
         loaded = _config_of(run_dir, set_ or [])
         try:
             with hold_run(loaded, console.print) as lease:
@@ -197,13 +191,15 @@ def retry(
 
                 found = retry_rows(loaded, classes, console, lease)
         except Interrupted as interrupted:
-            tell(console, [("resume", again)])
-            leave(interrupted.exit_code)
+            print_fields(console, [("resume", again)])
+            exit_now(interrupted.exit_code)
     from capfilt.pipeline.maintenance.retry import closing_lines
 
     if found.failed is not None:
         console.print(f"[bold red]error[/] {found.failed}", highlight=False, soft_wrap=True)
-    tell(console, closing_lines(found, run_dir.rstrip("/"), again, going_on(run_dir, set_ or [])))
+    print_fields(
+        console, closing_lines(found, run_dir.rstrip("/"), again, resume_command(run_dir, set_ or []))
+    )
     if found.failed is not None:
         raise SystemExit(1)
 
@@ -265,7 +261,7 @@ def main() -> None:
     try:
         app(prog_name="capfilt")
     finally:
-        let_go()
+        flush_output()
 
 
 def _config_of(run_dir: str, overrides: Sequence[str] = ()) -> Any:
@@ -308,12 +304,12 @@ def _run(
 
                 outcome = execute(prepared, console, lease)
         except Interrupted as interrupted:
-            close(console, config, last_metrics(config), "resume", again)
-            leave(interrupted.exit_code)
+            print_summary(console, config, last_metrics(config), "resume", again)
+            exit_now(interrupted.exit_code)
     metrics = last_metrics(config)
     for line in outcome.failed.values():
         console.print(f"[bold red]error[/] {line}", highlight=False, soft_wrap=True)
     if outcome.failed:
-        close(console, config, metrics, "resume", again)
+        print_summary(console, config, metrics, "resume", again)
         raise SystemExit(1)
-    close(console, config, metrics, "again" if until is None else "continue", again)
+    print_summary(console, config, metrics, "again" if until is None else "continue", again)

@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 
 from capfilt.pipeline.config.credentials import credentials_in
 from capfilt.pipeline.config.schema import Config
-from capfilt.pipeline.config.shipped import shipped, shipped_configs
+from capfilt.pipeline.config.shipped import resolve_shipped, shipped_configs
 from capfilt.stages.storage.store import Store
 
 
@@ -32,7 +32,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         StoreError: a store that is away.
     """
     refuse_credentials(str(path), "CONFIG")
-    folder, name = os.path.split(shipped(str(path)))
+    folder, name = os.path.split(resolve_shipped(str(path)))
     try:
         data = yaml.safe_load(Store(folder, storage_options(overrides)).read(name).decode())
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:

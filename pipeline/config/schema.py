@@ -13,8 +13,8 @@ from capfilt.pipeline.corpora.shapes import ShapesConfig
 from capfilt.stages.bootstrap.caption import CaptionConfig
 from capfilt.stages.bootstrap.duplicates import DuplicatesConfig
 from capfilt.stages.bootstrap.filter import FilterConfig
-from capfilt.stages.fetch.stage import FetchConfig
-from capfilt.stages.manifest.index import ManifestConfig
+from capfilt.stages.fetch.config import FetchConfig
+from capfilt.stages.manifest.config import ManifestConfig
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 _TRAINED = {"pretrain": ("human", "web"), "captioner": ("human",), "filter": ("human",)}

@@ -8,7 +8,7 @@ FOLDER = Path(__file__).parent.parent.parent
 """The clone, or where packages are installed."""
 
 
-def shipped(address: str) -> str:
+def resolve_shipped(address: str) -> str:
     """The address of a shipped file if this names one and nothing of that name is here; else as it is."""
     beside = FOLDER / address
     if address.startswith("configs/") and not Path(address).exists() and beside.exists():

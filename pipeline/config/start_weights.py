@@ -10,22 +10,22 @@ from pathlib import Path
 
 from capfilt.models.checkpoints.files import checkpoint_digest
 from capfilt.pipeline.config.schema import Config
-from capfilt.pipeline.config.shipped import shipped
+from capfilt.pipeline.config.shipped import resolve_shipped
 from capfilt.pipeline.plan import Node
 from capfilt.stages.storage.artifacts import ArtifactError, absolute, check_artifact
 from capfilt.stages.storage.store import Store
 
 
-def located(address: str) -> str:
+def resolve_address(address: str) -> str:
     """An address of a start in a form that means the same in every process; what is nowhere stays as it is."""
-    address = shipped(address)
+    address = resolve_shipped(address)
     return absolute(address) if "://" in address or Path(address).expanduser().exists() else address
 
 
 def identity(address: str | None) -> str | None:
     """What a fingerprint says of a start: of a local one its name and content, wherever it lies; of one on a store, of
     timm's models and of what is not there (yet) the address."""
-    if address is None or "://" in address or not (path := Path(located(address))).exists():
+    if address is None or "://" in address or not (path := Path(resolve_address(address))).exists():
         return address
     return f"{path.name} (sha256 {checkpoint_digest(path)[:16]})"
 
@@ -41,7 +41,7 @@ def check_starts(config: Config, run: Store, todo: Iterable[Node]) -> None:
         if key == "model.vision_start" and "://" not in address:
             _check_vision_start(address)
         else:
-            check_artifact(located(address), key, run)
+            check_artifact(resolve_address(address), key, run)
 
 
 def _addresses(config: Config, kinds: set[str]) -> Iterator[tuple[str, str]]:
@@ -59,7 +59,7 @@ def _addresses(config: Config, kinds: set[str]) -> Iterator[tuple[str, str]]:
 
 def _check_vision_start(address: str) -> None:
     """A file, or the name of a model that timm knows, which is looked up only then: torch comes with it."""
-    if Path(located(address)).is_file():
+    if Path(resolve_address(address)).is_file():
         return
     if not address.endswith(".safetensors") and "/" not in address:
         import timm

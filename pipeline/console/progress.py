@@ -137,3 +137,6 @@ def _table(nodes: list[NodeProgress]) -> Table:
         bar = ProgressBar(total=entry.total or 1, completed=entry.done, width=24, pulse=not entry.total)
         table.add_row(f"[bold]{entry.node}[/]", bar, _amount(entry), entry.note)
     return table
+
+
+POLL_SECONDS = 0.5

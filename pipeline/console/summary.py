@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from capfilt.pipeline.evaluation.scores import gain, model_order
+
 RETRIEVAL_SHOWN = ("itc_tr@1", "itc_ir@1", "tr@1", "tr@5", "tr@10", "ir@1", "ir@5", "ir@10")
 
 
-def closing_block(
+def summary_block(
     metrics: Mapping[str, Any] | None,
     places: Sequence[tuple[str, str]],
     command: str,
@@ -99,17 +102,6 @@ def _models(
     return [Padding(table, (0, 0, 0, 2))]
 
 
-def model_order(model: str) -> tuple[str, int, str]:
-    """Sort key of "pretrain.0", "pretrain.1", …, "pretrain.10"."""
-    name, _, number = model.rpartition(".")
-    return (name, int(number), "") if number.isdigit() else (model, -1, model)
-
-
-def gain(first: Mapping[str, float], last: Mapping[str, float]) -> dict[str, float]:
-    """last - first of every metric both have."""
-    return {name: last[name] - first[name] for name in first if name in last}
-
-
 def _fraction(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
@@ -120,3 +112,48 @@ def _percent(value: float | None) -> str:
 
 def _signed(value: float | None) -> str:
     return "-" if value is None else f"{value:+.1f}"
+
+
+def last_metrics(config: Any) -> dict[str, Any] | None:
+    """metrics.json of the last round that has one; imports as little as it can, as all here."""
+    from capfilt.stages.storage.store import Store, StoreError
+
+    store = Store(config.run.dir, config.run.storage_options)
+    with suppress(StoreError):  # it is away, which has been told
+        for round_ in range(config.run.rounds, 0, -1):
+            metrics: dict[str, Any] | None = store.find_json(f"reports/{round_}/metrics.json")
+            if metrics is not None:
+                return metrics
+    return None
+
+
+def print_summary(
+    console: Console, config: Any, metrics: dict[str, Any] | None, next_step: str, command: str
+) -> None:
+    """Print the closing block of a run.
+
+    Args:
+        metrics: of its last report, None if there is none yet.
+        next_step: what the command does next: resume, continue or again.
+    """
+    from capfilt.pipeline.console.summary import summary_block
+
+    run_dir = config.run.dir.rstrip("/")
+    places = [("run", run_dir)]
+    if metrics is not None:
+        round_ = metrics["round"]
+        places += [
+            ("candidates", f"{run_dir}/rounds/{round_}/"),
+            ("report", f"{run_dir}/reports/{round_}/report.html"),
+            ("metrics", f"{run_dir}/reports/{round_}/metrics.json"),
+        ]
+    console.print()
+    console.print(summary_block(metrics, places, command, next_step), soft_wrap=True)
+
+
+def print_fields(console: Console, lines: Sequence[tuple[str, str]]) -> None:
+    """(label, value) lines, never wrapped, so that paths and commands can be copied whole."""
+    from capfilt.pipeline.console.summary import line
+
+    for label, value in lines:
+        console.print(line(label, value), soft_wrap=True)

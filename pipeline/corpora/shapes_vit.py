@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from capfilt.models.config import VisionConfig
-from capfilt.models.images.pixels import normalise, to_pixels
+from capfilt.models.images.pixels import normalize, to_pixels
 from capfilt.models.network.vit import build_vit
 from capfilt.pipeline.corpora.shapes import COLOURS, SHAPES, draw_scene, paint
 
@@ -42,7 +42,7 @@ class Classifier(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 [B, 3, S, S] to logits of colour [B, 8] and of shape [B, 6]."""
-        cls = self.vit.forward_features(normalise(pixels))[:, 0]
+        cls = self.vit.forward_features(normalize(pixels))[:, 0]
         return self.colour(cls), self.shape(cls)
 
 

@@ -6,14 +6,12 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from capfilt.cluster.board import NodeBoard
-from capfilt.cluster.chain.engine import call_all
-from capfilt.cluster.sizing import Sizing
-from capfilt.models.caption_text import normalise_caption
-from capfilt.pipeline.config.schema import Config, EvaluateSection
+from capfilt.cluster.board import NodeStatus
+from capfilt.models.caption_text import normalize_caption
+from capfilt.pipeline.config.schema import EvaluateSection
 from capfilt.pipeline.evaluation.caption_metrics import caption_metrics
-from capfilt.pipeline.rundir.ledger import Ledger
-from capfilt.stages.pairs.read import PairsConfig, ReadPairs, ShardRef
+from capfilt.stages.pairs.parts import ShardRef
+from capfilt.stages.pairs.read import PairsConfig, ReadPairs
 from capfilt.stages.storage.artifacts import local_artifact
 from capfilt.stages.storage.store import Store
 
@@ -21,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Test:
+class EvaluationTask:
     """One model's evaluation; picklable."""
 
     model: str
@@ -29,7 +27,7 @@ class Test:
     shards: tuple[ShardRef, ...]
     config: EvaluateSection
     seed: int
-    reports: NodeBoard | None = None
+    reports: NodeStatus | None = None
     """Receives what the user should know."""
 
     def notice(self, line: str) -> None:
@@ -40,26 +38,7 @@ class Test:
             self.reports.note(f"{self.model}: {line}")
 
 
-def evaluate_models(
-    config: Config,
-    run: Store,
-    ledger: Ledger,
-    names: list[str],
-    sizing: Sizing,
-    reports: NodeBoard | None = None,
-) -> dict[str, dict[str, Any]]:
-    """{model: {"retrieval": …, "caption": …}} for the models of these nodes, side by side where there is room."""
-    shards = [
-        ShardRef(source, shard, "human")
-        for source in config.of_kind("test")
-        for shard in ledger.committed(f"corpus/{source}")
-    ]
-    tests = [Test(name, run, tuple(shards), config.evaluate, config.run.seed, reports) for name in names]
-    gpus = min(1.0, sizing.gpus)
-    return dict(zip(names, call_all(evaluate, tests, cpus=1.0, gpus=gpus), strict=True))
-
-
-def evaluate(test: Test) -> dict[str, Any]:
+def evaluate(test: EvaluationTask) -> dict[str, Any]:
     """Evaluate one model in this process; the driver, which only lists the tests, needs no torch.
 
     Raises:
@@ -67,7 +46,7 @@ def evaluate(test: Test) -> dict[str, Any]:
     """
     checkpoint = local_artifact(test.run.address(f"models/{test.model}"), test.model, test.run)
     images, texts, keys = _read(test)
-    normal = [[normalise_caption(text) for text in of_image] for of_image in texts]
+    normal = [[normalize_caption(text) for text in of_image] for of_image in texts]
     return {
         "images": len(images),
         "texts": sum(map(len, texts)),
@@ -78,7 +57,9 @@ def evaluate(test: Test) -> dict[str, Any]:
     }
 
 
-def _retrieval(test: Test, checkpoint: str, images: list[bytes], texts: list[list[str]]) -> dict[str, float]:
+def _retrieval(
+    test: EvaluationTask, checkpoint: str, images: list[bytes], texts: list[list[str]]
+) -> dict[str, float]:
     """Recalls of the model; it has left the device when the captioner comes."""
     from capfilt.models.checkpoints.load import load_checkpoint
     from capfilt.models.tasks.placement import load_pixels, place
@@ -100,7 +81,7 @@ def _retrieval(test: Test, checkpoint: str, images: list[bytes], texts: list[lis
     )
 
 
-def _captions(test: Test, checkpoint: str, images: list[bytes], keys: list[str]) -> dict[str, str]:
+def _captions(test: EvaluationTask, checkpoint: str, images: list[bytes], keys: list[str]) -> dict[str, str]:
     """One caption of each image, by its key."""
     from capfilt.models.tasks.captioner import Captioner
 
@@ -117,7 +98,7 @@ def _captions(test: Test, checkpoint: str, images: list[bytes], keys: list[str])
     return {key: of_image[0].text for key, of_image in zip(keys, written, strict=True)}
 
 
-def _read(test: Test) -> tuple[list[bytes], list[list[str]], list[str]]:
+def _read(test: EvaluationTask) -> tuple[list[bytes], list[list[str]], list[str]]:
     """Encoded images, their texts and their ids, in manifest order."""
     reader = ReadPairs(PairsConfig(run=test.run))
     images: list[bytes] = []

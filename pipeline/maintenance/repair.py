@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.maintenance.verify import Problem, Verification, verify_run
-from capfilt.pipeline.plan import Node, downstream, outputs_of
+from capfilt.pipeline.plan import Node, downstream
 from capfilt.pipeline.rundir.lease import Lease
 from capfilt.pipeline.rundir.ledger import Ledger
+from capfilt.pipeline.rundir.outputs import outputs_of
 from capfilt.stages.storage.store import Store
 
 

@@ -13,16 +13,16 @@ from typing import Any
 
 from rich.console import Console
 
-from capfilt.cluster.board import Board
+from capfilt.cluster.board import StatusBoard
 from capfilt.cluster.session import session
 from capfilt.pipeline.config.load import ConfigError
 from capfilt.pipeline.config.schema import Config
-from capfilt.pipeline.console.progress import Progress
+from capfilt.pipeline.console.progress import POLL_SECONDS, Progress
 from capfilt.pipeline.console.signals import Interrupted, Stop
-from capfilt.pipeline.execute import POLL_SECONDS, failure_log, told
 from capfilt.pipeline.nodes.chain import fetch_configs, retry_steps
-from capfilt.pipeline.nodes.context import Run
-from capfilt.pipeline.nodes.shards import causes, status_summary, stream_shards
+from capfilt.pipeline.nodes.context import RunContext
+from capfilt.pipeline.nodes.failures import describe_failure, failure_causes, failure_log
+from capfilt.pipeline.nodes.shards import status_summary, stream_shards
 from capfilt.pipeline.plan import Node, downstream, plan
 from capfilt.pipeline.prepare import make_corpora
 from capfilt.pipeline.rundir.fingerprints import Fingerprints
@@ -77,9 +77,9 @@ def retry_rows(config: Config, classes: tuple[str, ...], console: Console, lease
     found = Retried(failed=None)
     if due:
         with session(config.cluster), Stop(store, config.run.grace_seconds, console.print) as stop:
-            progress, board = Progress(console), Board()
+            progress, board = Progress(console), StatusBoard()
             progress.poll = board.read
-            run = Run(config, store, ledger, nodes, prints, progress, board, stop)
+            run = RunContext(config, store, ledger, nodes, prints, progress, board, stop)
             found.failed = _fetch_again(run, RetryConfig(run=store, classes=classes), due, lease)
     lease.check()
     staged = staged_shards(store, ledger)
@@ -131,7 +131,9 @@ def _of_tar(index: Store, shard: int) -> bool:
     return read_slice(index, shard)["tar"][0].as_py() is not None
 
 
-def _fetch_again(run: Run, config: RetryConfig, due: dict[tuple[str, int], int], lease: Lease) -> str | None:
+def _fetch_again(
+    run: RunContext, config: RetryConfig, due: dict[tuple[str, int], int], lease: Lease
+) -> str | None:
     """Stage the next generation of these shards; why some could not be, None if all were."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="capfilt-retry")
     try:
@@ -146,7 +148,7 @@ def _fetch_again(run: Run, config: RetryConfig, due: dict[tuple[str, int], int],
         raise Interrupted(run.stop.signum)
     if (error := work.exception()) is not None:
         run.progress.end(NAME, "", "failed")
-        return f"{told(run, NAME, error)}; the same command asks for the rest"
+        return f"{describe_failure(run, NAME, error)}; the same command asks for the rest"
     left = work.result()
     run.store.remove_file(failure_log(NAME))
     summary = f"{sum(due.values()):,} rows of {len(due):,} shards"
@@ -155,12 +157,12 @@ def _fetch_again(run: Run, config: RetryConfig, due: dict[tuple[str, int], int],
         return None
     first = f"shard {left[0]['shard']} of {left[0]['source']}"
     return (
-        f"{NAME}: {len(left)} of {len(due)} shards failed for good (first: {first}); {causes(run, NAME)}; "
+        f"{NAME}: {len(left)} of {len(due)} shards failed for good (first: {first}); {failure_causes(run, NAME)}; "
         "they are as they were, the same command tries them again"
     )
 
 
-def _attend(run: Run, lease: Lease, work: Future[list[dict[str, Any]]]) -> None:
+def _attend(run: RunContext, lease: Lease, work: Future[list[dict[str, Any]]]) -> None:
     """Wait for the thread, draw, and see to the lease and to signals."""
     while not work.done():
         lease.check()
@@ -170,7 +172,9 @@ def _attend(run: Run, lease: Lease, work: Future[list[dict[str, Any]]]) -> None:
         run.progress.draw()
 
 
-def _stage_shards(run: Run, config: RetryConfig, due: dict[tuple[str, int], int]) -> list[dict[str, Any]]:
+def _stage_shards(
+    run: RunContext, config: RetryConfig, due: dict[tuple[str, int], int]
+) -> list[dict[str, Any]]:
     """Run the chain over the shards that are not staged; those that are not staged afterwards."""
     sources = tuple(dict.fromkeys(source for source, _ in due))
 

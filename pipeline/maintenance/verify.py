@@ -13,8 +13,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from capfilt.pipeline.config.schema import Config
-from capfilt.pipeline.plan import Node, outputs_of
+from capfilt.pipeline.plan import Node
 from capfilt.pipeline.rundir.ledger import NO_JSON, Ledger, fingerprint
+from capfilt.pipeline.rundir.outputs import outputs_of
 from capfilt.stages.manifest.index import index_of
 from capfilt.stages.storage.store import Store, sha256
 

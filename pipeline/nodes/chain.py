@@ -7,8 +7,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 
-import pyarrow as pa
-
 from capfilt.cluster.chain.engine import Step
 from capfilt.cluster.chain.isolation import Isolation, Stage
 from capfilt.cluster.sizing import Share, Sizing
@@ -17,10 +15,9 @@ from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.corpora.serve import serve_folder
 from capfilt.stages.bootstrap.caption import Caption
 from capfilt.stages.bootstrap.filter import Filter
-from capfilt.stages.fetch.http.loop import Web
-from capfilt.stages.fetch.img2dataset import Img2datasetFetch
-from capfilt.stages.fetch.stage import Fetch, FetchConfig
-from capfilt.stages.rows import crashed, failed, live, shard_name
+from capfilt.stages.fetch.by_source import FetchBySource
+from capfilt.stages.fetch.config import FetchConfig
+from capfilt.stages.rows import count_active, mark_crashed, mark_failed, shard_name
 from capfilt.stages.shards.pack import Pack
 from capfilt.stages.shards.read import Read, ReadConfig, Unpack
 from capfilt.stages.shards.retry import ReadFailed, RetryConfig, StageRetried
@@ -28,32 +25,9 @@ from capfilt.stages.shards.write import Provenance, Write, WriteConfig
 from capfilt.stages.storage.artifacts import absolute
 from capfilt.stages.storage.store import Store, StoreError
 
-ISOLATION = Isolation(fail=failed, crash=crashed, live=live, name=shard_name, never=(StoreError, OutOfMemory))
-
-
-class FetchBySource:
-    """The fetch stage with each source's own settings; a shard has rows of one source only.
-
-    Args:
-        configs: settings by source. Sources that ask the web in the same manner share what is known of its hosts.
-        workers: fetch workers of the node; each gets an equal share of every host's rate.
-    """
-
-    def __init__(self, configs: Mapping[str, FetchConfig], workers: int = 1) -> None:
-        manners = {source: config.manners() for source, config in configs.items()}
-        webs = {each: Web(each, workers) for each in manners.values()}
-        self.stages: dict[str, Fetch | Img2datasetFetch] = {}
-        for source, config in configs.items():
-            web = webs[manners[source]]
-            theirs = config.backend == "img2dataset"
-            self.stages[source] = Img2datasetFetch(config) if theirs else Fetch(config, web)
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        return self.stages[batch["source"][0].as_py()](batch)
-
-    def on_progress(self, told: Callable[[], None]) -> None:
-        for stage in self.stages.values():
-            stage.on_progress(told)
+ISOLATION = Isolation(
+    fail=mark_failed, crash=mark_crashed, live=count_active, name=shard_name, never=(StoreError, OutOfMemory)
+)
 
 
 def fetch_configs(config: Config, sources: tuple[str, ...], stack: ExitStack) -> dict[str, FetchConfig]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from capfilt.cluster.board import Board
+from capfilt.cluster.board import StatusBoard
 from capfilt.cluster.sizing import Sizing, size
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.console.progress import Progress
@@ -16,7 +16,7 @@ from capfilt.stages.storage.store import Store
 
 
 @dataclass
-class Run:
+class RunContext:
     """One run in the driver: config, place, plan and what watches it."""
 
     config: Config
@@ -25,7 +25,7 @@ class Run:
     nodes: dict[str, Node]
     prints: Fingerprints
     progress: Progress
-    board: Board
+    board: StatusBoard
     stop: Stop
 
     def sizing(self) -> Sizing:

@@ -17,22 +17,23 @@ import pyarrow.parquet as pq
 
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.console.signals import Stopped
-from capfilt.pipeline.nodes.context import Run
+from capfilt.pipeline.nodes.context import RunContext
 from capfilt.pipeline.plan import Node
 from capfilt.pipeline.rundir.ledger import Ledger
 from capfilt.stages.bootstrap.duplicates import (
     FLAG,
+    MIN_INFORMATIVE_BITS,
     PICTURES,
     PICTURES_SCHEMA,
     SURPLUS,
     SURPLUS_SCHEMA,
-    TELLING_BITS,
     Copies,
     DuplicatesConfig,
     mark_candidates,
 )
 from capfilt.stages.rows import CORPUS_SCHEMA
-from capfilt.stages.shards.write import count_verdicts, parquet_bytes
+from capfilt.stages.shards.commit import count_verdicts
+from capfilt.stages.shards.write import parquet_bytes
 from capfilt.stages.storage.sql import database, open_parquet
 from capfilt.stages.storage.store import Store, encode_json
 
@@ -75,7 +76,7 @@ def ensure_counted(config: Config, run: Store, ledger: Ledger) -> None:
     count_copies(config, run, ledger)
 
 
-def commonest_pictures(config: Config, run: Store) -> list[dict[str, Any]]:
+def most_copied_images(config: Config, run: Store) -> list[dict[str, Any]]:
     """The pictures with most copies: kind, copies, source and key of the first, and surplus, the copies that are too
     many. Empty where nobody looked.
 
@@ -105,7 +106,7 @@ def surplus_texts(run: Store) -> dict[tuple[str, int], int]:
     return {(row["source"], row["shard"]): row["texts"] for row in table}
 
 
-def mark_round(run: Run, node: Node, *, fetched: bool) -> int:
+def mark_round(run: RunContext, node: Node, *, fetched: bool) -> int:
     """Mark the surplus copies among the candidates of a bootstrap whose shards are all done.
 
     A shard's record is taken back, its Parquet replaced and the record created: whatever dies in between, the shard
@@ -174,7 +175,7 @@ def _counted_by(config: DuplicatesConfig) -> dict[str, Any]:
 _IMAGES = rf"""
 CREATE TABLE images AS SELECT source, shard, key,
     TRY_CAST('0x' || sha256[1:16] AS UBIGINT) AS high, TRY_CAST('0x' || sha256[17:32] AS UBIGINT) AS low,
-    CASE WHEN bit_count(TRY_CAST('0x' || phash AS UBIGINT)) = {TELLING_BITS}
+    CASE WHEN bit_count(TRY_CAST('0x' || phash AS UBIGINT)) = {MIN_INFORMATIVE_BITS}
         THEN TRY_CAST('0x' || phash AS UBIGINT) END AS looks,
     TRY_CAST('0x' || md5(url)[1:16] AS UBIGINT) AS url_high, TRY_CAST('0x' || md5(url)[17:32] AS UBIGINT) AS url_low,
     len(list_filter(texts, lambda text: regexp_matches(text, '\S')))::INT AS texts

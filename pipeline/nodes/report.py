@@ -6,11 +6,14 @@ from functools import lru_cache
 from typing import Any
 
 from capfilt.pipeline.config.schema import Config
-from capfilt.pipeline.nodes.duplicates import commonest_pictures
+from capfilt.pipeline.nodes.context import RunContext
+from capfilt.pipeline.nodes.duplicates import most_copied_images
 from capfilt.pipeline.plan import Node
-from capfilt.pipeline.report.build import ReportInputs, build_report, previous_reports
+from capfilt.pipeline.report.build import build_report, previous_reports
+from capfilt.pipeline.report.inputs import ReportInputs
 from capfilt.pipeline.rundir.ledger import Ledger
-from capfilt.stages.shards.read import read_tar_images
+from capfilt.pipeline.rundir.outputs import outputs_of
+from capfilt.stages.shards.tars import read_tar_images
 from capfilt.stages.storage.filesystems import filesystem_options
 from capfilt.stages.storage.store import Store
 
@@ -42,7 +45,7 @@ def write_report(
             config=summary(config, run, round_),
             previous=previous_reports(run / "reports", round_),
             storage_options=filesystem_options(run.url, run.options),
-            duplicates=commonest_pictures(config, run),
+            duplicates=most_copied_images(config, run),
             examples_per_section=max(1, config.report.examples // 4),
         ),
         run / f"reports/{round_}",
@@ -91,3 +94,12 @@ class ImageReader:
     def _read_tar(self, source: str, shard: str) -> dict[str, bytes]:
         name = f"corpus/{source}/{shard}.tar"
         return read_tar_images(self.run.read(name)) if self.run.exists(name) else {}
+
+
+def run_report(run: RunContext, node: Node) -> dict[str, Any]:
+    """Noise ratios, metrics and the page."""
+    from capfilt.pipeline.nodes.report import write_report
+
+    metrics = write_report(run.config, run.store, run.ledger, run.nodes, node.round)
+    ratios = ", ".join(f"{origin} {value:.3f}" for origin, value in metrics["noise_ratio"].items())
+    return {"outputs": outputs_of(node), "counts": {}, "summary": f"noise ratio {ratios}"}

@@ -5,25 +5,20 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from capfilt.cluster.chain.engine import Step, run_chain
 from capfilt.cluster.chain.shrinking import ClusterShrunk
 from capfilt.cluster.sizing import Sizing
 from capfilt.pipeline.console.signals import Stopped
 from capfilt.pipeline.errors import NodeFailed, root_cause
-from capfilt.pipeline.nodes.chain import bootstrap_steps, fetch_configs, fetch_steps
-from capfilt.pipeline.nodes.context import Run
-from capfilt.pipeline.nodes.duplicates import count_copies, mark_round
-from capfilt.pipeline.plan import Node, outputs_of
-from capfilt.pipeline.rundir.ledger import fingerprint
+from capfilt.pipeline.nodes.context import RunContext
+from capfilt.pipeline.nodes.failures import check_failed_fraction, failure_causes
+from capfilt.pipeline.plan import Node
 from capfilt.stages.manifest.index import Index, build_index
-from capfilt.stages.pairs.read import check_parts
+from capfilt.stages.pairs.parts import check_parts
 from capfilt.stages.rows import name_of
-from capfilt.stages.storage.artifacts import absolute
 
 StepsOf = Callable[[Sizing], list[Step]]
 ATTEMPTS = 3
@@ -33,85 +28,7 @@ EARLY_ROWS, EARLY_SHARE = 5000, 0.02
 """A source that fails wholesale is given up after so many rows, and so large a part of the node's."""
 
 
-def run_fetch(run: Run, node: Node) -> dict[str, Any]:
-    """Manifests → corpus shards."""
-    prints = {source: fingerprint(run.prints.corpus(source)) for source in node.sources}
-    with ExitStack() as stack:
-        configs = fetch_configs(run.config, node.sources, stack)
-        steps = partial(fetch_steps, run.config, run.store, configs, prints)
-        _run_shards(run, node, steps, "corpus")
-    if run.config.duplicates.policy != "keep" and set(node.sources) & set(run.config.of_kind("web")):
-        count_copies(run.config, run.store, run.ledger)
-    counts = _count(run, node, "corpus")
-    for source in node.sources:
-        _check_failures(run, source, counts["by_source"][source])
-    return {"outputs": outputs_of(node), "counts": counts, "summary": status_summary(counts["status"])}
-
-
-def run_bootstrap(run: Run, node: Node) -> dict[str, Any]:
-    """Corpus shards (or manifest slices) → judged candidates."""
-    sources = [source for source in node.sources if not _fetched_elsewhere(run, source)]
-    models, tokenizers, digests = {}, {}, {}
-    for role in ("captioner", "filter"):
-        models[role], tokenizers[role], digests[role] = _model_of(run, node, role)
-    for source in sources:
-        _check_corpus(run, source)
-    with ExitStack() as stack:
-        fetching = fetch_configs(run.config, tuple(sources), stack)
-        steps = partial(
-            bootstrap_steps,
-            run.config,
-            run.store,
-            node.round,
-            models=models,
-            tokenizers=tokenizers,
-            digests=digests,
-            fingerprint=run.prints.of(node.name),
-            fetching=fetching,
-            corpus_fingerprints={s: fingerprint(run.prints.corpus(s)) for s in sources},
-        )
-        _run_shards(run, node, steps, f"rounds/{node.round}")
-    mark_round(run, node, fetched=bool(sources))
-    counts = _count(run, node, f"rounds/{node.round}")
-    for source in node.sources:
-        _check_failures(run, source, counts["by_source"][source])
-    return {
-        "outputs": outputs_of(node),
-        "counts": counts,
-        "models": digests,
-        "summary": candidate_summary(counts["candidates"]),
-    }
-
-
-def _fetched_elsewhere(run: Run, source: str) -> bool:
-    """Whether a fetch node or an earlier round brought the source's images."""
-    fetch = run.nodes.get("fetch")
-    return fetch is not None and source in fetch.sources
-
-
-def _check_corpus(run: Run, source: str) -> None:
-    """Images that a bootstrap fetched before were fetched with the present settings."""
-    committed = run.ledger.committed(f"corpus/{source}")
-    if committed:
-        record = run.store.read_json(f"corpus/{source}/{committed[0]:06d}.json")
-        if record["fingerprint"] != fingerprint(run.prints.corpus(source)):
-            raise NodeFailed(
-                f"corpus/{source} was fetched with other settings than the config has now; "
-                "fetch it again with --fresh fetch, or use another run directory"
-            )
-
-
-def _model_of(run: Run, node: Node, role: Literal["captioner", "filter"]) -> tuple[str, str | None, str]:
-    """Address, tokenizer address and digest of the captioner or filter of a bootstrap."""
-    trained = f"{role}.{node.round}"
-    if trained in node.needs:
-        return run.store.address(f"models/{trained}"), None, run.prints.of(trained)
-    section = getattr(run.config, role)
-    tokenizer = absolute(section.tokenizer) if section.tokenizer is not None else None
-    return absolute(section.checkpoint), tokenizer, run.prints.checkpoint(role)[:16]
-
-
-def _run_shards(run: Run, node: Node, steps: StepsOf, folder: str) -> None:
+def run_shards(run: RunContext, node: Node, steps: StepsOf, folder: str) -> None:
     """Run the chain over every shard without a commit record, until all have one."""
     indexes: dict[str, Index] = {}
     for source in node.sources:
@@ -119,7 +36,7 @@ def _run_shards(run: Run, node: Node, steps: StepsOf, folder: str) -> None:
         indexes[source] = build_index(rows, run.store / f"corpus/{source}/index", source=source)
         check_parts(source, run.config.sources[source].parts, indexes[source].shards)  # before any download
     watch = _Watch(run, node, indexes, folder)
-    missing = stream_shards(run, node.name, steps, lambda: _missing(run, indexes, folder), watch)
+    missing = stream_shards(run, node.name, steps, lambda: missing_shards(run, indexes, folder), watch)
     shards = sum(index.shards for index in indexes.values())
     if missing and run.stop.requested:
         raise Stopped(f"{shards - len(missing)} of {shards} shards are done")
@@ -127,12 +44,12 @@ def _run_shards(run: Run, node: Node, steps: StepsOf, folder: str) -> None:
         first = f"shard {missing[0]['shard']} of {missing[0]['source']}"
         raise NodeFailed(
             f"{node.name}: {len(missing)} of {shards} shards failed for good (first: {first}); "
-            f"{causes(run, node.name)}; the same command tries just these again"
+            f"{failure_causes(run, node.name)}; the same command tries just these again"
         )
 
 
 def stream_shards(
-    run: Run,
+    run: RunContext,
     name: str,
     steps: StepsOf,
     missing: Callable[[], list[dict[str, Any]]],
@@ -178,7 +95,7 @@ def stream_shards(
     return left
 
 
-def _missing(run: Run, indexes: dict[str, Index], folder: str) -> list[dict[str, Any]]:
+def missing_shards(run: RunContext, indexes: dict[str, Index], folder: str) -> list[dict[str, Any]]:
     """Shards without a commit record."""
     found: list[dict[str, Any]] = []
     for source, index in indexes.items():
@@ -193,7 +110,7 @@ class _Watch:
     In rows; in shards where image tars are read, of whose rows nobody knows the number before.
     """
 
-    def __init__(self, run: Run, node: Node, indexes: dict[str, Index], folder: str) -> None:
+    def __init__(self, run: RunContext, node: Node, indexes: dict[str, Index], folder: str) -> None:
         self.run, self.node = run, node
         self.rows = sum(index.rows for index in indexes.values())
         self.in_shards = any(index.of_tars for index in indexes.values())
@@ -221,24 +138,13 @@ class _Watch:
         status = self.status[record["source"]]
         status.update(record["rows"]["status"])
         if status.total() >= max(EARLY_ROWS, EARLY_SHARE * self.rows):
-            _check_failures(self.run, record["source"], status)
+            check_failed_fraction(self.run, record["source"], status)
         rates = (f"{name} {self.fresh / max(spent, 1e-9):,.0f}/s" for name, spent in self.seconds.items())
         done = self.before + (self.shards if self.in_shards else self.fresh)
         self.run.progress.advance(self.node.name, done, "  ".join(rates))
 
 
-def causes(run: Run, name: str) -> str:
-    """Why shards failed, the commonest cause first."""
-    found = Counter(run.board.failures(name)).most_common(2)
-    if not found:
-        return (
-            "their processes died without a word: killed from outside, out of memory, or ended after "
-            f"{run.config.cluster.stall_seconds:g} s without progress (cluster.stall_seconds); see Ray's logs"
-        )
-    return "; ".join(cause for cause, _ in found)
-
-
-def _count(run: Run, node: Node, folder: str) -> dict[str, Any]:
+def count_rows(run: RunContext, node: Node, folder: str) -> dict[str, Any]:
     """Totals over the commit records of all sources of a node."""
     by_source: dict[str, dict[str, int]] = {}
     status: Counter[str] = Counter()
@@ -265,31 +171,6 @@ def _count(run: Run, node: Node, folder: str) -> dict[str, Any]:
     }
 
 
-def _check_failures(run: Run, source: str, status: dict[str, int]) -> None:
-    rows = sum(status.values())
-    failed = rows - status.get("success", 0)
-    limit = run.config.run.max_failed_fraction
-    if not rows or (failed / rows <= limit and failed < rows):
-        return
-    worst = ", ".join(f"{n} {s}" for s, n in Counter(status).most_common(4) if s != "success")
-    look = f"look at corpus/{source}/*.parquet (status, error_message), mend the cause and run with --fresh fetch"
-    if failed == rows:
-        raise NodeFailed(f"source {source}: all {rows} rows failed ({worst}); {look}")
-    raise NodeFailed(
-        f"source {source}: {failed} of {rows} rows failed ({worst}), more than run.max_failed_fraction = "
-        f"{limit:g} allows; {look}, or raise the limit"
-    )
-
-
 def status_summary(status: dict[str, int]) -> str:
     """Rows by status, most frequent first."""
     return ", ".join(f"{count:,} {name}" for name, count in Counter(status).most_common())
-
-
-def candidate_summary(candidates: dict[str, dict[str, int]]) -> str:
-    """Kept of judged per origin."""
-    parts = []
-    for origin, verdicts in candidates.items():
-        judged = verdicts.get("kept", 0) + verdicts.get("dropped", 0)
-        parts.append(f"{origin}: kept {verdicts.get('kept', 0):,} of {judged:,}")
-    return ", ".join(parts)

@@ -8,19 +8,21 @@ from typing import Any
 
 from capfilt.cluster.training.trainer import TrainingStopped, TrainJob, fit
 from capfilt.pipeline.config.schema import ModelSection
-from capfilt.pipeline.config.start_weights import located
+from capfilt.pipeline.config.start_weights import resolve_address
 from capfilt.pipeline.errors import NodeFailed
-from capfilt.pipeline.nodes.context import Run
+from capfilt.pipeline.nodes.context import RunContext
 from capfilt.pipeline.nodes.duplicates import ensure_counted, surplus_texts
-from capfilt.pipeline.plan import Node, outputs_of
+from capfilt.pipeline.plan import Node
 from capfilt.pipeline.rundir.ledger import fingerprint
-from capfilt.pipeline.training.spec import LearnerSpec, build_learner
+from capfilt.pipeline.rundir.outputs import outputs_of
+from capfilt.pipeline.training.build import build_learner
+from capfilt.pipeline.training.spec import LearnerSpec
 from capfilt.pipeline.training.vocabulary import ensure_tokenizer
-from capfilt.stages.pairs.read import ShardRef, deal
+from capfilt.stages.pairs.parts import ShardRef, assign_parts
 from capfilt.stages.storage.store import Store, encode_json
 
 
-def run_training(run: Run, node: Node) -> dict[str, Any]:
+def run_training(run: RunContext, node: Node) -> dict[str, Any]:
     """Pretraining or finetuning on Ray Train."""
     train = run.config.trainings()[node.kind]
     if _without_surplus(run, node):
@@ -79,10 +81,12 @@ def run_training(run: Run, node: Node) -> dict[str, Any]:
 
 def _with_located_starts(model: ModelSection) -> ModelSection:
     starts = {name: getattr(model, name) for name in ("vision_start", "text_start")}
-    return model.model_copy(update={name: a if a is None else located(a) for name, a in starts.items()})
+    return model.model_copy(
+        update={name: a if a is None else resolve_address(a) for name, a in starts.items()}
+    )
 
 
-def training_shards(run: Run, node: Node) -> tuple[list[ShardRef], int, float, str]:
+def training_shards(run: RunContext, node: Node) -> tuple[list[ShardRef], int, float, str]:
     """Shards a training reads, how many pairs they hold by their commit records, how many of these an epoch has in
     the mean (all, but of a source in n parts one n-th), and a digest of what the shards hold.
 
@@ -107,25 +111,25 @@ def training_shards(run: Run, node: Node) -> tuple[list[ShardRef], int, float, s
                 pairs += count
                 hashes = [file["sha256"] for file in record["files"]]
                 content.update(encode_json([source, record["shard"], count, hashes]))
-        refs += deal(found, section.parts)
+        refs += assign_parts(found, section.parts)
         pairs_per_epoch += (pairs - before) / section.parts
     return refs, pairs, pairs_per_epoch, content.hexdigest()
 
 
-def _without_surplus(run: Run, node: Node) -> bool:
+def _without_surplus(run: RunContext, node: Node) -> bool:
     """Whether a training on web texts as they came has to leave surplus copies out by itself."""
     reads_web = set(run.config.trains_on(node.kind)) & set(run.config.of_kind("web"))
     raw = node.kind == "pretrain" and node.round == 0 and bool(reads_web)
     return raw and run.config.duplicates.policy == "drop"
 
 
-def _in_run(run: Run, address: str | None) -> str | None:
+def _in_run(run: RunContext, address: str | None) -> str | None:
     """The address of a checkpoint as provenance tells it: from the run directory on where it lies there, so that a run
     means the same wherever it is moved."""
     return None if address is None else address.removeprefix(run.store.address(""))
 
 
-def _start_of(run: Run, node: Node) -> str | None:
+def _start_of(run: RunContext, node: Node) -> str | None:
     """Checkpoint a training starts from; None = from scratch."""
     if node.kind != "pretrain" or (
         run.config.continue_training and f"pretrain.{node.round - 1}" in run.nodes

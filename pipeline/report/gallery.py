@@ -83,22 +83,24 @@ def gallery(examples: Sequence[Example], read_image: Callable[[str, str], bytes 
 
 
 @dataclass(frozen=True)
-class Copied:
+class DuplicateCard:
     """A picture that came many times."""
 
     picture: str | None
     pixelated: bool
     row: Mapping[str, Any]
-    """As `pipeline.nodes.duplicates.commonest_pictures` lists it."""
+    """As `pipeline.nodes.duplicates.most_copied_images` lists it."""
 
 
-def copied(rows: Sequence[Mapping[str, Any]], read_image: Callable[[str, str], bytes | None]) -> list[Copied]:
+def duplicate_cards(
+    rows: Sequence[Mapping[str, Any]], read_image: Callable[[str, str], bytes | None]
+) -> list[DuplicateCard]:
     """The first of these pictures, to look at."""
     found = []
     for row in rows[:COPIED_SHOWN]:
         image = read_image(row["source"], row["key"])
         picture, pixelated = thumbnail(image) if image is not None else (None, False)
-        found.append(Copied(picture, pixelated, row))
+        found.append(DuplicateCard(picture, pixelated, row))
     return found
 
 

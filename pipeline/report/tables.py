@@ -9,13 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from capfilt.pipeline.evaluation.caption_metrics import (
-    CLEAN,
-    FilterQuality,
-    TextDrift,
-    filter_quality,
-    text_drift,
-)
+from capfilt.pipeline.evaluation.drift import TextDrift, text_drift
+from capfilt.pipeline.evaluation.filter_quality import CLEAN, FilterQuality, filter_quality
 from capfilt.stages.rows import CANDIDATE_SCHEMA, CORPUS_SCHEMA
 from capfilt.stages.storage.sql import database, open_parquet
 

@@ -16,9 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from capfilt.pipeline.plan import Node, outputs_of
+from capfilt.pipeline.plan import Node
 from capfilt.pipeline.rundir.lease import Lease
 from capfilt.pipeline.rundir.ledger import Ledger
+from capfilt.pipeline.rundir.outputs import outputs_of
 from capfilt.stages.shards.retry import STAGING
 from capfilt.stages.storage.store import Store, encode_json, sha256
 

@@ -7,52 +7,33 @@ on as if it had never stopped.
 from __future__ import annotations
 
 import os
-import queue
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
-from itertools import islice
-from typing import Any
 
 import torch
 
 from capfilt.cluster.chain.engine import Step, stream_blocks
-from capfilt.cluster.training.trainer import StoppedAlone, Worker
+from capfilt.cluster.training.trainer import LocalTrainingStop, Worker
 from capfilt.models.checkpoints.load import (
-    load_checkpoint,
-    load_text_start,
-    load_vision_start,
     save_checkpoint,
 )
-from capfilt.models.config import MedConfig
-from capfilt.models.images.decode import decode_image
-from capfilt.models.network.med import MED
-from capfilt.models.network.tokenizer import Tokenizer
 from capfilt.models.precision import uses_bfloat16
-from capfilt.models.tasks.placement import is_out_of_memory
+from capfilt.models.tasks.micro_batches import is_out_of_memory
 from capfilt.models.training.augment import TrainAugment
 from capfilt.models.training.collectives import average_gradients
 from capfilt.models.training.objectives import Objective, PairBatch
 from capfilt.models.training.optimizer import build_optimizer, clip_gradient, learning_rate, set_learning_rate
 from capfilt.models.training.throughput import peak_flops, training_flops
+from capfilt.pipeline.training.batches import Batch, assemble, prefetch
+from capfilt.pipeline.training.initial_model import start_model
 from capfilt.pipeline.training.spec import LearnerSpec
-from capfilt.pipeline.training.step_metrics import StepNumbers, read_numbers
-from capfilt.stages.pairs.read import Pair, PairsConfig, PairStream, Position, ReadPairs
-from capfilt.stages.storage.artifacts import local_artifact
+from capfilt.pipeline.training.step_metrics import StepMetrics, read_metrics
+from capfilt.stages.pairs.read import PairsConfig, ReadPairs
+from capfilt.stages.pairs.stream import PairStream, Position
 
 STATE_FILE = "learner.pt"
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One worker's share of a global batch, in the pieces that are run one after another."""
-
-    pieces: list[PairBatch]
-    position: Position
-    """Where the stream stands after the global batch."""
 
 
 class PairLearner:
@@ -70,7 +51,7 @@ class PairLearner:
         )
         self.optimizer = build_optimizer(self.med, spec.train.optimizer)
         self.bfloat16 = uses_bfloat16(spec.train.precision, worker.device)
-        self.numbers = StepNumbers(spec, worker)
+        self.numbers = StepMetrics(spec, worker)
         self._batches: Iterator[Batch] | None = None
 
     def train_step(self) -> Callable[[], dict[str, float]]:
@@ -88,7 +69,7 @@ class PairLearner:
             return self._step(batch)
         except Exception as error:
             if is_out_of_memory(error):
-                raise StoppedAlone(self._shortage(reading=batch is None)) from error
+                raise LocalTrainingStop(self._shortage(reading=batch is None)) from error
             raise
 
     def _step(self, batch: Batch) -> Callable[[], dict[str, float]]:
@@ -107,7 +88,7 @@ class PairLearner:
         self.step += 1
         self.position = batch.position
         self.numbers.add(self.step, rate, losses)
-        return partial(read_numbers, losses, rate)
+        return partial(read_metrics, losses, rate)
 
     def _shortage(self, *, reading: bool) -> str:
         """What there is no memory for, and which settings take less of it."""
@@ -208,86 +189,4 @@ class PairLearner:
         )
         augment = TrainAugment(self.size, spec.train.augment)
         batches = assemble(stream, self.step, spec, self.worker, augment)
-        return ahead(batches) if spec.train.decode_threads else batches
-
-
-def start_model(spec: LearnerSpec) -> tuple[MED, Tokenizer]:
-    """The model a training begins with.
-
-    A finetuning starts from the last MED; pretraining from new weights, with the image encoder and the text
-    transformer of the config's starts where they are given.
-    """
-    if spec.start is not None:
-        med, tokenizer, _ = load_checkpoint(
-            local_artifact(spec.start, spec.node, spec.run),
-            parts=spec.kind,
-            image_size=spec.train.image_size,
-            adapt=partial(_recomputing, layers=spec.train.checkpoint_layers),
-        )
-        return med, tokenizer
-    tokenizer = Tokenizer.from_folder(local_artifact(spec.tokenizer, "model.tokenizer", spec.run))
-    config = spec.model.med
-    vision = config.vision
-    if spec.train.image_size is not None:
-        vision = replace(vision, image_size=spec.train.image_size)
-    config = replace(config, vision=vision, text=replace(config.text, vocab_size=tokenizer.vocab_size))
-    med = MED(_recomputing(config, spec.train.checkpoint_layers))
-    if spec.model.vision_start is not None:
-        load_vision_start(med, spec.model.vision_start)
-    if spec.model.text_start is not None:
-        folder = local_artifact(spec.model.text_start, "model.text_start", spec.run)
-        load_text_start(med, folder, tokenizer, first_layers=spec.model.text_start_layers == "first")
-    return med, tokenizer
-
-
-def _recomputing(config: MedConfig, layers: int | None) -> MedConfig:
-    """The config with as many recomputing vision blocks as a training asks for; its own number for None."""
-    if layers is None:
-        return config
-    return replace(config, vision=replace(config.vision, checkpoint_layers=layers))
-
-
-def assemble(
-    stream: PairStream, step: int, spec: LearnerSpec, worker: Worker, augment: TrainAugment
-) -> Iterator[Batch]:
-    """Cut the stream into global batches, those into pieces, and make this worker's share of each piece: a
-    contiguous slice, so that the keyed negatives of n workers are those of one worker with the whole piece."""
-    size, pairs = spec.train.batch_size, iter(stream)
-    pool = ThreadPoolExecutor(spec.train.decode_threads) if spec.train.decode_threads else None
-    each: Callable[..., Any] = pool.map if pool is not None else map
-    share = size // (spec.train.accumulate * worker.world)
-    while chunk := list(islice(pairs, size)):
-        position = replace(stream.position)
-        pieces: list[PairBatch] = []
-        for number in range(spec.train.accumulate):
-            first = (number * worker.world + worker.rank) * share
-            mine = chunk[first : first + share]
-            seeds = [hash((spec.seed, step * size + first + i)) & 0x7FFFFFFF for i in range(share)]
-            pixels = torch.stack(list(each(partial(_pixels, augment), mine, seeds)))
-            ids = torch.tensor([pair.image_id for pair in mine])
-            pieces.append({"pixels": pixels, "texts": [pair.text for pair in mine], "image_ids": ids})
-        yield Batch(pieces, position)
-        step += 1
-
-
-def _pixels(augment: TrainAugment, pair: Pair, seed: int) -> torch.Tensor:
-    return augment(decode_image(pair.image), seed)
-
-
-def ahead(batches: Iterator[Batch], depth: int = 2) -> Iterator[Batch]:
-    """The same batches, made by a thread while the step before them runs. Its error is raised here."""
-    made: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=depth)
-
-    def work() -> None:
-        try:
-            for batch in batches:
-                made.put(batch)
-            made.put(None)
-        except BaseException as error:  # handed to the consumer, who raises it
-            made.put(error)
-
-    threading.Thread(target=work, daemon=True, name="capfilt-batches").start()
-    while (item := made.get()) is not None:
-        if isinstance(item, BaseException):
-            raise item
-        yield item
+        return prefetch(batches) if spec.train.decode_threads else batches

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from capfilt.pipeline.config.schema import ModelSection, TrainSection
-from capfilt.stages.pairs.read import ShardRef
+from capfilt.stages.pairs.parts import ShardRef
 from capfilt.stages.storage.store import Store
 
 if TYPE_CHECKING:
-    from capfilt.cluster.training.trainer import Worker
-    from capfilt.pipeline.training.learner import PairLearner
+    pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +40,3 @@ class LearnerSpec:
     def section(self) -> str:
         """Where `train` stands in the config."""
         return self.kind if self.kind == "pretrain" else f"{self.kind}.finetune"
-
-
-def build_learner(spec: LearnerSpec, worker: Worker) -> PairLearner:
-    """A fresh learner on a worker (picklable by `functools.partial`)."""
-    from capfilt.pipeline.training.learner import PairLearner
-
-    return PairLearner(spec, worker)

@@ -16,7 +16,7 @@ SETTLE_STEPS = 50
 """Steps whose numbers are fetched from the device together: reading each would make every step wait for it."""
 
 
-class StepNumbers:
+class StepMetrics:
     """Collects the numbers of steps; the first worker logs their means over all workers.
 
     Workers call the same methods at the same steps, because the means are made by all of them together.
@@ -91,6 +91,6 @@ class StepNumbers:
         )
 
 
-def read_numbers(values: dict[str, torch.Tensor], rate: float) -> dict[str, float]:
+def read_metrics(values: dict[str, torch.Tensor], rate: float) -> dict[str, float]:
     """Loss values and learning rate as plain numbers; waits for the device."""
     return {name: float(value) for name, value in values.items()} | {"lr": rate}

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 
 import pyarrow.parquet as pq
 
-from capfilt.models.caption_text import normalise_caption
+from capfilt.models.caption_text import normalize_caption
 from capfilt.models.network.tokenizer import Tokenizer
 from capfilt.pipeline.config.schema import Config
-from capfilt.pipeline.config.start_weights import located
-from capfilt.pipeline.plan import VOCABULARY
+from capfilt.pipeline.config.start_weights import resolve_address
 from capfilt.pipeline.rundir.ledger import Ledger
+from capfilt.pipeline.rundir.outputs import VOCABULARY
 from capfilt.stages.storage.store import Store
 
 SAMPLE_SHARDS = 1000
@@ -25,9 +25,9 @@ def ensure_tokenizer(config: Config, run: Store, ledger: Ledger) -> str:
     """Address of the tokenizer folder new models of this run use; made once, by the first pretraining."""
     given = config.model.tokenizer or config.model.text_start
     if given is not None:
-        return located(given)
+        return resolve_address(given)
     if not run.exists(f"{VOCABULARY}/tokenizer.json"):
-        texts = map(normalise_caption, corpus_texts(config, run, ledger))
+        texts = map(normalize_caption, corpus_texts(config, run, ledger))
         tokenizer = Tokenizer.train(texts, vocab_size=config.model.vocab_size)
         with tempfile.TemporaryDirectory(prefix="capfilt-") as folder:
             tokenizer.save(folder)

@@ -46,7 +46,7 @@ SURPLUS_SCHEMA = pa.schema(
 
 EXACT_DIGITS = 32
 """Hex digits of a sha256 that are compared: 128 bits."""
-TELLING_BITS = 32
+MIN_INFORMATIVE_BITS = 32
 """Set bits of a perceptual hash that tells something. Each of its 64 bits says whether a frequency is above their
 median, so half of them are, unless many frequencies are equal: in flat, striped and symmetric pictures, which share a few
 hashes however different they are. Those are compared by their bytes alone."""

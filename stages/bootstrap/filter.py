@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
 from annotated_types import Ge, Le
 
-from capfilt.models.caption_text import normalise_caption
+from capfilt.models.caption_text import normalize_caption
+from capfilt.stages.bootstrap.candidates import gather_candidates
 from capfilt.stages.rows import CANDIDATE, with_column, without_images
 from capfilt.stages.storage.artifacts import local_artifact
 from capfilt.stages.storage.store import Store
@@ -107,51 +107,9 @@ class Filter:
         judged = [[c for c in of_image if "empty" not in c["flags"]] for of_image in candidates]
         scores = self.matcher.match(
             images,
-            [[normalise_caption(c["text"], self.config.max_words) for c in of_image] for of_image in judged],
+            [[normalize_caption(c["text"], self.config.max_words) for c in of_image] for of_image in judged],
         )
         for of_image, of_scores in zip(judged, scores, strict=True):
             for candidate, score in zip(of_image, of_scores, strict=True):
                 candidate["itm_prob"], candidate["itc_sim"] = score.itm_prob, score.itc_sim
                 candidate["kept"] = score.itm_prob >= self.config.threshold
-
-
-def gather_candidates(
-    web_texts: Sequence[str] | None, captions: Sequence[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """Candidates of one image, unjudged, with their flags."""
-    found: list[dict[str, Any]] = []
-    seen: set[str] = set()
-    pairs = [("web", i, text, None) for i, text in enumerate(web_texts or [])]
-    pairs += [("synthetic", c["caption_index"], c["text"], c["seed"]) for c in captions]
-    for origin, index, text, seed in pairs:
-        normal = normalise_caption(text, max_words=None)
-        found.append(
-            {
-                "origin": origin,
-                "caption_index": index,
-                "text": text,
-                "seed": seed,
-                "itm_prob": None,
-                "itc_sim": None,
-                "kept": None,
-                "flags": text_flags(normal, seen),
-            }
-        )
-        seen.add(normal)
-    return found
-
-
-def text_flags(text: str, seen: set[str]) -> list[str]:
-    """Flags of a normalised text: `empty`; `duplicate` of an earlier text of the image; `degenerate` when one
-    word stands three times in a row or two words make up eight or more ("dai dai dai", BLIP issue 99)."""
-    words = text.split()
-    if not words:
-        return ["empty"]
-    flags = ["duplicate"] if text in seen else []
-    repeats = run = 1
-    for before, word in pairwise(words):
-        run = run + 1 if word == before else 1
-        repeats = max(repeats, run)
-    if repeats >= 3 or (len(words) >= 8 and len(set(words)) <= 2):
-        flags.append("degenerate")
-    return flags

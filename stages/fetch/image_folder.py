@@ -11,11 +11,18 @@ import aiohttp
 
 from capfilt.stages.status import Failure
 from capfilt.stages.storage.filesystems import open_filesystem, protocol_of
-from capfilt.stages.storage.s3_errors import DENIED, UNEXPLAINED, code_of, is_of_botocore, is_refusal, reason
+from capfilt.stages.storage.s3_errors import (
+    BODYLESS_CODES,
+    DENIED,
+    code_of,
+    is_botocore_error,
+    is_refusal,
+    reason,
+)
 from capfilt.stages.storage.store import StoreError
 
 if TYPE_CHECKING:
-    from capfilt.stages.fetch.stage import FetchConfig
+    from capfilt.stages.fetch.config import FetchConfig
 
 FILE_READERS = 64  # files that are read at once: object stores answer slowly, but many
 
@@ -62,7 +69,7 @@ class ImageFolder:
         try:
             size = fs.info(place)["size"] or 0
         except OSError as error:
-            if code_of(error) in UNEXPLAINED:
+            if code_of(error) in BODYLESS_CODES:
                 _ask_why(fs, place)
             raise
         if size > self.config.max_bytes:
@@ -79,7 +86,7 @@ class ImageFolder:
             known = getattr(error, "strerror", None)
             return Failure("missing_file", f"{path}: {known or type(error).__name__}")
         # A store that is busy, a body that broke off, a disk that fails.
-        if isinstance(error, (OSError, aiohttp.ClientError)) or is_of_botocore(error):
+        if isinstance(error, (OSError, aiohttp.ClientError)) or is_botocore_error(error):
             return Failure("connect", f"{path}: {reason(error)}")
         return None
 

@@ -21,10 +21,11 @@ import numpy as np
 import pyarrow as pa
 
 from capfilt.models.images.decode import decode_image
+from capfilt.stages.fetch.config import FetchConfig
 from capfilt.stages.fetch.http.addresses import check_host, normal_host
 from capfilt.stages.fetch.http.blocklist import BlockList
 from capfilt.stages.fetch.http.response import web_url
-from capfilt.stages.fetch.stage import FetchConfig, Row, filled, locate, pending_rows, stored
+from capfilt.stages.fetch.outcomes import Row, decode_outcome, fill_columns, locate, pending_rows
 from capfilt.stages.images.phash import perceptual_hash
 from capfilt.stages.status import INTERNAL, SUCCESS, Failure, http_status, one_line
 
@@ -83,13 +84,13 @@ class Img2datasetFetch:
             outcomes.append(settled)
         for number, (image, meta) in (self._download(urls) if urls else {}).items():
             outcomes[number] = outcome_of(image, meta)
-        return filled(batch, indices, outcomes)
+        return fill_columns(batch, indices, outcomes)
 
     def _settled(self, row: Row) -> Row | str:
         """What becomes of a row that needs no asking, or the url to ask for."""
         try:
             if row.get("image") is not None:
-                return stored(row["image"], self.config.image, BlockList())
+                return decode_outcome(row["image"], self.config.image, BlockList())
             if row.get("error_message"):
                 raise Failure("missing_file", row["error_message"])
             url = web_url(locate(row["url"], self.config)[0])

@@ -15,7 +15,7 @@ import numpy as np
 from annotated_types import Ge, Le
 from PIL import Image, UnidentifiedImageError
 
-from capfilt.models.images.decode import is_plain, orientation, shown
+from capfilt.models.images.decode import is_plain, orientation, to_display_rgb
 from capfilt.stages.images.jpeg import jpeg_bytes, jpeg_pixels
 from capfilt.stages.images.phash import perceptual_hash
 from capfilt.stages.images.resize import scaled_down
@@ -69,7 +69,7 @@ class DecodeConfig:
 
 
 @dataclass(frozen=True)
-class Picture:
+class StoredImage:
     """A picture as it is stored."""
 
     image: bytes
@@ -83,7 +83,7 @@ class Picture:
     """64-bit DCT hash, 16 hex digits."""
 
 
-def decode_picture(data: bytes, config: DecodeConfig) -> Picture:
+def decode_and_resize(data: bytes, config: DecodeConfig) -> StoredImage:
     """Check, decode, scale and encode one picture.
 
     Raises:
@@ -101,7 +101,7 @@ def decode_picture(data: bytes, config: DecodeConfig) -> Picture:
             raise Failure("decode", f"damaged or cut off: {type(error).__name__}: {error}") from error
     stored = scaled_down(seen, _stored_size(*original, config))
     height, width, _ = stored.shape
-    return Picture(
+    return StoredImage(
         image=data if config.resize == "original" else _encoded(stored, config),
         width=width,
         height=height,
@@ -149,7 +149,7 @@ def _decoded(image: Image.Image, data: bytes, config: DecodeConfig) -> tuple[np.
         image.draft(None, least)  # of a JPEG, as in `jpeg_pixels`
     if orientation(image) >= 5:
         size = height, width
-    return np.asarray(shown(image, config.page)), size
+    return np.asarray(to_display_rgb(image, config.page)), size
 
 
 def _readable() -> list[str]:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from fsspec.utils import glob_translate
 
-from capfilt.stages.manifest.records import ManifestError
+from capfilt.stages.manifest.config import ManifestError
 from capfilt.stages.manifest.text import captions_beside
 from capfilt.stages.storage.filesystems import open_filesystem
-from capfilt.stages.storage.s3_errors import GONE, code_of, reason
+from capfilt.stages.storage.s3_errors import NO_SUCH_BUCKET, code_of, reason
 
 if TYPE_CHECKING:
-    from capfilt.stages.manifest.index import ManifestConfig
+    from capfilt.stages.manifest.config import ManifestConfig
 
 FORMATS = {
     ".parquet": "parquet",
@@ -48,7 +48,7 @@ class ManifestFile:
     """Path of the file whose lines are the captions of these urls."""
 
     def __str__(self) -> str:
-        return shown(self.path)
+        return redact_query(self.path)
 
 
 def manifest_files(config: ManifestConfig, where: str) -> list[ManifestFile]:
@@ -70,16 +70,16 @@ def manifest_files(config: ManifestConfig, where: str) -> list[ManifestFile]:
         except ManifestError:
             raise
         except Exception as error:  # any library's: unreachable, no such bucket, no credentials
-            said = reason(error).replace(pattern, shown(pattern))
-            raise ManifestError(f"{where}.manifest: cannot read {shown(pattern)} ({said})") from error
+            said = reason(error).replace(pattern, redact_query(pattern))
+            raise ManifestError(f"{where}.manifest: cannot read {redact_query(pattern)} ({said})") from error
         if not listed:
             raise ManifestError(
-                f"{where}.manifest: no file at {shown(pattern)}; give an existing file, folder or glob"
+                f"{where}.manifest: no file at {redact_query(pattern)}; give an existing file, folder or glob"
             )
     return found
 
 
-def shown(address: str) -> str:
+def redact_query(address: str) -> str:
     """An address without the query of a web address, in which there may be a credential."""
     return address.partition("?")[0] if address.lower().startswith(("http://", "https://")) else address
 
@@ -111,7 +111,7 @@ def _matching(fs: Any, pattern: str) -> dict[str, Info]:
     try:
         return {info["name"]: info for info in fs.ls(folder, detail=True) if match(info["name"])}
     except FileNotFoundError as error:
-        if code_of(error) == GONE:
+        if code_of(error) == NO_SUCH_BUCKET:
             raise
         return {}
 
@@ -136,7 +136,7 @@ def _mark(fs: Any, path: str, info: Info) -> str:
 
 
 def _suffix(path: str) -> str:
-    return PurePosixPath(shown(path).removesuffix(".gz")).suffix.lower()
+    return PurePosixPath(redact_query(path).removesuffix(".gz")).suffix.lower()
 
 
 def _form(path: str, config: ManifestConfig, where: str) -> str:
@@ -145,7 +145,7 @@ def _form(path: str, config: ManifestConfig, where: str) -> str:
     form = FORMATS.get(_suffix(path))
     if form is None:
         raise ManifestError(
-            f"{where}.manifest: cannot tell the form of {shown(path)} by its name; "
+            f"{where}.manifest: cannot tell the form of {redact_query(path)} by its name; "
             f"allowed endings: {', '.join(FORMATS)} (also .gz), or set {where}.format"
         )
     return form

@@ -12,17 +12,16 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from annotated_types import Ge, Le
 
-from capfilt.stages.manifest.files import ManifestFile, manifest_files, shown
-from capfilt.stages.manifest.records import ManifestError as ManifestError
+from capfilt.stages.manifest.config import ManifestConfig
+from capfilt.stages.manifest.config import ManifestError as ManifestError
+from capfilt.stages.manifest.files import ManifestFile, manifest_files, redact_query
 from capfilt.stages.manifest.records import rows_of
-from capfilt.stages.rows import ROWS_PER_SHARD_LIMIT
 from capfilt.stages.storage.s3_errors import reason
 from capfilt.stages.storage.store import Store
 
@@ -31,35 +30,6 @@ INDEX_SCHEMA = pa.schema(
 )
 SHARDS_PER_PART = 1000
 """Row groups per index file: its footer stays about 1 MB, and 400 M rows make 400 files."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ManifestConfig:
-    """Where a source's rows come from and what its columns are called."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    manifest: str | tuple[str, ...] = ""
-    """File, glob, folder or list of them; local or any fsspec URL. Parquet, CSV, TSV, JSON, JSONL (each also
-    .gz), COCO / Karpathy / BLIP / Visual Genome annotation json, urls line by line (txt; with a file of captions beside it,
-    see `stages.manifest.text`), or image tars (WebDataset, img2dataset, DataComp)."""
-    format: Literal["auto", "parquet", "csv", "tsv", "jsonl", "json", "txt", "tar"] = "auto"
-    """`auto` goes by the file name."""
-    url_column: str | None = None
-    """Column of the image's url or path; looked for under the usual names when not given."""
-    caption_column: str | None = None
-    """Column of the text; looked for under the usual names when not given."""
-    truth_column: str | None = None
-    """Column that says what is really wrong with a text (`clean` or a kind of noise), where somebody planted
-    the noise; used for the filter's precision, recall and AUC and never shown to a model."""
-    columns: tuple[str, ...] = ()
-    """Column names of a CSV/TSV file without a header line (CC3M: `[caption, url]`)."""
-    splits: tuple[str, ...] = ()
-    """Splits of Karpathy's dataset json that are meant, e.g. `[train, restval]`; such a file needs it."""
-    storage_options: dict[str, Any] = field(default_factory=dict)
-    """fsspec options for reading the manifest (endpoint, profile, anonymous access)."""
-    shard_size: Annotated[int, Ge(1), Le(ROWS_PER_SHARD_LIMIT)] = 1000
-    """Manifest rows per shard: the unit of work, retry, commit and resume."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +100,7 @@ def _standing(
     if known.identity != _identity(files, config, earlier=not known.parts):
         manifest = [config.manifest] if isinstance(config.manifest, str) else config.manifest
         raise ManifestError(
-            f"{where}.manifest: {', '.join(map(shown, manifest))}, or how it is read, has changed since this run cut it "
+            f"{where}.manifest: {', '.join(map(redact_query, manifest))}, or how it is read, has changed since this run cut it "
             "into shards; put the old one back, or start another run directory (--set run.dir=...)"
         )
     return known

@@ -21,20 +21,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from capfilt.stages.manifest.annotations import annotation_rows, visual_genome_rows
+from capfilt.stages.manifest.config import ManifestError
 from capfilt.stages.manifest.text import array_items, csv_records, jsonl_records, tsv_records, url_records
 
 if TYPE_CHECKING:
+    from capfilt.stages.manifest.config import ManifestConfig
     from capfilt.stages.manifest.files import ManifestFile
-    from capfilt.stages.manifest.index import ManifestConfig
 
 URL_NAMES = ("url", "URL", "image_url", "image", "image_path", "path")
 CAPTION_NAMES = ("caption", "TEXT", "text", "alt_text", "title")
 
 Row = dict[str, Any]
-
-
-class ManifestError(ValueError):
-    """A manifest that cannot be used; the message names file, key and remedy."""
 
 
 def rows_of(file: ManifestFile, config: ManifestConfig, where: str) -> Iterator[Row]:

@@ -19,9 +19,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from capfilt.stages.rows import CORPUS_SCHEMA, ROW_SCHEMA, table_of, with_column
+from capfilt.stages.shards.commit import corpus_record
 from capfilt.stages.shards.pack import Pack
 from capfilt.stages.shards.read import STOP_FILE, read_corpus_shard
-from capfilt.stages.shards.write import WRITTEN_SCHEMA, corpus_files, corpus_record
+from capfilt.stages.shards.write import WRITTEN_SCHEMA, corpus_files
 from capfilt.stages.status import PENDING, STATUSES, SUCCESS
 from capfilt.stages.storage.store import Store, encode_json, sha256
 
@@ -70,7 +71,7 @@ class ReadFailed:
                     f"{corpus.address(file['name'])} is not what was written; run capfilt verify --repair first"
                 )
         rows = read_corpus_shard(corpus, shard)
-        again = asked_again(rows, self.config.classes)
+        again = is_retried(rows, self.config.classes)
         for name in (
             "error_message",
             "width",
@@ -113,7 +114,7 @@ class StageRetried:
         kept = corpus.read(f"{name}.json")
         before = pq.read_table(io.BytesIO(corpus.read(f"{name}.parquet")), schema=CORPUS_SCHEMA)
         now = batch.select(CORPUS_SCHEMA.names).cast(CORPUS_SCHEMA)
-        again = asked_again(before, self.config.classes)
+        again = is_retried(before, self.config.classes)
         untouched = pc.invert(pa.array(again))
         assert now.filter(untouched).equals(before.filter(untouched)), f"{source}/{name}: other rows changed"
         outcome = Counter(s for s, a in zip(now["status"].to_pylist(), again, strict=True) if a)
@@ -145,12 +146,12 @@ class StageRetried:
         return table_of([{"source": source, "shard": shard, "records": records}], WRITTEN_SCHEMA)
 
 
-def asked_again(rows: pa.Table, classes: Sequence[str]) -> list[bool]:
+def is_retried(rows: pa.Table, classes: Sequence[str]) -> list[bool]:
     """Which rows of a corpus shard have a status of these classes."""
     return [status in classes for status in rows["status"].to_pylist()]
 
 
-def chosen_classes(given: str | None) -> tuple[str, ...]:
+def retry_classes(given: str | None) -> tuple[str, ...]:
     """Statuses of `--class a,b,c`, sorted; every retryable one when it is not given.
 
     Raises:

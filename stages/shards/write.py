@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,12 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from capfilt.stages.rows import CANDIDATE_SCHEMA, CORPUS_SCHEMA, SCHEMA_VERSION, table_of
+from capfilt.stages.shards.commit import commit, corpus_record, count_verdicts, stage_seconds
 from capfilt.stages.shards.pack import Pack, corpus_tar
 from capfilt.stages.status import SUCCESS
-from capfilt.stages.storage.store import Store, encode_json
-
-SECONDS_PREFIX = "seconds_"
-"""Columns of this prefix carry how long each stage took for the shard; they end in the record."""
+from capfilt.stages.storage.store import Store
 
 WRITTEN_SCHEMA = pa.schema([("source", pa.string()), ("shard", pa.int64()), ("records", pa.string())])
 """What the writer returns for a shard: its commit records as JSON, {"corpus": …, "candidates": …}."""
@@ -57,7 +55,7 @@ class WriteConfig:
     provenance: Provenance | None = None
 
 
-class OtherPictures(RuntimeError):
+class OtherImages(RuntimeError):
     """The corpus holds other pictures of a shard than were judged."""
 
 
@@ -94,7 +92,7 @@ class Write:
             if standing is record:
                 return record
         if self.config.round_fingerprint is not None:
-            check_pictures(store, name, batch)
+            check_images(store, name, batch)
         return standing
 
     def _write_candidates(self, batch: pa.Table, source: str, shard: int) -> Any:
@@ -155,35 +153,7 @@ def corpus_files(batch: pa.Table) -> Iterator[tuple[str, bytes]]:
     yield "parquet", parquet_bytes(batch.select(CORPUS_SCHEMA.names).cast(CORPUS_SCHEMA))
 
 
-def corpus_record(batch: pa.Table, fingerprint: str, files: list[dict[str, Any]]) -> dict[str, Any]:
-    """Commit record of a corpus shard whose rows are `batch`."""
-    return {
-        "kind": "corpus",
-        "source": batch["source"][0].as_py(),
-        "shard": batch["shard"][0].as_py(),
-        "version": SCHEMA_VERSION,
-        "fingerprint": fingerprint,
-        "files": files,
-        "rows": {"read": batch.num_rows, "status": dict(Counter(batch["status"].to_pylist()))},
-        "texts": count_texts(batch),
-        "seconds": stage_seconds(batch),
-    }
-
-
-def commit(store: Store, name: str, record: dict[str, Any]) -> Any:
-    """Create the record; when another attempt was first, its record is the truth and is returned.
-
-    Raises:
-        AssertionError: rows were lost on the way: the shard's counts do not add up.
-    """
-    rows = record["rows"]
-    assert rows["read"] == sum(rows["status"].values()), f"{name}: rows lost, {rows}"
-    if store.create(name, encode_json(record)):
-        return record
-    return store.read_json(name)
-
-
-def check_pictures(store: Store, name: str, batch: pa.Table) -> None:
+def check_images(store: Store, name: str, batch: pa.Table) -> None:
     """The pictures of these rows are those that the corpus holds.
 
     A shard may be in two hands, when a node is cut off from its cluster and not from the store; who asks the web second
@@ -195,31 +165,10 @@ def check_pictures(store: Store, name: str, batch: pa.Table) -> None:
     columns = ["key", "sha256"]
     stored = pq.read_table(io.BytesIO(store.read(f"{name}.parquet")), columns=columns)
     if stored.to_pylist() != batch.select(columns).to_pylist():
-        raise OtherPictures(
+        raise OtherImages(
             f"{store.address(name)}: another attempt has stored other pictures meanwhile; "
             "the shard is read from the corpus next time"
         )
-
-
-def count_verdicts(candidates: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]]:
-    """{origin: {"kept" | "dropped" | "unjudged": candidates}}."""
-    origins: dict[str, Counter[str]] = {}
-    for row in candidates:
-        verdict = {True: "kept", False: "dropped", None: "unjudged"}[row["kept"]]
-        origins.setdefault(row["origin"], Counter())[verdict] += 1
-    return {origin: dict(counts) for origin, counts in sorted(origins.items())}
-
-
-def count_texts(batch: pa.Table) -> int:
-    """Texts with words that belong to stored images: the pairs a training on the texts as they came sees."""
-    rows = zip(batch["status"].to_pylist(), batch["texts"].to_pylist(), strict=True)
-    return sum(bool(text.strip()) for status, texts in rows if status == SUCCESS for text in texts or [])
-
-
-def stage_seconds(batch: pa.Table) -> dict[str, float]:
-    """{stage: seconds it spent on this shard}, from the columns the engine added."""
-    names = [n for n in batch.column_names if n.startswith(SECONDS_PREFIX)]
-    return {n.removeprefix(SECONDS_PREFIX): round(batch[n][0].as_py(), 3) for n in names}
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-GONE = "NoSuchBucket"
+NO_SUCH_BUCKET = "NoSuchBucket"
 """S3's code for a bucket that is away; s3fs makes it an absent file."""
 DENIED = "AccessDenied"
 REFUSALS = frozenset(
     {
-        GONE, DENIED, "AccountProblem", "AllAccessDisabled", "AuthorizationHeaderMalformed", "CredentialsNotSupported",
+        NO_SUCH_BUCKET, DENIED, "AccountProblem", "AllAccessDisabled", "AuthorizationHeaderMalformed", "CredentialsNotSupported",
         "ExpiredToken", "InvalidAccessKeyId", "InvalidBucketName", "InvalidPayer", "InvalidSecurity", "InvalidToken",
         "MissingSecurityHeader", "NotSignedUp", "PermanentRedirect", "RequestTimeTooSkewed", "SignatureDoesNotMatch",
         "TokenRefreshRequired",
     }
 )  # fmt: skip
 """S3's codes that are about the bucket or about who asks, and about no file."""
-UNEXPLAINED = frozenset({"400", "401", "403"})
+BODYLESS_CODES = frozenset({"400", "401", "403"})
 """Codes of answers to HEAD, which have no body and so no reason: no credentials that hold, no right to this file, or
 no such file in a bucket that may not be listed."""
-OF_ONE_REQUEST = frozenset(
+TRANSIENT_CLIENT_ERRORS = frozenset(
     {
         "ChecksumError", "ConnectionClosedError", "FlexibleChecksumError", "HTTPClientError", "IncompleteReadError",
         "ParamValidationError", "ReadTimeoutError", "ResponseStreamingError",
@@ -39,11 +39,11 @@ def code_of(error: BaseException) -> str | None:
 def is_refusal(error: BaseException) -> bool:
     """Whether an error is about the store as a whole: the same request for any other file would end like this."""
     return code_of(error) in REFUSALS or (
-        is_of_botocore(error) and type(error).__name__ not in OF_ONE_REQUEST
+        is_botocore_error(error) and type(error).__name__ not in TRANSIENT_CLIENT_ERRORS
     )
 
 
-def is_of_botocore(error: BaseException) -> bool:
+def is_botocore_error(error: BaseException) -> bool:
     """Whether an error is botocore's own: there was no answer, or not all of one."""
     return type(error).__module__ == "botocore.exceptions"
 

@@ -26,7 +26,7 @@ from typing import Any
 from fsspec.implementations.local import LocalFileSystem
 
 from capfilt.stages.storage.filesystems import open_filesystem
-from capfilt.stages.storage.s3_errors import GONE, code_of
+from capfilt.stages.storage.s3_errors import NO_SUCH_BUCKET, code_of
 from capfilt.stages.storage.s3_errors import reason as reason
 
 TEMPORARY_PREFIX = ".tmp-"
@@ -107,7 +107,7 @@ class Store:
             try:
                 self.fs.info(self.path(name))
             except FileNotFoundError as error:
-                if code_of(error) == GONE:
+                if code_of(error) == NO_SUCH_BUCKET:
                     raise
                 return False
         return True
@@ -131,7 +131,7 @@ class Store:
                 # Without a start s3fs asks for the size first.
                 return bytes(self.fs.cat_file(self.path(name), start=0))
             except FileNotFoundError as error:
-                if code_of(error) == GONE:
+                if code_of(error) == NO_SUCH_BUCKET:
                     raise
                 return None
             except OSError as error:
@@ -158,7 +158,7 @@ class Store:
                 path = self.path(folder)
                 entries = os.listdir(path) if self.is_local else self.fs.ls(path, detail=False)
             except FileNotFoundError as error:
-                if code_of(error) == GONE:
+                if code_of(error) == NO_SUCH_BUCKET:
                     raise
                 return []
         names = (str(entry).rstrip("/").rpartition("/")[2] for entry in entries)
@@ -280,7 +280,7 @@ class Store:
         except StoreError:
             raise
         except Exception as error:
-            absent = isinstance(error, FileNotFoundError) and code_of(error) != GONE
+            absent = isinstance(error, FileNotFoundError) and code_of(error) != NO_SUCH_BUCKET
             if self.is_local or absent:
                 raise
             raise StoreError(f"{self.address(name)}: cannot {doing} it ({reason(error)})") from error

@@ -10,8 +10,8 @@ import pytest
 
 from capfilt.cluster.chain.engine import StageRunner, Step
 from capfilt.cluster.chain.isolation import Broken, ProcessDied, Search
-from capfilt.cluster.chain.subprocess_stage import CarefulStage
-from capfilt.cluster.chain.watchdog import Guard, Limits, private_memory
+from capfilt.cluster.chain.subprocess_stage import SubprocessStage
+from capfilt.cluster.chain.watchdog import Limits, Watchdog, private_memory
 from capfilt.pipeline.nodes.chain import ISOLATION
 from tests.cluster.poisoned import Beats, DiesAtOnce, Poisoned, Unbuildable, batch
 
@@ -19,7 +19,7 @@ TIME, MEMORY = Limits(stall_seconds=5.0), Limits(memory=500_000_000)
 
 
 def apart(make, limits=MEMORY):
-    return CarefulStage(pickle.dumps(make), limits)
+    return SubprocessStage(pickle.dumps(make), limits)
 
 
 def alive(pid):
@@ -150,7 +150,7 @@ def test_a_guard_ends_a_process_that_hangs_or_takes_too_much():
 
 
 def test_a_guard_ends_nothing_once_it_is_left():
-    with Guard(Limits(stall_seconds=0.2, memory=private_memory(os.getpid()) * 2), pytest.fail) as guard:
+    with Watchdog(Limits(stall_seconds=0.2, memory=private_memory(os.getpid()) * 2), pytest.fail) as guard:
         pass
     guard.beat()
     time.sleep(0.6)

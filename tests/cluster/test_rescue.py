@@ -12,7 +12,7 @@ from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import (
     _TrainingResultState,
 )
 
-from capfilt.cluster.training.rescue import LIST, SEAL, rescue, seal
+from capfilt.cluster.training.rescue import SEAL, SNAPSHOT_FILE, rescue, write_file_list
 
 
 @pytest.fixture(params=["local", "elsewhere"])
@@ -28,7 +28,7 @@ def training(request, tmp_path):
         made = tmp_path / f"made-{step}"
         made.mkdir()
         (made / "learner.pt").write_bytes(b"state" * step)
-        seal(str(made))
+        write_file_list(str(made))
         for path in made.iterdir():
             write(filesystem, f"{folder}/{name_of(step)}/{path.name}", path.read_bytes())
     return filesystem, folder
@@ -61,16 +61,16 @@ def listed(*steps):
 
 
 def has_list(filesystem, folder):
-    return filesystem.get_file_info(f"{folder}/{LIST}").type == arrow.FileType.File
+    return filesystem.get_file_info(f"{folder}/{SNAPSHOT_FILE}").type == arrow.FileType.File
 
 
 def test_the_list_has_the_name_that_ray_gives_it():
-    assert LIST == CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
+    assert SNAPSHOT_FILE == CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 
 
 def test_a_sound_list_is_left_to_ray(training):
     filesystem, folder = training
-    write(filesystem, f"{folder}/{LIST}", listed(4, 6).encode())
+    write(filesystem, f"{folder}/{SNAPSHOT_FILE}", listed(4, 6).encode())
     assert rescue(filesystem, folder) is None and has_list(filesystem, folder)
 
 
@@ -95,20 +95,20 @@ def broken():
 @pytest.mark.parametrize("how", ["empty", "half", "no list", "other", "hole"])
 def test_a_broken_list_goes_and_the_newest_checkpoint_is_taken(training, how):
     filesystem, folder = training
-    write(filesystem, f"{folder}/{LIST}", broken()[how].encode())
+    write(filesystem, f"{folder}/{SNAPSHOT_FILE}", broken()[how].encode())
     assert rescue(filesystem, folder) == f"{folder}/{name_of(6)}" and not has_list(filesystem, folder)
 
 
 def test_a_kill_after_the_list_has_gone_loses_nothing(training):
     filesystem, folder = training
-    write(filesystem, f"{folder}/{LIST}", b"")
+    write(filesystem, f"{folder}/{SNAPSHOT_FILE}", b"")
     first = rescue(filesystem, folder)
     assert rescue(filesystem, folder) == first == f"{folder}/{name_of(6)}"
 
 
 def test_checkpoints_that_were_copied_by_halves_are_passed_over(training):
     filesystem, folder = training
-    write(filesystem, f"{folder}/{LIST}", b"")
+    write(filesystem, f"{folder}/{SNAPSHOT_FILE}", b"")
     write(filesystem, f"{folder}/{name_of(6)}/learner.pt", b"sta")
     filesystem.delete_file(f"{folder}/{name_of(4)}/{SEAL}")
     write(filesystem, f"{folder}/{name_of(8)}/{SEAL}", b'{"learner.pt": 40}')
@@ -118,7 +118,7 @@ def test_checkpoints_that_were_copied_by_halves_are_passed_over(training):
 
 def test_without_a_whole_one_the_training_begins_anew(training):
     filesystem, folder = training
-    write(filesystem, f"{folder}/{LIST}", b"{")
+    write(filesystem, f"{folder}/{SNAPSHOT_FILE}", b"{")
     for step in (2, 4, 6):
         filesystem.delete_file(f"{folder}/{name_of(step)}/learner.pt")
     assert rescue(filesystem, folder) is None and not has_list(filesystem, folder)

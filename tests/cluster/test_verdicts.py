@@ -14,7 +14,7 @@ from ray.train.v2._internal.util import construct_user_exception_with_traceback
 
 from capfilt.cluster.config import WorkersConfig
 from capfilt.cluster.training import trainer as train
-from capfilt.cluster.training.trainer import StoppedAlone, TrainingStopped, TrainJob, fit
+from capfilt.cluster.training.trainer import LocalTrainingStop, TrainingStopped, TrainJob, fit
 
 
 class Learner:
@@ -69,8 +69,8 @@ def test_a_verdict_on_all_workers_is_reported(tmp_path, reported):
 
 
 def test_a_verdict_of_one_worker_waits_for_no_other(tmp_path, reported):
-    with pytest.raises(StoppedAlone, match="out of memory"):
-        work(tmp_path, StoppedAlone("out of memory"))
+    with pytest.raises(LocalTrainingStop, match="out of memory"):
+        work(tmp_path, LocalTrainingStop("out of memory"))
     assert reported == []
 
 
@@ -90,9 +90,9 @@ def decision_of_ray(error):
 
 
 def test_a_verdict_of_one_worker_is_never_tried_again():
-    decision, failure = decision_of_ray(StoppedAlone("out of memory"))
+    decision, failure = decision_of_ray(LocalTrainingStop("out of memory"))
     assert decision == FailureDecision.RAISE
-    assert isinstance(pickle.loads(pickle.dumps(failure)).controller_failure, StoppedAlone)
+    assert isinstance(pickle.loads(pickle.dumps(failure)).controller_failure, LocalTrainingStop)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_any_other_error_of_a_worker_is_tried_again(error):
 @pytest.mark.parametrize(
     ("failure", "kind", "text"),
     [
-        (ray.train.ControllerError(StoppedAlone("out of memory")), TrainingStopped, "^out of memory$"),
+        (ray.train.ControllerError(LocalTrainingStop("out of memory")), TrainingStopped, "^out of memory$"),
         (ray.train.ControllerError(OSError("no space")), ray.train.ControllerError, "no space"),
         (ray.train.WorkerGroupError("killed", {0: OSError("x")}), ray.train.WorkerGroupError, "killed"),
     ],

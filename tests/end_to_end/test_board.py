@@ -4,11 +4,11 @@ import time
 
 import ray
 
-from capfilt.cluster.board import Board
+from capfilt.cluster.board import StatusBoard
 
 
 def test_a_shard_in_hand_outlives_who_had_it(ray_session):
-    board = Board().of("bootstrap.1")
+    board = StatusBoard().of("bootstrap.1")
     assert [board.begin("caption", "web/000001") for _ in range(3)] == [0, 1, 2]
     assert board.begin("caption", "web/000002") == board.begin("filter", "web/000001") == 0
     board.end("caption", "web/000001")
@@ -17,7 +17,7 @@ def test_a_shard_in_hand_outlives_who_had_it(ray_session):
 
 
 def test_without_the_board_work_goes_on(ray_session):
-    whole = Board()
+    whole = StatusBoard()
     board = whole.of("n")
     whole.post("n", step=3)
     board.begin("caption", "web/000001")
@@ -33,13 +33,13 @@ def test_without_the_board_work_goes_on(ray_session):
 
 
 def test_a_line_for_the_user_is_kept_once(ray_session):
-    whole = Board()
+    whole = StatusBoard()
     for _ in range(2):
         whole.of("n").note("caption: out of memory with 64 images at once, going on with 32")
     assert whole.read()["n"]["notices"] == ["caption: out of memory with 64 images at once, going on with 32"]
 
 
 def test_causes_are_told_even_by_a_process_about_to_end(ray_session):
-    whole = Board()
+    whole = StatusBoard()
     whole.of("n").fail("took too much", wait=True)
     assert whole.failures("n") == {"took too much": 1}

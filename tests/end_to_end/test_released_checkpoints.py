@@ -11,7 +11,7 @@ from transformers import BertTokenizerFast
 from transformers.models.blip import BlipImageProcessorPil
 
 from capfilt.cluster.chain.engine import run_local
-from capfilt.models.caption_text import normalise_caption
+from capfilt.models.caption_text import normalize_caption
 from capfilt.pipeline.config.load import parse_config
 from capfilt.pipeline.corpora.shapes import make_shapes
 from capfilt.stages.shards.read import read_corpus_shard
@@ -94,7 +94,7 @@ def test_captions_are_those_of_transformers(released):
 def test_scores_are_those_of_transformers(released):
     """Its matching begins with [CLS]; BLIP was trained with [ENC] there, which is ours to give."""
     for row in released.rows:
-        text = normalise_caption(row["text"], 30)
+        text = normalize_caption(row["text"], 30)
         image = pixels(released, row["key"])
         ids, mask = released.ours.encode([text], TEXT_TOKENS, first="enc")
         matched = released.judge(pixel_values=image, input_ids=ids, attention_mask=mask).itm_score.softmax(

@@ -8,15 +8,16 @@ import sys
 import pytest
 from rich.console import Console
 
-from capfilt.pipeline.cli.exits import going_on
+from capfilt.pipeline.console.commands import resume_command
 from capfilt.pipeline.execute import run_dag
 from capfilt.pipeline.maintenance.retry import closing_lines, retry_rows
 from capfilt.pipeline.prepare import hold_run
 from capfilt.pipeline.rundir.ledger import Ledger
 from capfilt.stages.rows import with_column
+from capfilt.stages.shards.commit import corpus_record
 from capfilt.stages.shards.pack import Pack
 from capfilt.stages.shards.read import read_corpus_shard
-from capfilt.stages.shards.write import corpus_files, corpus_record
+from capfilt.stages.shards.write import corpus_files
 from capfilt.stages.storage.store import Store
 
 LOST = {"00000100003": "timeout", "00000100011": "dns", "00000400000": "http_5xx"}
@@ -57,7 +58,7 @@ def test_lost_rows_come_back_and_downstream_sees_them(losses, finished, ray_sess
     assert (found.asked, dict(found.status), found.shards, found.changed) == (3, {"success": 3}, 2, 2)
     assert found.failed is None and found.again == ["fetch", "bootstrap.1", "report.1"]
     assert found.trained == "pretrain.0"
-    lines = dict(closing_lines(found, str(run), "capfilt retry", going_on(str(run), [])))
+    lines = dict(closing_lines(found, str(run), "capfilt retry", resume_command(str(run), [])))
     assert lines["continue"] == f"capfilt run {run}/config.yaml --set run.dir={run}"
     ledger = Ledger(Store(str(run)))
     assert ledger.committed("rounds/1/web") == [0, 2, 3]

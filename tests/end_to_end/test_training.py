@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from capfilt.cluster.training.rescue import LIST
+from capfilt.cluster.training.rescue import SNAPSHOT_FILE
 from capfilt.pipeline.config.load import parse_config
 from capfilt.pipeline.execute import run_dag
 from capfilt.pipeline.training.step_log import read_steps
@@ -66,7 +66,7 @@ def test_two_workers_of_which_one_is_killed_give_the_curve_of_one(fetched, tmp_p
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and not killed:
             workers = train_workers()
-            if workers and any("step_" in read(path) for path in (folder / "train").rglob(LIST)):
+            if workers and any("step_" in read(path) for path in (folder / "train").rglob(SNAPSHOT_FILE)):
                 taken.extend(first_steps(folder))
                 os.kill(workers[0], signal.SIGKILL)
                 killed.append(workers[0])

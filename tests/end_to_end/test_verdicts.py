@@ -7,7 +7,7 @@ import pytest
 import torch.distributed as dist
 
 from capfilt.cluster.config import WorkersConfig
-from capfilt.cluster.training.trainer import StoppedAlone, TrainingStopped, TrainJob, fit
+from capfilt.cluster.training.trainer import LocalTrainingStop, TrainingStopped, TrainJob, fit
 
 
 class Lonely:
@@ -20,7 +20,7 @@ class Lonely:
 
     def train_step(self):
         if self.rank == 1:
-            raise StoppedAlone("pretrain.0: out of memory with 8 pairs")
+            raise LocalTrainingStop("pretrain.0: out of memory with 8 pairs")
         dist.barrier()
         raise AssertionError("nobody else came")
 

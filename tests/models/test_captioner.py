@@ -10,8 +10,8 @@ from PIL import Image
 
 from capfilt.models.checkpoints.load import save_checkpoint
 from capfilt.models.config import SamplingConfig
-from capfilt.models.decoding.logits import sequence_seed
 from capfilt.models.images.pixels import to_pixels
+from capfilt.models.keyed_random import sequence_seed
 from capfilt.models.out_of_memory import OutOfMemory
 from capfilt.models.tasks.captioner import Captioner
 from tests.models.blip_oracle import (

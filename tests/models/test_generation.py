@@ -8,9 +8,10 @@ from transformers.generation import TopPLogitsWarper
 
 from capfilt.models.config import SamplingConfig
 from capfilt.models.decoding import generate as generation
-from capfilt.models.decoding.generate import Prompt, generate
-from capfilt.models.decoding.logits import sequence_seed
-from capfilt.models.images.pixels import normalise
+from capfilt.models.decoding.generate import generate
+from capfilt.models.decoding.state import Prompt
+from capfilt.models.images.pixels import normalize
+from capfilt.models.keyed_random import sequence_seed
 from tests.models.blip_oracle import hf_captioner, med_of, random_pixels, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -31,7 +32,7 @@ def models(request):
 
 @pytest.fixture(scope="module")
 def pixels():
-    return normalise(random_pixels(IMAGES))
+    return normalize(random_pixels(IMAGES))
 
 
 def hf_generate(hf, pixels, *, min_new, max_new, **options):
@@ -115,7 +116,7 @@ def test_beam_search_equals_transformers(models, pixels, min_new, max_new, beams
 @pytest.mark.parametrize("beams", [1, 3])
 def test_64_images_get_the_texts_of_transformers(models, beams):
     hf, med = models
-    pixels = normalise(random_pixels(64, seed=7))
+    pixels = normalize(random_pixels(64, seed=7))
     search = {"strategy": "greedy"} if beams == 1 else {"strategy": "beam", "num_beams": beams}
     texts, _ = ours(med, pixels, SamplingConfig(**search, min_new_tokens=5, max_new_tokens=20))
     expected = hf_generate(hf, pixels, min_new=5, max_new=20, num_beams=beams, do_sample=False)

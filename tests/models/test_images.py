@@ -10,7 +10,7 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from capfilt.models.images.decode import decode_image
-from capfilt.models.images.pixels import MEAN, STD, normalise, to_pixels
+from capfilt.models.images.pixels import MEAN, STD, normalize, to_pixels
 
 RED, GREEN, BLUE, WHITE, BLACK = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0))
 
@@ -235,11 +235,11 @@ def test_to_pixels_is_the_papers_test_transform():
     out = to_pixels(images, 32)
     assert (out.shape, out.dtype) == ((3, 3, 32, 32), torch.uint8)
     expected = torch.stack([transform(image.convert("RGB")) for image in images])
-    torch.testing.assert_close(normalise(out), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(normalize(out), expected, rtol=0, atol=1e-5)
 
 
 def test_normalise_black_and_white_in_bf16():
-    out = normalise(
+    out = normalize(
         torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 1, 1), torch.bfloat16
     )
     assert out.dtype == torch.bfloat16

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from capfilt.models.out_of_memory import OutOfMemory
-from capfilt.models.tasks.placement import MicroBatches, is_out_of_memory
+from capfilt.models.tasks.micro_batches import MicroBatches, is_out_of_memory
 
 
 def raised_by(function):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from capfilt.models.checkpoints.load import save_checkpoint
-from capfilt.models.images.pixels import normalise
+from capfilt.models.images.pixels import normalize
 from capfilt.models.network.tokenizer import DEC, ENC
 from capfilt.models.out_of_memory import OutOfMemory
 from capfilt.models.tasks.matcher import Matcher
@@ -42,7 +42,7 @@ def pixels():
 def expected_scores(hf, pixels, first="cls", max_tokens=35):
     """Pair by pair, without padding, by transformers."""
     scores = []
-    for image, texts in zip(normalise(pixels), TEXTS, strict=True):
+    for image, texts in zip(normalize(pixels), TEXTS, strict=True):
         scores.append([])
         for text in texts:
             ids, mask = TOKENIZER.encode([text], max_tokens)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from capfilt.models.images.pixels import normalise
+from capfilt.models.images.pixels import normalize
 from capfilt.models.network.med import MED
 from capfilt.models.network.tokenizer import Tokenizer
 from capfilt.models.training.contrast import draw_negatives, negative_weights
@@ -102,7 +102,7 @@ def test_a_batch_without_any_negative_trains_on_its_pairs_alone(med: MED, tokeni
     got["loss"].backward()
     assert all(torch.isfinite(p.grad).all() for p in med.parameters() if p.grad is not None)
     with torch.no_grad():
-        kv = med.cross_kv(med.encode_image(normalise(batch["pixels"])), "encoder")
+        kv = med.cross_kv(med.encode_image(normalize(batch["pixels"])), "encoder")
         ids, mask = tokenizer.encode(batch["texts"], 30, first="enc")
         logits = med.match(ids, mask, kv).double().tolist()
     expected = sum(loop_cross_entropy(row, 1) for row in logits) / 4

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from capfilt.models.config import ObjectiveConfig
-from capfilt.models.images.pixels import normalise
+from capfilt.models.images.pixels import normalize
 from capfilt.models.network.med import MED
 from capfilt.models.network.tokenizer import Tokenizer
 from capfilt.models.training.objectives import Objective
@@ -40,7 +40,7 @@ def med(tokenizer: Tokenizer) -> MED:
 
 def features(med: MED, tokenizer: Tokenizer, batch: dict) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
-        image = med.image_feature(med.encode_image(normalise(batch["pixels"])))
+        image = med.image_feature(med.encode_image(normalize(batch["pixels"])))
         text = med.text_feature(*tokenizer.encode(batch["texts"], 30, first="cls"))
     return image.double(), text.double()
 
@@ -165,7 +165,7 @@ def test_itm_equals_the_loops_with_every_text_beside_its_own_copy_of_the_image(
     with torch.no_grad():
         for row, text in enumerate(texts):
             image = int(image_index[row])
-            states = med.encode_image(normalise(batch["pixels"][image : image + 1]))
+            states = med.encode_image(normalize(batch["pixels"][image : image + 1]))
             one_ids, one_mask = tokenizer.encode([text], 30, first="enc")
             logits = spy.inner(one_ids, one_mask, med.cross_kv(states, "encoder"), None)[0].double().tolist()
             losses.append(loop_cross_entropy(logits, int(row < 6)))
@@ -182,7 +182,7 @@ def test_lm_equals_the_loops_with_smoothing_and_without_prompt_or_padding(
     got = Objective(med, tokenizer, in_batch(losses=("lm",), prompt=prompt))(batch)
     losses = []
     with torch.no_grad():
-        kv = med.cross_kv(med.encode_image(normalise(batch["pixels"])), "decoder")
+        kv = med.cross_kv(med.encode_image(normalize(batch["pixels"])), "decoder")
         for row, text in enumerate(TEXTS):
             ids, _ = tokenizer.encode([prompt + text], 30, first="dec")
             assert tokenizer.decode(ids[0, :given]) == prompt.strip()

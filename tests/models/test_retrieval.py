@@ -6,13 +6,13 @@ from collections import Counter
 import pytest
 import torch
 
-from capfilt.models.caption_text import normalise_caption
+from capfilt.models.caption_text import normalize_caption
 from capfilt.models.config import MedConfig, TextConfig, VisionConfig
-from capfilt.models.images.pixels import normalise
+from capfilt.models.images.pixels import normalize
 from capfilt.models.network.med import MED
 from capfilt.models.network.tokenizer import Tokenizer
 from capfilt.models.out_of_memory import OutOfMemory
-from capfilt.models.tasks.placement import MicroBatches
+from capfilt.models.tasks.micro_batches import MicroBatches
 from capfilt.models.tasks.retrieval import _match, evaluate_retrieval, recall_from_scores
 
 TEXTS = [
@@ -65,7 +65,7 @@ def test_recall_does_not_depend_on_how_queries_are_chunked(monkeypatch: pytest.M
 @pytest.fixture(scope="module")
 def med_and_tokenizer() -> tuple[MED, Tokenizer]:
     torch.manual_seed(0)
-    tokenizer = Tokenizer.train([normalise_caption(text) for text in TEXTS] * 3, 120)
+    tokenizer = Tokenizer.train([normalize_caption(text) for text in TEXTS] * 3, 120)
     config = MedConfig(
         vision=VisionConfig(image_size=32, patch_size=16, width=32, depth=2, heads=4),
         text=TextConfig(
@@ -94,14 +94,14 @@ def run(model: tuple[MED, Tokenizer], pixels: torch.Tensor, k: int, batch_size: 
 def one_pair_at_a_time(model: tuple[MED, Tokenizer], pixels: torch.Tensor, k: int) -> dict[str, float]:
     """The same protocol with loops and sorted lists, each pair by itself through the whole model."""
     med, tokenizer = model
-    texts = [normalise_caption(text) for text in TEXTS]
+    texts = [normalize_caption(text) for text in TEXTS]
     own: dict[int, set[str]] = {}
     for text, image in zip(texts, IMAGE_OF_TEXT, strict=True):
         own.setdefault(image, set()).add(text)
     cosine, final = {}, {}
     with torch.no_grad():
         for i in range(IMAGES):
-            states = med.encode_image(normalise(pixels[i : i + 1]))
+            states = med.encode_image(normalize(pixels[i : i + 1]))
             for t, text in enumerate(texts):
                 ids, mask = tokenizer.encode([text], 35, first="cls")
                 cosine[i, t] = float(med.image_feature(states)[0] @ med.text_feature(ids, mask)[0])
@@ -223,13 +223,13 @@ def test_halved_scores_are_those_of_that_size_to_the_bit(
     med_and_tokenizer: tuple[MED, Tokenizer], pixels: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     med, tokenizer = med_and_tokenizer
-    texts = sorted({normalise_caption(text) for text in TEXTS})
+    texts = sorted({normalize_caption(text) for text in TEXTS})
     wanted = torch.rand(IMAGES, len(texts), generator=torch.Generator().manual_seed(3)) < 0.5
     wanted[:, 0] = True
 
     def scores(batches: MicroBatches) -> torch.Tensor:
         with torch.no_grad():
-            states = list(med.encode_image(normalise(pixels)))
+            states = list(med.encode_image(normalize(pixels)))
             return _match(med, tokenizer, states, texts, wanted, "cpu", batches)
 
     expected = scores(MicroBatches(3))
@@ -253,7 +253,7 @@ def test_out_of_memory_with_one_of_them_is_an_error(
 
 
 def test_a_model_that_scores_everything_alike_finds_nothing(pixels: torch.Tensor) -> None:
-    tokenizer = Tokenizer.train([normalise_caption(text) for text in TEXTS] * 3, 120)
+    tokenizer = Tokenizer.train([normalize_caption(text) for text in TEXTS] * 3, 120)
     config = MedConfig(
         vision=VisionConfig(image_size=32, width=32, depth=1, heads=4),
         text=TextConfig(

@@ -14,13 +14,8 @@ from transformers.generation import (
 )
 
 from capfilt.models.config import SamplingConfig
-from capfilt.models.decoding.logits import (
-    apply_repetition_penalty,
-    filter_logits,
-    pick,
-    sequence_seed,
-    uniform,
-)
+from capfilt.models.decoding.logits import apply_repetition_penalty, filter_logits
+from capfilt.models.keyed_random import pick, sequence_seed, uniform
 
 
 def warp(logits, temperature, top_k, top_p):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertTokenizer
 
-from capfilt.models.caption_text import normalise_caption
+from capfilt.models.caption_text import normalize_caption
 from capfilt.models.network.tokenizer import Tokenizer
 
 # 20 entries; [UNK] and friends first, as in BERT's files.
@@ -176,8 +176,8 @@ def test_a_hopeless_size_is_refused():
     ],
 )
 def test_captions_are_normalised_as_in_the_paper(text, normal):
-    assert normalise_caption(text) == normal
+    assert normalize_caption(text) == normal
 
 
 def test_captions_are_cut_after_words():
-    assert normalise_caption("one two. three four", max_words=3) == "one two three"
+    assert normalize_caption("one two. three four", max_words=3) == "one two three"

@@ -8,8 +8,9 @@ import torch
 
 from capfilt.models.checkpoints.pretrained_start import load_text_start
 from capfilt.models.config import ObjectiveConfig, SamplingConfig
-from capfilt.models.decoding.generate import Prompt, generate
-from capfilt.models.images.pixels import normalise
+from capfilt.models.decoding.generate import generate
+from capfilt.models.decoding.state import Prompt
+from capfilt.models.images.pixels import normalize
 from capfilt.models.network.attention import DecoderCache
 from capfilt.models.tasks.captioner import Captioner
 from capfilt.models.tasks.matcher import Matcher
@@ -80,7 +81,7 @@ def test_cached_answers_are_those_of_one_pass(med):
 def test_generated_answers_are_those_of_transformers_to_each_question_alone(seed, ends):
     hf = hf_answerer(TOKENIZER, seed=seed, ends=ends)
     questions = QUESTIONS * 4
-    med, pixels = med_of(hf), normalise(random_pixels(len(questions)))
+    med, pixels = med_of(hf), normalize(random_pixels(len(questions)))
     states, mask = ask(med, questions, pixels)
     ours = generate(med, states, PROMPT, BEAMS, mask=mask).ids[:, 0].tolist()
     for row, question in enumerate(questions):

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from PIL import Image
 
-from capfilt.pipeline.report.build import ReportInputs
+from capfilt.pipeline.report.inputs import ReportInputs
 from capfilt.pipeline.report.tables import RunTables
 from capfilt.stages.rows import CANDIDATE_SCHEMA, CORPUS_SCHEMA, table_of
 

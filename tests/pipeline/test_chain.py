@@ -4,9 +4,11 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from capfilt.pipeline.config.load import parse_config
-from capfilt.pipeline.nodes.chain import FetchBySource, fetch_configs
+from capfilt.pipeline.nodes.chain import fetch_configs
+from capfilt.stages.fetch.by_source import FetchBySource
+from capfilt.stages.fetch.config import FetchConfig
 from capfilt.stages.fetch.img2dataset import Img2datasetFetch
-from capfilt.stages.fetch.stage import Fetch, FetchConfig
+from capfilt.stages.fetch.stage import Fetch
 from capfilt.stages.images.decode import DecodeConfig
 from tests.tiny import tiny_data
 

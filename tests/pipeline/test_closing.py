@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from capfilt.pipeline.console.summary import closing_block
+from capfilt.pipeline.console.summary import summary_block
 
 METRICS: dict[str, Any] = {
     "round": 2,
@@ -28,7 +28,7 @@ COMMAND = "capfilt run 'runs/a b/[bold]config.yaml' " + "--set some.long.key=val
 def shown(metrics: dict[str, Any] | None, width: int = 80) -> list[str]:
     console = Console(width=width, record=True, force_terminal=False, file=io.StringIO())
     console.print(
-        closing_block(metrics, [("report", "/x/[red]report.html")], COMMAND, "continue"), soft_wrap=True
+        summary_block(metrics, [("report", "/x/[red]report.html")], COMMAND, "continue"), soft_wrap=True
     )
     return console.export_text().splitlines()
 

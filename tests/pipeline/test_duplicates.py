@@ -14,27 +14,22 @@ from capfilt.pipeline.config.load import parse_config
 from capfilt.pipeline.console.signals import Stopped
 from capfilt.pipeline.nodes import duplicates
 from capfilt.pipeline.nodes.duplicates import (
-    commonest_pictures,
     count_copies,
     ensure_counted,
     mark_round,
+    most_copied_images,
     surplus_texts,
 )
 from capfilt.pipeline.plan import plan
 from capfilt.pipeline.rundir.fingerprints import Fingerprints
 from capfilt.pipeline.rundir.ledger import Ledger
 from capfilt.stages.bootstrap.duplicates import PICTURES, Copies
-from capfilt.stages.pairs.read import PairsConfig, ReadPairs, ShardRef
+from capfilt.stages.pairs.parts import ShardRef
+from capfilt.stages.pairs.read import PairsConfig, ReadPairs
 from capfilt.stages.rows import CANDIDATE_SCHEMA, ROW_SCHEMA, row_key, table_of
+from capfilt.stages.shards.commit import corpus_record, count_verdicts
 from capfilt.stages.shards.pack import Pack
-from capfilt.stages.shards.write import (
-    Write,
-    WriteConfig,
-    corpus_files,
-    corpus_record,
-    count_verdicts,
-    parquet_bytes,
-)
+from capfilt.stages.shards.write import Write, WriteConfig, corpus_files, parquet_bytes
 from capfilt.stages.storage.store import Store
 
 A, B, C, D = ("a" * 64, "b" * 64, "c" * 64, "d" * 64)
@@ -194,18 +189,18 @@ def test_the_first_copies_survive_whatever_was_fetched_first(tmp_path, order):
 
 def test_the_report_lists_a_picture_once(made):
     count_copies(made.config, made.store, made.ledger)
-    assert commonest_pictures(made.config, made.store) == [
+    assert most_copied_images(made.config, made.store) == [
         {"kind": "perceptual", "copies": 5, "source": "web", "key": "00000000000", "surplus": 3},
         {"kind": "exact", "copies": 3, "source": "web", "key": "00000100002", "surplus": 1},
         {"kind": "url", "copies": 3, "source": "web", "key": "00000000001", "surplus": 1},
     ]
-    assert commonest_pictures(config_of(made.config.run.dir, policy="keep"), made.store) == []
+    assert most_copied_images(config_of(made.config.run.dir, policy="keep"), made.store) == []
 
 
 def test_pictures_within_the_limit_are_listed_and_survive(made):
     config = config_of(made.config.run.dir, max_copies=50)
     count_copies(config, made.store, made.ledger)
-    assert [p["copies"] for p in commonest_pictures(config, made.store)] == [5, 3, 3]
+    assert [p["copies"] for p in most_copied_images(config, made.store)] == [5, 3, 3]
     assert surplus_texts(made.store) == {}
 
 

@@ -9,7 +9,7 @@ from capfilt.cluster.chain.engine import run_local
 from capfilt.pipeline.config.load import parse_config
 from capfilt.pipeline.errors import NodeFailed
 from capfilt.pipeline.nodes import shards as shard_nodes
-from capfilt.pipeline.nodes.shards import run_fetch
+from capfilt.pipeline.nodes.fetch import run_fetch
 from tests.local_run import local_run
 from tests.tiny import tiny_data
 

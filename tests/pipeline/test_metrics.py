@@ -7,21 +7,17 @@ from random import Random
 import numpy as np
 import pytest
 
-from capfilt.pipeline.evaluation.caption_metrics import (
-    area_under_curve,
-    caption_metrics,
-    filter_quality,
-    text_drift,
-    tokenise,
-)
+from capfilt.pipeline.evaluation.caption_metrics import caption_metrics, tokenize
+from capfilt.pipeline.evaluation.drift import text_drift
+from capfilt.pipeline.evaluation.filter_quality import area_under_curve, filter_quality
 
 
 def test_tokenise_splits_as_the_treebank_does_and_drops_punctuation() -> None:
-    assert tokenise('Don\'t stop: "Anna’s blue-green car", 3.5 m!') == [
+    assert tokenize('Don\'t stop: "Anna’s blue-green car", 3.5 m!') == [
         "do", "n't", "stop", "anna", "'s", "blue-green", "car", "3.5", "m",
     ]  # fmt: skip
-    assert tokenise("Ein Café – 日本語, a_b") == ["ein", "café", "日本語", "a", "b"]
-    assert tokenise("... !?") == []
+    assert tokenize("Ein Café – 日本語, a_b") == ["ein", "café", "日本語", "a", "b"]
+    assert tokenize("... !?") == []
 
 
 def test_bleu_and_rouge_equal_values_worked_out_by_hand() -> None:

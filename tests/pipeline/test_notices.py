@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from capfilt.cluster.board import NOTICES_KEPT, NodeBoard, _Board
+from capfilt.cluster.board import NOTICES_KEPT, NodeStatus, _Board
 from capfilt.cluster.chain.engine import StageRunner, Step
-from capfilt.models.tasks.placement import MicroBatches
+from capfilt.models.tasks.micro_batches import MicroBatches
 from capfilt.pipeline.console.progress import Progress
 from capfilt.stages.bootstrap.caption import Caption
 from capfilt.stages.bootstrap.filter import Filter
@@ -65,7 +65,7 @@ def shown(actor):
 
 
 def step(actor, make, name="caption"):
-    return Step(name=name, make=make, reports=NodeBoard(actor, "bootstrap.1"))
+    return Step(name=name, make=make, reports=NodeStatus(actor, "bootstrap.1"))
 
 
 def test_a_halved_batch_is_said_once_for_a_stage_and_a_size(actor, shown):
@@ -95,7 +95,7 @@ def test_a_stage_that_has_nothing_to_tell_is_left_alone(actor):
 
 
 def test_notices_outlive_numbers_and_are_bounded(actor):
-    board = NodeBoard(actor, "pretrain.0")
+    board = NodeStatus(actor, "pretrain.0")
     for number in range(NOTICES_KEPT + 5):
         for _ in range(2):  # two actors of a stage: the second takes no room
             board.note(f"line {number}")

@@ -16,7 +16,9 @@ from capfilt.pipeline.nodes import shards as shard_nodes
 from capfilt.pipeline.nodes import train as train_nodes
 from capfilt.pipeline.nodes.dispatch import run_node
 from capfilt.pipeline.training import learner as training
-from capfilt.stages.pairs.read import PAIRS_SCHEMA, PairStream, PartsError, Position
+from capfilt.stages.pairs.parts import PartsError
+from capfilt.stages.pairs.read import PAIRS_SCHEMA
+from capfilt.stages.pairs.stream import PairStream, Position
 from tests.local_run import local_run
 from tests.recipes import RECIPES, recipe, tiny_twin
 

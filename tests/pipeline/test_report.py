@@ -11,10 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from capfilt.pipeline.report.build import ReportInputs, build_report
+from capfilt.pipeline.evaluation.scores import score_table
+from capfilt.pipeline.report.build import build_report
 from capfilt.pipeline.report.gallery import printable, thumbnail
-from capfilt.pipeline.report.page import score_arrays, score_table, sweep, sweep_names
+from capfilt.pipeline.report.inputs import ReportInputs
 from capfilt.pipeline.report.tables import RunTables, by_source
+from capfilt.pipeline.report.thresholds import score_arrays, sweep, sweep_names
 from capfilt.stages.rows import CANDIDATE_SCHEMA, CORPUS_SCHEMA
 from capfilt.stages.storage.store import Store
 from tests.pipeline.report_cases import (

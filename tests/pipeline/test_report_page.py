@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from capfilt.pipeline.report.build import ReportInputs, build_report, previous_reports
+from capfilt.pipeline.report.build import build_report, previous_reports
+from capfilt.pipeline.report.inputs import ReportInputs
 from capfilt.stages.storage.store import Store
 from tests.pipeline.report_cases import HOSTILE, picture_of, report_inputs, write_run
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from capfilt.pipeline.prepare import finish_replacing
-from capfilt.stages.shards.retry import DamagedShard, UnknownClass, chosen_classes
+from capfilt.stages.shards.retry import DamagedShard, UnknownClass, retry_classes
 from capfilt.stages.status import STATUSES
 from capfilt.stages.storage.store import Store
 from tests.pipeline.retry_scene import LATE, Owner, Scene, images_in
@@ -156,13 +156,13 @@ def test_a_damaged_shard_is_not_written_anew(scene):
 
 
 def test_classes():
-    assert chosen_classes(" dns,timeout,http_5xx,dns") == ("dns", "http_5xx", "timeout")
-    assert set(chosen_classes(None)) == {name for name, status in STATUSES.items() if status.retryable}
+    assert retry_classes(" dns,timeout,http_5xx,dns") == ("dns", "http_5xx", "timeout")
+    assert set(retry_classes(None)) == {name for name, status in STATUSES.items() if status.retryable}
     with pytest.raises(UnknownClass, match=r"--class: slow: no such status; allowed: dns, connect, timeout"):
-        chosen_classes("dns,slow")
+        retry_classes("dns,slow")
     for wrong in ("success", "pending", " , "):
         with pytest.raises(UnknownClass):
-            chosen_classes(wrong)
+            retry_classes(wrong)
 
 
 def test_picture_bytes_are_pictures(scene):

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from capfilt.pipeline.cli.app import app
-from capfilt.pipeline.cli.exits import going_on
+from capfilt.pipeline.console.commands import resume_command
 from capfilt.pipeline.rundir.probe import check_writable
 from capfilt.stages.storage.store import Store, StoreError
 from tests.s3_server import ENVIRONMENT
@@ -77,6 +77,6 @@ def test_options_that_are_none_are_one_line(tmp_path, override, said):
 
 def test_the_command_that_goes_on_knows_where_the_run_is_now():
     assert (
-        going_on("moved here/", ["run.seed=1"])
+        resume_command("moved here/", ["run.seed=1"])
         == "capfilt run 'moved here/config.yaml' --set 'run.dir=moved here' --set run.seed=1"
     )

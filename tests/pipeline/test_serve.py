@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from capfilt.pipeline.corpora.serve import fault_of, serve_folder
-from capfilt.stages.fetch.stage import Fetch, FetchConfig
+from capfilt.stages.fetch.config import FetchConfig
+from capfilt.stages.fetch.stage import Fetch
 from capfilt.stages.images.decode import DecodeConfig
 from capfilt.stages.rows import ROW_SCHEMA, table_of
 

@@ -50,7 +50,7 @@ def test_the_command_that_resumes_forgets_again_until_all_is_forgotten(tmp_path,
 
     config = str(write_config(tmp_path / "c.yaml", tiny_data(tmp_path)))
     monkeypatch.setattr(place, interrupted)
-    monkeypatch.setattr(terminal, "leave", ends)
+    monkeypatch.setattr(terminal, "exit_now", ends)
     with pytest.raises(SystemExit, match="130"):
         cli.run(config, ["run.seed=1"], None, "fetch")
     last = capsys.readouterr().err.splitlines()[-1]

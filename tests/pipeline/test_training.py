@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from capfilt.cluster.training.trainer import StoppedAlone, TrainingStopped, Worker
+from capfilt.cluster.training.trainer import LocalTrainingStop, TrainingStopped, Worker
 from capfilt.models.config import (
     AugmentConfig,
     MedConfig,
@@ -188,7 +188,7 @@ def test_out_of_memory_in_a_step_stops_the_training_with_advice(run, error):
     learner.numbers.flops = 1.0  # counted by a pass of its own, which would be the first use
     learner.objective.forward = short = Short(learner.objective.forward, error).use
     learner.train_step()
-    with pytest.raises(StoppedAlone) as verdict:
+    with pytest.raises(LocalTrainingStop) as verdict:
         learner.train_step()
     assert str(verdict.value) == (
         "pretrain.0: out of memory with 4 pairs at a time of the 8 pairs (pretrain.batch_size) of step 2; "
@@ -216,7 +216,7 @@ def test_out_of_memory_while_pairs_are_read_stops_it_too(run):
     train(learner, until=2)
     advice = r"host is out of memory while it reads the 8 pairs \(pretrain.batch_size\) of step 3; lower"
     with pytest.raises(
-        StoppedAlone, match=rf"{advice} pretrain.window_shards \(16\) or pretrain.decode_threads"
+        LocalTrainingStop, match=rf"{advice} pretrain.window_shards \(16\) or pretrain.decode_threads"
     ):
         learner.train_step()
 

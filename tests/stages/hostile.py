@@ -15,7 +15,8 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
-from capfilt.stages.fetch.stage import Fetch, FetchConfig
+from capfilt.stages.fetch.config import FetchConfig
+from capfilt.stages.fetch.stage import Fetch
 from capfilt.stages.images.decode import DecodeConfig
 from capfilt.stages.rows import ROW_SCHEMA, row_key, table_of
 from capfilt.stages.status import STATUSES

@@ -11,9 +11,11 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from capfilt.stages.fetch.stage import Fetch
-from capfilt.stages.manifest.index import ManifestConfig, build_index
-from capfilt.stages.shards.read import Read, ReadConfig, tar_samples
+from capfilt.stages.manifest.config import ManifestConfig
+from capfilt.stages.manifest.index import build_index
+from capfilt.stages.shards.read import Read, ReadConfig
 from capfilt.stages.shards.retry import ReadFailed, RetryConfig
+from capfilt.stages.shards.tars import tar_samples
 from capfilt.stages.shards.write import Write, WriteConfig
 from capfilt.stages.storage.store import Store, StoreError
 from tests.s3_server import ENVIRONMENT, Trouble

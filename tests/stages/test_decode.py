@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from scipy.fft import dctn
 
-from capfilt.stages.images.decode import DecodeConfig, decode_picture
+from capfilt.stages.images.decode import DecodeConfig, decode_and_resize
 from capfilt.stages.images.phash import perceptual_hash
 from capfilt.stages.status import STATUSES, Failure
 from tests.stages import handmade
@@ -59,7 +59,7 @@ def png_header(width: int, height: int, body: bytes = b"") -> bytes:
 
 def failure(data: bytes, config: DecodeConfig = SMALL) -> str:
     with pytest.raises(Failure) as caught:
-        decode_picture(data, config)
+        decode_and_resize(data, config)
     assert caught.value.message and "\n" not in caught.value.message
     return caught.value.status
 
@@ -79,7 +79,7 @@ def failure(data: bytes, config: DecodeConfig = SMALL) -> str:
     ],
 )
 def test_every_form_shows_the_same_picture(form: str, mode: str, options: dict[str, object]) -> None:
-    made = decode_picture(encoded(quarters(mode=mode), form, **options), SMALL)
+    made = decode_and_resize(encoded(quarters(mode=mode), form, **options), SMALL)
     assert_near(corners(made.image), [RED, GREEN, BLUE, WHITE], tolerance=14)
     assert (made.width, made.height, made.original_width, made.original_height) == (64, 48, 64, 48)
     assert made.image.startswith(b"\xff\xd8\xff")
@@ -103,7 +103,7 @@ EXIF = {
 def test_exif_orientation_is_applied_and_dropped(orientation: int, order: str) -> None:
     secrets = handmade.segment(0xFE, b"hello") + handmade.segment(0xE2, b"author")
     data = handmade.jpeg(COLOURS, width=64, height=48, head=handmade.exif(orientation, order) + secrets)
-    made = decode_picture(data, SMALL)
+    made = decode_and_resize(data, SMALL)
     assert_near(corners(made.image), EXIF[orientation])
     sides = (64, 48) if orientation < 5 else (48, 64)
     assert (made.width, made.height) == sides == (made.original_width, made.original_height)
@@ -152,14 +152,14 @@ BY_HAND = {
 @pytest.mark.parametrize("name", BY_HAND)
 def test_pictures_made_by_hand(name: str) -> None:
     data, wanted = BY_HAND[name]
-    made = decode_picture(data, SMALL)
+    made = decode_and_resize(data, SMALL)
     assert_near(corners(made.image), wanted)
     assert b"ICC_PROFILE" not in made.image and made.image.startswith(b"\xff\xd8\xff")
 
 
 def test_alpha_lies_on_the_background() -> None:
     half = [(*colour, 128) for colour in COLOURS]
-    made = decode_picture(handmade.png(half, kind=6), DecodeConfig(min_side=8, background="#0000ff"))
+    made = decode_and_resize(handmade.png(half, kind=6), DecodeConfig(min_side=8, background="#0000ff"))
     blue = [
         tuple(round((v * 128 + p * 127) / 255) for v, p in zip(c, (0, 0, 255), strict=True)) for c in COLOURS
     ]
@@ -170,7 +170,7 @@ def test_alpha_lies_on_the_background() -> None:
 
 def test_stored_as_webp() -> None:
     data = handmade.jpeg(COLOURS, head=handmade.exif(6, "<") + PROFILE)
-    made = decode_picture(data, DecodeConfig(min_side=8, format="webp", quality=95))
+    made = decode_and_resize(data, DecodeConfig(min_side=8, format="webp", quality=95))
     assert made.image[:4] == b"RIFF" and made.image[8:12] == b"WEBP"
     assert not any(part in made.image for part in (b"EXIF", b"ICCP", b"XMP "))
     pixels = cv2.imdecode(np.frombuffer(made.image, np.uint8), cv2.IMREAD_COLOR)  # another decoder
@@ -179,7 +179,7 @@ def test_stored_as_webp() -> None:
 
 def test_sixteen_bits_of_another_encoder() -> None:
     wide = np.full((32, 32, 3), 30000, np.uint16)
-    made = decode_picture(cv2.imencode(".png", wide)[1].tobytes(), SMALL)
+    made = decode_and_resize(cv2.imencode(".png", wide)[1].tobytes(), SMALL)
     assert_near(corners(made.image), [(117, 117, 117)] * 4, tolerance=2)
 
 
@@ -187,7 +187,7 @@ def test_first_frame_of_an_animation() -> None:
     frames = [Image.new("RGB", (32, 32), colour) for colour in (RED, GREEN)]
     for form in ("WEBP", "PNG", "AVIF"):
         data = encoded(frames[0], form, save_all=True, append_images=frames[1:])
-        assert_near(corners(decode_picture(data, SMALL).image), [RED] * 4, tolerance=14)
+        assert_near(corners(decode_and_resize(data, SMALL).image), [RED] * 4, tolerance=14)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_first_frame_of_an_animation() -> None:
 )
 def test_sizes(resize: str, size: int, wanted: tuple[int, int]) -> None:
     data = encoded(quarters(400, 200))
-    made = decode_picture(data, DecodeConfig(min_side=8, resize=resize, size=size))  # type: ignore[arg-type]
+    made = decode_and_resize(data, DecodeConfig(min_side=8, resize=resize, size=size))  # type: ignore[arg-type]
     assert (made.width, made.height) == wanted
     assert (made.original_width, made.original_height) == (400, 200)
     with Image.open(io.BytesIO(made.image)) as picture:
@@ -221,7 +221,7 @@ def test_a_jpeg_decoded_at_a_part_of_its_size_shows_what_the_whole_shows(
     x, y = np.meshgrid(np.linspace(0, 3, sides[0]), np.linspace(0, 4, sides[1]))
     waves = [128 + 100 * np.sin(k * x) * np.cos(y + k) for k in (1, 2, 3)]
     picture = Image.fromarray(np.stack(waves, -1).astype(np.uint8)).convert(mode)
-    made = decode_picture(
+    made = decode_and_resize(
         encoded(picture, "JPEG", quality=95), DecodeConfig(min_side=8, size=size, quality=95)
     )
     assert (made.width, made.height) == stored and (made.original_width, made.original_height) == sides
@@ -236,7 +236,7 @@ def test_a_turned_jpeg_decoded_at_a_part_of_its_size() -> None:
     exif = Image.Exif()
     exif[274] = 6
     data = encoded(quarters(1601, 801), "JPEG", exif=exif, quality=95)
-    made = decode_picture(data, DecodeConfig(min_side=8, size=100))
+    made = decode_and_resize(data, DecodeConfig(min_side=8, size=100))
     assert_near(corners(made.image), EXIF[6], tolerance=14)
     assert (made.width, made.height, made.original_width, made.original_height) == (100, 200, 801, 1601)
 
@@ -263,12 +263,12 @@ def test_refused(data: bytes, status: str) -> None:
 
 def test_the_paper_takes_web_images_from_256_pixels() -> None:
     assert failure(encoded(Image.new("RGB", (255, 400))), DecodeConfig()) == "too_small"
-    assert decode_picture(encoded(Image.new("RGB", (256, 400))), DecodeConfig()).height == 400
+    assert decode_and_resize(encoded(Image.new("RGB", (256, 400))), DecodeConfig()).height == 400
 
 
 def test_bytes_are_a_function_of_bytes() -> None:
     data = encoded(quarters(300, 500))
-    assert decode_picture(data, DecodeConfig()) == decode_picture(data, DecodeConfig())
+    assert decode_and_resize(data, DecodeConfig()) == decode_and_resize(data, DecodeConfig())
 
 
 @pytest.mark.filterwarnings("ignore:::PIL")
@@ -284,7 +284,7 @@ def test_damaged_pictures_end_in_statuses() -> None:
     statuses = Counter[str]()
     for number in range(10_000):
         try:
-            decode_picture(mutated(source, originals, number), SMALL)
+            decode_and_resize(mutated(source, originals, number), SMALL)
         except Failure as caught:
             statuses[caught.status] += 1
         else:
@@ -345,6 +345,6 @@ def test_hash_survives_size_and_quality_and_tells_pictures_apart() -> None:
 def test_fine_patterns_turn_grey_and_not_into_coarse_ones(side: int) -> None:
     """The most a filter leaves is an odd square's surplus: a ninth of 255 around the mean."""
     squares = (np.indices((side, side)).sum(0) % 2 * 255).astype(np.uint8)
-    made = decode_picture(encoded(Image.fromarray(squares)), DecodeConfig(min_side=8, size=96, quality=95))
+    made = decode_and_resize(encoded(Image.fromarray(squares)), DecodeConfig(min_side=8, size=96, quality=95))
     with Image.open(io.BytesIO(made.image)) as found:
         assert np.abs(np.asarray(found, int) - 127).max() <= 18

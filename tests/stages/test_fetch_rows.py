@@ -9,7 +9,7 @@ import pytest
 from capfilt.cluster.chain.isolation import Search
 from capfilt.pipeline.nodes.chain import ISOLATION
 from capfilt.stages.fetch.stage import Fetch
-from capfilt.stages.images.decode import DecodeConfig, Picture, decode_picture
+from capfilt.stages.images.decode import DecodeConfig, StoredImage, decode_and_resize
 from tests.stages.hostile import JPEG, Hostile, config, fetch_one, rows
 
 pytestmark = pytest.mark.usefixtures("loopback_only")
@@ -97,12 +97,12 @@ def test_a_machine_without_memory_ends_no_row(monkeypatch: pytest.MonkeyPatch) -
     """The stage raises, so that fewer rows are tried at once; only one that has no room alone ends."""
     left = 2
 
-    def narrow(data: bytes, config: DecodeConfig) -> Picture:
+    def narrow(data: bytes, config: DecodeConfig) -> StoredImage:
         nonlocal left
         left -= 1
         if left >= 0 or data == b"huge":
             raise MemoryError("no room")
-        return decode_picture(data, config)
+        return decode_and_resize(data, config)
 
     monkeypatch.setattr("capfilt.stages.fetch.stage.decode_picture", narrow)
     batch = pa.concat_tables([rows(f"a.tar#{n}", image=JPEG) for n in range(3)])

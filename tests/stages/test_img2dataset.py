@@ -16,10 +16,12 @@ import pytest
 import webdataset
 from PIL import Image
 
+from capfilt.stages.fetch.config import FetchConfig
 from capfilt.stages.fetch.img2dataset import Img2datasetFetch, status_of
-from capfilt.stages.fetch.stage import Fetch, FetchConfig
+from capfilt.stages.fetch.stage import Fetch
 from capfilt.stages.images.decode import DecodeConfig
-from capfilt.stages.manifest.index import ManifestConfig, build_index
+from capfilt.stages.manifest.config import ManifestConfig
+from capfilt.stages.manifest.index import build_index
 from capfilt.stages.rows import CORPUS_SCHEMA, ROW_SCHEMA, table_of
 from capfilt.stages.shards.read import Read, ReadConfig
 from capfilt.stages.shards.write import Write, WriteConfig

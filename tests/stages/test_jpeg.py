@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from capfilt.stages.images.decode import DecodeConfig, decode_picture
+from capfilt.stages.images.decode import DecodeConfig, decode_and_resize
 from capfilt.stages.images.jpeg import jpeg_bytes, jpeg_pixels
 from capfilt.stages.status import Failure
 
@@ -68,7 +68,7 @@ def test_the_smallest_part_that_is_large_enough_is_taken() -> None:
 def test_what_is_cut_off_is_left_to_pillow(part: slice) -> None:
     assert jpeg_pixels(encoded()[part], SIZE, SIZE) is None
     with pytest.raises(Failure) as caught:
-        decode_picture(encoded()[part], DecodeConfig(min_side=8))
+        decode_and_resize(encoded()[part], DecodeConfig(min_side=8))
     assert caught.value.status == "decode"
 
 
@@ -78,7 +78,7 @@ def test_defects_that_pillow_does_not_mind_lose_no_picture() -> None:
     for odd in (data[:-2] + b"\0\0\0\0" + data[-2:], data[:at] + data[at + 40 :], data + b"more"):
         pixels = jpeg_pixels(odd, SIZE, SIZE)
         assert pixels is None or np.array_equal(pixels, by_pillow(odd))
-        made = decode_picture(odd, DecodeConfig(min_side=8))
+        made = decode_and_resize(odd, DecodeConfig(min_side=8))
         assert (made.width, made.height) == SIZE
 
 

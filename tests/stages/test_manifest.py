@@ -6,7 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from capfilt.stages.manifest.index import ManifestConfig, ManifestError, build_index, read_slice
+from capfilt.stages.manifest.config import ManifestConfig
+from capfilt.stages.manifest.index import ManifestError, build_index, read_slice
 from capfilt.stages.storage.store import Store
 
 ROWS = [{"url": f"http://a/{i}.jpg", "caption": f"text {i}"} for i in range(7)]

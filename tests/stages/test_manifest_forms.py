@@ -13,10 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from capfilt.stages.fetch.stage import Fetch, FetchConfig
+from capfilt.stages.fetch.config import FetchConfig
+from capfilt.stages.fetch.stage import Fetch
 from capfilt.stages.images.decode import DecodeConfig
 from capfilt.stages.manifest import text as text_lists
-from capfilt.stages.manifest.index import ManifestConfig, ManifestError, build_index
+from capfilt.stages.manifest.config import ManifestConfig
+from capfilt.stages.manifest.index import ManifestError, build_index
 from capfilt.stages.manifest.text import array_items
 from capfilt.stages.shards.read import Read, ReadConfig
 from capfilt.stages.storage.store import Store

@@ -8,7 +8,8 @@ import tarfile
 import pytest
 
 from capfilt.stages.manifest import index as manifest
-from capfilt.stages.manifest.index import ManifestConfig, ManifestError, build_index, check_unchanged
+from capfilt.stages.manifest.config import ManifestConfig
+from capfilt.stages.manifest.index import ManifestError, build_index, check_unchanged
 from capfilt.stages.storage.store import Store
 from tests.s3_server import Trouble
 

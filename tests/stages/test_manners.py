@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from capfilt.stages.fetch.http.blocklist import block_list_digest, read_block_list
-from capfilt.stages.fetch.http.loop import Web
+from capfilt.stages.fetch.http.loop import BackgroundDownloader
 from capfilt.stages.fetch.http.robots import SIZE_LIMIT, rules_of
 from capfilt.stages.fetch.stage import Fetch
 from capfilt.stages.status import Failure
@@ -165,7 +165,7 @@ def test_crawl_delay() -> None:
         assert set(statuses(Fetch(manners()), *urls)) == {"success"}
         times = [at for at, path in site.hosts["a.test"] if path != "/robots.txt"]
         assert all(at - start >= number * 0.3 for number, at in enumerate(times))
-        shared = Fetch(manners(), Web(manners().manners(), workers=200))
+        shared = Fetch(manners(), BackgroundDownloader(manners().manners(), workers=200))
         out = shared(rows(*(site.url(f"/{i}", "b.test") for i in range(4)))).to_pylist()
         assert sorted(row["status"] for row in out) == ["rate", "rate", "rate", "success"]
         assert "asks for 0.3 s" in next(row["error_message"] for row in out if row["status"] == "rate")
@@ -175,7 +175,7 @@ def test_rate_is_shared_among_workers() -> None:
     """30 a second for two workers: this one asks at most 15 times, its host's robots.txt among them."""
     with Site() as site:
         sets = manners(per_host_per_second=30.0)
-        stage = Fetch(sets, Web(sets.manners(), workers=2))
+        stage = Fetch(sets, BackgroundDownloader(sets.manners(), workers=2))
         start = time.monotonic()
         assert set(statuses(stage, *(site.url(f"/{i}", "a.test") for i in range(12)))) == {"success"}
         times = [at for at, _ in site.hosts["a.test"]]
@@ -304,7 +304,7 @@ def test_block_list_mistakes_and_identity(tmp_path: Path) -> None:
 
 def test_stage_is_picklable_and_stages_share_the_web() -> None:
     with Site() as site:
-        web = Web(manners().manners())
+        web = BackgroundDownloader(manners().manners())
         one, two = Fetch(manners(), web), Fetch(manners(), web)
         assert (
             statuses(one, site.url("/1", "a.test")) == statuses(two, site.url("/2", "a.test")) == ["success"]

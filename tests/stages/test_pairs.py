@@ -6,16 +6,9 @@ from itertools import islice
 import pyarrow as pa
 import pytest
 
-from capfilt.stages.pairs.read import (
-    PAIRS_SCHEMA,
-    PairStream,
-    PartsError,
-    Position,
-    ShardRef,
-    check_parts,
-    deal,
-    image_id,
-)
+from capfilt.stages.pairs.parts import PartsError, ShardRef, assign_parts, check_parts
+from capfilt.stages.pairs.read import PAIRS_SCHEMA, image_id
+from capfilt.stages.pairs.stream import PairStream, Position
 
 SHARDS = [ShardRef("web", n, "web") for n in range(5)] + [ShardRef("human", 0, "human")]
 
@@ -81,16 +74,18 @@ def test_equal_bytes_are_one_image():
 
 # Two human shards train in every epoch; of seven web shards an epoch has those of one of three parts: 3, 2, 2.
 HUMAN = [ShardRef("human", n, "human") for n in range(2)]
-WEB = deal([ShardRef("web", n, "web") for n in range(7)], 3)
+WEB = assign_parts([ShardRef("web", n, "web") for n in range(7)], 3)
 WINDOWS = (2, 4, 100)  # many windows per epoch, one per epoch, the whole corpus kept in memory
 
 
 def test_shards_are_dealt_to_parts_that_differ_by_one_at_the_most():
     assert [ref.part for ref in WEB] == [0, 1, 2, 0, 1, 2, 0]
     for shards, parts in ((5, 5), (11, 4), (3, 1)):
-        dealt = Counter(ref.part for ref in deal([ShardRef("web", n, "web") for n in range(shards)], parts))
+        dealt = Counter(
+            ref.part for ref in assign_parts([ShardRef("web", n, "web") for n in range(shards)], parts)
+        )
         assert len(dealt) == parts and max(dealt.values()) - min(dealt.values()) <= 1
-    assert deal(WEB[::-1], 3) == WEB, "the order in which shards are listed decides nothing"
+    assert assign_parts(WEB[::-1], 3) == WEB, "the order in which shards are listed decides nothing"
 
 
 @pytest.mark.parametrize("window_shards", WINDOWS)
@@ -116,7 +111,7 @@ def test_resuming_in_parts_goes_on_with_the_next_sample_from_everywhere(window_s
 
 
 def test_parts_leave_the_order_of_other_corpora_as_it_was():
-    assert texts(epochs=2, shards=HUMAN + deal(WEB, 1)) == texts(
+    assert texts(epochs=2, shards=HUMAN + assign_parts(WEB, 1)) == texts(
         epochs=2, shards=[*HUMAN, *(ShardRef("web", n, "web") for n in range(7))]
     )
 
@@ -125,6 +120,6 @@ def test_more_parts_than_shards_is_one_line_that_names_the_key():
     with pytest.raises(
         PartsError, match=r"^sources\.web\.parts: 8 parts of 7 shards cannot be: give 7 at most"
     ):
-        deal(WEB, 8)
+        assign_parts(WEB, 8)
     check_parts("web", 7, 7)
     check_parts("web", 1, 0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from capfilt.stages.bootstrap.duplicates import TELLING_BITS
+from capfilt.stages.bootstrap.duplicates import MIN_INFORMATIVE_BITS
 from capfilt.stages.images.phash import perceptual_hash
 
 
@@ -28,7 +28,7 @@ def draw(kind, offset=0):
 )
 def test_hashes_of_pictures_without_anything_in_them_tell_nothing(kind, tells):
     bits = int(perceptual_hash(np.asarray(draw(kind))), 16).bit_count()
-    assert (bits == TELLING_BITS) == tells
+    assert (bits == MIN_INFORMATIVE_BITS) == tells
 
 
 def test_flat_pictures_of_different_colours_share_their_hash_so_it_must_not_count():

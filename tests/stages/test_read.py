@@ -10,7 +10,8 @@ import pytest
 
 from capfilt.cluster.chain.engine import StageRunner, Step
 from capfilt.pipeline.nodes.chain import ISOLATION
-from capfilt.stages.manifest.index import ManifestConfig, build_index
+from capfilt.stages.manifest.config import ManifestConfig
+from capfilt.stages.manifest.index import build_index
 from capfilt.stages.shards.read import Read, ReadConfig, Unpack
 from capfilt.stages.storage.store import Store
 

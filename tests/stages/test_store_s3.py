@@ -20,7 +20,8 @@ from capfilt.pipeline.rundir.ledger import Ledger
 from capfilt.pipeline.rundir.probe import check_writable
 from capfilt.stages.bootstrap.caption import Caption, CaptionConfig
 from capfilt.stages.bootstrap.filter import Filter, FilterConfig
-from capfilt.stages.manifest.index import ManifestConfig, build_index
+from capfilt.stages.manifest.config import ManifestConfig
+from capfilt.stages.manifest.index import build_index
 from capfilt.stages.shards.read import Read, ReadConfig
 from capfilt.stages.shards.write import Write, WriteConfig
 from capfilt.stages.storage.artifacts import ArtifactError, copies_folder, local_artifact

@@ -11,7 +11,7 @@ from PIL import Image
 from capfilt.stages.rows import CANDIDATE, ROW_SCHEMA, row_key, table_of, with_column
 from capfilt.stages.shards.pack import image_extension
 from capfilt.stages.shards.read import Read, ReadConfig, read_corpus_shard
-from capfilt.stages.shards.write import OtherPictures, Provenance, Write, WriteConfig
+from capfilt.stages.shards.write import OtherImages, Provenance, Write, WriteConfig
 from capfilt.stages.storage.store import Store
 
 
@@ -160,9 +160,7 @@ def test_candidates_are_never_made_of_pictures_that_the_corpus_does_not_hold(run
 
     monkeypatch.setattr(Store, "create", overtaken)
     for _ in range(2):  # overtaken between its files and its record, then before it begins
-        with pytest.raises(
-            OtherPictures, match="000003: another attempt has stored other pictures meanwhile"
-        ):
+        with pytest.raises(OtherImages, match="000003: another attempt has stored other pictures meanwhile"):
             write(run, ours, **both)
         assert not run.exists("rounds/1/web")
     again = Read(ReadConfig(run=run))(pa.Table.from_pylist([{"source": "web", "shard": 3}]))

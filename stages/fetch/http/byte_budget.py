@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 
 
-class Share:
+class Reservation:
     """Bytes that one url holds."""
 
     def __init__(self) -> None:
         self.size = 0
 
 
-class Memory:
+class ByteBudget:
     """Bytes that are lent to urls; whoever finds none waits until others give theirs back.
 
     One url at a time may go beyond the limit, or urls that hold parts of it could wait for each other for ever: so
@@ -26,14 +26,14 @@ class Memory:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
-        self._ahead: Share | None = None
+        self._ahead: Reservation | None = None
         self._waiting: list[asyncio.Future[None]] = []
 
-    def has(self, share: Share, size: int) -> bool:
+    def has(self, share: Reservation, size: int) -> bool:
         """Whether `size` bytes more can be had without waiting."""
         return self.used + size <= self.limit or self._ahead is share
 
-    async def take(self, share: Share, size: int) -> None:
+    async def take(self, share: Reservation, size: int) -> None:
         while not self.has(share, size):
             if self._ahead is None:
                 self._ahead = share
@@ -44,7 +44,7 @@ class Memory:
         self.used += size
         share.size += size
 
-    def give(self, share: Share) -> None:
+    def give(self, share: Reservation) -> None:
         """All that `share` holds, back."""
         self.used -= share.size
         share.size = 0

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
-class Clock:
+class Deadline:
     """What is left of a url's time.
 
     Args:

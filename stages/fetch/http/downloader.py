@@ -22,9 +22,9 @@ from yarl import URL
 from capfilt.stages.fetch.http import robots
 from capfilt.stages.fetch.http.addresses import GuardedResolver, check_host, normal_host
 from capfilt.stages.fetch.http.blocklist import BlockList
-from capfilt.stages.fetch.http.byte_budget import Memory, Share
+from capfilt.stages.fetch.http.byte_budget import ByteBudget, Reservation
 from capfilt.stages.fetch.http.config import DownloadConfig
-from capfilt.stages.fetch.http.deadline import Clock
+from capfilt.stages.fetch.http.deadline import Deadline
 from capfilt.stages.fetch.http.hosts import Host, HostLimits, Hosts
 from capfilt.stages.fetch.http.optout import opted_out
 from capfilt.stages.fetch.http.response import failures_of, read_body, redirect_of, web_url
@@ -59,7 +59,7 @@ class Downloader:
         self._hosts = Hosts(limits)
         self._allowed = frozenset(normal_host(host) for host in config.allow_private)
         self._turns = asyncio.Semaphore(config.concurrency)
-        self._memory = Memory(config.memory_bytes)
+        self._memory = ByteBudget(config.memory_bytes)
         self._resolver = GuardedResolver(self._allowed, config.connect_timeout_s)
         self._asking: dict[URL, asyncio.Task[Rules]] = {}
         self._robots_size = 0
@@ -99,7 +99,7 @@ class Downloader:
         Raises:
             Failure: with the status of the last attempt.
         """
-        clock, share = Clock(self.config.deadline_s), Share()
+        clock, share = Deadline(self.config.deadline_s), Reservation()
         step = partial(self._picture, clock, share)
         try:
             return await finish(
@@ -108,7 +108,9 @@ class Downloader:
         finally:
             self._memory.give(share)
 
-    async def _persist(self, url: URL, redirects: int, step: Step, clock: Clock, share: Share) -> bytes:
+    async def _persist(
+        self, url: URL, redirects: int, step: Step, clock: Deadline, share: Reservation
+    ) -> bytes:
         """Attempts until one succeeds or cannot help."""
         for attempt in range(self.config.retries + 1):
             try:
@@ -155,7 +157,7 @@ class Downloader:
             host.users -= 1
             host.used = time.monotonic()
 
-    async def _picture(self, clock: Clock, share: Share, url: URL, host: Host) -> bytes | URL:
+    async def _picture(self, clock: Deadline, share: Reservation, url: URL, host: Host) -> bytes | URL:
         """One request for a picture, if the host's robots.txt allows it."""
         if self.config.robots:
             host.check_alive(url.port)
@@ -166,7 +168,9 @@ class Downloader:
             await host.crawl_turn()
         return await self._ask(url, host, clock, partial(self._read_picture, clock, share))
 
-    async def _read_picture(self, clock: Clock, share: Share, response: aiohttp.ClientResponse) -> bytes:
+    async def _read_picture(
+        self, clock: Deadline, share: Reservation, response: aiohttp.ClientResponse
+    ) -> bytes:
         tags = response.headers.getall("X-Robots-Tag", ())
         directive = opted_out(tags, self.config.optout, robots.TOKEN) if tags else None
         if directive is not None:
@@ -183,7 +187,7 @@ class Downloader:
         return await asyncio.shield(task)
 
     async def _fetch_rules(self, url: URL) -> Rules:
-        clock, share = Clock(self.config.deadline_s), Share()
+        clock, share = Deadline(self.config.deadline_s), Reservation()
         lend = partial(self._lend, clock, share)
         read = partial(read_body, limit=robots.SIZE_LIMIT, cut=True, lend=lend)
 
@@ -209,7 +213,7 @@ class Downloader:
         self,
         url: URL,
         host: Host,
-        clock: Clock,
+        clock: Deadline,
         read: Callable[[aiohttp.ClientResponse], Awaitable[bytes]],
         accept: str | None = None,
     ) -> bytes | URL:
@@ -249,7 +253,7 @@ class Downloader:
         self,
         url: URL,
         host: Host,
-        clock: Clock,
+        clock: Deadline,
         read: Callable[[aiohttp.ClientResponse], Awaitable[bytes]],
         accept: str | None,
     ) -> bytes | URL:
@@ -269,7 +273,7 @@ class Downloader:
         except TimeoutError as error:
             raise Unreachable("timeout", f"no complete answer within {self.config.deadline_s:g} s") from error
 
-    async def _lend(self, clock: Clock, share: Share, size: int) -> None:
+    async def _lend(self, clock: Deadline, share: Reservation, size: int) -> None:
         if self._memory.has(share, size):
             await self._memory.take(share, size)
         else:

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from capfilt.stages.fetch.http.deadline import Clock
+from capfilt.stages.fetch.http.deadline import Deadline
 from capfilt.stages.fetch.http.robots import Rules
 from capfilt.stages.status import Failure
 
@@ -72,7 +72,7 @@ class Host:
         self._gate = asyncio.Lock()
 
     @asynccontextmanager
-    async def turn(self, clock: Clock, turns: asyncio.Semaphore) -> AsyncIterator[None]:
+    async def turn(self, clock: Deadline, turns: asyncio.Semaphore) -> AsyncIterator[None]:
         """Wait until the host may be asked, then for one of the worker's turns, and hold both.
 
         Whoever waits for a host holds no turn, so that a slow host takes nothing from the others. A pause the host
@@ -158,7 +158,7 @@ class Host:
         if failure.final or strikes.count >= self.limits.failures:
             strikes.until = now + self.limits.rest
 
-    def _check_pause(self, clock: Clock) -> float:
+    def _check_pause(self, clock: Deadline) -> float:
         """Seconds of the pause that are left."""
         left = self._paused_until - time.monotonic()
         if left > 0 and left >= clock.remaining:
@@ -166,7 +166,7 @@ class Host:
             raise Failure(status, f"not asked, the host wants {left:.0f} s of peace: {message}", final=True)
         return max(0.0, left)
 
-    async def _wait(self, clock: Clock) -> None:
+    async def _wait(self, clock: Deadline) -> None:
         while True:
             pause = self._check_pause(clock)
             wait = max(pause, self._free_at - time.monotonic())

@@ -15,7 +15,7 @@ from capfilt.stages.fetch.http.downloader import Downloader
 T = TypeVar("T")
 
 
-class Web:
+class BackgroundDownloader:
     """The web as one worker sees it. What it learns of hosts holds for all stages that share it.
 
     Picklable: the loop starts on first use in each process, and a copy knows nothing.
@@ -31,7 +31,7 @@ class Web:
         self._running: tuple[asyncio.AbstractEventLoop, Downloader] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Web, (self.config, self.workers)
+        return BackgroundDownloader, (self.config, self.workers)
 
     def run(self, work: Callable[[Downloader], Coroutine[Any, Any, T]]) -> T:
         """Result of `work` in the loop; the calling thread waits, and may itself be inside another loop."""
