@@ -59,7 +59,7 @@ def pretrain(fetched, folder, *, workers=2, meanwhile=None):
 
 def test_two_workers_of_which_one_is_killed_give_the_curve_of_one(fetched, tmp_path):
     """Up to rounding: sums of gradients are taken in another order. That a resumed learner is the undisturbed one to
-    the bit is tested in tests/pipeline/test_training.py."""
+    the bit is tested in tests/pipeline/training/test_learner.py."""
     killed, taken = [], []
 
     def kill(folder):

@@ -14,7 +14,7 @@ from capfilt.pipeline.maintenance.verify import verify_run
 from capfilt.pipeline.plan import plan
 from capfilt.pipeline.rundir.ledger import Ledger
 from capfilt.stages.storage.store import Store
-from tests.pipeline.retry_scene import Owner
+from tests.pipeline.maintenance.retry_scene import Owner
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from contextlib import chdir
 
 import pytest
 
-from tests.pipeline.retry_scene import Scene
+from tests.pipeline.maintenance.retry_scene import Scene
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from capfilt.pipeline.plan import plan
 from capfilt.pipeline.prepare import forget
 from capfilt.pipeline.rundir.ledger import Ledger, LedgerError
 from capfilt.stages.storage.store import Store
-from tests.pipeline.retry_scene import Owner
+from tests.pipeline.maintenance.retry_scene import Owner
 from tests.tiny import tiny_data
 
 OLD, NEW = {"filter": {"judge": {"threshold": 0.5}}}, {"filter": {"judge": {"threshold": 0.6}}}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.s3_server import ENVIRONMENT, S3
-from tests.stages.hostile import NAMES, Hostile
+from tests.stages.fetch.hostile import NAMES, Hostile
 
 
 @pytest.fixture(scope="module")
