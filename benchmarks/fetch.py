@@ -120,9 +120,9 @@ def ours(job: Job) -> Shard:
         image=DecodeConfig(min_side=64, size=job.size, quality=QUALITY),
     )
     stages = (
-        Read(ReadConfig(run=run)),
+        Read(ReadConfig(run_dir=run)),
         Fetch(fetch),
-        Write(WriteConfig(run=run, corpus_fingerprints={"web": "benchmark"})),
+        Write(WriteConfig(run_dir=run, corpus_fingerprints={"web": "benchmark"})),
     )
 
     def do(shard: int) -> None:

@@ -1,4 +1,4 @@
-"""Errors that end a command with one line instead of a trace, and what to say of the others."""
+"""Errors that end a command with one line instead of a trace, and the cause of all others in one line."""
 
 from __future__ import annotations
 
@@ -6,54 +6,41 @@ from collections.abc import Iterator
 
 from capfilt.cluster.config import ClusterError
 from capfilt.models.checkpoints.files import CheckpointError
-from capfilt.pipeline.config.load import ConfigError
-from capfilt.pipeline.plan import UnknownNode
-from capfilt.pipeline.rundir.lease import LeaseError
-from capfilt.pipeline.rundir.ledger import LedgerError
-from capfilt.stages.manifest.index import ManifestError
-from capfilt.stages.pairs.parts import PartsError
-from capfilt.stages.shards.retry import UnknownClass
-from capfilt.stages.storage.artifacts import ArtifactError
-from capfilt.stages.storage.store import StoreError
+from capfilt.stages.errors import UserError
 
-
-class NodeFailed(RuntimeError):
-    """A node cannot end well; the message says why and what to do. What it committed stays."""
-
-
-USER_ERRORS = (
-    ArtifactError,
-    CheckpointError,
-    ClusterError,
-    ConfigError,
-    LeaseError,
-    LedgerError,
-    ManifestError,
-    NodeFailed,
-    PartsError,
-    StoreError,
-    UnknownClass,
-    UnknownNode,
-)
-"""What a user can mend; each message is one line that says how. Anything else is a defect and keeps its trace."""
+USER_ERRORS = (UserError, CheckpointError, ClusterError)
+"""Errors that a user can fix; each message is one line that says how. Any other error is a defect and keeps its trace."""
 
 FIRST_OF_TWO = "The above exception was the direct cause of the following exception"
-"""What a trace says between an error and the one that was made of it."""
+"""What a trace says between an error and the error that was raised from it."""
+
+
+class NodeFailed(UserError):
+    """A node cannot end well; the message says why and what to do. What the node has committed stays."""
+
+
+def is_user_error(error: BaseException) -> bool:
+    """Whether an error is one of `USER_ERRORS`.
+
+    Ray wraps a worker's error in a class that it derives from both its own and the original class; such a wrapper does
+    not count, because its message is a trace.
+    """
+    return isinstance(error, USER_ERRORS) and type(error).__module__.startswith("capfilt.")
 
 
 def origin(error: BaseException) -> BaseException:
-    """The error that started it all. Ray wraps a worker's exception several times, also in classes that are of both
-    kinds; one that is meant for the user says more than what caused it."""
+    """The first error of a chain of causes. Ray wraps a worker's exception several times; a user error says more than
+    what caused it, so the search ends there."""
     *_, last = _layers(error)
     return last
 
 
 def root_cause(error: BaseException) -> str:
-    """One line about the error that started it all."""
+    """One line about the first error of a chain of causes."""
     layers = list(_layers(error))
-    if type(layers[-1]) not in USER_ERRORS:
+    if not is_user_error(layers[-1]):
         for text in map(str, layers):
-            # Ray Data ends a stage's trace with advice of its own, and keeps of the stage's error the trace alone.
+            # Ray Data appends advice of its own to a stage's trace, and keeps only the trace of the stage's error.
             before, mark, _ = text.partition(FIRST_OF_TWO)
             if mark and (lines := _lines(before)):
                 return lines[-1]
@@ -62,11 +49,11 @@ def root_cause(error: BaseException) -> str:
 
 
 def _layers(error: BaseException) -> Iterator[BaseException]:
-    """The error, what it wraps, what that wraps, and so on."""
+    """The error, the error it wraps, and so on."""
     while True:
         yield error
         inner = getattr(error, "cause", None) or error.__cause__
-        if type(error) in USER_ERRORS:
+        if is_user_error(error):
             return
         if inner is None or inner is error:
             failures = getattr(error, "worker_failures", None)

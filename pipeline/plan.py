@@ -2,34 +2,25 @@
 
     fetch → pretrain.0 → captioner.r ∥ filter.r → bootstrap.r → pretrain.r → evaluate.r → report.r,  r = 1…R
 
-With both checkpoints given and nothing to pretrain, `bootstrap.1 → report.1` is all there is, and images are
-fetched in the same streaming pass that captions and filters them.
+With both checkpoints given and nothing to pretrain, only `bootstrap.1 → report.1` remain, and images are downloaded in
+the same streaming pass that captions and filters them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from graphlib import TopologicalSorter
-from typing import Literal
 
 from capfilt.pipeline.config.schema import Config
-
-Kind = Literal["fetch", "pretrain", "captioner", "filter", "bootstrap", "evaluate", "report"]
-
-
-@dataclass(frozen=True)
-class Node:
-    """One step of the DAG."""
-
-    name: str
-    kind: Kind
-    round: int
-    needs: tuple[str, ...]
-    sources: tuple[str, ...] = ()
-    """Sources whose shards the node fetches or judges."""
+from capfilt.pipeline.node import Node, NodeKind
+from capfilt.pipeline.nodes.bootstrap import BOOTSTRAP
+from capfilt.pipeline.nodes.evaluate import EVALUATE
+from capfilt.pipeline.nodes.fetch import FETCH
+from capfilt.pipeline.nodes.report import REPORT
+from capfilt.pipeline.nodes.train import CAPTIONER, FILTER, PRETRAIN
+from capfilt.stages.errors import UserError
 
 
-class UnknownNode(ValueError):
+class UnknownNode(UserError):
     """A node name that the config's DAG does not have."""
 
 
@@ -37,35 +28,30 @@ def plan(config: Config) -> dict[str, Node]:
     """Nodes of a config by name, in an order that respects what they need."""
     nodes: dict[str, Node] = {}
 
-    def add(kind: Kind, round_: int, needs: list[str], sources: list[str] | None = None) -> str:
-        name = kind if kind == "fetch" else f"{kind}.{round_}"
+    def add(kind: NodeKind, round_: int, needs: list[str], sources: list[str] | None = None) -> None:
+        name = kind.name if kind is FETCH else f"{kind.name}.{round_}"
         nodes[name] = Node(name, kind, round_, tuple(n for n in needs if n in nodes), tuple(sources or ()))
-        return name
 
     trains = config.pretrain is not None
     given = config.captioner.checkpoint is not None and config.filter.checkpoint is not None
     web = config.of_kind("web")
     if trains:
-        # With both checkpoints given the web images come with the bootstrap, in one pass.
-        add("fetch", 0, [], config.of_kind("human", "test") + ([] if given else web))
+        # With both checkpoints given the bootstrap downloads the web images, in the same pass.
+        add(FETCH, 0, [], config.of_kind("human", "test") + ([] if given else web))
     if trains and not given:
-        add("pretrain", 0, ["fetch"])
+        add(PRETRAIN, 0, ["fetch"])
     for r in range(1, config.run.rounds + 1):
-        last = f"pretrain.{r - 1}"
+        last, bootstrap, evaluate = f"pretrain.{r - 1}", f"bootstrap.{r}", f"evaluate.{r}"
         if r > 1 or config.captioner.checkpoint is None:
-            add("captioner", r, [last])
+            add(CAPTIONER, r, [last])
         if r > 1 or config.filter.checkpoint is None:
-            add("filter", r, [last])
-        add("bootstrap", r, [f"captioner.{r}", f"filter.{r}", f"bootstrap.{r - 1}"], web)
+            add(FILTER, r, [last])
+        add(BOOTSTRAP, r, [f"captioner.{r}", f"filter.{r}", f"bootstrap.{r - 1}"], web)
         if trains:
-            add("pretrain", r, ["fetch", f"bootstrap.{r}"] + ([last] if config.continue_training else []))
+            add(PRETRAIN, r, ["fetch", bootstrap] + ([last] if config.continue_training else []))
             if config.of_kind("test"):
-                add(
-                    "evaluate",
-                    r,
-                    [last, f"pretrain.{r}"] if r == 1 else [f"evaluate.{r - 1}", f"pretrain.{r}"],
-                )
-        add("report", r, [f"bootstrap.{r}", f"evaluate.{r}", f"report.{r - 1}"])
+                add(EVALUATE, r, [last if r == 1 else f"evaluate.{r - 1}", f"pretrain.{r}"])
+        add(REPORT, r, [bootstrap, evaluate, f"report.{r - 1}"])
     order = TopologicalSorter({name: node.needs for name, node in nodes.items()}).static_order()
     return {name: nodes[name] for name in order}
 
@@ -99,5 +85,10 @@ def downstream(nodes: dict[str, Node], name: str) -> list[str]:
 
 
 def check_node(nodes: dict[str, Node], name: str, option: str) -> None:
+    """Check that there is a node of that name.
+
+    Raises:
+        UnknownNode: there is none.
+    """
     if name not in nodes:
         raise UnknownNode(f"{option} {name}: no such node; this config has {', '.join(nodes)}")

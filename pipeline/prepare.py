@@ -1,123 +1,114 @@
 """Everything that can be refused before a process starts: the config's DAG, its inputs, and what is on disk.
 
-Ray and torch are not imported here, so that a mistake is told in a second.
+Neither Ray nor torch is imported here, so that a mistake is reported within a second.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from capfilt.pipeline.config.load import ConfigError, dump_config
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.config.start_weights import check_starts
-from capfilt.pipeline.plan import Node, check_node, downstream, plan, select
+from capfilt.pipeline.node import Node
+from capfilt.pipeline.plan import check_node, downstream, plan, select
 from capfilt.pipeline.rundir.fingerprints import Fingerprints
-from capfilt.pipeline.rundir.generations import clear_staging, publish, staged_shards
-from capfilt.pipeline.rundir.lease import Lease, hold
+from capfilt.pipeline.rundir.generations import finish_replacing
+from capfilt.pipeline.rundir.lease import hold
 from capfilt.pipeline.rundir.ledger import Ledger, State
-from capfilt.pipeline.rundir.outputs import VOCABULARY, outputs_of
 from capfilt.pipeline.rundir.probe import check_writable
+from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.stages.manifest.index import check_manifest, check_unchanged
+from capfilt.stages.storage.layout import CONFIG, NODES, VOCABULARY, corpus_folder, index_folder
 from capfilt.stages.storage.store import Store
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that may start: what there is to do, and in what state it stands."""
+    """A run that may start: what there is to do, and the state it is in."""
 
-    config: Config
-    store: Store
-    ledger: Ledger
-    nodes: dict[str, Node]
-    """The whole DAG."""
+    run_dir: RunDir
     wanted: dict[str, Node]
-    """The part of it that was asked for."""
-    prints: Fingerprints
+    """The part of the DAG that was asked for."""
     state: dict[str, State]
+    """State of every node of the DAG."""
 
     @property
     def todo(self) -> dict[str, Node]:
+        """Nodes that are wanted and not done."""
         return {name: node for name, node in self.wanted.items() if self.state[name] != "done"}
 
 
+def open_run(config: Config) -> RunDir:
+    """The config's run directory, for reading; it need not exist yet."""
+    store, nodes = Store(config.run.dir, config.run.storage_options), plan(config)
+    return RunDir(config, store, Ledger(store), nodes, Fingerprints(config, nodes))
+
+
 @contextmanager
-def hold_run(config: Config, tell: Callable[[str], None]) -> Iterator[Lease]:
-    """The right to write in the config's run directory, for the body's duration.
+def hold_run(config: Config, notify: Callable[[str], None]) -> Iterator[RunDir]:
+    """The config's run directory with the right to write in it, while the body runs.
 
     Args:
-        tell: receives a line when another owner's lease is waited for.
+        notify: receives one line when another owner's lease is waited for.
 
     Raises:
         StoreError, LedgerError: it cannot be written, or holds something else.
         LeaseError: another run is at work there.
     """
-    store = Store(config.run.dir, config.run.storage_options)
-    check_writable(store)
-    Ledger(store).check_place()
-    with hold(store, tell) as lease:
-        yield lease
+    run_dir = open_run(config)
+    check_writable(run_dir.store)
+    run_dir.ledger.check_place()
+    with hold(run_dir.store, notify) as lease:
+        yield replace(run_dir, held=lease)
 
 
-def prepare(config: Config, lease: Lease, *, until: str | None = None, fresh: str | None = None) -> Prepared:
-    """Check everything about running the config's DAG up to `until`, after forgetting `fresh` and what depends on
-    it; make the demonstration corpora that the config asks for.
+def prepare(run_dir: RunDir, *, until: str | None = None, fresh: str | None = None) -> Prepared:
+    """Check everything about running the DAG up to `until`, after forgetting `fresh` and what depends on it; make the
+    demonstration corpora that the config asks for.
 
     Args:
-        lease: what `hold_run` gives.
+        run_dir: as `hold_run` gives it.
 
     Raises:
         ArtifactError, ConfigError, LeaseError, LedgerError, ManifestError, StoreError, UnknownNode: one line for the
             user.
     """
-    nodes = plan(config)
+    config, store, ledger, nodes = run_dir.config, run_dir.store, run_dir.ledger, run_dir.nodes
     wanted = select(nodes, until=until)
-    store = Store(config.run.dir, config.run.storage_options)
-    ledger = Ledger(store)
     make_corpora(config)
     check_sources(config)
-    store.remove_temporaries("", "config.yaml")
-    for folder in ("corpus", "nodes"):
+    store.remove_temporaries("", CONFIG)
+    for folder in ("corpus", NODES):
         store.remove_temporaries(folder)
-    finish_replacing(config, store, ledger, nodes, lease)
-    prints = Fingerprints(config, nodes)
+    finish_replacing(run_dir)
     if fresh is not None:
-        forget(config, ledger, nodes, fresh, lease)
+        forget(run_dir, fresh)
     for name, source in config.sources.items():
-        check_unchanged(source.rows, store / f"corpus/{name}/index", f"sources.{name}")
-    # Refuse a changed config before the first process starts.
-    state = {name: ledger.state(name, prints.inputs(name)) for name in nodes}
+        check_unchanged(source.rows, store / index_folder(name), f"sources.{name}")
+    # A changed config is refused before the first process starts.
+    state = states(run_dir)
     ledger.clear_starts(name for name in nodes if state[name] == "done")
-    check_starts(config, store, [node for name, node in wanted.items() if state[name] != "done"])
+    prepared = Prepared(run_dir, wanted, state)
+    check_starts(config, store, {node.kind.name for node in prepared.todo.values()})
     ledger.save_config(dump_config(config))
-    return Prepared(config, store, ledger, nodes, wanted, prints, state)
+    return prepared
 
 
-def finish_replacing(
-    config: Config, store: Store, ledger: Ledger, nodes: dict[str, Node], lease: Lease
-) -> None:
-    """What a `capfilt retry` that was broken off has ready takes its place, or the corpus would have holes."""
-    kinds = {name: source.kind for name, source in config.sources.items()}
-    if staged := staged_shards(store, ledger):
-        publish(store, ledger, nodes, kinds, staged, lease)
-    clear_staging(store)
-
-
-def states(config: Config, ledger: Ledger) -> dict[str, State]:
-    """State of every node of the config in its run directory.
+def states(run_dir: RunDir) -> dict[str, State]:
+    """State of every node in the run directory.
 
     Raises:
-        LedgerError: the directory was made with another config.
+        LedgerError: a node was made or begun with another config.
     """
-    nodes = plan(config)
-    prints = Fingerprints(config, nodes)
-    return {name: ledger.state(name, prints.inputs(name)) for name in nodes}
+    return {name: run_dir.ledger.state(name, run_dir.fingerprints.inputs(name)) for name in run_dir.nodes}
 
 
 def make_corpora(config: Config) -> None:
-    """The demonstration corpora that the config asks for, unless they are there."""
+    """Make the demonstration corpora that the config asks for, unless they exist."""
     if config.shapes is not None:
         from capfilt.pipeline.corpora.shapes import make_shapes
 
@@ -132,7 +123,7 @@ def make_corpus(make: Callable[[Any, str], object], config: object, folder: str)
     """Make one of them.
 
     Raises:
-        ConfigError: the folder holds something else, or a program that makes it is missing.
+        ConfigError: the folder holds something else, or a program that makes the corpus is missing.
     """
     try:
         make(config, folder)
@@ -141,7 +132,7 @@ def make_corpus(make: Callable[[Any, str], object], config: object, folder: str)
 
 
 def check_sources(config: Config) -> None:
-    """Every manifest can be found and its first row read.
+    """Check that every manifest exists and its first row can be read.
 
     Raises:
         ManifestError: the first that cannot.
@@ -150,29 +141,30 @@ def check_sources(config: Config) -> None:
         check_manifest(source.rows, f"sources.{name}")
 
 
-def forget(config: Config, ledger: Ledger, nodes: dict[str, Node], name: str, lease: Lease) -> None:
-    """Remove a node's outputs and records, and those of every node that needs it, the last ones first.
+def forget(run_dir: RunDir, name: str) -> None:
+    """Remove a node's outputs and records, and those of every node that needs it, in reverse order.
 
-    `fetch` stands for the images of all sources, also of those that a bootstrap fetches.
+    `fetch` stands for the images of all sources, also of those that a bootstrap downloads.
     """
-    carried = _fetched_by_bootstrap(config, nodes)
-    if name != "fetch" or not carried:
+    nodes = run_dir.nodes
+    in_bootstrap = _downloaded_by_bootstrap(run_dir)
+    if name != "fetch" or not in_bootstrap:
         check_node(nodes, name, "--fresh")
     names = set(downstream(nodes, name))
-    if name == "fetch" and carried:
+    if name == "fetch" and in_bootstrap:
         names |= set(downstream(nodes, "bootstrap.1"))
-    vocabulary_of = next((each for each, node in nodes.items() if node.kind == "pretrain"), None)
+    vocabulary_of = next((each for each, node in nodes.items() if node.kind.name == "pretrain"), None)
     for each in reversed([each for each in nodes if each in names]):
-        outputs = outputs_of(nodes[each])
+        outputs = nodes[each].outputs
         if each == "bootstrap.1" and name == "fetch":
-            outputs += [f"corpus/{source}" for source in carried]
+            outputs += [corpus_folder(source) for source in in_bootstrap]
         if each == vocabulary_of:
             outputs.append(VOCABULARY)
-        lease.confirm()
-        ledger.forget(each, outputs)
+        run_dir.lease.confirm()
+        run_dir.ledger.forget(each, outputs)
 
 
-def _fetched_by_bootstrap(config: Config, nodes: dict[str, Node]) -> list[str]:
-    """Web sources whose images come with the first bootstrap, in one pass."""
-    elsewhere = nodes["fetch"].sources if "fetch" in nodes else ()
-    return [source for source in config.of_kind("web") if source not in elsewhere]
+def _downloaded_by_bootstrap(run_dir: RunDir) -> list[str]:
+    """Web sources whose images the first bootstrap downloads, in one pass."""
+    fetched = run_dir.nodes["fetch"].sources if "fetch" in run_dir.nodes else ()
+    return [source for source in run_dir.config.of_kind("web") if source not in fetched]

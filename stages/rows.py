@@ -12,9 +12,10 @@ from typing import Any
 import pyarrow as pa
 
 from capfilt.stages.status import CRASHED, INTERNAL, PENDING, SUCCESS, one_line
+from capfilt.stages.storage.layout import DIGITS, shard_digits
 
 ROWS_PER_SHARD_LIMIT = 100_000
-"""The row part of a key has five digits: `{shard:06d}{row:05d}` (img2dataset's layout)."""
+"""The row part of a key has five digits, the shard part six (img2dataset's layout)."""
 
 SCHEMA_VERSION = 1
 """Version of the corpus and candidate Parquet files; part of every fingerprint."""
@@ -94,8 +95,13 @@ copy (flag `duplicate_image`, `stages.bootstrap.duplicates`)."""
 
 
 def row_key(shard: int, row: int) -> str:
-    """Id of an image in its source: `{shard:06d}{row:05d}`. It never changes between rounds."""
-    return f"{shard:06d}{row:05d}"
+    """Id of an image in its source: six digits of its shard, five of its row. It never changes between rounds."""
+    return f"{shard_digits(shard)}{row:05d}"
+
+
+def shard_of_key(key: str) -> int:
+    """The shard that an image lies in."""
+    return int(key[:DIGITS])
 
 
 def table_of(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:
@@ -149,4 +155,4 @@ def shard_name(batch: pa.Table) -> str:
 
 def name_of(source: str, shard: int) -> str:
     """What a shard is called in reports: `<source>/000012`."""
-    return f"{source}/{shard:06d}"
+    return f"{source}/{shard_digits(shard)}"

@@ -1,9 +1,13 @@
 """A bootstrap of the web source in one pass, from urls to candidates, by given checkpoints."""
 
 from contextlib import ExitStack
+from dataclasses import replace
+from types import SimpleNamespace
 
 from capfilt.cluster.sizing import Share, Sizing
-from capfilt.pipeline.nodes.chain import bootstrap_steps, fetch_configs
+from capfilt.pipeline.nodes.chain import RoundModel, bootstrap_steps, fetch_configs
+from capfilt.pipeline.nodes.context import RunContext
+from capfilt.pipeline.prepare import open_run
 from capfilt.stages.manifest.index import build_index
 
 
@@ -19,17 +23,12 @@ def bootstrap_web(config, store, models, engine, *, actors=1, reverse=False):
     index = build_index(config.sources["web"].rows, store / "corpus/web/index", source="web")
     items = [{"source": "web", "shard": shard} for shard in range(index.shards)]
     share = Share(actors, 0.5, 0.0)
+    sizing = Sizing(Share(1, 0.5, 0.0), share, share, 4, 0)
+    run_dir = open_run(config)
+    fingerprints = SimpleNamespace(of=lambda node: "f", corpus=lambda source: "c")
+    context = RunContext(replace(run_dir, store=store, fingerprints=fingerprints), None, None, None)
+    roles = {role: RoundModel(address, tokenizer=None, digest="d") for role, address in models.items()}
     with ExitStack() as stack:
-        steps = bootstrap_steps(
-            config,
-            store,
-            1,
-            models=models,
-            tokenizers=dict.fromkeys(models),
-            digests=dict.fromkeys(models, "d"),
-            fingerprint="f",
-            fetching=fetch_configs(config, ("web",), stack),
-            corpus_fingerprints={"web": "c"},
-            sizing=Sizing(Share(1, 0.5, 0.0), share, share, 4, 0),
-        )
+        configs = fetch_configs(config, ("web",), stack)
+        steps = bootstrap_steps(context, run_dir.nodes["bootstrap.1"], roles, configs, sizing)
         return index, list(engine(items[::-1] if reverse else items, steps))

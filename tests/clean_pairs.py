@@ -25,9 +25,9 @@ def clean_pairs(folder, source="human", *, count=24, shard_size=10):
     index = build_index(manifest, run / f"corpus/{source}/index", source=source)
     fetch = FetchConfig(image=DecodeConfig(min_side=16, resize="original"), image_root=str(pictures))
     stages = (
-        Read(ReadConfig(run=run)),
+        Read(ReadConfig(run_dir=run)),
         FetchBySource({source: fetch}),
-        Write(WriteConfig(run=run, corpus_fingerprints={source: "f"})),
+        Write(WriteConfig(run_dir=run, corpus_fingerprints={source: "f"})),
     )
     for shard in range(index.shards):
         batch = pa.Table.from_pylist([{"source": source, "shard": shard}])

@@ -61,7 +61,7 @@ def finished(tiny, ray_session):
     from rich.console import Console
 
     from capfilt.pipeline.config.load import parse_config
-    from capfilt.pipeline.execute import run_dag
+    from tests.runs import run_dag
 
     folder, data = tiny
     config = parse_config(data, "tiny")

@@ -8,7 +8,7 @@ from capfilt.cluster.sizing import divide
 from capfilt.pipeline.console.progress import Progress
 from capfilt.pipeline.console.signals import Stop
 from capfilt.pipeline.nodes.context import RunContext
-from tests.tiny import prepared_run
+from tests.runs import prepared_run
 
 
 class LocalRun(RunContext):
@@ -18,6 +18,6 @@ class LocalRun(RunContext):
 
 def local_run(config):
     prepared = prepared_run(config)
-    parts = (prepared.config, prepared.store, prepared.ledger, prepared.nodes, prepared.prints)
     board = SimpleNamespace(of=lambda node: None, failures=lambda node: {}, failed_shards=lambda node: set())
-    return LocalRun(*parts, Progress(Console(quiet=True)), board, Stop(prepared.store, 0, print))
+    stop = Stop(prepared.run_dir.store, 0, print)
+    return LocalRun(prepared.run_dir, Progress(Console(quiet=True)), board, stop)

@@ -70,11 +70,3 @@ def tiny_data(folder: Path, **run: Any) -> dict[str, Any]:
 def write_config(path: Path, data: dict[str, Any]) -> Path:
     path.write_text(yaml.safe_dump(data, sort_keys=False))
     return path
-
-
-def prepared_run(config, **options):
-    """What `pipeline.prepare.prepare` gives; the lease is held for no longer."""
-    from capfilt.pipeline.prepare import hold_run, prepare
-
-    with hold_run(config, print) as lease:
-        return prepare(config, lease, **options)

@@ -66,22 +66,19 @@ def run(
 def check(config: ConfigArgument, set_: SetOption = None) -> None:
     """Show the resolved config and the DAG with its states. Starts nothing."""
     from capfilt.pipeline.config.load import dump_config, load_config
-    from capfilt.pipeline.plan import plan
-    from capfilt.pipeline.prepare import check_sources, states
-    from capfilt.pipeline.rundir.ledger import Ledger
-    from capfilt.stages.storage.store import Store
+    from capfilt.pipeline.prepare import check_sources, open_run, states
 
     console = make_console()
     with UserErrors():
         loaded = load_config(config, set_ or [])
         if loaded.shapes is None and loaded.clipart is None:  # those corpora are made by the run itself
             check_sources(loaded)
-        ledger = Ledger(Store(loaded.run.dir, loaded.run.storage_options))
-        ledger.check_place()
-        state = states(loaded, ledger)
+        run_dir = open_run(loaded)
+        run_dir.ledger.check_place()
+        state = states(run_dir)
         console.print(dump_config(loaded), highlight=False, markup=False, soft_wrap=True)
         table = Table("node", "state", "needs", box=None, pad_edge=False, header_style="dim")
-        for name, node in plan(loaded).items():
+        for name, node in run_dir.nodes.items():
             table.add_row(name, state[name], ", ".join(node.needs))
         console.print(table)
 
@@ -93,22 +90,18 @@ def report(
     """Write the report pages of a run again and print the last round's closing block."""
     from capfilt.pipeline.config.load import ConfigError
     from capfilt.pipeline.nodes.report import write_report
-    from capfilt.pipeline.plan import plan
-    from capfilt.pipeline.rundir.ledger import Ledger
-    from capfilt.stages.storage.store import Store
+    from capfilt.pipeline.prepare import open_run
 
     with UserErrors():
         loaded = _config_of(run_dir, set_ or [])
-        store = Store(loaded.run.dir, loaded.run.storage_options)
-        nodes, ledger = plan(loaded), Ledger(store)
-        rounds = [
-            n.round for n in nodes.values() if n.kind == "bootstrap" and ledger.node(n.name) is not None
-        ]
+        opened = open_run(loaded)
+        judged = [name for name, node in opened.nodes.items() if node.kind.judges]
+        rounds = [opened.nodes[name].round for name in judged if opened.ledger.node(name) is not None]
         if not rounds:
             raise ConfigError(f"{run_dir}: no round is bootstrapped yet; finish one with capfilt run")
         metrics: dict[str, Any] = {}
         for round_ in rounds:
-            metrics = write_report(loaded, store, ledger, nodes, round_)
+            metrics = write_report(opened, round_)
         print_summary(
             make_console(), loaded, metrics, "look", f'duckdb -c "{ratio_query(run_dir, rounds[-1])}"'
         )
@@ -128,22 +121,17 @@ def verify(
     """Hash every file of a run again and account for every row; exit 1 if anything differs from the records."""
     from capfilt.pipeline.maintenance.repair import repair_run
     from capfilt.pipeline.maintenance.verify import verify_run
-    from capfilt.pipeline.plan import plan
-    from capfilt.pipeline.prepare import hold_run
-    from capfilt.pipeline.rundir.ledger import Ledger
-    from capfilt.stages.storage.store import Store
+    from capfilt.pipeline.prepare import hold_run, open_run
 
     console, overrides = make_console(), set_ or []
     mending = with_overrides(["capfilt", "verify", run_dir, "--repair"], overrides)
     with UserErrors(resume=mending if repair else None):
         loaded = _config_of(run_dir, overrides)
-        store = Store(loaded.run.dir, loaded.run.storage_options)
-        ledger, nodes = Ledger(store), plan(loaded)
         if repair:
-            with hold_run(loaded, console.print) as lease:
-                found, undone = repair_run(loaded, store, ledger, nodes, lease)
+            with hold_run(loaded, console.print) as held:
+                found, undone = repair_run(held)
         else:
-            found = verify_run(loaded, store, ledger, nodes)
+            found = verify_run(open_run(loaded))
     for problem in found.problems:
         console.print(f"[bold red]differs[/] {problem}", highlight=False, soft_wrap=True)
     console.print(
@@ -185,11 +173,11 @@ def retry(
         classes = retry_classes(class_)
         loaded = _config_of(run_dir, set_ or [])
         try:
-            with hold_run(loaded, console.print) as lease:
+            with hold_run(loaded, console.print) as held:
                 # With it comes Ray, which takes seconds.
                 from capfilt.pipeline.maintenance.retry import retry_rows
 
-                found = retry_rows(loaded, classes, console, lease)
+                found = retry_rows(held, classes, console)
         except Interrupted as interrupted:
             print_fields(console, [("resume", again)])
             exit_now(interrupted.exit_code)
@@ -296,13 +284,13 @@ def _run(
         if config is None:
             config = load_config(path, overrides)
         try:
-            with hold_run(config, console.print) as lease:
-                prepared = prepare(config, lease, until=until, fresh=fresh)
+            with hold_run(config, console.print) as run_dir:
+                prepared = prepare(run_dir, until=until, fresh=fresh)
                 errors.resume = again  # what was to be forgotten is
                 # With it comes Ray, which takes seconds: mistakes are told before.
                 from capfilt.pipeline.execute import execute
 
-                outcome = execute(prepared, console, lease)
+                outcome = execute(prepared, console)
         except Interrupted as interrupted:
             print_summary(console, config, last_metrics(config), "resume", again)
             exit_now(interrupted.exit_code)

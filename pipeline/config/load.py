@@ -16,10 +16,11 @@ from pydantic_core import ErrorDetails
 from capfilt.pipeline.config.credentials import credentials_in
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.config.shipped import resolve_shipped, shipped_configs
+from capfilt.stages.errors import UserError
 from capfilt.stages.storage.store import Store
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """One or more mistakes in a config; the message has one line for each."""
 
 

@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from capfilt.models.checkpoints.files import checkpoint_digest
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.config.shipped import resolve_shipped
-from capfilt.pipeline.plan import Node
 from capfilt.stages.storage.artifacts import ArtifactError, absolute, check_artifact
 from capfilt.stages.storage.store import Store
 
@@ -30,13 +29,13 @@ def identity(address: str | None) -> str | None:
     return f"{path.name} (sha256 {checkpoint_digest(path)[:16]})"
 
 
-def check_starts(config: Config, run: Store, todo: Iterable[Node]) -> None:
-    """Everything that the nodes start from is there, so that a wrong address does not wait for hours of fetching.
+def check_starts(config: Config, run: Store, kinds: set[str]) -> None:
+    """Check that everything exists that nodes of these kinds start from, so that a wrong address is reported before hours of
+    downloads.
 
     Raises:
         ArtifactError: the first that is not; one line with its key.
     """
-    kinds: set[str] = {node.kind for node in todo}
     for key, address in _addresses(config, kinds):
         if key == "model.vision_start" and "://" not in address:
             _check_vision_start(address)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from capfilt.stages.shards.read import STOP_FILE
+from capfilt.stages.storage.layout import STOP_FILE
 from capfilt.stages.storage.store import Store
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -13,6 +13,7 @@ from capfilt.pipeline.evaluation.caption_metrics import caption_metrics
 from capfilt.stages.pairs.parts import ShardRef
 from capfilt.stages.pairs.read import PairsConfig, ReadPairs
 from capfilt.stages.storage.artifacts import local_artifact
+from capfilt.stages.storage.layout import model_folder
 from capfilt.stages.storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ def evaluate(test: EvaluationTask) -> dict[str, Any]:
     Raises:
         OutOfMemory: not even one image at a time fits.
     """
-    checkpoint = local_artifact(test.run.address(f"models/{test.model}"), test.model, test.run)
+    checkpoint = local_artifact(test.run.address(model_folder(test.model)), test.model, test.run)
     images, texts, keys = _read(test)
     normal = [[normalize_caption(text) for text in of_image] for of_image in texts]
     return {
@@ -100,7 +101,7 @@ def _captions(test: EvaluationTask, checkpoint: str, images: list[bytes], keys: 
 
 def _read(test: EvaluationTask) -> tuple[list[bytes], list[list[str]], list[str]]:
     """Encoded images, their texts and their ids, in manifest order."""
-    reader = ReadPairs(PairsConfig(run=test.run))
+    reader = ReadPairs(PairsConfig(run_dir=test.run))
     images: list[bytes] = []
     texts: list[list[str]] = []
     keys: list[str] = []

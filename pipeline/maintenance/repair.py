@@ -1,101 +1,110 @@
-"""Taking back what is damaged, so that the run makes exactly that again."""
+"""Removing the records of what is damaged, so that the run makes exactly that again."""
 
 from __future__ import annotations
 
-from capfilt.pipeline.config.schema import Config
+from dataclasses import dataclass, field
+
 from capfilt.pipeline.maintenance.verify import Problem, Verification, verify_run
-from capfilt.pipeline.plan import Node, downstream
-from capfilt.pipeline.rundir.lease import Lease
-from capfilt.pipeline.rundir.ledger import Ledger
-from capfilt.pipeline.rundir.outputs import outputs_of
-from capfilt.stages.storage.store import Store
+from capfilt.pipeline.plan import downstream
+from capfilt.pipeline.rundir.run_dir import RunDir
+from capfilt.stages.storage.layout import (
+    NODES,
+    RECORD_SUFFIX,
+    candidates_shard,
+    corpus_shard,
+)
 
 
-def repair_run(
-    config: Config, store: Store, ledger: Ledger, nodes: dict[str, Node], lease: Lease
-) -> tuple[Verification, list[str]]:
-    """Verify a run and take back what is damaged.
+@dataclass
+class _Removals:
+    """Records that a repair removes; dicts keep each once, in order."""
+
+    candidates: dict[str, None] = field(default_factory=dict)
+    corpora: dict[str, None] = field(default_factory=dict)
+    corpus_sources: set[str] = field(default_factory=set)
+    nodes: set[str] = field(default_factory=set)
+    """Nodes that have work again."""
+
+
+def repair_run(run_dir: RunDir) -> tuple[Verification, list[str]]:
+    """Verify a run and remove the records of what is damaged.
 
     Returns:
         What was found, and the names of the nodes that have work again.
     """
-    found = verify_run(config, store, ledger, nodes)
-    again = repair(config, store, ledger, nodes, found.problems, lease)
-    if any(problem.place.startswith("nodes/") and problem.lost for problem in found.problems):
-        hidden, more = repair_run(config, store, ledger, nodes, lease)  # what damaged records have hidden
+    found = verify_run(run_dir)
+    reopened = repair(run_dir, found.problems)
+    if any(problem.place.startswith(f"{NODES}/") and problem.lost for problem in found.problems):
+        hidden, more = repair_run(run_dir)  # problems that the damaged records have hidden
         hidden.problems = found.problems + hidden.problems
-        return hidden, [name for name in nodes if name in again or name in more]
-    return found, again
+        return hidden, [name for name in run_dir.nodes if name in reopened or name in more]
+    return found, reopened
 
 
-def repair(
-    config: Config,
-    store: Store,
-    ledger: Ledger,
-    nodes: dict[str, Node],
-    problems: list[Problem],
-    lease: Lease,
-) -> list[str]:
-    """Take back the records of everything that is damaged.
+def repair(run_dir: RunDir, problems: list[Problem]) -> list[str]:
+    """Remove the records of everything that is damaged.
 
-    Shards are taken back one by one; of a corpus shard the candidates too, since its pictures may come back
-    otherwise. Reports, and what was measured on damaged test pictures, are made anew. Trainings stay: they were right
-    when they were made.
+    Shards are removed one by one; with a corpus shard its candidates go too, because another download may bring other
+    images. Reports, and evaluations on damaged test images, are made again. Trained models stay: they were right when
+    they were made.
 
-    What a damaged shard is told by, its own record, goes last. So whatever dies here, the next call finds the damage
-    still, or nothing more to take back.
+    A damaged shard's own record, by which the damage is found, goes last. So if the process dies at any point, the next
+    call still finds the damage, or nothing is left to remove.
 
     Returns:
         Names of the nodes that have work again.
     """
-    shards = [problem for problem in problems if problem.shard is not None]
+    ledger, nodes = run_dir.ledger, run_dir.nodes
     others = [problem for problem in problems if problem.shard is None]
-    candidates, corpora, again = _taken_back(nodes, shards)
-    again |= {problem.node for problem in others}
+    removals = _removals(run_dir, [problem for problem in problems if problem.shard is not None])
+    reopened = removals.nodes | {problem.node for problem in others}
     for problem in others:
         if problem.lost:
-            lease.confirm()
-            store.remove_file(problem.place)
-    for name in _stale(config, nodes, again, corpora):
+            run_dir.lease.confirm()
+            run_dir.store.remove_file(problem.place)
+    for name in _stale_nodes(run_dir, reopened, removals.corpus_sources):
         if ledger.node(name) is not None:
-            lease.confirm()
-            ledger.forget(name, outputs_of(nodes[name]))
-            again.add(name)
+            run_dir.lease.confirm()
+            ledger.forget(name, nodes[name].outputs)
+            reopened.add(name)
     for name in dict.fromkeys(problem.node for problem in others if not problem.lost):
-        if nodes[name].kind not in ("fetch", "bootstrap"):
-            lease.confirm()
-            ledger.forget(name, outputs_of(nodes[name]))
-    for name in again:
-        if nodes[name].kind in ("fetch", "bootstrap"):  # counted again
+        if not nodes[name].kind.streams_shards:
+            run_dir.lease.confirm()
+            ledger.forget(name, nodes[name].outputs)
+    for name in reopened:
+        if nodes[name].kind.streams_shards:  # its totals are counted again
             ledger.reopen(name)
-    for record in [*candidates, *corpora]:
-        lease.confirm()
-        store.remove_file(record)
-    return [name for name in nodes if name in again]
+    for record in [*removals.candidates, *removals.corpora]:
+        run_dir.lease.confirm()
+        run_dir.store.remove_file(record)
+    return [name for name in nodes if name in reopened]
 
 
-def _taken_back(nodes: dict[str, Node], shards: list[Problem]) -> tuple[list[str], list[str], set[str]]:
-    """Records of candidates and of corpus shards that go, and the nodes whose they are."""
-    candidates: dict[str, None] = {}  # in their order, each once
-    corpora: dict[str, None] = {}
-    again = set()
-    for problem in shards:
-        kind, *_, source, name = problem.place.split("/")
-        again.add(problem.node)
-        if kind == "rounds":
-            candidates[f"{problem.place}.json"] = None
+def _removals(run_dir: RunDir, damaged: list[Problem]) -> _Removals:
+    """Records of damaged shards, and of the candidates made of damaged corpus shards."""
+    removals = _Removals()
+    for problem in damaged:
+        source, shard = problem.place.split("/")[-2], problem.shard
+        assert shard is not None
+        removals.nodes.add(problem.node)
+        if problem.place != corpus_shard(source, shard).stem:
+            removals.candidates[f"{problem.place}{RECORD_SUFFIX}"] = None
             continue
-        corpora[f"{problem.place}.json"] = None
-        for node in nodes.values():
-            if node.kind == "bootstrap" and source in node.sources:
-                candidates[f"rounds/{node.round}/{source}/{name}.json"] = None
-                again.add(node.name)
-    return list(candidates), list(corpora), again
+        removals.corpora[f"{problem.place}{RECORD_SUFFIX}"] = None
+        removals.corpus_sources.add(source)
+        for node in run_dir.nodes.values():
+            if node.kind.judges and source in node.sources:
+                removals.candidates[candidates_shard(node.round, source, shard).record] = None
+                removals.nodes.add(node.name)
+    return removals
 
 
-def _stale(config: Config, nodes: dict[str, Node], again: set[str], corpora: list[str]) -> list[str]:
-    """Reports of what is made again, and measurements on test pictures that are asked for again."""
-    later = {each for name in again for each in downstream(nodes, name)}
-    test = any(config.sources[record.split("/")[1]].kind == "test" for record in corpora)
-    kinds = ("report", "evaluate") if test else ("report",)
-    return [name for name, node in nodes.items() if name in later and node.kind in kinds]
+def _stale_nodes(run_dir: RunDir, reopened: set[str], corpus_sources: set[str]) -> list[str]:
+    """Nodes whose output is stale once the reopened nodes and these corpora are made again: reports of what is made
+    again, and evaluations on test images that are downloaded again."""
+    later = {each for name in reopened for each in downstream(run_dir.nodes, name)}
+    # A report is stale whatever is made again; an evaluation only if its own images are.
+    kinds = {"web"} | {run_dir.source_kind(source) for source in corpus_sources}
+    return [
+        name for name, node in run_dir.nodes.items() if name in later and kinds & set(node.kind.stale_after)
+    ]

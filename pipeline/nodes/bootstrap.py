@@ -1,92 +1,117 @@
-"""NEW FILE."""
+"""The node that captions and filters: corpus shards (or manifest slices) → judged candidates."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from capfilt.pipeline.errors import NodeFailed
-from capfilt.pipeline.nodes.chain import bootstrap_steps, fetch_configs
-from capfilt.pipeline.nodes.context import RunContext
-from capfilt.pipeline.nodes.duplicates import mark_round
-from capfilt.pipeline.nodes.failures import check_failed_fraction
-from capfilt.pipeline.nodes.shards import count_rows, run_shards
-from capfilt.pipeline.plan import Node
-from capfilt.pipeline.rundir.ledger import fingerprint
-from capfilt.pipeline.rundir.outputs import outputs_of
+from capfilt.pipeline.node import Node, NodeKind, NodeResult
+from capfilt.stages.shards.commit import read_commit
 from capfilt.stages.storage.artifacts import absolute
+from capfilt.stages.storage.layout import candidates_folder, corpus_folder, corpus_shard, model_folder
+
+if TYPE_CHECKING:
+    from capfilt.pipeline.nodes.chain import RoundModel
+    from capfilt.pipeline.nodes.context import RunContext
+    from capfilt.pipeline.rundir.fingerprints import Fingerprints
+
+Role = Literal["captioner", "filter"]
+ROLES: tuple[Role, ...] = ("captioner", "filter")
 
 
-def run_bootstrap(run: RunContext, node: Node) -> dict[str, Any]:
-    """Corpus shards (or manifest slices) → judged candidates."""
-    sources = [source for source in node.sources if not _fetched_elsewhere(run, source)]
-    models, tokenizers, digests = {}, {}, {}
-    for role in ("captioner", "filter"):
-        models[role], tokenizers[role], digests[role] = _model_of(run, node, role)
-    for source in sources:
-        _check_corpus(run, source)
-    with ExitStack() as stack:
-        fetching = fetch_configs(run.config, tuple(sources), stack)
-        steps = partial(
-            bootstrap_steps,
-            run.config,
-            run.store,
-            node.round,
-            models=models,
-            tokenizers=tokenizers,
-            digests=digests,
-            fingerprint=run.prints.of(node.name),
-            fetching=fetching,
-            corpus_fingerprints={s: fingerprint(run.prints.corpus(s)) for s in sources},
-        )
-        run_shards(run, node, steps, f"rounds/{node.round}")
-    mark_round(run, node, fetched=bool(sources))
-    counts = count_rows(run, node, f"rounds/{node.round}")
-    for source in node.sources:
-        check_failed_fraction(run, source, counts["by_source"][source])
+def _outputs(node: Node) -> list[str]:
+    return [candidates_folder(node.round, source) for source in node.sources]
+
+
+def _inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
+    data = fingerprints.config_data
+    generate = {k: v for k, v in data["captioner"]["generate"].items() if k != "batch_size"}
+    judge = {k: v for k, v in data["filter"]["judge"].items() if k != "batch_size"}
+    given: dict[str, str | None] = {
+        role: fingerprints.checkpoint(role) for role in ROLES if f"{role}.{node.round}" not in node.needs
+    }
+    for role in list(given):
+        if (tokenizer := fingerprints.tokenizer(role)) is not None:
+            given[f"{role}_tokenizer"] = tokenizer
     return {
-        "outputs": outputs_of(node),
-        "counts": counts,
-        "models": digests,
-        "summary": candidate_summary(counts["candidates"]),
+        "seed": fingerprints.config.run.seed,
+        "captioner": {"generate": generate},
+        "filter": {"judge": judge},
+        "duplicates": data["duplicates"],
+        "checkpoints": given,
+        "sources": {source: fingerprints.corpus_inputs(source) for source in node.sources},
     }
 
 
-def _fetched_elsewhere(run: RunContext, source: str) -> bool:
-    """Whether a fetch node or an earlier round brought the source's images."""
-    fetch = run.nodes.get("fetch")
+def run_bootstrap(context: RunContext, node: Node) -> NodeResult:
+    """Caption and judge every image of the node's sources; download it first where no fetch node has."""
+    from capfilt.pipeline.nodes.chain import bootstrap_steps, fetch_configs
+    from capfilt.pipeline.nodes.duplicates import mark_round
+    from capfilt.pipeline.nodes.failures import check_failed_fraction
+    from capfilt.pipeline.nodes.shards import count_records, run_shards
+
+    downloaded_here = tuple(source for source in node.sources if not _has_fetch_node(context, source))
+    models: dict[str, RoundModel] = {role: _model_of(context, node, role) for role in ROLES}
+    for source in downloaded_here:
+        _check_corpus(context, source)
+    folders = {source: candidates_folder(node.round, source) for source in node.sources}
+    with ExitStack() as stack:
+        configs = fetch_configs(context.config, downloaded_here, stack)
+        run_shards(context, node, partial(bootstrap_steps, context, node, models, configs), folders)
+    mark_round(context, node, fetched=bool(downloaded_here))
+    counts = count_records(context, folders)
+    for source in node.sources:
+        check_failed_fraction(context.config, source, counts["by_source"][source])
+    return NodeResult(
+        candidate_summary(counts["candidates"]),
+        tuple(node.outputs),
+        counts,
+        models={role: model.digest for role, model in models.items()},
+    )
+
+
+def _has_fetch_node(context: RunContext, source: str) -> bool:
+    fetch = context.run_dir.nodes.get("fetch")
     return fetch is not None and source in fetch.sources
 
 
-def _check_corpus(run: RunContext, source: str) -> None:
-    """Images that a bootstrap fetched before were fetched with the present settings."""
-    committed = run.ledger.committed(f"corpus/{source}")
-    if committed:
-        record = run.store.read_json(f"corpus/{source}/{committed[0]:06d}.json")
-        if record["fingerprint"] != fingerprint(run.prints.corpus(source)):
-            raise NodeFailed(
-                f"corpus/{source} was fetched with other settings than the config has now; "
-                "fetch it again with --fresh fetch, or use another run directory"
-            )
+def _check_corpus(context: RunContext, source: str) -> None:
+    """Check that the images an earlier bootstrap downloaded were downloaded with the present settings."""
+    committed = context.ledger.committed(corpus_folder(source))
+    if not committed:
+        return
+    record = read_commit(context.store, corpus_shard(source, committed[0]).record)
+    if record.fingerprint != context.fingerprints.corpus(source):
+        raise NodeFailed(
+            f"{corpus_folder(source)} was fetched with other settings than the config has now; "
+            "fetch it again with --fresh fetch, or use another run directory"
+        )
 
 
-def _model_of(
-    run: RunContext, node: Node, role: Literal["captioner", "filter"]
-) -> tuple[str, str | None, str]:
-    """Address, tokenizer address and digest of the captioner or filter of a bootstrap."""
+def _model_of(context: RunContext, node: Node, role: Role) -> RoundModel:
+    """The captioner or the filter of a bootstrap: the one this round has trained, else the one given in the config."""
+    from capfilt.pipeline.nodes.chain import RoundModel
+
     trained = f"{role}.{node.round}"
     if trained in node.needs:
-        return run.store.address(f"models/{trained}"), None, run.prints.of(trained)
-    section = getattr(run.config, role)
+        address = context.store.address(model_folder(trained))
+        return RoundModel(address, tokenizer=None, digest=context.fingerprints.of(trained))
+    section = getattr(context.config, role)
     tokenizer = absolute(section.tokenizer) if section.tokenizer is not None else None
-    return absolute(section.checkpoint), tokenizer, run.prints.checkpoint(role)[:16]
+    return RoundModel(absolute(section.checkpoint), tokenizer, context.fingerprints.checkpoint(role)[:16])
 
 
 def candidate_summary(candidates: dict[str, dict[str, int]]) -> str:
-    """Kept of judged per origin."""
+    """Kept and judged candidates per origin."""
     parts = []
     for origin, verdicts in candidates.items():
         judged = verdicts.get("kept", 0) + verdicts.get("dropped", 0)
         parts.append(f"{origin}: kept {verdicts.get('kept', 0):,} of {judged:,}")
     return ", ".join(parts)
+
+
+BOOTSTRAP = NodeKind(
+    "bootstrap", outputs=_outputs, inputs=_inputs, run=run_bootstrap, streams_shards=True, judges=True
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from capfilt.cluster.chain.engine import Step
@@ -13,6 +13,8 @@ from capfilt.cluster.sizing import Share, Sizing
 from capfilt.models.out_of_memory import OutOfMemory
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.corpora.serve import serve_folder
+from capfilt.pipeline.node import Node
+from capfilt.pipeline.nodes.context import RunContext
 from capfilt.stages.bootstrap.caption import Caption
 from capfilt.stages.bootstrap.filter import Filter
 from capfilt.stages.fetch.by_source import FetchBySource
@@ -23,11 +25,22 @@ from capfilt.stages.shards.read import Read, ReadConfig, Unpack
 from capfilt.stages.shards.retry import ReadFailed, RetryConfig, StageRetried
 from capfilt.stages.shards.write import Provenance, Write, WriteConfig
 from capfilt.stages.storage.artifacts import absolute
-from capfilt.stages.storage.store import Store, StoreError
+from capfilt.stages.storage.store import StoreError
 
 ISOLATION = Isolation(
     fail=mark_failed, crash=mark_crashed, live=count_active, name=shard_name, never=(StoreError, OutOfMemory)
 )
+
+
+@dataclass(frozen=True)
+class RoundModel:
+    """A captioner or filter as a bootstrap uses it."""
+
+    address: str
+    tokenizer: str | None
+    """Address of its tokenizer folder; None where the checkpoint carries one."""
+    digest: str
+    """First 16 hex digits of the checkpoint's sha256, or the fingerprint of the node that trained it."""
 
 
 def fetch_configs(config: Config, sources: tuple[str, ...], stack: ExitStack) -> dict[str, FetchConfig]:
@@ -42,7 +55,7 @@ def fetch_configs(config: Config, sources: tuple[str, ...], stack: ExitStack) ->
             fetch = replace(fetch, base_url=section.base_url)
         elif section.serve is not None:
             address = stack.enter_context(serve_folder(section.serve))
-            # Our own server on this machine: it needs no manners.
+            # This process serves the folder itself, so no limit protects anybody.
             fetch = replace(
                 fetch,
                 base_url=address,
@@ -55,111 +68,99 @@ def fetch_configs(config: Config, sources: tuple[str, ...], stack: ExitStack) ->
     return configs
 
 
-def fetch_steps(
-    config: Config,
-    run: Store,
-    configs: Mapping[str, FetchConfig],
-    fingerprints: Mapping[str, str],
-    sizing: Sizing,
-) -> list[Step]:
+def fetch_steps(context: RunContext, configs: Mapping[str, FetchConfig], sizing: Sizing) -> list[Step]:
     """Manifest slice → corpus shard."""
-    return [
-        _read(config, run),
-        _fetch(configs, sizing),
-        _write(WriteConfig(run=run, corpus_fingerprints=dict(fingerprints))),
-    ]
+    fingerprints = {source: context.fingerprints.corpus(source) for source in configs}
+    write = WriteConfig(run_dir=context.store, corpus_fingerprints=fingerprints)
+    return [_read_step(context), _fetch_step(configs, sizing), _write_step(write)]
 
 
 def retry_steps(retry: RetryConfig, configs: Mapping[str, FetchConfig], sizing: Sizing) -> list[Step]:
     """Committed corpus shard → its next generation, staged."""
-    return [
-        Step(name="read", make=partial(ReadFailed, retry), kind="read", isolation=ISOLATION),
-        _fetch(configs, sizing),
-        Step(
-            name="write",
-            make=partial(StageRetried, retry),
-            kind="write",
-            rowwise=Pack,
-            isolation=ISOLATION,
-        ),
-    ]
+    read = Step(name="read", make=partial(ReadFailed, retry), kind="read", isolation=ISOLATION)
+    stage = partial(StageRetried, retry)
+    write = Step(name="write", make=stage, kind="write", rowwise=Pack, isolation=ISOLATION)
+    return [read, _fetch_step(configs, sizing), write]
 
 
 def bootstrap_steps(
-    config: Config,
-    run: Store,
-    round_: int,
+    context: RunContext,
+    node: Node,
+    models: Mapping[str, RoundModel],
+    configs: Mapping[str, FetchConfig],
     sizing: Sizing,
-    *,
-    models: Mapping[str, str],
-    tokenizers: Mapping[str, str | None],
-    digests: Mapping[str, str],
-    fingerprint: str,
-    fetching: Mapping[str, FetchConfig],
-    corpus_fingerprints: Mapping[str, str],
 ) -> list[Step]:
-    """Shard → candidates with scores and verdicts; with `fetching` also url → corpus shard, in the same pass.
+    """Shard → candidates with scores and verdicts.
 
     Args:
-        models, tokenizers, digests: of "captioner" and "filter": address, tokenizer address, first 16 hex
-            digits of the checkpoint's sha256.
+        models: the models of "captioner" and "filter".
+        configs: fetch settings of the sources whose images are downloaded in the same pass.
     """
-    generate, judge = config.captioner.generate, config.filter.judge
-    caption = partial(
-        Caption,
-        generate,
-        checkpoint=models["captioner"],
-        run=run,
-        tokenizer=tokenizers["captioner"],
-        seed=config.run.seed,
-        round=round_,
-    )
-    score = partial(
-        Filter,
-        judge,
-        checkpoint=models["filter"],
-        run=run,
-        tokenizer=tokenizers["filter"],
-        keep_images=bool(fetching),
-    )
-    made = Provenance(
-        captioner=digests["captioner"],
-        filter=digests["filter"],
-        top_p=generate.sampling.top_p,
-        top_k=generate.sampling.top_k,
-        repetition_penalty=generate.sampling.repetition_penalty,
-        threshold=judge.threshold,
-    )
-    write = WriteConfig(
-        run=run,
-        corpus_fingerprints=dict(corpus_fingerprints),
-        round=round_,
-        round_fingerprint=fingerprint,
-        provenance=made,
-    )
-    steps = [_read(config, run)]
-    if fetching:
-        steps.append(_fetch(fetching, sizing))
+    steps = [_read_step(context)]
+    if configs:
+        steps.append(_fetch_step(configs, sizing))
+    caption = _caption_stage(context, node, models["captioner"])
+    judge = _filter_stage(context, models["filter"], keep_images=bool(configs))
     steps.append(_model_step("caption", caption, sizing.caption))
-    steps.append(_model_step("filter", score, sizing.filter))
-    return [*steps, _write(write)]
+    steps.append(_model_step("filter", judge, sizing.filter))
+    return [*steps, _write_step(_write_config(context, node, models, configs))]
 
 
-def _read(config: Config, run: Store) -> Step:
-    tar_options = {name: source.rows.storage_options for name, source in config.sources.items()}
-    make = partial(Read, ReadConfig(run=run, tar_options=tar_options))
+def _caption_stage(context: RunContext, node: Node, model: RoundModel) -> Callable[[], Stage]:
+    config = context.config
+    return partial(
+        Caption,
+        config.captioner.generate,
+        checkpoint=model.address,
+        run=context.store,
+        tokenizer=model.tokenizer,
+        seed=config.run.seed,
+        round=node.round,
+    )
+
+
+def _filter_stage(context: RunContext, model: RoundModel, *, keep_images: bool) -> Callable[[], Stage]:
+    return partial(
+        Filter,
+        context.config.filter.judge,
+        checkpoint=model.address,
+        run=context.store,
+        tokenizer=model.tokenizer,
+        keep_images=keep_images,
+    )
+
+
+def _write_config(
+    context: RunContext, node: Node, models: Mapping[str, RoundModel], configs: Mapping[str, FetchConfig]
+) -> WriteConfig:
+    sampling = context.config.captioner.generate.sampling
+    provenance = Provenance(
+        captioner=models["captioner"].digest,
+        filter=models["filter"].digest,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        repetition_penalty=sampling.repetition_penalty,
+        threshold=context.config.filter.judge.threshold,
+    )
+    return WriteConfig(
+        run_dir=context.store,
+        corpus_fingerprints={source: context.fingerprints.corpus(source) for source in configs},
+        round=node.round,
+        round_fingerprint=context.fingerprints.of(node.name),
+        provenance=provenance,
+    )
+
+
+def _read_step(context: RunContext) -> Step:
+    tar_options = {name: source.rows.storage_options for name, source in context.config.sources.items()}
+    make = partial(Read, ReadConfig(run_dir=context.store, tar_options=tar_options))
     return Step(name="read", make=make, kind="read", rowwise=Unpack, isolation=ISOLATION)
 
 
-def _fetch(configs: Mapping[str, FetchConfig], sizing: Sizing) -> Step:
+def _fetch_step(configs: Mapping[str, FetchConfig], sizing: Sizing) -> Step:
     share = sizing.fetch
-    return Step(
-        name="fetch",
-        make=partial(FetchBySource, dict(configs), share.actors),
-        actors=share.actors,
-        cpus=share.cpus,
-        isolation=ISOLATION,
-    )
+    make = partial(FetchBySource, dict(configs), share.actors)
+    return Step(name="fetch", make=make, actors=share.actors, cpus=share.cpus, isolation=ISOLATION)
 
 
 def _model_step(name: str, make: Callable[[], Stage], share: Share) -> Step:
@@ -168,5 +169,5 @@ def _model_step(name: str, make: Callable[[], Stage], share: Share) -> Step:
     )
 
 
-def _write(config: WriteConfig) -> Step:
+def _write_step(config: WriteConfig) -> Step:
     return Step(name="write", make=partial(Write, config), kind="write", rowwise=Pack, isolation=ISOLATION)

@@ -9,24 +9,37 @@ from capfilt.cluster.sizing import Sizing, size
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.console.progress import Progress
 from capfilt.pipeline.console.signals import Stop
-from capfilt.pipeline.plan import Node
 from capfilt.pipeline.rundir.fingerprints import Fingerprints
 from capfilt.pipeline.rundir.ledger import Ledger
+from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.stages.storage.store import Store
 
 
-@dataclass
+@dataclass(frozen=True)
 class RunContext:
-    """One run in the driver: config, place, plan and what watches it."""
+    """A run in progress, on the driver: its run directory and what watches the work."""
 
-    config: Config
-    store: Store
-    ledger: Ledger
-    nodes: dict[str, Node]
-    prints: Fingerprints
+    run_dir: RunDir
     progress: Progress
     board: StatusBoard
     stop: Stop
 
+    @property
+    def config(self) -> Config:
+        return self.run_dir.config
+
+    @property
+    def store(self) -> Store:
+        return self.run_dir.store
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.run_dir.ledger
+
+    @property
+    def fingerprints(self) -> Fingerprints:
+        return self.run_dir.fingerprints
+
     def sizing(self) -> Sizing:
+        """The division of the cluster as it is now."""
         return size(self.config.cluster)

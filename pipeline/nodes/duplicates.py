@@ -1,8 +1,8 @@
-"""Counting the copies of pictures and urls over a whole corpus, and marking them in the candidates of a round.
+"""Counting the copies of images and urls over a whole corpus, and marking them in the candidates of a round.
 
-One scan of the corpus's hashes by DuckDB, which spills to disk; nothing is shuffled between shards. What is known
-only when the last image is there cannot stop the streaming pass that captions it: a bootstrap marks the shards it concerns
-when all of them are done, and is done itself after that.
+DuckDB scans the corpus's hashes once and spills to disk; nothing is shuffled between shards. The number of copies is known
+only when the last image has been downloaded, so the streaming pass cannot use it: a bootstrap marks the affected shards
+after all of them have been judged, and only then is the node done.
 """
 
 from __future__ import annotations
@@ -11,21 +11,19 @@ import io
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
+from msgspec.structs import replace
 
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.console.signals import Stopped
-from capfilt.pipeline.nodes.context import RunContext
-from capfilt.pipeline.plan import Node
-from capfilt.pipeline.rundir.ledger import Ledger
+from capfilt.pipeline.node import Node
+from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.stages.bootstrap.duplicates import (
+    DUPLICATES_SCHEMA,
     FLAG,
     MIN_INFORMATIVE_BITS,
-    PICTURES,
-    PICTURES_SCHEMA,
-    SURPLUS,
     SURPLUS_SCHEMA,
     Copies,
     DuplicatesConfig,
@@ -33,56 +31,69 @@ from capfilt.stages.bootstrap.duplicates import (
 )
 from capfilt.stages.rows import CORPUS_SCHEMA
 from capfilt.stages.shards.commit import count_verdicts
+from capfilt.stages.shards.records import CandidatesRecord, CommitRecord, encode
 from capfilt.stages.shards.write import parquet_bytes
+from capfilt.stages.storage.layout import (
+    DUPLICATES,
+    SURPLUS,
+    candidates_folder,
+    candidates_shard,
+    corpus_folder,
+    corpus_shard,
+)
 from capfilt.stages.storage.sql import database, open_parquet
-from capfilt.stages.storage.store import Store, encode_json
+from capfilt.stages.storage.store import Store
+
+if TYPE_CHECKING:
+    from capfilt.pipeline.nodes.context import RunContext
 
 SHOWN = 100
-"""Commonest pictures that are listed even below the limit, for the report."""
+"""Most copied images that are listed even below the limit, for the report."""
 THREADS = 8
 """Shards marked at once."""
 _SETTINGS = b"capfilt.duplicates"
 
 
-def count_copies(config: Config, run: Store, ledger: Ledger) -> None:
-    """Write `corpus/duplicates.parquet` and `corpus/surplus.parquet` of the web corpus as it is."""
+def count_copies(run_dir: RunDir) -> None:
+    """Write `corpus/duplicates.parquet` and `corpus/surplus.parquet` for the committed web corpus."""
+    config, store = run_dir.config, run_dir.store
     files = [
-        run.address(f"corpus/{source}/{shard:06d}.parquet")
+        store.address(corpus_shard(source, shard).parquet)
         for source in config.of_kind("web")
-        for shard in ledger.committed(f"corpus/{source}")
+        for shard in run_dir.ledger.committed(corpus_folder(source))
     ]
     limit = config.duplicates.max_copies
     with database() as sql:
-        sql.register("corpus", open_parquet(files, CORPUS_SCHEMA, run.options))
+        sql.register("corpus", open_parquet(files, CORPUS_SCHEMA, store.options))
         sql.execute(_IMAGES)
         kinds = [_EXACT, _URL] + ([_PERCEPTUAL] if config.duplicates.perceptual else [])
         sql.execute(f"CREATE VIEW hashes AS {' UNION ALL '.join(kinds)}")
         sql.execute(_REPEATED)
         sql.execute(_WANTED, {"limit": limit, "shown": SHOWN})
-        sql.execute(_PICTURES.format(limit=limit))
-        pictures = sql.execute(_LISTED).to_arrow_table()
+        sql.execute(_COPIED.format(limit=limit))
+        copied = sql.execute(_LISTED).to_arrow_table()
         surplus = sql.execute(_SURPLUS).to_arrow_table()
     settings = {_SETTINGS: json.dumps(_counted_by(config.duplicates)).encode()}
-    run.put(SURPLUS, parquet_bytes(surplus.cast(SURPLUS_SCHEMA)))
-    run.put(PICTURES, parquet_bytes(pictures.cast(PICTURES_SCHEMA).replace_schema_metadata(settings)))
+    store.put(SURPLUS, parquet_bytes(surplus.cast(SURPLUS_SCHEMA)))
+    store.put(DUPLICATES, parquet_bytes(copied.cast(DUPLICATES_SCHEMA).replace_schema_metadata(settings)))
 
 
-def ensure_counted(config: Config, run: Store, ledger: Ledger) -> None:
-    """Count, unless that is done with these settings; whoever fetches counts anew anyway."""
-    if (table := run.get(PICTURES)) is not None:
+def ensure_counted(run_dir: RunDir) -> None:
+    """Count the copies, unless that has been done with these settings; a node that downloads always counts again."""
+    if (table := run_dir.store.get(DUPLICATES)) is not None:
         known = pq.read_schema(io.BytesIO(table)).metadata or {}
-        if json.loads(known.get(_SETTINGS, b"null")) == _counted_by(config.duplicates):
+        if json.loads(known.get(_SETTINGS, b"null")) == _counted_by(run_dir.config.duplicates):
             return
-    count_copies(config, run, ledger)
+    count_copies(run_dir)
 
 
-def most_copied_images(config: Config, run: Store) -> list[dict[str, Any]]:
-    """The pictures with most copies: kind, copies, source and key of the first, and surplus, the copies that are too
-    many. Empty where nobody looked.
+def most_copied_images(config: Config, store: Store) -> list[dict[str, Any]]:
+    """The images with most copies: kind of hash, copies, source and key of the first copy, and surplus, the number of
+    copies above the limit. Empty where copies were not counted.
 
-    A picture is listed once, by the hash with which it has more copies.
+    An image is listed once, by the hash with which it has most copies.
     """
-    if config.duplicates.policy == "keep" or (table := run.get(PICTURES)) is None:
+    if config.duplicates.policy == "keep" or (table := store.get(DUPLICATES)) is None:
         return []
     found: dict[str, dict[str, Any]] = {}
     for row in pq.read_table(io.BytesIO(table)).to_pylist():
@@ -100,53 +111,56 @@ def most_copied_images(config: Config, run: Store) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def surplus_texts(run: Store) -> dict[tuple[str, int], int]:
+def surplus_texts(store: Store) -> dict[tuple[str, int], int]:
     """(source, shard) → texts that came with surplus copies."""
-    table = pq.read_table(io.BytesIO(run.read(SURPLUS))).to_pylist()
+    table = pq.read_table(io.BytesIO(store.read(SURPLUS))).to_pylist()
     return {(row["source"], row["shard"]): row["texts"] for row in table}
 
 
-def mark_round(run: RunContext, node: Node, *, fetched: bool) -> int:
+def mark_round(context: RunContext, node: Node, *, fetched: bool) -> int:
     """Mark the surplus copies among the candidates of a bootstrap whose shards are all done.
 
-    A shard's record is taken back, its Parquet replaced and the record created: whatever dies in between, the shard
-    is judged again, and as every draw is keyed that gives the same rows.
+    For each shard the record is removed, its Parquet replaced and the record created again. If the process dies in
+    between, the shard is judged again; because every random draw is keyed, this gives the same rows.
 
     Args:
-        fetched: the node fetched images, so the copies are counted anew.
+        fetched: the node has downloaded images, so the copies have to be counted again.
 
     Returns:
-        Shards that were marked otherwise before.
+        The number of shards whose marks have changed.
 
     Raises:
-        Stopped: the run is to stop; what is marked is marked.
+        Stopped: the run is to stop; the shards that are marked stay so.
     """
-    config = run.config
-    if config.duplicates.policy == "keep":
+    run_dir, store = context.run_dir, context.store
+    if context.config.duplicates.policy == "keep":
         return 0
-    (count_copies if fetched else ensure_counted)(config, run.store, run.ledger)
-    copies, concerned = Copies.read(run.store), set(surplus_texts(run.store))
+    (count_copies if fetched else ensure_counted)(run_dir)
+    copies, affected = Copies.read(store), set(surplus_texts(store))
 
-    def mark(record: dict[str, Any]) -> bool:
-        if run.stop.requested:
+    def mark(record: CommitRecord) -> bool:
+        assert isinstance(record, CandidatesRecord), "the folder holds candidates"
+        if context.stop.requested:
             return False
-        if (record["source"], record["shard"]) not in concerned and not record.get("duplicates"):
+        if (record.source, record.shard) not in affected and not record.duplicates:
             return False
-        return mark_shard(run.store, record, copies, config)
+        return mark_shard(run_dir, record, copies)
 
     marked = 0
     for source in node.sources:
+        records = context.ledger.records(candidates_folder(node.round, source))
         with ThreadPoolExecutor(THREADS) as pool:
-            marked += sum(pool.map(mark, run.ledger.records(f"rounds/{node.round}/{source}")))
-    if run.stop.requested:
-        raise Stopped("all shards are judged, duplicate pictures are not marked yet")
+            marked += sum(pool.map(mark, records))
+    if context.stop.requested:
+        raise Stopped("all shards are judged, duplicate images are not marked yet")
     return marked
 
 
-def mark_shard(run: Store, record: dict[str, Any], copies: Copies, config: Config) -> bool:
-    """Mark one shard of candidates; False if it is as it should be."""
-    folder, name = f"rounds/{record['round']}/{record['source']}", f"{record['shard']:06d}"
-    before = pq.read_table(io.BytesIO(run.read(f"{folder}/{name}.parquet")))
+def mark_shard(run_dir: RunDir, record: CandidatesRecord, copies: Copies) -> bool:
+    """Mark one shard of candidates; False if its marks are right already."""
+    config, store = run_dir.config, run_dir.store
+    place = candidates_shard(record.round, record.source, record.shard)
+    before = pq.read_table(io.BytesIO(store.read(place.parquet)))
     after = mark_candidates(
         before,
         copies,
@@ -156,14 +170,15 @@ def mark_shard(run: Store, record: dict[str, Any], copies: Copies, config: Confi
     if after.equals(before):
         return False
     rows = after.select(["origin", "kept", "flags"]).to_pylist()
-    run.remove_file(f"{folder}/{name}.json")
-    file = run.put(f"{folder}/{name}.parquet", parquet_bytes(after))
-    changed = {
-        "files": [file],
-        "candidates": count_verdicts(rows),
-        "duplicates": sum(FLAG in row["flags"] for row in rows),
-    }
-    run.create(f"{folder}/{name}.json", encode_json(record | changed))
+    store.remove_file(place.record)
+    file = store.put(place.parquet, parquet_bytes(after))
+    marked = replace(
+        record,
+        files=(file,),
+        candidates=count_verdicts(rows),
+        duplicates=sum(FLAG in row["flags"] for row in rows),
+    )
+    store.create(place.record, encode(marked))
     return True
 
 
@@ -171,7 +186,7 @@ def _counted_by(config: DuplicatesConfig) -> dict[str, Any]:
     return {name: value for name, value in asdict(config).items() if name != "policy"}
 
 
-# One scan of the corpus. 128 bits of a sha256 tell more pictures apart than there are.
+# One scan of the corpus. 128 bits of a sha256 distinguish all images.
 _IMAGES = rf"""
 CREATE TABLE images AS SELECT source, shard, key,
     TRY_CAST('0x' || sha256[1:16] AS UBIGINT) AS high, TRY_CAST('0x' || sha256[17:32] AS UBIGINT) AS low,
@@ -193,8 +208,8 @@ _WANTED = """
 CREATE TABLE wanted AS SELECT * FROM repeated WHERE copies > $limit
 UNION SELECT * FROM (SELECT * FROM repeated ORDER BY copies DESC, kind, high, low LIMIT $shown)
 """
-_PICTURES = """
-CREATE TABLE pictures AS
+_COPIED = """
+CREATE TABLE copied AS
 WITH counted AS (
     SELECT kind, high, low, copies, min(source || '/' || key, {limit}) AS places
     FROM hashes JOIN wanted USING (kind, high, low) GROUP BY ALL
@@ -204,11 +219,11 @@ FROM counted
 """
 _LISTED = """
 SELECT kind, lower(lpad(to_hex(high), 16, '0') || CASE kind WHEN 'perceptual' THEN '' ELSE lpad(to_hex(low), 16, '0') END)
-    AS hash, copies, first, last FROM pictures ORDER BY copies DESC, kind, hash
+    AS hash, copies, first, last FROM copied ORDER BY copies DESC, kind, hash
 """
 _SURPLUS = """
 SELECT source, shard, count(*) AS images, sum(texts)::BIGINT AS texts FROM (
-    SELECT DISTINCT h.source, h.shard, h.key, h.texts FROM hashes h JOIN pictures p USING (kind, high, low)
+    SELECT DISTINCT h.source, h.shard, h.key, h.texts FROM hashes h JOIN copied p USING (kind, high, low)
     WHERE h.source || '/' || h.key > p.last
 ) GROUP BY ALL ORDER BY ALL
 """

@@ -1,49 +1,57 @@
-"""NEW FILE."""
+"""The node that measures the pretrained models of a run on its test sources."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from capfilt.cluster.board import NodeStatus
-from capfilt.cluster.chain.engine import call_all
-from capfilt.cluster.sizing import Sizing
-from capfilt.pipeline.config.schema import Config
-from capfilt.pipeline.evaluation.pretrained import EvaluationTask, evaluate
-from capfilt.pipeline.nodes.context import RunContext
-from capfilt.pipeline.plan import Node
-from capfilt.pipeline.rundir.ledger import Ledger
+from capfilt.pipeline.node import Node, NodeKind, NodeResult
 from capfilt.stages.pairs.parts import ShardRef
-from capfilt.stages.storage.store import Store
+from capfilt.stages.storage.layout import corpus_folder
+
+if TYPE_CHECKING:
+    from capfilt.pipeline.nodes.context import RunContext
+    from capfilt.pipeline.rundir.fingerprints import Fingerprints
 
 
-def run_evaluate(run: RunContext, node: Node) -> dict[str, Any]:
-    """Retrieval and captioning of the pretrained MEDs on the test sources."""
+def _outputs(node: Node) -> list[str]:
+    return []
 
-    names = [need for need in node.needs if need.startswith("pretrain.")]
-    results = evaluate_models(run.config, run.store, run.ledger, names, run.sizing(), run.board.of(node.name))
+
+def _inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
+    evaluate = fingerprints.config_data["evaluate"]
+    caption = {k: v for k, v in evaluate["caption"].items() if k != "batch_size"}
+    return {"seed": fingerprints.config.run.seed, "evaluate": evaluate | {"caption": caption}}
+
+
+def run_evaluate(context: RunContext, node: Node) -> NodeResult:
+    """Retrieval and captioning of the pretrained models that the node needs."""
+    results = evaluate_models(context, node)
     summary = "  ".join(
         f"{name}: ITC TR@1 {r['retrieval']['itc_tr@1']:.1f} IR@1 {r['retrieval']['itc_ir@1']:.1f}"
         for name, r in results.items()
     )
-    return {"outputs": [], "results": results, "counts": {}, "summary": summary}
+    return NodeResult(summary, results=results)
 
 
-def evaluate_models(
-    config: Config,
-    run: Store,
-    ledger: Ledger,
-    names: list[str],
-    sizing: Sizing,
-    reports: NodeStatus | None = None,
-) -> dict[str, dict[str, Any]]:
-    """{model: {"retrieval": …, "caption": …}} for the models of these nodes, side by side where there is room."""
-    shards = [
+def evaluate_models(context: RunContext, node: Node) -> dict[str, dict[str, Any]]:
+    """{model: {"retrieval": …, "caption": …}}; the models run side by side where the cluster has room."""
+    from capfilt.cluster.chain.engine import call_all
+    from capfilt.pipeline.evaluation.pretrained import EvaluationTask, evaluate
+
+    config, ledger = context.config, context.run_dir.ledger
+    names = [need for need in node.needs if need.startswith("pretrain.")]
+    shards = tuple(
         ShardRef(source, shard, "human")
         for source in config.of_kind("test")
-        for shard in ledger.committed(f"corpus/{source}")
+        for shard in ledger.committed(corpus_folder(source))
+    )
+    reports = context.board.of(node.name)
+    tasks = [
+        EvaluationTask(name, context.run_dir.store, shards, config.evaluate, config.run.seed, reports)
+        for name in names
     ]
-    tests = [
-        EvaluationTask(name, run, tuple(shards), config.evaluate, config.run.seed, reports) for name in names
-    ]
-    gpus = min(1.0, sizing.gpus)
-    return dict(zip(names, call_all(evaluate, tests, cpus=1.0, gpus=gpus), strict=True))
+    gpus = min(1.0, context.sizing().gpus)
+    return dict(zip(names, call_all(evaluate, tasks, cpus=1.0, gpus=gpus), strict=True))
+
+
+EVALUATE = NodeKind("evaluate", outputs=_outputs, inputs=_inputs, run=run_evaluate, stale_after=("test",))

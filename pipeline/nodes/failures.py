@@ -1,55 +1,61 @@
-"""NEW FILE."""
+"""What the user is told when a node, its shards or too many of its rows fail."""
 
 from __future__ import annotations
 
 import traceback
 from collections import Counter
 
-from capfilt.pipeline.errors import USER_ERRORS, NodeFailed, origin, root_cause
+from capfilt.pipeline.config.schema import Config
+from capfilt.pipeline.errors import NodeFailed, is_user_error, origin, root_cause
 from capfilt.pipeline.nodes.context import RunContext
+from capfilt.stages.storage.layout import corpus_folder, failure_log
 from capfilt.stages.storage.store import StoreError
 
 
-def describe_failure(run: RunContext, name: str, error: BaseException) -> str:
-    """One line about what ended a node. The trace of what nobody foresaw is kept, unless the store is what failed."""
+def describe_failure(context: RunContext, name: str, error: BaseException) -> str:
+    """One line about the error that ended a node. The trace of an unforeseen error is kept in the run directory, unless
+    the store itself has failed."""
     cause = origin(error)
-    if isinstance(cause, USER_ERRORS):
+    if is_user_error(cause):
         return str(cause)
     log = failure_log(name)
     try:
-        run.store.put(log, "".join(traceback.format_exception(error)).encode())
-    except (StoreError, OSError) as away:
-        return f"{name}: {root_cause(error)}; the trace could not be kept ({away})"
-    return f"{name}: {root_cause(error)}; the whole trace is in {run.store.address(log)}"
+        context.store.put(log, "".join(traceback.format_exception(error)).encode())
+    except (StoreError, OSError) as unwritable:
+        return f"{name}: {root_cause(error)}; the trace could not be written ({unwritable})"
+    return f"{name}: {root_cause(error)}; the whole trace is in {context.store.address(log)}"
 
 
-def failure_log(node: str) -> str:
-    """Where the trace of a node's error is kept until the node is done."""
-    return f"nodes/{node}.failure.log"
-
-
-def failure_causes(run: RunContext, name: str) -> str:
-    """Why shards failed, the commonest cause first."""
-    found = Counter(run.board.failures(name)).most_common(2)
+def failure_causes(context: RunContext, name: str) -> str:
+    """Why shards failed: the two most common causes."""
+    found = Counter(context.board.failures(name)).most_common(2)
     if not found:
         return (
-            "their processes died without a word: killed from outside, out of memory, or ended after "
-            f"{run.config.cluster.stall_seconds:g} s without progress (cluster.stall_seconds); see Ray's logs"
+            "worker processes exited without an error message: killed from outside, out of memory, or ended after "
+            f"{context.config.cluster.stall_seconds:g} s without progress (cluster.stall_seconds); see Ray's logs"
         )
     return "; ".join(cause for cause, _ in found)
 
 
-def check_failed_fraction(run: RunContext, source: str, status: dict[str, int]) -> None:
+def check_failed_fraction(config: Config, source: str, status: dict[str, int]) -> None:
+    """Check that no more rows of a source have failed than the config allows.
+
+    Args:
+        status: rows of the source by status.
+
+    Raises:
+        NodeFailed: more than `run.max_failed_fraction` of the rows have failed, or all of them.
+    """
     rows = sum(status.values())
     failed = rows - status.get("success", 0)
-    limit = run.config.run.max_failed_fraction
+    limit = config.run.max_failed_fraction
     if not rows or (failed / rows <= limit and failed < rows):
         return
     worst = ", ".join(f"{n} {s}" for s, n in Counter(status).most_common(4) if s != "success")
-    look = f"look at corpus/{source}/*.parquet (status, error_message), mend the cause and run with --fresh fetch"
+    advice = f"look at {corpus_folder(source)}/*.parquet (status, error_message), fix the cause and run with --fresh fetch"
     if failed == rows:
-        raise NodeFailed(f"source {source}: all {rows} rows failed ({worst}); {look}")
+        raise NodeFailed(f"source {source}: all {rows} rows failed ({worst}); {advice}")
     raise NodeFailed(
         f"source {source}: {failed} of {rows} rows failed ({worst}), more than run.max_failed_fraction = "
-        f"{limit:g} allows; {look}, or raise the limit"
+        f"{limit:g} allows; {advice}, or raise the limit"
     )

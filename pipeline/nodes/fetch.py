@@ -1,31 +1,45 @@
-"""NEW FILE."""
+"""The node that downloads: manifests → corpus shards."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from capfilt.pipeline.nodes.chain import fetch_configs, fetch_steps
-from capfilt.pipeline.nodes.context import RunContext
-from capfilt.pipeline.nodes.duplicates import count_copies
-from capfilt.pipeline.nodes.failures import check_failed_fraction
-from capfilt.pipeline.nodes.shards import count_rows, run_shards, status_summary
-from capfilt.pipeline.plan import Node
-from capfilt.pipeline.rundir.ledger import fingerprint
-from capfilt.pipeline.rundir.outputs import outputs_of
+from capfilt.pipeline.node import Node, NodeKind, NodeResult
+from capfilt.stages.storage.layout import corpus_folder
+
+if TYPE_CHECKING:
+    from capfilt.pipeline.nodes.context import RunContext
+    from capfilt.pipeline.rundir.fingerprints import Fingerprints
 
 
-def run_fetch(run: RunContext, node: Node) -> dict[str, Any]:
-    """Manifests → corpus shards."""
-    prints = {source: fingerprint(run.prints.corpus(source)) for source in node.sources}
+def _outputs(node: Node) -> list[str]:
+    return [corpus_folder(source) for source in node.sources]
+
+
+def _inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
+    return {"sources": {source: fingerprints.corpus_inputs(source) for source in node.sources}}
+
+
+def run_fetch(context: RunContext, node: Node) -> NodeResult:
+    """Download every row of the node's sources and commit the corpus shards."""
+    from capfilt.pipeline.nodes.chain import fetch_configs, fetch_steps
+    from capfilt.pipeline.nodes.duplicates import count_copies
+    from capfilt.pipeline.nodes.failures import check_failed_fraction
+    from capfilt.pipeline.nodes.shards import count_records, run_shards, status_summary
+
+    config = context.config
+    folders = {source: corpus_folder(source) for source in node.sources}
     with ExitStack() as stack:
-        configs = fetch_configs(run.config, node.sources, stack)
-        steps = partial(fetch_steps, run.config, run.store, configs, prints)
-        run_shards(run, node, steps, "corpus")
-    if run.config.duplicates.policy != "keep" and set(node.sources) & set(run.config.of_kind("web")):
-        count_copies(run.config, run.store, run.ledger)
-    counts = count_rows(run, node, "corpus")
+        configs = fetch_configs(config, node.sources, stack)
+        run_shards(context, node, partial(fetch_steps, context, configs), folders)
+    if config.duplicates.policy != "keep" and set(node.sources) & set(config.of_kind("web")):
+        count_copies(context.run_dir)
+    counts = count_records(context, folders)
     for source in node.sources:
-        check_failed_fraction(run, source, counts["by_source"][source])
-    return {"outputs": outputs_of(node), "counts": counts, "summary": status_summary(counts["status"])}
+        check_failed_fraction(config, source, counts["by_source"][source])
+    return NodeResult(status_summary(counts["status"]), tuple(node.outputs), counts)
+
+
+FETCH = NodeKind("fetch", outputs=_outputs, inputs=_inputs, run=run_fetch, streams_shards=True)

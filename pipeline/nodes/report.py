@@ -1,105 +1,126 @@
-"""The report of a round from what the ledger says: which files count, which images can be shown."""
+"""The node that writes the report of a round: noise ratios, metrics and the page."""
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from capfilt.pipeline.config.schema import Config
-from capfilt.pipeline.nodes.context import RunContext
-from capfilt.pipeline.nodes.duplicates import most_copied_images
-from capfilt.pipeline.plan import Node
-from capfilt.pipeline.report.build import build_report, previous_reports
-from capfilt.pipeline.report.inputs import ReportInputs
-from capfilt.pipeline.rundir.ledger import Ledger
-from capfilt.pipeline.rundir.outputs import outputs_of
+from capfilt.pipeline.node import Node, NodeKind, NodeResult
+from capfilt.pipeline.rundir.run_dir import RunDir
+from capfilt.stages.rows import shard_of_key
 from capfilt.stages.shards.tars import read_tar_images
 from capfilt.stages.storage.filesystems import filesystem_options
+from capfilt.stages.storage.layout import candidates_folder, corpus_folder, corpus_shard, report_folder
 from capfilt.stages.storage.store import Store
 
+if TYPE_CHECKING:
+    from capfilt.pipeline.nodes.context import RunContext
+    from capfilt.pipeline.rundir.fingerprints import Fingerprints
 
-def write_report(
-    config: Config, run: Store, ledger: Ledger, nodes: dict[str, Node], round_: int
-) -> dict[str, Any]:
+
+def _outputs(node: Node) -> list[str]:
+    return [report_folder(node.round)]
+
+
+def _inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
+    return {"report": fingerprints.config_data["report"], "name": fingerprints.config.run.name}
+
+
+def run_report(context: RunContext, node: Node) -> NodeResult:
+    """Write the report of the node's round."""
+    metrics = write_report(context.run_dir, node.round)
+    ratios = ", ".join(f"{origin} {value:.3f}" for origin, value in metrics["noise_ratio"].items())
+    return NodeResult(f"noise ratio {ratios}", tuple(node.outputs))
+
+
+def write_report(run_dir: RunDir, round_: int) -> dict[str, Any]:
     """Write `reports/<round>/` and return its metrics."""
-    sources = [source for source in config.sources if ledger.committed(f"corpus/{source}")]
-    evaluation: dict[str, Any] = {"retrieval": {}, "caption": {}}
-    seconds = {}
-    for name, node in nodes.items():
-        record = ledger.node(name)
-        if record is not None and node.round <= round_:
-            seconds[name] = record["seconds"]
-            for model, result in record.get("results", {}).items():
-                evaluation["retrieval"][model] = result["retrieval"]
-                evaluation["caption"][model] = result["caption"]
-    reader = ImageReader(run)
+    from capfilt.pipeline.nodes.duplicates import most_copied_images
+    from capfilt.pipeline.report.build import build_report, previous_reports
+    from capfilt.pipeline.report.inputs import ReportInputs
+
+    config, store, ledger = run_dir.config, run_dir.store, run_dir.ledger
+    folders = [corpus_folder(source) for source in config.sources]
+    evaluation, seconds = _evaluation_and_seconds(run_dir, round_)
     return build_report(
         ReportInputs(
             run=config.run.name,
             round=round_,
-            candidate_files=_files(run, ledger, [f"rounds/{round_}/{s}" for s in config.of_kind("web")]),
-            corpus_files=_files(run, ledger, [f"corpus/{source}" for source in sources]),
-            read_image=reader,
+            candidate_files=_parquet_files(
+                run_dir, [candidates_folder(round_, s) for s in config.of_kind("web")]
+            ),
+            corpus_files=_parquet_files(run_dir, [folder for folder in folders if ledger.committed(folder)]),
+            read_image=ImageReader(store),
             evaluation=evaluation,
             seconds=seconds,
-            config=summary(config, run, round_),
-            previous=previous_reports(run / "reports", round_),
-            storage_options=filesystem_options(run.url, run.options),
-            duplicates=most_copied_images(config, run),
+            config=summarize_config(config, store, round_),
+            previous=previous_reports(store / "reports", round_),
+            storage_options=filesystem_options(store.url, store.options),
+            duplicates=most_copied_images(config, store),
             examples_per_section=max(1, config.report.examples // 4),
         ),
-        run / f"reports/{round_}",
+        store / report_folder(round_),
     )
 
 
-def summary(config: Config, run: Store, round_: int) -> dict[str, str]:
-    """What the report says of the config, label → value."""
+def _evaluation_and_seconds(run_dir: RunDir, round_: int) -> tuple[dict[str, Any], dict[str, float]]:
+    """Evaluation of every model up to this round, and the seconds of every node that is done."""
+    evaluation: dict[str, Any] = {"retrieval": {}, "caption": {}}
+    seconds = {}
+    for name, node in run_dir.nodes.items():
+        record = run_dir.ledger.node(name)
+        if record is None or node.round > round_:
+            continue
+        seconds[name] = record.seconds
+        for model, result in (record.results or {}).items():
+            evaluation["retrieval"][model] = result["retrieval"]
+            evaluation["caption"][model] = result["caption"]
+    return evaluation, seconds
+
+
+def summarize_config(config: Config, store: Store, round_: int) -> dict[str, str]:
+    """What the report says of the config: label → value."""
     sampling = config.captioner.generate.sampling
-    first = round_ == 1
-    decoding = f"top_p {sampling.top_p:g}" + (f", top_k {sampling.top_k}" if sampling.top_k else "")
+    is_first = round_ == 1
+    nucleus = f"top_p {sampling.top_p:g}" + (f", top_k {sampling.top_k}" if sampling.top_k else "")
     return {
-        "run directory": run.url,
-        "captioner": (config.captioner.checkpoint if first else None) or f"captioner.{round_}",
-        "filter": (config.filter.checkpoint if first else None) or f"filter.{round_}",
+        "run directory": store.url,
+        "captioner": (config.captioner.checkpoint if is_first else None) or f"captioner.{round_}",
+        "filter": (config.filter.checkpoint if is_first else None) or f"filter.{round_}",
         "threshold": f"{config.filter.judge.threshold:g}",
-        "decoding": f"{sampling.strategy}, {decoding}"
-        if sampling.strategy == "nucleus"
-        else sampling.strategy,
+        "decoding": f"nucleus, {nucleus}" if sampling.strategy == "nucleus" else sampling.strategy,
         "captions per image": str(config.captioner.generate.captions_per_image),
         "seed": str(config.run.seed),
     }
 
 
-def _files(run: Store, ledger: Ledger, folders: list[str]) -> list[str]:
-    """Addresses of the Parquet files that commit records list."""
+def _parquet_files(run_dir: RunDir, folders: list[str]) -> list[str]:
+    """Addresses of the Parquet files that the commit records in these folders list."""
     return [
-        run.address(f"{folder}/{file['name']}")
+        run_dir.store.address(f"{folder}/{file.name}")
         for folder in folders
-        for record in ledger.records(folder)
-        for file in record["files"]
-        if file["name"].endswith(".parquet")
+        for record in run_dir.ledger.records(folder)
+        for file in record.files
+        if file.name.endswith(".parquet")
     ]
 
 
 class ImageReader:
     """(source, key) → stored image bytes, or None; the last few tars stay in memory."""
 
-    def __init__(self, run: Store) -> None:
-        self.run = run
-        self._tar = lru_cache(maxsize=4)(self._read_tar)
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._cached_tar = lru_cache(maxsize=4)(self._read_tar)
 
     def __call__(self, source: str, key: str) -> bytes | None:
-        return self._tar(source, key[:6]).get(key)
+        return self._cached_tar(source, shard_of_key(key)).get(key)
 
-    def _read_tar(self, source: str, shard: str) -> dict[str, bytes]:
-        name = f"corpus/{source}/{shard}.tar"
-        return read_tar_images(self.run.read(name)) if self.run.exists(name) else {}
+    def _read_tar(self, source: str, shard: int) -> dict[str, bytes]:
+        name = corpus_shard(source, shard).tar
+        return read_tar_images(self.store.read(name)) if self.store.exists(name) else {}
 
 
-def run_report(run: RunContext, node: Node) -> dict[str, Any]:
-    """Noise ratios, metrics and the page."""
-    from capfilt.pipeline.nodes.report import write_report
-
-    metrics = write_report(run.config, run.store, run.ledger, run.nodes, node.round)
-    ratios = ", ".join(f"{origin} {value:.3f}" for origin, value in metrics["noise_ratio"].items())
-    return {"outputs": outputs_of(node), "counts": {}, "summary": f"noise ratio {ratios}"}
+REPORT = NodeKind(
+    "report", outputs=_outputs, inputs=_inputs, run=run_report, stale_after=("human", "web", "test")
+)

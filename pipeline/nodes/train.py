@@ -3,138 +3,213 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from capfilt.cluster.training.trainer import TrainingStopped, TrainJob, fit
-from capfilt.pipeline.config.schema import ModelSection
+from capfilt.pipeline.config.schema import ModelSection, TrainSection
 from capfilt.pipeline.config.start_weights import resolve_address
 from capfilt.pipeline.errors import NodeFailed
-from capfilt.pipeline.nodes.context import RunContext
-from capfilt.pipeline.nodes.duplicates import ensure_counted, surplus_texts
-from capfilt.pipeline.plan import Node
+from capfilt.pipeline.node import Node, NodeKind, NodeResult
 from capfilt.pipeline.rundir.ledger import fingerprint
-from capfilt.pipeline.rundir.outputs import outputs_of
-from capfilt.pipeline.training.build import build_learner
-from capfilt.pipeline.training.spec import LearnerSpec
-from capfilt.pipeline.training.vocabulary import ensure_tokenizer
 from capfilt.stages.pairs.parts import ShardRef, assign_parts
+from capfilt.stages.shards.records import CandidatesRecord, CommitRecord
+from capfilt.stages.storage.layout import (
+    candidates_folder,
+    corpus_folder,
+    log_folder,
+    model_folder,
+    provenance_file,
+    training_folder,
+)
 from capfilt.stages.storage.store import Store, encode_json
 
+if TYPE_CHECKING:
+    from capfilt.pipeline.nodes.context import RunContext
+    from capfilt.pipeline.rundir.fingerprints import Fingerprints
+    from capfilt.pipeline.training.spec import LearnerSpec
 
-def run_training(run: RunContext, node: Node) -> dict[str, Any]:
-    """Pretraining or finetuning on Ray Train."""
-    train = run.config.trainings()[node.kind]
-    if _without_surplus(run, node):
-        ensure_counted(run.config, run.store, run.ledger)
-    refs, pairs, pairs_per_epoch, content = training_shards(run, node)
-    if pairs < 2:
-        raise NodeFailed(f"{node.name}: {pairs} training pairs; nothing to train on")
-    # Epochs differ where a source trains in parts; schedules and `epochs` go by the mean epoch, which is exact
-    # over every full turn of the parts.
-    per_epoch = max(1, round(pairs_per_epoch) // train.batch_size)
-    steps = train.steps if train.steps is not None else max(1, round((train.epochs or 1) * per_epoch))
-    run.progress.set_total(node.name, steps, unit="steps")
-    start = _start_of(run, node)
-    spec = LearnerSpec(
-        node=node.name,
-        kind=node.kind,  # type: ignore[arg-type]
-        run=run.store,
-        train=train,
-        model=_with_located_starts(run.config.model),
-        start=start,
-        tokenizer=ensure_tokenizer(run.config, run.store, run.ledger) if start is None else "",
-        shards=tuple(refs),
-        round=node.round if node.kind == "pretrain" else 0,
-        without_surplus=_without_surplus(run, node),
-        seed=run.config.run.seed * 1000 + node.round,
-        total_steps=steps,
-        steps_per_epoch=per_epoch,
-        provenance={"fingerprint": run.prints.of(node.name), "pairs": pairs, "start": _in_run(run, start)},
-    )
-    filesystem = None if run.store.is_local else _arrow_filesystem(run.store)
-    gpus = train.workers.gpus_per_worker
-    job = TrainJob(
-        node=node.name,
-        # A training that is half done goes on only with the data it began with: `retry` may have changed them.
-        name=f"{node.name}-{fingerprint({'node': run.prints.of(node.name), 'content': content})}",
-        storage=run.store.path(f"train/{node.name}"),
-        storage_filesystem=filesystem,
-        workers=train.workers,
-        gpus=gpus if gpus is not None else float(min(1.0, run.sizing().gpus)),
-        build=partial(build_learner, spec),
-        board=run.board,
-    )
-    try:
-        fit(job)
-    except TrainingStopped as verdict:
-        raise NodeFailed(str(verdict)) from verdict
-    if not run.store.exists(f"models/{node.name}/provenance.json"):
-        raise NodeFailed(f"{node.name}: training ended without a checkpoint in models/{node.name}")
-    run.store.remove(f"train/{node.name}")
-    return {
-        "outputs": outputs_of(node)[:1],
-        "counts": {"pairs": pairs, "steps": steps},
-        "summary": f"{pairs:,} pairs, {steps:,} steps of {train.batch_size}",
+
+@dataclass(frozen=True)
+class TrainingShards:
+    """The shards that a training reads."""
+
+    refs: list[ShardRef]
+    pairs: int
+    """Pairs in all of them, by their commit records."""
+    pairs_per_epoch: float
+    """Pairs of the mean epoch: all of them, but of a source in n parts one n-th."""
+    digest: str
+    """Changes with what the shards hold."""
+
+
+def _outputs(node: Node) -> list[str]:
+    return [model_folder(node.name), training_folder(node.name), log_folder(node.name)]
+
+
+def _pretrain_inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
+    config, data = fingerprints.config, fingerprints.config_data
+    assert config.pretrain is not None, "pretrain is planned, so its section is there"
+    # Rounds after 0 train on verdicts, which are made with the settings for duplicates.
+    unfiltered = {"duplicates": data["duplicates"]} if node.round == 0 else {}
+    return unfiltered | {
+        "seed": config.run.seed,
+        "model": data["model"] | fingerprints.start_weights(),
+        "pretrain": fingerprints.training(config.pretrain),
+        "sources": {name: {"parts": config.sources[name].parts} for name in config.trains_on("pretrain")},
+        "continue_training": config.continue_training and node.round > 0,
     }
 
 
-def _with_located_starts(model: ModelSection) -> ModelSection:
+def _finetune_inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
+    kind = node.kind.name
+    finetune = fingerprints.training(fingerprints.config.trainings()[kind])
+    return {"seed": fingerprints.config.run.seed, kind: {"finetune": finetune}}
+
+
+def run_training(context: RunContext, node: Node) -> NodeResult:
+    """Pretrain or finetune, and write the checkpoint to `models/<node>/`."""
+    from capfilt.cluster.training.trainer import TrainingStopped, fit
+    from capfilt.pipeline.nodes.duplicates import ensure_counted
+
+    store = context.store
+    train = context.config.trainings()[node.kind.name]
+    if _skips_surplus(context, node):
+        ensure_counted(context.run_dir)
+    shards = training_shards(context, node)
+    if shards.pairs < 2:
+        raise NodeFailed(f"{node.name}: {shards.pairs} training pairs; a training needs at least 2")
+    spec = _learner_spec(context, node, train, shards)
+    context.progress.set_total(node.name, spec.total_steps, unit="steps")
+    try:
+        fit(_training_job(context, spec, shards))
+    except TrainingStopped as stopped:
+        raise NodeFailed(str(stopped)) from stopped
+    if not store.exists(provenance_file(node.name)):
+        raise NodeFailed(f"{node.name}: training ended without a checkpoint in {model_folder(node.name)}")
+    store.remove(training_folder(node.name))
+    return NodeResult(
+        f"{shards.pairs:,} pairs, {spec.total_steps:,} steps of {train.batch_size}",
+        (model_folder(node.name),),
+        {"pairs": shards.pairs, "steps": spec.total_steps},
+    )
+
+
+def _learner_spec(
+    context: RunContext, node: Node, train: TrainSection, shards: TrainingShards
+) -> LearnerSpec:
+    from capfilt.pipeline.training.spec import LearnerSpec
+    from capfilt.pipeline.training.vocabulary import ensure_tokenizer
+
+    config = context.config
+    # Epochs differ where a source trains in parts. Schedules and `epochs` use the mean epoch, which is exact over
+    # every full turn of the parts.
+    per_epoch = max(1, round(shards.pairs_per_epoch) // train.batch_size)
+    steps = train.steps if train.steps is not None else max(1, round((train.epochs or 1) * per_epoch))
+    start = _start_of(context, node)
+    return LearnerSpec(
+        node=node.name,
+        kind=node.kind.name,  # type: ignore[arg-type]
+        run=context.store,
+        train=train,
+        model=_with_resolved_starts(config.model),
+        start=start,
+        tokenizer=ensure_tokenizer(context.run_dir) if start is None else "",
+        shards=tuple(shards.refs),
+        round=node.round if node.kind is PRETRAIN else 0,
+        without_surplus=_skips_surplus(context, node),
+        seed=config.run.seed * 1000 + node.round,
+        total_steps=steps,
+        steps_per_epoch=per_epoch,
+        provenance={
+            "fingerprint": context.fingerprints.of(node.name),
+            "pairs": shards.pairs,
+            "start": _relative_address(context.store, start),
+        },
+    )
+
+
+def _training_job(context: RunContext, spec: LearnerSpec, shards: TrainingShards) -> Any:
+    from capfilt.cluster.training.trainer import TrainJob
+    from capfilt.pipeline.training.build import build_learner
+
+    store, workers = context.store, spec.train.workers
+    gpus = workers.gpus_per_worker
+    # A training that has begun goes on only with the data it began with: `capfilt retry` may have changed them.
+    began_with = {"node": context.fingerprints.of(spec.node), "content": shards.digest}
+    return TrainJob(
+        node=spec.node,
+        name=f"{spec.node}-{fingerprint(began_with)}",
+        storage=store.path(training_folder(spec.node)),
+        storage_filesystem=None if store.is_local else _arrow_filesystem(store),
+        workers=workers,
+        gpus=gpus if gpus is not None else float(min(1.0, context.sizing().gpus)),
+        build=partial(build_learner, spec),
+        board=context.board,
+    )
+
+
+def _with_resolved_starts(model: ModelSection) -> ModelSection:
     starts = {name: getattr(model, name) for name in ("vision_start", "text_start")}
     return model.model_copy(
         update={name: a if a is None else resolve_address(a) for name, a in starts.items()}
     )
 
 
-def training_shards(run: RunContext, node: Node) -> tuple[list[ShardRef], int, float, str]:
-    """Shards a training reads, how many pairs they hold by their commit records, how many of these an epoch has in
-    the mean (all, but of a source in n parts one n-th), and a digest of what the shards hold.
+def training_shards(context: RunContext, node: Node) -> TrainingShards:
+    """The shards that a training reads, and how many pairs they hold.
 
     Raises:
         PartsError: a source has fewer shards with pairs than parts.
     """
+    from capfilt.pipeline.nodes.duplicates import surplus_texts
+
     refs: list[ShardRef] = []
-    pairs, pairs_per_epoch, content = 0, 0.0, hashlib.sha256()
-    surplus = surplus_texts(run.store) if _without_surplus(run, node) else {}
-    for source in run.config.trains_on(node.kind):
-        section = run.config.sources[source]
+    pairs, pairs_per_epoch, digest = 0, 0.0, hashlib.sha256()
+    surplus = surplus_texts(context.store) if _skips_surplus(context, node) else {}
+    for source in context.config.trains_on(node.kind.name):
+        section = context.config.sources[source]
         bootstrapped = section.kind == "web" and node.round > 0
-        folder = f"rounds/{node.round}/{source}" if bootstrapped else f"corpus/{source}"
+        folder = candidates_folder(node.round, source) if bootstrapped else corpus_folder(source)
         found: list[ShardRef] = []
         before = pairs
-        for record in run.ledger.records(folder):
-            kept = sum(v.get("kept", 0) for v in record.get("candidates", {}).values())
-            raw = record.get("texts", 0) - surplus.get((source, record["shard"]), 0)
-            count = kept if bootstrapped else raw
+        for record in context.ledger.records(folder):
+            count = _pairs_in(record) - surplus.get((source, record.shard), 0)
             if count:
-                found.append(ShardRef(source, record["shard"], section.kind))  # type: ignore[arg-type]
+                found.append(ShardRef(source, record.shard, section.kind))  # type: ignore[arg-type]
                 pairs += count
-                hashes = [file["sha256"] for file in record["files"]]
-                content.update(encode_json([source, record["shard"], count, hashes]))
+                hashes = [file.sha256 for file in record.files]
+                digest.update(encode_json([source, record.shard, count, hashes]))
         refs += assign_parts(found, section.parts)
         pairs_per_epoch += (pairs - before) / section.parts
-    return refs, pairs, pairs_per_epoch, content.hexdigest()
+    return TrainingShards(refs, pairs, pairs_per_epoch, digest.hexdigest())
 
 
-def _without_surplus(run: RunContext, node: Node) -> bool:
-    """Whether a training on web texts as they came has to leave surplus copies out by itself."""
-    reads_web = set(run.config.trains_on(node.kind)) & set(run.config.of_kind("web"))
-    raw = node.kind == "pretrain" and node.round == 0 and bool(reads_web)
-    return raw and run.config.duplicates.policy == "drop"
+def _pairs_in(record: CommitRecord) -> int:
+    """Kept candidates of a judged shard; texts of a corpus shard."""
+    return record.kept if isinstance(record, CandidatesRecord) else record.texts
 
 
-def _in_run(run: RunContext, address: str | None) -> str | None:
-    """The address of a checkpoint as provenance tells it: from the run directory on where it lies there, so that a run
-    means the same wherever it is moved."""
-    return None if address is None else address.removeprefix(run.store.address(""))
+def _skips_surplus(context: RunContext, node: Node) -> bool:
+    """Whether a training on unfiltered web texts has to leave out surplus copies itself."""
+    config = context.config
+    reads_web = set(config.trains_on(node.kind.name)) & set(config.of_kind("web"))
+    unfiltered = node.kind is PRETRAIN and node.round == 0 and bool(reads_web)
+    return unfiltered and config.duplicates.policy == "drop"
 
 
-def _start_of(run: RunContext, node: Node) -> str | None:
-    """Checkpoint a training starts from; None = from scratch."""
-    if node.kind != "pretrain" or (
-        run.config.continue_training and f"pretrain.{node.round - 1}" in run.nodes
-    ):
-        return run.store.address(f"models/pretrain.{node.round - 1}")
+def _relative_address(store: Store, address: str | None) -> str | None:
+    """The address of a checkpoint as provenance has it: relative where it lies in the run directory, so that a run
+    can be moved."""
+    return None if address is None else address.removeprefix(store.address(""))
+
+
+def _start_of(context: RunContext, node: Node) -> str | None:
+    """Checkpoint that a training starts from; None for new weights."""
+    before = f"pretrain.{node.round - 1}"
+    continues = context.config.continue_training and before in context.run_dir.nodes
+    if node.kind is not PRETRAIN or continues:
+        return context.store.address(model_folder(before))
     return None
 
 
@@ -142,3 +217,8 @@ def _arrow_filesystem(store: Store) -> Any:
     from pyarrow.fs import FSSpecHandler, PyFileSystem
 
     return PyFileSystem(FSSpecHandler(store.fs))
+
+
+PRETRAIN = NodeKind("pretrain", outputs=_outputs, inputs=_pretrain_inputs, run=run_training, trains=True)
+CAPTIONER = NodeKind("captioner", outputs=_outputs, inputs=_finetune_inputs, run=run_training, trains=True)
+FILTER = NodeKind("filter", outputs=_outputs, inputs=_finetune_inputs, run=run_training, trains=True)

@@ -1,9 +1,9 @@
-"""One owner per run directory: a lease with a heartbeat, which a dead owner loses.
+"""One owner per run directory: a lease with a heartbeat, which lapses when its owner dies.
 
-The lease is a numbered file, created exclusively; taking over a lapsed one means creating the next number, so that
-of several who try one wins, on disks and on object stores alike. Nobody's clock is compared with anybody else's: an
-owner is alive while its heartbeat changes. What a late owner might still write cannot harm: commit records are
-created exclusively as well (`stages.shards.write`).
+The lease is a numbered file that is created exclusively. A process that takes over a lapsed lease creates the next
+number, so that exactly one of several competitors wins, on disks and on object stores. Clocks of different machines are
+never compared: an owner is alive while its heartbeat changes. Late writes of a former owner do no harm, because commit
+records are created exclusively too (`stages.shards.write`).
 """
 
 from __future__ import annotations
@@ -19,25 +19,28 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from capfilt.stages.errors import UserError
+from capfilt.stages.storage.layout import LEASE, RECORD_SUFFIX, lease_file, shard_of_record
 from capfilt.stages.storage.store import Store, StoreError, encode_json
 
-FOLDER = "lease"
 BEAT_SECONDS = 5.0
 LAPSE_SECONDS = 60.0
-"""Without a heartbeat for so long an owner counts as dead, unless it can be seen to be dead at once."""
+"""An owner without a heartbeat for so long counts as dead, unless its death can be observed sooner."""
+SILENT_BEATS = 1.5
+"""Missed heartbeats after which the user is told that a lease is waited for."""
 
 
-class LeaseError(ValueError):
-    """Somebody else is at work in the run directory, or has taken it over."""
+class LeaseError(UserError):
+    """Another process works in the run directory, or has taken it over."""
 
 
 class Lease:
     """The right to write in a run directory. Made by `hold`."""
 
-    def __init__(self, run: Store, number: int, owner: dict[str, Any]) -> None:
-        self.run, self.number = run, number
+    def __init__(self, store: Store, number: int, owner: dict[str, Any]) -> None:
+        self.store, self.number = store, number
         self.lost: str | None = None
-        """What became of the lease once it is another's or gone; whoever writes must stop."""
+        """Why the lease is lost, None while it is held. After a loss nothing may be written."""
         self._owner = owner
         self._count = 0
         self._ended = threading.Event()
@@ -45,129 +48,135 @@ class Lease:
         self._thread.start()
 
     def release(self) -> None:
-        """Give the lease back."""
+        """End the lease, so that the next run need not wait."""
         self._ended.set()
-        self._thread.join(timeout=2 * BEAT_SECONDS)  # a beat to a store that is away may take minutes
-        with suppress(StoreError, OSError):  # the store is away, or read-only: the lease lapses
-            if self.lost is None and self._loss() is None:
-                self.run.remove_file(_name(self.number))
+        self._thread.join(timeout=2 * BEAT_SECONDS)  # a heartbeat to an unreachable store may take minutes
+        with suppress(StoreError, OSError):  # the store is unreachable or read-only: the lease will lapse
+            if self.lost is None and self._find_loss() is None:
+                self.store.remove_file(lease_file(self.number))
 
     def check(self) -> None:
-        """Raise LeaseError once the lease is lost."""
-        if self.lost is not None:
-            raise LeaseError(
-                f"run.dir {self.run.url}: {self.lost}; this run stops here, and what it had committed stays"
-            )
-
-    def confirm(self) -> None:
-        """As `check`, but asks the store now: for what takes something away, which an owner that wakes up after
-        another has taken over must not do.
+        """Check that the last heartbeat found the lease in place; costs nothing.
 
         Raises:
             LeaseError: the lease is lost.
-            StoreError: the store cannot be asked.
+        """
+        if self.lost is not None:
+            raise LeaseError(
+                f"run.dir {self.store.url}: {self.lost}; this run stops here, its committed work stays"
+            )
+
+    def confirm(self) -> None:
+        """Check with the store that the lease is in place. Call this before every removal: a process that was suspended
+        while another one took over must not remove anything.
+
+        Raises:
+            LeaseError: the lease is lost.
+            StoreError: the store cannot be reached.
         """
         if self.lost is None:
-            self.lost = self._loss()
+            self.lost = self._find_loss()
         self.check()
 
-    def _loss(self) -> str | None:
-        """What became of the lease, None while it is ours. A number alone says nothing: they begin again at 1 when
-        an owner that has taken over has ended, and we may have slept through that."""
-        newest = _newest(self.run)
-        owner = None if newest is None else _read(self.run, newest)
+    def _find_loss(self) -> str | None:
+        """Why the lease is lost, None while it is held. The number alone does not tell: numbers start at 1 again after
+        a process that took over has ended, and this process may have been suspended all that time."""
+        newest = _newest(self.store)
+        owner = None if newest is None else _read(self.store, newest)
         if owner is None:
             return "its lease is gone: another run has taken it over and ended, or somebody has removed it"
         if owner.get("token") == self._owner["token"]:
             return None
-        silence = f"because this one gave no sign for {LAPSE_SECONDS:.0f} s"
-        return f"{_describe(owner)}, has taken the run over, {silence}"
+        reason = f"because this run gave no heartbeat for {LAPSE_SECONDS:.0f} s"
+        return f"{_describe(owner)}, has taken the run directory over, {reason}"
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_SECONDS):
             try:
-                self.lost = self._loss()
+                self.lost = self._find_loss()
                 if self.lost is not None:
                     return
                 self._count += 1
-                self.run.put(_name(self.number), _content(self._owner, self._count))
+                self.store.put(lease_file(self.number), _content(self._owner, self._count))
             except (
                 Exception
-            ):  # the store is away for a moment; whoever takes over meanwhile is seen afterwards
+            ):  # the store is unreachable for a moment; a takeover is noticed at a later heartbeat
                 continue
 
 
 @contextmanager
-def hold(run: Store, tell: Callable[[str], None]) -> Iterator[Lease]:
-    """The lease of a run directory for the body's duration.
+def hold(store: Store, notify: Callable[[str], None]) -> Iterator[Lease]:
+    """Hold the lease of a run directory while the body runs.
 
     Args:
-        run: the run directory.
-        tell: receives a line when there is something to wait for.
+        store: the run directory.
+        notify: receives one line when another owner's lease is waited for.
 
     Raises:
-        LeaseError: another driver is at work there.
+        LeaseError: another process works there.
     """
-    lease = acquire(run, tell)
+    lease = acquire(store, notify)
     try:
         yield lease
     finally:
         lease.release()
 
 
-def acquire(run: Store, tell: Callable[[str], None]) -> Lease:
-    """Take the lease, after waiting for a silent owner's to lapse.
+def acquire(store: Store, notify: Callable[[str], None]) -> Lease:
+    """Take the lease; a silent owner's lease is waited for until it lapses.
 
     Raises:
         LeaseError: the owner is alive.
     """
     while True:
-        newest = _newest(run)
+        newest = _newest(store)
         if newest is not None:
-            _wait_until_lapsed(run, newest, tell)
+            _wait_until_lapsed(store, newest, notify)
         number = (newest or 0) + 1
         owner = identity()
-        if run.create(_name(number), _content(owner, 0)):
+        if store.create(lease_file(number), _content(owner, 0)):
             if newest is not None:
-                run.remove_file(_name(newest))
-            return Lease(run, number, owner)
+                store.remove_file(lease_file(newest))
+            return Lease(store, number, owner)
 
 
 def identity() -> dict[str, Any]:
-    """Who this process is, such that it can be told from a later one with the same number on the same machine."""
+    """Identity of this process; differs from that of a later process with the same number on the same machine."""
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "machine": _machine(),
         "process": _process_start(os.getpid()),
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
-        "token": uuid.uuid4().hex,  # tells two leases of one process apart
+        "token": uuid.uuid4().hex,  # distinguishes two leases of one process
     }
 
 
-def _wait_until_lapsed(run: Store, number: int, tell: Callable[[str], None]) -> None:
-    first = _read(run, number)
+def _wait_until_lapsed(store: Store, number: int, notify: Callable[[str], None]) -> None:
+    first = _read(store, number)
     if first is None or _is_dead(first):
         return
-    told, deadline = False, time.monotonic() + LAPSE_SECONDS
-    while time.monotonic() < deadline:
+    notified, start = False, time.monotonic()
+    while time.monotonic() - start < LAPSE_SECONDS:
         time.sleep(min(1.0, BEAT_SECONDS / 5))
-        now = _read(run, number)
+        now = _read(store, number)
         if now is None:
             return
         if now != first:
             raise LeaseError(
-                f"run.dir {run.url}: another run is at work there ({_describe(now)}); wait until it ends, stop it, "
+                f"run.dir {store.url}: another run is at work there ({_describe(now)}); wait until it ends, stop it, "
                 "or use another run directory (--set run.dir=...)"
             )
-        if not told and time.monotonic() > deadline - LAPSE_SECONDS + 1.5 * BEAT_SECONDS:
-            told = True
-            tell(f"run.dir {run.url} is held by {_describe(first)}, which gives no sign; waiting for its lease "
-                 f"to lapse ({LAPSE_SECONDS:.0f} s)")  # fmt: skip
+        if not notified and time.monotonic() - start > SILENT_BEATS * BEAT_SECONDS:
+            notified = True
+            notify(
+                f"run.dir {store.url} is held by {_describe(first)}, which gives no heartbeat; waiting for its lease "
+                f"to lapse ({LAPSE_SECONDS:.0f} s)"
+            )
 
 
 def _is_dead(owner: dict[str, Any]) -> bool:
-    """Whether the owner is seen to be dead: it ran among the processes we see, and is not there any more."""
+    """Whether the owner ran on this machine, where its process can be looked up, and does not exist any more."""
     machine = _machine()
     if machine is None or owner.get("machine") != machine:
         return False
@@ -175,7 +184,7 @@ def _is_dead(owner: dict[str, Any]) -> bool:
 
 
 def _machine() -> str | None:
-    """This boot of this machine, and which of its processes can be seen; None where that cannot be told."""
+    """This boot of this machine and its process namespace; None where these are unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -184,31 +193,24 @@ def _machine() -> str | None:
 
 
 def _process_start(pid: int) -> str | None:
-    """When a process started, in the kernel's ticks; None if there is none."""
+    """When a process started, in the kernel's ticks; None if it does not exist."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
         return None
 
 
-def _content(who: dict[str, Any], count: int) -> bytes:
-    return encode_json({**who, "beats": count})
+def _content(owner: dict[str, Any], count: int) -> bytes:
+    return encode_json({**owner, "beats": count})
 
 
-def _name(number: int) -> str:
-    return f"{FOLDER}/{number:06d}.json"
+def _newest(store: Store) -> int | None:
+    numbers = map(shard_of_record, store.list(LEASE, suffix=RECORD_SUFFIX))
+    return max((number for number in numbers if number is not None), default=None)
 
 
-def _newest(run: Store) -> int | None:
-    numbers = [int(name[:-5]) for name in run.list(FOLDER, suffix=".json") if name[:-5].isdigit()]
-    return max(numbers, default=None)
-
-
-def _read(run: Store, number: int) -> dict[str, Any] | None:
-    try:
-        content: dict[str, Any] = run.read_json(_name(number))
-    except FileNotFoundError:
-        return None
+def _read(store: Store, number: int) -> dict[str, Any] | None:
+    content: dict[str, Any] | None = store.find_json(lease_file(number))
     return content
 
 

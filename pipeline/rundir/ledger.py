@@ -5,23 +5,61 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from capfilt.stages.storage.store import Store, encode_json, sha256
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
 
+from capfilt.pipeline.node import NodeResult
+from capfilt.stages.errors import UserError
+from capfilt.stages.shards.records import CommitRecord, decode_commit
+from capfilt.stages.storage.layout import (
+    CONFIG,
+    LEASE,
+    NODES,
+    RECORD_SUFFIX,
+    ShardFiles,
+    node_record,
+    shard_of_record,
+    start_record,
+)
+from capfilt.stages.storage.store import DAMAGED, Store, encode_json, sha256
+
+Record = TypeVar("Record", bound="StartRecord")
 State = Literal["done", "half", "new"]
 
+RECORD_VERSION = 1
+"""Version of the node records."""
 THREADS, CHUNK = 32, 100
-"""Records on a store are read so many at once, each thread taking a chunk. On a disk one after the other is faster: handing
-them between threads costs more than reading."""
+"""On an object store records are read by so many threads, each of which takes a chunk of so many. On a disk reading them
+one after the other is faster than handing them between threads."""
 
 
-NO_JSON = (json.JSONDecodeError, UnicodeDecodeError)
-"""What a record raises that is damaged."""
-
-
-class LedgerError(ValueError):
+class LedgerError(UserError):
     """The run directory does not fit the config; the message says what changed and what to do."""
+
+
+class StartRecord(Struct, kw_only=True, frozen=True):
+    """`nodes/<node>.started.json`: a node that has begun."""
+
+    fingerprint: str
+    inputs: dict[str, Any]
+
+
+class NodeRecord(StartRecord, kw_only=True, frozen=True):
+    """`nodes/<node>.json`: a node that is done."""
+
+    node: str
+    seconds: float
+    """Seconds that the last attempt took."""
+    outputs: list[str] = []
+    """Folders of the run directory that hold what the node has made."""
+    counts: dict[str, Any] = {}
+    models: dict[str, str] | UnsetType = UNSET
+    """Of a bootstrap: digests of the captioner and the filter."""
+    results: dict[str, Any] | UnsetType = UNSET
+    """Of an evaluation: {model: {"retrieval": …, "caption": …}}."""
+    version: int = RECORD_VERSION
 
 
 def fingerprint(inputs: Mapping[str, Any]) -> str:
@@ -32,27 +70,27 @@ def fingerprint(inputs: Mapping[str, Any]) -> str:
 class Ledger:
     """The records of a run directory."""
 
-    def __init__(self, run: Store) -> None:
-        self.run = run
+    def __init__(self, store: Store) -> None:
+        self.store = store
 
     def check_place(self) -> None:
-        """The directory is this program's, or empty, or new.
+        """Check that the directory is this program's, or empty, or new.
 
         Raises:
             LedgerError: it holds something else.
         """
-        if self.run.exists("config.yaml"):
+        if self.store.exists(CONFIG):
             return
-        strangers = [name for name in self.run.list() if name not in ("nodes", "lease")]
-        if strangers:
+        others = [name for name in self.store.list() if name not in (NODES, LEASE)]
+        if others:
             raise LedgerError(
-                f"run.dir {self.run.url}: not empty and not a capfilt run (it holds {', '.join(strangers[:3])}); "
+                f"run.dir {self.store.url}: not empty and not a capfilt run (it holds {', '.join(others[:3])}); "
                 "give an empty or a new directory"
             )
 
     def save_config(self, config_yaml: str) -> None:
-        """Keep the resolved config beside what it made."""
-        self.run.put("config.yaml", config_yaml.encode())
+        """Write the resolved config into the run directory."""
+        self.store.put(CONFIG, config_yaml.encode())
 
     def state(self, node: str, inputs: Mapping[str, Any]) -> State:
         """Whether a node is done, half done or new.
@@ -60,104 +98,124 @@ class Ledger:
         Raises:
             LedgerError: it was done or begun with other inputs.
         """
-        for name, state in ((f"nodes/{node}.json", "done"), (f"nodes/{node}.started.json", "half")):
-            record = self._find(name)
-            if record is not None:
-                if record["fingerprint"] != fingerprint(inputs):
-                    self._refuse(node, record["inputs"], inputs, state)
-                return state  # type: ignore[return-value]
-        return "new"
+        record: StartRecord | None = self.node(node)
+        state: State = "done"
+        if record is None:
+            record, state = self._find(start_record(node), StartRecord), "half"
+        if record is None:
+            return "new"
+        if record.fingerprint != fingerprint(inputs):
+            raise self._changed(node, record.inputs, inputs, state)
+        return state
 
-    def _refuse(self, node: str, before: Any, now: Mapping[str, Any], state: str) -> None:
+    def _changed(self, node: str, before: Any, now: Mapping[str, Any], state: State) -> LedgerError:
         path, old, new = difference(before, json.loads(encode_json(now)))
-        raise LedgerError(
-            f"{self.run.url}: node {node} was {'made' if state == 'done' else 'begun'} with {path} = {_short(old)}, "
+        return LedgerError(
+            f"{self.store.url}: node {node} was {'made' if state == 'done' else 'begun'} with {path} = {_short(old)}, "
             f"the config now says {_short(new)}; redo it with --fresh {node}, "
             "or keep it and use another run directory (--set run.dir=...)"
         )
 
     def start(self, node: str, inputs: Mapping[str, Any]) -> None:
-        self.run.put_json(
-            f"nodes/{node}.started.json", {"fingerprint": fingerprint(inputs), "inputs": dict(inputs)}
-        )
+        """Record that a node has begun."""
+        self._put(start_record(node), StartRecord(fingerprint=fingerprint(inputs), inputs=dict(inputs)))
 
-    def finish(self, node: str, inputs: Mapping[str, Any], **record: Any) -> None:
+    def finish(self, node: str, inputs: Mapping[str, Any], result: NodeResult, seconds: float) -> None:
         """Record a node as done; nothing of it is done again from here on."""
-        self.run.put_json(
-            f"nodes/{node}.json",
-            {"node": node, "fingerprint": fingerprint(inputs), "inputs": dict(inputs), **record},
+        record = NodeRecord(
+            node=node,
+            fingerprint=fingerprint(inputs),
+            inputs=dict(inputs),
+            seconds=seconds,
+            outputs=list(result.outputs),
+            counts=result.counts or {},
+            models=UNSET if result.models is None else result.models,
+            results=UNSET if result.results is None else result.results,
         )
-        self.run.remove_file(f"nodes/{node}.started.json")
+        self._put(node_record(node), record)
+        self.store.remove_file(start_record(node))
 
     def clear_starts(self, done: Iterable[str]) -> None:
-        """Remove start records that a kill has left beside these nodes' end records."""
-        there = set(self.run.list("nodes"))
+        """Remove the start records of these nodes, which are done: a kill can leave one beside the node's record."""
+        present = set(self.store.list(NODES))
         for name in done:
-            if f"{name}.started.json" in there:
-                self.run.remove_file(f"nodes/{name}.started.json")
+            if f"{name}.started.json" in present:
+                self.store.remove_file(start_record(name))
 
-    def node(self, node: str) -> Any:
-        """Record of a finished node, None if it is not done."""
-        return self._find(f"nodes/{node}.json")
+    def node(self, node: str) -> NodeRecord | None:
+        """Record of a node that is done, None if it is not."""
+        return self._find(node_record(node), NodeRecord)
 
-    def begun(self, node: str) -> Any:
-        """Fingerprint and inputs of a node that is done or begun, None if it is new."""
-        return self.node(node) or self._find(f"nodes/{node}.started.json")
+    def begun(self, node: str) -> StartRecord | None:
+        """Record of a node that is done or has begun, None if it is new."""
+        return self.node(node) or self._find(start_record(node), StartRecord)
 
-    def _find(self, name: str) -> Any:
-        """A record, None if it is absent.
+    def reopen(self, node: str) -> None:
+        """Turn a node that is done into a half-done one: shards whose records have been removed are made again."""
+        record = self.node(node)
+        if record is not None:
+            self._put(start_record(node), StartRecord(fingerprint=record.fingerprint, inputs=record.inputs))
+            self.store.remove_file(node_record(node))
+
+    def forget(self, node: str, outputs: list[str]) -> None:
+        """Remove a node's outputs, and then its records.
+
+        Until all of them are gone the node counts as begun with its old inputs: shards that a kill has left are never
+        taken for shards of a changed config.
+        """
+        self.reopen(node)
+        for folder in outputs:
+            self.store.remove(folder)
+        self.store.remove_file(start_record(node))
+
+    def committed(self, folder: str) -> list[int]:
+        """Numbers of the shards in `folder` that have a commit record, by one listing."""
+        numbers = map(shard_of_record, self.store.list(folder, suffix=RECORD_SUFFIX))
+        return [number for number in numbers if number is not None]
+
+    def records(self, folder: str) -> Iterator[CommitRecord]:
+        """Commit records of `folder` in shard order.
+
+        Raises:
+            LedgerError: one is damaged.
+        """
+        names = [ShardFiles(folder, shard).record for shard in self.committed(folder)]
+        if self.store.is_local:
+            yield from map(self._read_commit, names)
+            return
+        chunks = [names[i : i + CHUNK] for i in range(0, len(names), CHUNK)]
+        with ThreadPoolExecutor(THREADS) as pool:
+            for records in pool.map(lambda chunk: [self._read_commit(name) for name in chunk], chunks):
+                yield from records
+
+    def _read_commit(self, name: str) -> CommitRecord:
+        data = self.store.get(name)
+        if data is None:
+            raise FileNotFoundError(self.store.address(name))
+        try:
+            return decode_commit(data)
+        except DAMAGED as error:
+            raise self._damaged(name, error) from error
+
+    def _find(self, name: str, form: type[Record]) -> Record | None:
+        """A record of a node, None if it is absent.
 
         Raises:
             LedgerError: it is damaged.
         """
+        data = self.store.get(name)
         try:
-            return self.run.find_json(name)
-        except NO_JSON as error:
-            raise LedgerError(
-                f"{self.run.address(name)}: damaged, it is no JSON ({error}); "
-                f"capfilt verify {self.run.url} --repair mends it"
-            ) from error
+            return None if data is None else msgspec.json.decode(data, type=form)
+        except DAMAGED as error:
+            raise self._damaged(name, error) from error
 
-    def _read(self, name: str) -> Any:
-        record = self._find(name)
-        if record is None:
-            raise FileNotFoundError(self.run.address(name))
-        return record
+    def _damaged(self, name: str, error: Exception) -> LedgerError:
+        return LedgerError(
+            f"{self.store.address(name)}: damaged ({error}); capfilt verify {self.store.url} --repair fixes it"
+        )
 
-    def reopen(self, node: str) -> None:
-        """A node that was done is half done: shards whose records were taken back are made again."""
-        record = self.node(node)
-        if record is not None:
-            kept = {name: record[name] for name in ("fingerprint", "inputs")}
-            self.run.put_json(f"nodes/{node}.started.json", kept)
-            self.run.remove_file(f"nodes/{node}.json")
-
-    def forget(self, node: str, outputs: list[str]) -> None:
-        """Remove a node's outputs, and then what is known of it.
-
-        Until all of them are gone it counts as begun with its old inputs: shards that a kill has left are never taken
-        for ones of a changed config.
-        """
-        self.reopen(node)
-        for folder in outputs:
-            self.run.remove(folder)
-        self.run.remove_file(f"nodes/{node}.started.json")
-
-    def committed(self, folder: str) -> list[int]:
-        """Shards of `folder` whose commit record stands, by one listing."""
-        names = self.run.list(folder, suffix=".json")
-        return [int(n[:-5]) for n in names if n[:-5].isdigit()]
-
-    def records(self, folder: str) -> Iterator[dict[str, Any]]:
-        """Commit records of `folder` in shard order."""
-        names = [f"{folder}/{shard:06d}.json" for shard in self.committed(folder)]
-        if self.run.is_local:
-            yield from map(self._read, names)
-            return
-        chunks = [names[i : i + CHUNK] for i in range(0, len(names), CHUNK)]
-        with ThreadPoolExecutor(THREADS) as pool:
-            for records in pool.map(lambda chunk: [self._read(name) for name in chunk], chunks):
-                yield from records
+    def _put(self, name: str, record: StartRecord) -> None:
+        self.store.put_json(name, msgspec.to_builtins(record))
 
 
 def difference(before: Any, now: Any, path: str = "") -> tuple[str, Any, Any]:

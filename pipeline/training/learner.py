@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
 
+import msgspec
 import torch
 
 from capfilt.cluster.chain.engine import Step, stream_blocks
@@ -32,6 +33,7 @@ from capfilt.pipeline.training.spec import LearnerSpec
 from capfilt.pipeline.training.step_metrics import StepMetrics, read_metrics
 from capfilt.stages.pairs.read import PairsConfig, ReadPairs
 from capfilt.stages.pairs.stream import PairStream, Position
+from capfilt.stages.storage.layout import model_folder
 
 STATE_FILE = "learner.pt"
 
@@ -139,7 +141,7 @@ class PairLearner:
 
     def finish(self) -> None:
         """Write the checkpoint folder `models/<node>/`; provenance.json last."""
-        target = self.spec.run / f"models/{self.spec.node}"
+        target = self.spec.run / model_folder(self.spec.node)
         with tempfile.TemporaryDirectory(prefix="capfilt-") as folder:
             provenance = self.spec.provenance | {"steps": self.step, "node": self.spec.node}
             save_checkpoint(folder, self.med, self.tokenizer, provenance)
@@ -147,7 +149,7 @@ class PairLearner:
             for name in sorted(set(os.listdir(folder)) - {"provenance.json"}):
                 with open(os.path.join(folder, name), "rb") as stream:
                     files.append(target.put(name, stream.read()))
-            target.put_json("provenance.json", provenance | {"files": files})
+            target.put_json("provenance.json", provenance | {"files": msgspec.to_builtins(files)})
 
     def _gradients(self, pieces: list[PairBatch]) -> dict[str, torch.Tensor]:
         """Gradients of the whole batch in the parameters, and its losses: means over pieces and workers (the
@@ -175,7 +177,8 @@ class PairLearner:
         step = Step(
             name="pairs",
             make=partial(
-                ReadPairs, PairsConfig(run=spec.run, round=spec.round, without_surplus=spec.without_surplus)
+                ReadPairs,
+                PairsConfig(run_dir=spec.run, round=spec.round, without_surplus=spec.without_surplus),
             ),
             kind="read",
             cpus=0.0,

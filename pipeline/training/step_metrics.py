@@ -11,6 +11,7 @@ from capfilt.cluster.training.trainer import TrainingStopped, Worker
 from capfilt.models.training.collectives import sum_over_workers, world
 from capfilt.pipeline.training.spec import LearnerSpec
 from capfilt.pipeline.training.step_log import StepLog
+from capfilt.stages.storage.layout import log_folder
 
 SETTLE_STEPS = 50
 """Steps whose numbers are fetched from the device together: reading each would make every step wait for it."""
@@ -76,7 +77,7 @@ class StepMetrics:
         if self.worker.rank != 0:
             return
         if self._log is None:
-            self._log = StepLog(self.spec.run / f"logs/{self.spec.node}", done=int(row["step"]) - 1)
+            self._log = StepLog(self.spec.run / log_folder(self.spec.node), done=int(row["step"]) - 1)
         self._log.add(row)
 
     def _check(self, step: int, numbers: dict[str, float]) -> None:

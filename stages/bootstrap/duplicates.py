@@ -19,17 +19,13 @@ import pyarrow.parquet as pq
 from annotated_types import Ge, Le
 
 from capfilt.stages.rows import CANDIDATE_SCHEMA, with_column
+from capfilt.stages.storage.layout import DUPLICATES
 from capfilt.stages.storage.store import Store
 
 FLAG = "duplicate_image"
 """Flag of a candidate whose image is a surplus copy."""
 
-PICTURES = "corpus/duplicates.parquet"
-"""Where the commonest pictures are listed (`PICTURES_SCHEMA`), all with more than `max_copies` among them."""
-SURPLUS = "corpus/surplus.parquet"
-"""Where the shards that have surplus copies are listed (`SURPLUS_SCHEMA`)."""
-
-PICTURES_SCHEMA = pa.schema(
+DUPLICATES_SCHEMA = pa.schema(
     [
         ("kind", pa.string()),  # exact, perceptual or url
         ("hash", pa.string()),  # the first 32 hex digits of a sha256, a perceptual hash, or the md5 of a url
@@ -71,16 +67,16 @@ class Copies:
     """Which images are surplus copies.
 
     Args:
-        pictures: rows of `PICTURES_SCHEMA`.
+        pictures: rows of `DUPLICATES_SCHEMA`.
     """
 
     def __init__(self, pictures: Iterable[dict[str, Any]]) -> None:
         self._last = {(row["kind"], row["hash"]): row["last"] for row in pictures if row["last"] is not None}
 
     @classmethod
-    def read(cls, run: Store) -> Copies:
+    def read(cls, run_dir: Store) -> Copies:
         """Of the table in a run directory."""
-        table = pq.read_table(io.BytesIO(run.read(PICTURES)), columns=["kind", "hash", "last"])
+        table = pq.read_table(io.BytesIO(run_dir.read(DUPLICATES)), columns=["kind", "hash", "last"])
         return cls(table.to_pylist())
 
     def is_surplus(self, row: dict[str, Any]) -> bool:

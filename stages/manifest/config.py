@@ -1,16 +1,14 @@
-"""NEW FILE."""
+"""Where a source's rows come from: its config section, and the error of a manifest that cannot be used."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Le
 
+from capfilt.stages.errors import UserError
 from capfilt.stages.rows import ROWS_PER_SHARD_LIMIT
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,5 +40,5 @@ class ManifestConfig:
     """Manifest rows per shard: the unit of work, retry, commit and resume."""
 
 
-class ManifestError(ValueError):
+class ManifestError(UserError):
     """A manifest that cannot be used; the message names file, key and remedy."""

@@ -10,20 +10,21 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from msgspec import Struct
+from msgspec.structs import replace
 
 from capfilt.stages.manifest.config import ManifestConfig
 from capfilt.stages.manifest.config import ManifestError as ManifestError
 from capfilt.stages.manifest.files import ManifestFile, manifest_files, redact_query
 from capfilt.stages.manifest.records import rows_of
-from capfilt.stages.storage.s3_errors import reason
-from capfilt.stages.storage.store import Store
+from capfilt.stages.storage.layout import INDEX_RECORD
+from capfilt.stages.storage.store import DAMAGED, FileEntry, Store
 
 INDEX_SCHEMA = pa.schema(
     [("url", pa.string()), ("texts", pa.list_(pa.string())), ("truth", pa.string()), ("tar", pa.string())]
@@ -32,8 +33,7 @@ SHARDS_PER_PART = 1000
 """Row groups per index file: its footer stays about 1 MB, and 400 M rows make 400 files."""
 
 
-@dataclass(frozen=True)
-class Index:
+class Index(Struct, frozen=True):
     """What `index.json` says."""
 
     rows: int
@@ -41,11 +41,11 @@ class Index:
     identity: str
     """sha256 over the names, sizes and modification marks of the manifest's files, and how they are read."""
     files: tuple[str, ...]
-    tars: int = 0
+    tars: int = -1
     """Shards that are an image tar each: one row here, however many images it has."""
-    parts: tuple[dict[str, Any], ...] = ()
-    """What `Store.put` returned for each file of the index: name, bytes, sha256. Earlier versions did not write it
-    down."""
+    parts: tuple[FileEntry, ...] = ()
+    """The files of the index. Earlier versions did not list them."""
+    version: int = 1
 
     @property
     def of_tars(self) -> bool:
@@ -76,7 +76,7 @@ def build_index(config: ManifestConfig, store: Store, *, source: str) -> Index:
         raise ManifestError(f"{where}.manifest: {', '.join(names)} has no rows; give a manifest with some")
     tars = sum(file.form == "tar" for file in files)
     index = Index(rows, shards, _identity(files, config), names, tars, tuple(parts))
-    store.put_json("index.json", asdict(index))
+    store.put_json(INDEX_RECORD, msgspec.to_builtins(index))
     return index
 
 
@@ -112,33 +112,29 @@ def read_index(store: Store) -> Index | None:
     Raises:
         ManifestError: it is damaged.
     """
+    data = store.get(INDEX_RECORD)
     try:
-        known = store.find_json("index.json")
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise _damaged(store, reason(error)) from error
-    if known is None:
-        return None
-    try:
-        return index_of(known)
-    except (KeyError, TypeError) as error:
-        raise _damaged(store, "it lacks what an index says") from error
+        return None if data is None else decode_index(data)
+    except DAMAGED as error:
+        raise _damaged(store, str(error)) from error
 
 
-def index_of(known: Any) -> Index:
+def decode_index(data: bytes) -> Index:
     """The content of `index.json`, also of one that an earlier version wrote.
 
     Raises:
-        KeyError, TypeError: it lacks what an index says.
+        msgspec.DecodeError: not JSON, or a field is missing or has another type.
     """
-    names = tuple(known["files"])
-    tars = known.get("tars", sum(name.endswith(".tar") for name in names))
-    parts = tuple(known.get("parts", ()))
-    return Index(known["rows"], known["shards"], known["identity"], names, tars, parts)
+    index = msgspec.json.decode(data, type=Index)
+    if index.tars >= 0:
+        return index
+    # Earlier versions did not count the tars; their names tell.
+    return replace(index, tars=sum(name.endswith(".tar") for name in index.files))
 
 
 def _damaged(store: Store, what: str) -> ManifestError:
     return ManifestError(
-        f"{store.address('index.json')}: damaged ({what}); capfilt verify RUN --repair mends it"
+        f"{store.address(INDEX_RECORD)}: damaged ({what}); capfilt verify RUN --repair fixes it"
     )
 
 
@@ -184,14 +180,14 @@ def _identity(files: Sequence[ManifestFile], config: ManifestConfig, *, earlier:
 
 def _write_parts(
     config: ManifestConfig, files: Sequence[ManifestFile], store: Store, where: str
-) -> tuple[int, int, list[dict[str, Any]]]:
+) -> tuple[int, int, list[FileEntry]]:
     """Write the index parts; each is built in memory (urls and texts of a million rows at most) and put whole.
 
     Returns:
         (rows, shards, what `Store.put` returned for each part).
     """
     rows = shards = 0
-    parts: list[dict[str, Any]] = []
+    parts: list[FileEntry] = []
     sink: io.BytesIO | None = None
     writer: pq.ParquetWriter | None = None
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from capfilt.stages.errors import UserError
+
 
 @dataclass(frozen=True)
 class ShardRef:
@@ -23,7 +25,7 @@ class ShardRef:
         return epoch % self.parts == self.part
 
 
-class PartsError(ValueError):
+class PartsError(UserError):
     """A source that cannot be cut into as many parts as its config asks for."""
 
 

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from capfilt.stages.bootstrap.duplicates import Copies
 from capfilt.stages.pairs.parts import ShardRef
 from capfilt.stages.shards.read import read_corpus_shard
+from capfilt.stages.storage.layout import candidates_shard, corpus_shard
 from capfilt.stages.storage.store import Store
 
 PAIRS_SCHEMA = pa.schema(
@@ -36,7 +37,7 @@ PAIRS_SCHEMA = pa.schema(
 class PairsConfig:
     """Which texts an image is trained with."""
 
-    run: Store
+    run_dir: Store
     """The run directory."""
     round: int = 0
     """0: web images come with their web texts, all of them. r > 0: with what round r's filter kept, web and
@@ -59,7 +60,7 @@ class ReadPairs:
         return pa.concat_tables([self.read(ShardRef(**item)) for item in batch.to_pylist()])
 
     def read(self, ref: ShardRef) -> pa.Table:
-        rows = read_corpus_shard(self.config.run / f"corpus/{ref.source}", ref.shard)
+        rows = read_corpus_shard(self.config.run_dir, corpus_shard(ref.source, ref.shard))
         kept = self._kept_texts(ref) if ref.kind == "web" and self.config.round > 0 else None
         copies = self._copies if ref.kind == "web" and self.config.without_surplus else None
         found = []
@@ -74,13 +75,12 @@ class ReadPairs:
 
     @cached_property
     def _copies(self) -> Copies:
-        return Copies.read(self.config.run)
+        return Copies.read(self.config.run_dir)
 
     def _kept_texts(self, ref: ShardRef) -> dict[str, list[str]]:
-        store = self.config.run / f"rounds/{self.config.round}/{ref.source}"
-        table = pq.read_table(
-            io.BytesIO(store.read(f"{ref.shard:06d}.parquet")), columns=["key", "text", "kept"]
-        )
+        place = candidates_shard(self.config.round, ref.source, ref.shard)
+        data = self.config.run_dir.read(place.parquet)
+        table = pq.read_table(io.BytesIO(data), columns=["key", "text", "kept"])
         texts: dict[str, list[str]] = {}
         for row in table.to_pylist():
             if row["kept"]:

@@ -1,47 +1,74 @@
-"""NEW FILE."""
+"""Commit records: built from a shard's rows, created exclusively and last (docs/design.md)."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from capfilt.stages.rows import SCHEMA_VERSION
+from capfilt.stages.shards.records import CommitRecord, CorpusRecord, RowCounts, decode_commit, encode
 from capfilt.stages.status import SUCCESS
-from capfilt.stages.storage.store import Store, encode_json
+from capfilt.stages.storage.store import FileEntry, Store
+
+Record = TypeVar("Record", bound=CommitRecord)
 
 SECONDS_PREFIX = "seconds_"
-"""Columns of this prefix carry how long each stage took for the shard; they end in the record."""
+"""Columns with this prefix say how long each stage took for the shard; the record keeps them."""
 
 
-def corpus_record(batch: pa.Table, fingerprint: str, files: list[dict[str, Any]]) -> dict[str, Any]:
-    """Commit record of a corpus shard whose rows are `batch`."""
-    return {
-        "kind": "corpus",
-        "source": batch["source"][0].as_py(),
-        "shard": batch["shard"][0].as_py(),
-        "version": SCHEMA_VERSION,
-        "fingerprint": fingerprint,
-        "files": files,
-        "rows": {"read": batch.num_rows, "status": dict(Counter(batch["status"].to_pylist()))},
-        "texts": count_texts(batch),
-        "seconds": stage_seconds(batch),
-    }
+def corpus_record(batch: pa.Table, fingerprint: str, files: Iterable[FileEntry]) -> CorpusRecord:
+    """Commit record of the corpus shard whose rows are `batch`."""
+    return CorpusRecord(
+        source=batch["source"][0].as_py(),
+        shard=batch["shard"][0].as_py(),
+        fingerprint=fingerprint,
+        files=tuple(files),
+        rows=count_rows(batch),
+        texts=count_texts(batch),
+        seconds=stage_seconds(batch),
+    )
 
 
-def commit(store: Store, name: str, record: dict[str, Any]) -> Any:
-    """Create the record; when another attempt was first, its record is the truth and is returned.
+def commit(store: Store, name: str, record: Record) -> Record:
+    """Create the record `name`, or return the one that another attempt has created first: that one counts.
 
     Raises:
-        AssertionError: rows were lost on the way: the shard's counts do not add up.
+        AssertionError: the shard's counts do not add up, so rows were lost on the way.
     """
-    rows = record["rows"]
-    assert rows["read"] == sum(rows["status"].values()), f"{name}: rows lost, {rows}"
-    if store.create(name, encode_json(record)):
+    rows = record.rows
+    assert rows.read == sum(rows.status.values()), f"{name}: rows lost, {rows}"
+    if store.create(name, encode(record)):
         return record
-    return store.read_json(name)
+    return read_commit(store, name)  # type: ignore[return-value]  # in the same folder, so of the same kind
+
+
+def read_commit(store: Store, name: str) -> CommitRecord:
+    """The commit record `name`.
+
+    Raises:
+        FileNotFoundError: it is absent.
+        msgspec.DecodeError: it is damaged.
+    """
+    if (record := find_commit(store, name)) is None:
+        raise FileNotFoundError(store.address(name))
+    return record
+
+
+def find_commit(store: Store, name: str) -> CommitRecord | None:
+    """The commit record `name`, None if it is absent.
+
+    Raises:
+        msgspec.DecodeError: it is damaged.
+    """
+    data = store.get(name)
+    return None if data is None else decode_commit(data)
+
+
+def count_rows(batch: pa.Table) -> RowCounts:
+    """Rows of a shard by status."""
+    return RowCounts(read=batch.num_rows, status=dict(Counter(batch["status"].to_pylist())))
 
 
 def count_verdicts(candidates: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]]:
@@ -54,12 +81,12 @@ def count_verdicts(candidates: Iterable[dict[str, Any]]) -> dict[str, dict[str, 
 
 
 def count_texts(batch: pa.Table) -> int:
-    """Texts with words that belong to stored images: the pairs a training on the texts as they came sees."""
+    """Texts of stored images that have at least one word: the pairs of a training on unfiltered texts."""
     rows = zip(batch["status"].to_pylist(), batch["texts"].to_pylist(), strict=True)
     return sum(bool(text.strip()) for status, texts in rows if status == SUCCESS for text in texts or [])
 
 
 def stage_seconds(batch: pa.Table) -> dict[str, float]:
-    """{stage: seconds it spent on this shard}, from the columns the engine added."""
+    """{stage: seconds it spent on this shard}, from the columns that the engine has added."""
     names = [n for n in batch.column_names if n.startswith(SECONDS_PREFIX)]
     return {n.removeprefix(SECONDS_PREFIX): round(batch[n][0].as_py(), 3) for n in names}

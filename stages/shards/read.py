@@ -15,11 +15,8 @@ from capfilt.stages.manifest.index import read_slice
 from capfilt.stages.rows import CORPUS_SCHEMA, ROW_SCHEMA, row_key, table_of, with_column
 from capfilt.stages.shards.tars import SAMPLE, parse_sidecars, read_tar_images, tar_samples
 from capfilt.stages.status import PENDING
+from capfilt.stages.storage.layout import STOP_FILE, ShardFiles, corpus_shard, index_folder
 from capfilt.stages.storage.store import Store
-
-STOP_FILE = "lease/stop"
-"""In the run directory: while it is there, no further shard is read."""
-
 
 PACKED_SCHEMA = ROW_SCHEMA.append(pa.field("sample", SAMPLE))
 """Rows before anything in them was read; `sample` is null for those that come from no tar."""
@@ -29,7 +26,7 @@ PACKED_SCHEMA = ROW_SCHEMA.append(pa.field("sample", SAMPLE))
 class ReadConfig:
     """Where the run lives."""
 
-    run: Store
+    run_dir: Store
     """The run directory."""
     tar_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """fsspec options for the image tars of each source: those of its manifest."""
@@ -54,19 +51,18 @@ class Read:
 
     def shardwise(self, batch: pa.Table) -> pa.Table:
         """As the call, but the rows are still packed (`PACKED_SCHEMA`)."""
-        if self.config.run.get(STOP_FILE) is not None:
+        if self.config.run_dir.get(STOP_FILE) is not None:
             return table_of([], PACKED_SCHEMA)
         tables = [self.read(item["source"], item["shard"]) for item in batch.to_pylist()]
         return tables[0] if len(tables) == 1 else pa.concat_tables(tables)
 
     def read(self, source: str, shard: int) -> pa.Table:
         """Packed rows of one shard."""
-        corpus = self.config.run / f"corpus/{source}"
-        if corpus.get(f"{shard:06d}.json") is not None:
-            rows = read_corpus_shard(corpus, shard, images=self.config.images)
-            nothing = pa.nulls(rows.num_rows, SAMPLE)
-            return rows.append_column("sample", nothing)
-        index = read_slice(corpus / "index", shard).to_pylist()
+        run_dir, place = self.config.run_dir, corpus_shard(source, shard)
+        if run_dir.get(place.record) is not None:
+            rows = read_corpus_shard(run_dir, place, images=self.config.images)
+            return rows.append_column("sample", pa.nulls(rows.num_rows, SAMPLE))
+        index = read_slice(run_dir / index_folder(source), shard).to_pylist()
         if index[0]["tar"] is not None:
             packed = list(tar_samples(index[0]["tar"], self.config.tar_options.get(source)))
         else:
@@ -94,24 +90,23 @@ class Unpack:
         return batch.select(ROW_SCHEMA.names)
 
 
-def read_corpus_shard(corpus: Store, shard: int, *, images: bool = True) -> pa.Table:
-    """Rows of a committed corpus shard, with image bytes where the fetch succeeded (schema `ROW_SCHEMA`).
+def read_corpus_shard(run_dir: Store, place: ShardFiles, *, images: bool = True) -> pa.Table:
+    """Rows of a committed corpus shard, with image bytes where the download succeeded (schema `ROW_SCHEMA`).
 
     Raises:
         ValueError: the tar lacks an image that the Parquet lists as stored.
     """
-    name = f"{shard:06d}"
-    rows = pq.read_table(io.BytesIO(corpus.read(f"{name}.parquet")), schema=CORPUS_SCHEMA)
+    rows = pq.read_table(io.BytesIO(run_dir.read(place.parquet)), schema=CORPUS_SCHEMA)
     stored: dict[str, bytes] = {}
     if images:
-        with suppress(FileNotFoundError):  # told below, with the first image that is lacking
-            stored = read_tar_images(corpus.read(f"{name}.tar"))
+        with suppress(FileNotFoundError):  # the first missing image is reported below
+            stored = read_tar_images(run_dir.read(place.tar))
     values = []
     for key, status in zip(rows["key"].to_pylist(), rows["status"].to_pylist(), strict=True):
         if images and status == "success" and key not in stored:
             raise ValueError(
-                f"{corpus.address(name)}.tar has no image {key} that {name}.parquet lists; "
-                "the shard is damaged: remove its record and run again"
+                f"{run_dir.address(place.tar)} has no image {key} that {place.name}.parquet lists; "
+                "the shard is damaged: capfilt verify RUN --repair makes it again"
             )
         values.append(stored.get(key))
     return rows.append_column(ROW_SCHEMA.field("image"), pa.array(values, type=pa.large_binary()))

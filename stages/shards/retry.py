@@ -7,30 +7,37 @@ record `000012.json`, created exclusively and last. `pipeline.rundir.generations
 from __future__ import annotations
 
 import io
-import json
 import uuid
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from msgspec.structs import replace
 
+from capfilt.stages.errors import UserError
 from capfilt.stages.rows import CORPUS_SCHEMA, ROW_SCHEMA, table_of, with_column
-from capfilt.stages.shards.commit import corpus_record
+from capfilt.stages.shards.commit import corpus_record, read_commit
 from capfilt.stages.shards.pack import Pack
-from capfilt.stages.shards.read import STOP_FILE, read_corpus_shard
+from capfilt.stages.shards.read import read_corpus_shard
+from capfilt.stages.shards.records import (
+    CommitRecord,
+    CorpusRecord,
+    StagedShard,
+    decode_commit,
+    decode_staged,
+    encode,
+)
 from capfilt.stages.shards.write import WRITTEN_SCHEMA, corpus_files
 from capfilt.stages.status import PENDING, STATUSES, SUCCESS
-from capfilt.stages.storage.store import Store, encode_json, sha256
-
-STAGING = "replacing"
-"""Folder of the run directory with shards that are ready to be replaced."""
+from capfilt.stages.storage.layout import STOP_FILE, ShardFiles, corpus_shard, staged_shard
+from capfilt.stages.storage.store import FileEntry, Store, sha256
 
 
-class UnknownClass(ValueError):
+class UnknownClass(UserError):
     """A status that no failed row has; the message lists those there are."""
 
 
@@ -42,7 +49,7 @@ class DamagedShard(ValueError):
 class RetryConfig:
     """Which rows are asked for again."""
 
-    run: Store
+    run_dir: Store
     """The run directory."""
     classes: tuple[str, ...]
     """Statuses (names in `stages.status`), sorted."""
@@ -61,16 +68,17 @@ class ReadFailed:
         Raises:
             DamagedShard: a file is not what the record says.
         """
-        if self.config.run.exists(STOP_FILE):
+        if self.config.run_dir.exists(STOP_FILE):
             return table_of([], ROW_SCHEMA)
         (item,) = batch.to_pylist()
-        corpus, shard = self.config.run / f"corpus/{item['source']}", item["shard"]
-        for file in corpus.read_json(f"{shard:06d}.json")["files"]:
-            if sha256(corpus.read(file["name"])) != file["sha256"]:
+        run_dir, place = self.config.run_dir, corpus_shard(item["source"], item["shard"])
+        for file in read_commit(run_dir, place.record).files:
+            name = f"{place.folder}/{file.name}"
+            if sha256(run_dir.read(name)) != file.sha256:
                 raise DamagedShard(
-                    f"{corpus.address(file['name'])} is not what was written; run capfilt verify --repair first"
+                    f"{run_dir.address(name)} is not what was written; run capfilt verify --repair first"
                 )
-        rows = read_corpus_shard(corpus, shard)
+        rows = read_corpus_shard(run_dir, place)
         again = is_retried(rows, self.config.classes)
         for name in (
             "error_message",
@@ -106,44 +114,52 @@ class StageRetried:
         """As the call, for rows that are packed.
 
         Raises:
-            AssertionError: a row that was not asked for is not as it was.
+            AssertionError: a row that was not retried has changed.
         """
         source, shard = batch["source"][0].as_py(), batch["shard"][0].as_py()
-        corpus, staging = self.config.run / f"corpus/{source}", self.config.run / f"{STAGING}/{source}"
-        name = f"{shard:06d}"
-        kept = corpus.read(f"{name}.json")
-        before = pq.read_table(io.BytesIO(corpus.read(f"{name}.parquet")), schema=CORPUS_SCHEMA)
+        run_dir, place = self.config.run_dir, staged_shard(source, shard)
+        staged = self._stage(batch, corpus_shard(source, shard), place)
+        if not run_dir.create(place.record, encode(staged)):
+            staged = decode_staged(run_dir.read(place.record))
+        written = msgspec.json.encode({"retry": staged}).decode()
+        return table_of([{"source": source, "shard": shard, "records": written}], WRITTEN_SCHEMA)
+
+    def _stage(self, batch: pa.Table, committed: ShardFiles, place: ShardFiles) -> StagedShard:
+        """Write the files of the next generation, if a row has another status now."""
+        run_dir = self.config.run_dir
+        record = run_dir.read(committed.record)
+        before = pq.read_table(io.BytesIO(run_dir.read(committed.parquet)), schema=CORPUS_SCHEMA)
         now = batch.select(CORPUS_SCHEMA.names).cast(CORPUS_SCHEMA)
         again = is_retried(before, self.config.classes)
-        untouched = pc.invert(pa.array(again))
-        assert now.filter(untouched).equals(before.filter(untouched)), f"{source}/{name}: other rows changed"
-        outcome = Counter(s for s, a in zip(now["status"].to_pylist(), again, strict=True) if a)
-        staged: dict[str, Any] = {
-            "classes": list(self.config.classes),
-            "replaces": sha256(kept),
-            "asked": sum(again),
-            "status": dict(outcome),
-            "files": {},
-            "record": None,
-        }
-        if not now["status"].equals(before["status"]):
-            attempt = uuid.uuid4().hex[
-                :8
-            ]  # never the files of another attempt, whose record may stand already
-            files = []
-            for ending, data in corpus_files(batch):
-                written = staging.put(f"{name}.{attempt}.{ending}", data)
-                staged["files"][f"{name}.{ending}"] = written["name"]
-                files.append(written | {"name": f"{name}.{ending}"})
-            old = json.loads(kept)
-            record = corpus_record(batch, old["fingerprint"], files)
-            total = Counter(old["seconds"])
-            total.update({stage: s for stage, s in record["seconds"].items() if stage == "fetch"})
-            staged["record"] = record | {"seconds": {stage: round(s, 3) for stage, s in total.items()}}
-        if not staging.create(f"{name}.json", encode_json(staged)):
-            staged = staging.read_json(f"{name}.json")
-        records = json.dumps({"retry": staged})
-        return table_of([{"source": source, "shard": shard, "records": records}], WRITTEN_SCHEMA)
+        others = pc.invert(pa.array(again))
+        assert now.filter(others).equals(before.filter(others)), f"{committed.stem}: other rows changed"
+        staged = StagedShard(
+            classes=self.config.classes,
+            replaces=sha256(record),
+            asked=sum(again),
+            status=dict(Counter(s for s, a in zip(now["status"].to_pylist(), again, strict=True) if a)),
+            files={},
+            record=None,
+        )
+        if now["status"].equals(before["status"]):
+            return staged
+        # Names of this attempt only: another attempt's record may list its own files already.
+        attempt = uuid.uuid4().hex[:8]
+        names, files = {}, []
+        for suffix, data in corpus_files(batch):
+            final = f"{place.name}.{suffix}"
+            written = run_dir.put(f"{place.stem}.{attempt}.{suffix}", data)
+            names[final] = written.name
+            files.append(FileEntry(final, written.bytes, written.sha256))
+        return replace(staged, files=names, record=_next_record(decode_commit(record), batch, files))
+
+
+def _next_record(old: CommitRecord, batch: pa.Table, files: Sequence[FileEntry]) -> CorpusRecord:
+    """Record of a shard's next generation; the seconds of the new downloads are added to the old ones."""
+    record = corpus_record(batch, old.fingerprint, files)
+    total = Counter(old.seconds)
+    total.update({stage: s for stage, s in record.seconds.items() if stage == "fetch"})
+    return replace(record, seconds={stage: round(s, 3) for stage, s in total.items()})
 
 
 def is_retried(rows: pa.Table, classes: Sequence[str]) -> list[bool]:

@@ -1,25 +1,33 @@
-"""Shard → image tar, Parquet and the commit record that decides (shared design, contract 4).
+"""Shard → image tar, Parquet and the commit record that decides (docs/design.md).
 
-The record is created exclusively and last. Until it exists the shard is done again from the start; once it
-exists nobody touches the shard, not even a late attempt that lost.
+The record is created exclusively and last. Until it exists the shard is processed again from the start; once it
+exists the shard is never touched, not even by a late attempt.
 """
 
 from __future__ import annotations
 
 import io
-import json
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from capfilt.stages.rows import CANDIDATE_SCHEMA, CORPUS_SCHEMA, SCHEMA_VERSION, table_of
-from capfilt.stages.shards.commit import commit, corpus_record, count_verdicts, stage_seconds
+from capfilt.stages.shards.commit import (
+    commit,
+    corpus_record,
+    count_rows,
+    count_verdicts,
+    find_commit,
+    stage_seconds,
+)
 from capfilt.stages.shards.pack import Pack, corpus_tar
+from capfilt.stages.shards.records import CandidatesRecord, CommitRecord
 from capfilt.stages.status import SUCCESS
+from capfilt.stages.storage.layout import ShardFiles, candidates_shard, corpus_shard
 from capfilt.stages.storage.store import Store
 
 WRITTEN_SCHEMA = pa.schema([("source", pa.string()), ("shard", pa.int64()), ("records", pa.string())])
@@ -43,7 +51,7 @@ class Provenance:
 class WriteConfig:
     """What the writer makes of a shard."""
 
-    run: Store
+    run_dir: Store
     """The run directory."""
     corpus_fingerprints: dict[str, str] = field(default_factory=dict)
     """Fingerprints of the sources whose shards' images and rows are written to the corpus, unless their record
@@ -56,7 +64,7 @@ class WriteConfig:
 
 
 class OtherImages(RuntimeError):
-    """The corpus holds other pictures of a shard than were judged."""
+    """The corpus holds other images of a shard than those that were judged."""
 
 
 class Write:
@@ -75,45 +83,47 @@ class Write:
     def shardwise(self, batch: pa.Table) -> pa.Table:
         """As the call, for rows that are packed."""
         source, shard = batch["source"][0].as_py(), batch["shard"][0].as_py()
-        records: dict[str, Any] = {}
+        records: dict[str, CommitRecord] = {}
         if source in self.config.corpus_fingerprints:
-            records["corpus"] = self._write_corpus(batch, source, shard)
+            records["corpus"] = self._write_corpus(batch, corpus_shard(source, shard))
         if self.config.round_fingerprint is not None:
             records["candidates"] = self._write_candidates(batch, source, shard)
-        return table_of([{"source": source, "shard": shard, "records": json.dumps(records)}], WRITTEN_SCHEMA)
+        written = msgspec.json.encode(records).decode()
+        return table_of([{"source": source, "shard": shard, "records": written}], WRITTEN_SCHEMA)
 
-    def _write_corpus(self, batch: pa.Table, source: str, shard: int) -> Any:
-        store, name = self.config.run / f"corpus/{source}", f"{shard:06d}"
-        standing = store.find_json(f"{name}.json")
-        if standing is None:
-            files = [store.put(f"{name}.{ending}", data) for ending, data in corpus_files(batch)]
-            record = corpus_record(batch, self.config.corpus_fingerprints[source], files)
-            standing = commit(store, f"{name}.json", record)
-            if standing is record:
+    def _write_corpus(self, batch: pa.Table, place: ShardFiles) -> CommitRecord:
+        run_dir = self.config.run_dir
+        committed = find_commit(run_dir, place.record)
+        if committed is None:
+            files = [run_dir.put(f"{place.stem}.{suffix}", data) for suffix, data in corpus_files(batch)]
+            fingerprint = self.config.corpus_fingerprints[batch["source"][0].as_py()]
+            record = corpus_record(batch, fingerprint, files)
+            committed = commit(run_dir, place.record, record)
+            if committed is record:
                 return record
         if self.config.round_fingerprint is not None:
-            check_images(store, name, batch)
-        return standing
+            check_images(run_dir, place, batch)
+        return committed
 
-    def _write_candidates(self, batch: pa.Table, source: str, shard: int) -> Any:
-        store, name = self.config.run / f"rounds/{self.config.round}/{source}", f"{shard:06d}"
-        if (standing := store.find_json(f"{name}.json")) is not None:
-            return standing
+    def _write_candidates(self, batch: pa.Table, source: str, shard: int) -> CommitRecord:
+        run_dir, fingerprint = self.config.run_dir, self.config.round_fingerprint
+        assert fingerprint is not None, "candidates are written with the fingerprint of their node"
+        place = candidates_shard(self.config.round, source, shard)
+        if (committed := find_commit(run_dir, place.record)) is not None:
+            return committed
         rows = self._candidate_rows(batch)
-        file = store.put(f"{name}.parquet", parquet_bytes(table_of(rows, CANDIDATE_SCHEMA)))
-        record = {
-            "kind": "candidates",
-            "source": source,
-            "shard": shard,
-            "round": self.config.round,
-            "version": SCHEMA_VERSION,
-            "fingerprint": self.config.round_fingerprint,
-            "files": [file],
-            "rows": {"read": batch.num_rows, "status": dict(Counter(batch["status"].to_pylist()))},
-            "candidates": count_verdicts(rows),
-            "seconds": stage_seconds(batch),
-        }
-        return commit(store, f"{name}.json", record)
+        file = run_dir.put(place.parquet, parquet_bytes(table_of(rows, CANDIDATE_SCHEMA)))
+        record = CandidatesRecord(
+            source=source,
+            shard=shard,
+            round=self.config.round,
+            fingerprint=fingerprint,
+            files=(file,),
+            rows=count_rows(batch),
+            candidates=count_verdicts(rows),
+            seconds=stage_seconds(batch),
+        )
+        return commit(run_dir, place.record, record)
 
     def _candidate_rows(self, batch: pa.Table) -> list[dict[str, Any]]:
         made = self.config.provenance
@@ -153,21 +163,21 @@ def corpus_files(batch: pa.Table) -> Iterator[tuple[str, bytes]]:
     yield "parquet", parquet_bytes(batch.select(CORPUS_SCHEMA.names).cast(CORPUS_SCHEMA))
 
 
-def check_images(store: Store, name: str, batch: pa.Table) -> None:
-    """The pictures of these rows are those that the corpus holds.
+def check_images(run_dir: Store, place: ShardFiles, batch: pa.Table) -> None:
+    """Check that the corpus holds the images of these rows.
 
-    A shard may be in two hands, when a node is cut off from its cluster and not from the store; who asks the web second
-    may get other pictures, and candidates must not be made of those.
+    Two attempts may process the same shard, for example when a machine loses its cluster but not the store. The slower
+    one may download other images, and no candidates may be written for images that were not committed.
 
     Raises:
-        OtherPictures: they are not; the next attempt reads the shard from the corpus.
+        OtherImages: the corpus holds others; the next attempt reads the shard from the corpus.
     """
     columns = ["key", "sha256"]
-    stored = pq.read_table(io.BytesIO(store.read(f"{name}.parquet")), columns=columns)
+    stored = pq.read_table(io.BytesIO(run_dir.read(place.parquet)), columns=columns)
     if stored.to_pylist() != batch.select(columns).to_pylist():
         raise OtherImages(
-            f"{store.address(name)}: another attempt has stored other pictures meanwhile; "
-            "the shard is read from the corpus next time"
+            f"{run_dir.address(place.stem)}: another attempt has stored other images meanwhile; "
+            "the next attempt reads the shard from the corpus"
         )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from capfilt.stages.errors import UserError
 from capfilt.stages.storage.filesystems import open_filesystem, protocol_of
 from capfilt.stages.storage.store import Store
 
@@ -19,7 +20,7 @@ Part = tuple[str, int | None]
 """A file of a checkpoint: its path on its filesystem, and its size."""
 
 
-class ArtifactError(ValueError):
+class ArtifactError(UserError):
     """A checkpoint or tokenizer that cannot be had; the message names the config key, the address and the way out."""
 
 

@@ -23,8 +23,11 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import msgspec
 from fsspec.implementations.local import LocalFileSystem
+from msgspec import Struct
 
+from capfilt.stages.errors import UserError
 from capfilt.stages.storage.filesystems import open_filesystem
 from capfilt.stages.storage.s3_errors import NO_SUCH_BUCKET, code_of
 from capfilt.stages.storage.s3_errors import reason as reason
@@ -40,7 +43,20 @@ ROUNDS = 4
 """Times something that should work when it is tried again is tried."""
 
 
-class StoreError(ValueError):
+DAMAGED = (msgspec.DecodeError, json.JSONDecodeError, UnicodeDecodeError)
+"""What decoding a record raises when its bytes are not JSON, or lack a field."""
+
+
+class FileEntry(Struct, frozen=True):
+    """A written file, as records list it."""
+
+    name: str
+    """Without its folder."""
+    bytes: int
+    sha256: str
+
+
+class StoreError(UserError):
     """A place the user named cannot be reached, read or written; the message says which and why."""
 
 
@@ -103,7 +119,7 @@ class Store:
         wanted anyway."""
         if self.is_local:
             return bool(self.fs.exists(self.path(name)))
-        with self._telling("look for", name):
+        with self._explain_errors("look for", name):
             try:
                 self.fs.info(self.path(name))
             except FileNotFoundError as error:
@@ -116,7 +132,7 @@ class Store:
         """Whole content of `name`; FileNotFoundError when absent."""
         if self.is_local:  # fsspec's own way costs ten times as much, which 10^5 records feel
             return Path(self.path(name)).read_bytes()
-        with self._telling("read", name):
+        with self._explain_errors("read", name):
             return bytes(self.fs.cat_file(self.path(name)))
 
     def get(self, name: str) -> bytes | None:
@@ -126,7 +142,7 @@ class Store:
                 return self.read(name)
             except FileNotFoundError:
                 return None
-        with self._telling("read", name):
+        with self._explain_errors("read", name):
             try:
                 # Without a start s3fs asks for the size first.
                 return bytes(self.fs.cat_file(self.path(name), start=0))
@@ -153,7 +169,7 @@ class Store:
 
     def list(self, folder: str = "", suffix: str = "") -> list[str]:
         """Names directly inside `folder` that end with `suffix`, sorted, temporaries left out; [] if absent."""
-        with self._telling("list", folder):
+        with self._explain_errors("list", folder):
             try:
                 path = self.path(folder)
                 entries = os.listdir(path) if self.is_local else self.fs.ls(path, detail=False)
@@ -164,19 +180,19 @@ class Store:
         names = (str(entry).rstrip("/").rpartition("/")[2] for entry in entries)
         return sorted(n for n in names if n.endswith(suffix) and not n.startswith(TEMPORARY_PREFIX))
 
-    def put(self, name: str, data: bytes) -> dict[str, Any]:
+    def put(self, name: str, data: bytes) -> FileEntry:
         """Write `data` as `name` in one piece, replacing what was there.
 
         Returns:
-            {"name", "bytes", "sha256"}: what a commit record lists for the file.
+            What a commit record lists for the file.
         """
         if self.is_local:
             temporary = self._write_temporary(name, data)
             os.replace(temporary, self.path(name))
         else:
-            with self._telling("write", name):
+            with self._explain_errors("write", name):
                 self.fs.pipe_file(self.path(name), data)  # in parts from 100 MB on
-        return {"name": PurePosixPath(name).name, "bytes": len(data), "sha256": sha256(data)}
+        return FileEntry(PurePosixPath(name).name, len(data), sha256(data))
 
     def put_json(self, name: str, value: Any) -> None:
         self.put(name, encode_json(value))
@@ -188,7 +204,7 @@ class Store:
             True if this call made it, or exactly this stands there already; False if something else does.
         """
         if not self.is_local:
-            with self._telling("create", name):
+            with self._explain_errors("create", name):
                 return self._create_object(name, data)
         temporary = self._write_temporary(name, data)
         try:
@@ -202,7 +218,7 @@ class Store:
 
     def remove_file(self, name: str) -> None:
         """Remove one file, by one request; nothing happens when it is absent."""
-        with self._telling("remove", name), contextlib.suppress(FileNotFoundError):
+        with self._explain_errors("remove", name), contextlib.suppress(FileNotFoundError):
             self.fs.rm_file(self.path(name))
 
     def remove(self, name: str) -> None:
@@ -220,7 +236,7 @@ class Store:
                     record.unlink(missing_ok=True)
                 self.fs.rm(path, recursive=True)
             return
-        with self._telling("remove", name):
+        with self._explain_errors("remove", name):
             self._remove_objects(path, RECORD)
             self._remove_objects(path, "")
 
@@ -259,20 +275,12 @@ class Store:
             os.makedirs(os.path.dirname(self.path(target)), exist_ok=True)
             os.replace(self.path(name), self.path(target))
             return
-        with self._telling("move", name):
+        with self._explain_errors("move", name):
             self.fs.cp_file(self.path(name), self.path(target))
             self.fs.rm_file(self.path(name))
 
-    def walk(self, folder: str = "") -> Iterator[str]:
-        """Names of all files below `folder`, relative to the store, sorted."""
-        base = self.path()
-        with self._telling("list", folder):
-            found = sorted(self.fs.find(self.path(folder)))
-        for path in found:
-            yield str(path)[len(base) + 1 :]
-
     @contextlib.contextmanager
-    def _telling(self, doing: str, name: str) -> Iterator[None]:
+    def _explain_errors(self, doing: str, name: str) -> Iterator[None]:
         """What an object store's libraries raise, as one line; absent files and taken names stay what they are, and
         so do the system's own errors about a local disk."""
         try:

@@ -1,6 +1,7 @@
 """A placeholder under many urls, in the one-pass chain: the first copies are judged, the others wait for nobody."""
 
 import csv
+import json
 import shutil
 
 import duckdb
@@ -8,12 +9,10 @@ import pytest
 from rich.console import Console
 
 from capfilt.pipeline.config.load import parse_config
-from capfilt.pipeline.execute import run_dag
 from capfilt.pipeline.maintenance.verify import verify_run
-from capfilt.pipeline.plan import plan
-from capfilt.pipeline.rundir.ledger import Ledger
-from capfilt.stages.storage.store import Store
+from capfilt.pipeline.prepare import open_run
 from tests.faults.harness import chain_data
+from tests.runs import run_dag
 
 ROWS, COPIES, LIMIT = 45, 20, 5
 """45 rows in shards of 20; every url of an even row below 40 is the placeholder's, by another query."""
@@ -68,10 +67,9 @@ def test_the_first_copies_have_verdicts_and_the_ratio_is_theirs(placeholder):
 
 def test_the_run_verifies_and_the_report_shows_the_placeholder(placeholder):
     run, config = placeholder
-    store = Store(str(run))
-    found = verify_run(config, store, Ledger(store), plan(config))
+    found = verify_run(open_run(config))
     assert found.problems == [] and found.rows == 2 * ROWS
     page = (run / "reports/1/report.html").read_text()
     assert f"<b>{COPIES} copies</b>, {COPIES - LIMIT} over the limit" in page
-    record = store.read_json("nodes/bootstrap.1.json")
+    record = json.loads((run / "nodes/bootstrap.1.json").read_text())
     assert record["counts"]["candidates"]["web"]["unjudged"] == COPIES - LIMIT

@@ -7,8 +7,8 @@ import duckdb
 import pytest
 from rich.console import Console
 
-from capfilt.pipeline.execute import run_dag
 from capfilt.pipeline.plan import plan
+from tests.runs import run_dag
 
 
 def records(folder):

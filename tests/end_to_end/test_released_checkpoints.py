@@ -15,6 +15,7 @@ from capfilt.models.caption_text import normalize_caption
 from capfilt.pipeline.config.load import parse_config
 from capfilt.pipeline.corpora.shapes import make_shapes
 from capfilt.stages.shards.read import read_corpus_shard
+from capfilt.stages.storage.layout import corpus_shard
 from capfilt.stages.storage.store import Store
 from tests.chain import bootstrap_web
 from tests.models.blip_oracle import SIZE, hf_captioner, hf_matcher, tiny_tokenizer
@@ -49,7 +50,7 @@ def released(tmp_path_factory):
     config = parse_config(data, "released")
     make_shapes(config.shapes, config.shapes_dir)
     rows = bootstrapped(config, Store(str(folder / "run")))
-    corpus = read_corpus_shard(Store(str(folder / "run/corpus/web")), 0).to_pylist()
+    corpus = read_corpus_shard(Store(str(folder / "run")), corpus_shard("web", 0)).to_pylist()
     images = {row["key"]: Image.open(io.BytesIO(row["image"])) for row in corpus}
     return SimpleNamespace(
         **models, judge=models["filter"], ours=tokenizer, processor=processor, rows=rows, images=images

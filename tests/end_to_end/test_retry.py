@@ -6,19 +6,22 @@ import subprocess
 import sys
 
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
 from capfilt.pipeline.console.commands import resume_command
-from capfilt.pipeline.execute import run_dag
 from capfilt.pipeline.maintenance.retry import closing_lines, retry_rows
 from capfilt.pipeline.prepare import hold_run
 from capfilt.pipeline.rundir.ledger import Ledger
 from capfilt.stages.rows import with_column
-from capfilt.stages.shards.commit import corpus_record
+from capfilt.stages.shards.commit import corpus_record, read_commit
 from capfilt.stages.shards.pack import Pack
 from capfilt.stages.shards.read import read_corpus_shard
+from capfilt.stages.shards.records import encode
 from capfilt.stages.shards.write import corpus_files
+from capfilt.stages.storage.layout import corpus_shard
 from capfilt.stages.storage.store import Store
+from tests.runs import run_dag
 
 LOST = {"00000100003": "timeout", "00000100011": "dns", "00000400000": "http_5xx"}
 """Key → status it is given; of shards 1 and 4."""
@@ -30,25 +33,25 @@ def losses(finished, tmp_path):
     original, config, _ = finished
     run = tmp_path / "run"
     shutil.copytree(original, run)
-    corpus = Store(str(run / "corpus/web"))
-    for shard in (1, 4):
-        record = corpus.read_json(f"{shard:06d}.json")
-        rows = read_corpus_shard(corpus, shard)
+    store = Store(str(run))
+    for place in (corpus_shard("web", 1), corpus_shard("web", 4)):
+        record = read_commit(store, place.record)
+        rows = read_corpus_shard(store, place)
         keys = rows["key"].to_pylist()
         for name in ("status", "error_message", "image", "sha256"):
             failed = {key: LOST[key] if name in ("status", "error_message") else None for key in LOST}
             values = [failed.get(k, v) for k, v in zip(keys, rows[name].to_pylist(), strict=True)]
             rows = with_column(rows, name, values, rows.schema.field(name).type)
-        files = [corpus.put(f"{shard:06d}.{ending}", data) for ending, data in corpus_files(Pack()(rows))]
-        made = corpus_record(rows, record["fingerprint"], files) | {"seconds": record["seconds"]}
-        corpus.put_json(f"{shard:06d}.json", made)
+        files = [store.put(f"{place.stem}.{suffix}", data) for suffix, data in corpus_files(Pack()(rows))]
+        made = corpus_record(rows, record.fingerprint, files)
+        store.put(place.record, encode(replace(made, seconds=record.seconds)))
     return run, config.model_copy(update={"run": config.run.model_copy(update={"dir": str(run)})})
 
 
 def ask(config, *classes):
     console = Console(quiet=True)
-    with hold_run(config, console.print) as lease:
-        return retry_rows(config, classes, console, lease)
+    with hold_run(config, console.print) as run_dir:
+        return retry_rows(run_dir, classes, console)
 
 
 def test_lost_rows_come_back_and_downstream_sees_them(losses, finished, ray_session):

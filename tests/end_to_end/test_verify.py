@@ -8,13 +8,10 @@ import sys
 import pytest
 from rich.console import Console
 
-from capfilt.pipeline.execute import run_dag
 from capfilt.pipeline.maintenance.repair import repair
 from capfilt.pipeline.maintenance.verify import verify_run
-from capfilt.pipeline.plan import plan
-from capfilt.pipeline.rundir.ledger import Ledger
-from capfilt.stages.storage.store import Store
-from tests.pipeline.maintenance.retry_scene import Owner
+from capfilt.pipeline.prepare import open_run
+from tests.runs import run_dag, writable
 
 
 @pytest.fixture
@@ -27,8 +24,8 @@ def copied(finished, tmp_path):
 
 
 def look(run, config):
-    store = Store(str(run))
-    return verify_run(config, store, Ledger(store), plan(config))
+    assert str(run) == config.run.dir
+    return verify_run(open_run(config))
 
 
 def flip(path):
@@ -80,7 +77,11 @@ def test_an_undamaged_run_is_as_its_records_say(copied):
         ("rounds/1/web/000000.json", miscount, "rounds/1/web/000000: 21 rows read, 20 accounted for"),
         ("rounds/1/web/000001.json", swap, "rounds/1/web/000001: made with other settings than bootstrap.1"),
         ("corpus/web/000001.json", swap, "corpus/web/000001: made with other settings than fetch"),
-        ("rounds/1/web/000003.json", garble, "rounds/1/web/000003: the record is no JSON"),
+        (
+            "rounds/1/web/000003.json",
+            garble,
+            "rounds/1/web/000003: the record is damaged (Input data was truncated)",
+        ),
         (
             "models/filter.1/model.safetensors",
             flip,
@@ -119,9 +120,7 @@ def test_repair_makes_exactly_the_damaged_parts_again(copied, finished, ray_sess
     for name, damage in damaged.items():
         damage(run / name)
     times = {path: path.stat().st_mtime_ns for path in run.rglob("0*.json")}
-    store = Store(str(run))
-    ledger, nodes = Ledger(store), plan(config)
-    again = repair(config, store, ledger, nodes, look(run, config).problems, Owner())
+    again = repair(writable(config), look(run, config).problems)
     assert again == ["fetch", "captioner.1", "bootstrap.1", "report.1"]
     outcome = run_dag(config, Console(quiet=True))
     assert outcome.failed == {} and outcome.done == again
@@ -142,14 +141,13 @@ def test_wrong_totals_cost_no_shard(copied):
     record = json.loads(path.read_text())
     record["counts"]["rows"] += 1
     path.write_text(json.dumps(record))
-    store = Store(str(run))
-    ledger, nodes = Ledger(store), plan(config)
+    run_dir = writable(config)
     found = look(run, config)
     assert [str(p) for p in found.problems] == [
         "nodes/fetch.json: 127 rows (126 success); its shards' records say 126 rows (126 success)"
     ]
-    assert "fetch" in repair(config, store, ledger, nodes, found.problems, Owner())
-    assert len(list((run / "corpus/web").glob("*.tar"))) == 5 and ledger.node("fetch") is None
+    assert "fetch" in repair(run_dir, found.problems)
+    assert len(list((run / "corpus/web").glob("*.tar"))) == 5 and run_dir.ledger.node("fetch") is None
 
 
 def test_command_exits_with_1_and_says_how_to_repair(copied):
@@ -168,8 +166,7 @@ def test_the_command_that_repairs_goes_on_where_a_kill_left_it(copied, finished)
     run, config = copied
     name = "rounds/1/web/000002.parquet"
     flip(run / name)
-    store = Store(str(run))
-    repair(config, store, Ledger(store), plan(config), look(run, config).problems, Owner())
+    repair(writable(config), look(run, config).problems)
     result = subprocess.run(
         [sys.executable, "-m", "pipeline", "verify", str(run), "--repair"],
         capture_output=True,

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from capfilt.pipeline.training.step_log import read_steps
 from capfilt.stages.storage.store import Store
+from tests.runs import walk
 from tests.s3_server import S3
 from tests.tiny import tiny_data, write_config
 
@@ -167,7 +168,7 @@ def judge(folder: Path, fault: Fault, code: int | None, output: str) -> str:
 def fetched(folder: Path, s3: S3) -> Path:
     """A local copy of the run directory on S3."""
     store = Store(on_s3(folder), s3.options)
-    for name in store.walk():
+    for name in walk(store):
         (folder / "run" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "run" / name).write_bytes(store.read(name))
     return folder / "run"

@@ -1,17 +1,17 @@
 """`--fresh`: what goes, and that a kill in between leaves nothing that could be taken for another config's work."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
 import pytest
 
 from capfilt.pipeline.config.load import parse_config
-from capfilt.pipeline.plan import plan
 from capfilt.pipeline.prepare import forget
 from capfilt.pipeline.rundir.ledger import Ledger, LedgerError
 from capfilt.stages.storage.store import Store
-from tests.pipeline.maintenance.retry_scene import Owner
+from tests.runs import DONE, walk, writable
 from tests.tiny import tiny_data
 
 OLD, NEW = {"filter": {"judge": {"threshold": 0.5}}}, {"filter": {"judge": {"threshold": 0.6}}}
@@ -27,7 +27,7 @@ def judged(run, shards=3):
     for shard in range(shards):
         run.put(f"{SHARDS}/{shard:06d}.parquet", b"rows")
         run.put_json(f"{SHARDS}/{shard:06d}.json", {"shard": shard})
-    Ledger(run).finish("bootstrap.1", OLD)
+    Ledger(run).finish("bootstrap.1", OLD, DONE, 1.0)
 
 
 def killed_after(monkeypatch, owner, names, steps):
@@ -88,42 +88,42 @@ def test_on_object_stores_records_go_first_too(monkeypatch):
 
 @pytest.fixture
 def scene(tmp_path):
-    """(config, ledger, nodes) of a whole loop of which every node is done."""
+    """The run directory of a whole loop of which every node is done."""
     return done(parse_config(tiny_data(tmp_path), "c.yaml"))
 
 
 def done(config):
-    nodes, run = plan(config), Store(config.run.dir)
+    run_dir = writable(config)
+    nodes, run = run_dir.nodes, run_dir.store
     for name in nodes:
-        Ledger(run).finish(name, OLD)
+        run_dir.ledger.finish(name, OLD, DONE, 1.0)
     for source in config.sources:
         run.put_json(f"corpus/{source}/000000.json", {"shard": 0})
         run.put_json(f"corpus/{source}/index/index.json", {})
-    for round_, source in ((n.round, s) for n in nodes.values() if n.kind == "bootstrap" for s in n.sources):
+    for round_, source in ((n.round, s) for n in nodes.values() if n.kind.judges for s in n.sources):
         run.put_json(f"rounds/{round_}/{source}/000000.json", {"shard": 0})
     for name, node in nodes.items():
-        if node.kind in ("pretrain", "captioner", "filter"):
+        if node.kind.trains:
             run.put_json(f"models/{name}/provenance.json", {})
             run.put(f"train/{name}/{name}-0123/step_000002/state.pt", b"half way")
             run.put(f"logs/{name}/steps.jsonl", b"{}")
     run.put("models/tokenizer/tokenizer.json", b"{}")
-    return config, Ledger(run), nodes
+    return run_dir
 
 
-def left(ledger):
-    return {name for name in ledger.run.walk() if not name.startswith(("lease/", "logs/"))}
+def left(run_dir):
+    return {name for name in walk(run_dir.store) if not name.startswith(("lease/", "logs/"))}
 
 
 def test_a_training_begins_from_its_start_again_and_so_does_the_vocabulary_of_the_first(scene):
-    config, ledger, nodes = scene
-    forget(config, ledger, nodes, "pretrain.1", Owner())
-    assert not {name for name in left(ledger) if "pretrain.1" in name}
-    assert {"models/tokenizer/tokenizer.json", "nodes/captioner.1.json"} <= left(ledger)
-    forget(config, ledger, nodes, "pretrain.0", Owner())
-    assert left(ledger) == {
+    forget(scene, "pretrain.1")
+    assert not {name for name in left(scene) if "pretrain.1" in name}
+    assert {"models/tokenizer/tokenizer.json", "nodes/captioner.1.json"} <= left(scene)
+    forget(scene, "pretrain.0")
+    assert left(scene) == {
         *(
             f"corpus/{source}/{file}"
-            for source in config.sources
+            for source in scene.config.sources
             for file in ("000000.json", "index/index.json")
         ),
         "nodes/fetch.json",
@@ -142,17 +142,16 @@ def given(tmp_path):
 
 @pytest.mark.parametrize("lost", [(), ("pretrain", "evaluate")])
 def test_fetch_means_the_images_of_all_sources(given, tmp_path, lost):
-    config, ledger, nodes = given
     if lost:
-        ledger.run.remove("")
-        data = {k: v for k, v in config.model_dump().items() if k not in lost}
-        config, ledger, nodes = done(type(config).model_validate(data))
-        assert "fetch" not in nodes
-    forget(config, ledger, nodes, "fetch", Owner())
-    kept = {name for name in left(ledger) if name.startswith("corpus/")}
+        given.store.remove("")
+        data = {k: v for k, v in given.config.model_dump().items() if k not in lost}
+        given = done(type(given.config).model_validate(data))
+        assert "fetch" not in given.nodes
+    forget(given, "fetch")
+    kept = {name for name in left(given) if name.startswith("corpus/")}
     fetched_by_nobody = {"corpus/human", "corpus/test"} if lost else set()
     assert {name.rsplit("/", 1)[0].removesuffix("/index") for name in kept} == fetched_by_nobody
-    assert not any(name.startswith(("rounds/", "nodes/")) for name in left(ledger))
+    assert not any(name.startswith(("rounds/", "nodes/")) for name in left(given))
 
 
 def test_an_owner_that_was_replaced_takes_nothing_away(scene):
@@ -160,9 +159,8 @@ def test_an_owner_that_was_replaced_takes_nothing_away(scene):
         def confirm(self):
             raise Killed
 
-    config, ledger, nodes = scene
-    before = left(ledger)
+    before = left(scene)
     with pytest.raises(Killed):
-        forget(config, ledger, nodes, "fetch", Replaced())
-    assert left(ledger) == before
-    assert json.loads(ledger.run.read("nodes/fetch.json"))["inputs"] == OLD
+        forget(replace(scene, held=Replaced()), "fetch")
+    assert left(scene) == before
+    assert json.loads(scene.store.read("nodes/fetch.json"))["inputs"] == OLD

@@ -9,14 +9,14 @@ import pytest
 
 from capfilt.pipeline.config.load import parse_config
 from capfilt.pipeline.maintenance.verify import verify_run
-from capfilt.pipeline.plan import plan
-from capfilt.pipeline.prepare import hold_run
+from capfilt.pipeline.prepare import hold_run, open_run
 from capfilt.pipeline.rundir import lease
-from capfilt.pipeline.rundir.ledger import Ledger, LedgerError
+from capfilt.pipeline.rundir.ledger import LedgerError
 from capfilt.stages.manifest.index import ManifestError, build_index
 from capfilt.stages.storage.artifacts import ArtifactError
 from capfilt.stages.storage.store import Store
-from tests.tiny import prepared_run, tiny_data, write_config
+from tests.runs import DONE, prepared_run
+from tests.tiny import tiny_data, write_config
 
 
 @pytest.fixture
@@ -39,12 +39,12 @@ def data(tmp_path):
 def begin(data, done=False):
     """The state after a node was begun, or done, without the work."""
     config = parse_config(data, "c.yaml")
-    ready = prepared_run(config)
+    ready = prepared_run(config).run_dir
     build_index(config.sources["web"].rows, ready.store / "corpus/web/index", source="sources.web")
-    inputs = ready.prints.inputs("bootstrap.1")
+    inputs = ready.fingerprints.inputs("bootstrap.1")
     ready.ledger.start("bootstrap.1", inputs)
     if done:
-        ready.ledger.finish("bootstrap.1", inputs, seconds=1.0)
+        ready.ledger.finish("bootstrap.1", inputs, DONE, 1.0)
 
 
 def refusal(data, kind):
@@ -70,7 +70,7 @@ def test_changed_manifest(data, tmp_path, done):
         file.write("http://127.0.0.1:9/c.jpg,c\n")
     assert "sources.web.manifest: " in (line := refusal(data, ManifestError)) and "has changed since" in line
     ready = prepared_run(parse_config(data, "c.yaml"), fresh="fetch")  # which cuts it again
-    assert not ready.store.exists("corpus/web/index/index.json")
+    assert not ready.run_dir.store.exists("corpus/web/index/index.json")
 
 
 @pytest.mark.parametrize("done", [False, True])
@@ -100,7 +100,9 @@ def test_a_start_record_beside_an_end_record_goes(data):
     begin(data)
     config = parse_config(data, "c.yaml")
     store = Store(config.run.dir)
-    store.put_json("nodes/bootstrap.1.json", store.read_json("nodes/bootstrap.1.started.json"))  # and a kill
+    started = store.read("nodes/bootstrap.1.started.json")
+    begin(data, done=True)
+    store.put("nodes/bootstrap.1.started.json", started)  # as a kill between the two leaves it
     assert prepared_run(config).state["bootstrap.1"] == "done"
     assert store.list("nodes") == ["bootstrap.1.json"]
 
@@ -124,8 +126,8 @@ class TestStarts:
         ("key", "file"), [("vision_start", "vit.safetensors"), ("text_start", "bert/vocab.txt")]
     )
     def test_another_content_under_the_same_name(self, data, tmp_path, key, file):
-        ready = prepared_run(parse_config(data, "c.yaml"))
-        ready.ledger.start("pretrain.0", ready.prints.inputs("pretrain.0"))
+        ready = prepared_run(parse_config(data, "c.yaml")).run_dir
+        ready.ledger.start("pretrain.0", ready.fingerprints.inputs("pretrain.0"))
         (tmp_path / file).write_bytes(b"others")
         line = refusal(data, LedgerError)
         assert f"pretrain.0 was begun with model.{key} = " in line and "--fresh pretrain.0" in line
@@ -156,9 +158,7 @@ def test_a_run_is_verified_where_its_checkpoints_and_manifests_are_not(data, tmp
     for role in ("captioner", "filter"):
         shutil.rmtree(tmp_path / role)
     (tmp_path / "urls.csv").unlink()
-    config = parse_config(data, "c.yaml")
-    store = Store(config.run.dir)
-    found = verify_run(config, store, Ledger(store), plan(config))
+    found = verify_run(open_run(parse_config(data, "c.yaml")))
     assert found.problems == [] and found.unfinished == 3  # the corpus shard, its candidates, the report
 
 

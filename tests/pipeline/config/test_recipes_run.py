@@ -9,12 +9,11 @@ import pytest
 import torch
 
 from capfilt.cluster.chain.engine import run_local
+from capfilt.cluster.training import trainer
 from capfilt.cluster.training.trainer import Worker
 from capfilt.pipeline.config.load import parse_config
 from capfilt.pipeline.errors import NodeFailed
 from capfilt.pipeline.nodes import shards as shard_nodes
-from capfilt.pipeline.nodes import train as train_nodes
-from capfilt.pipeline.nodes.dispatch import run_node
 from capfilt.pipeline.training import learner as training
 from capfilt.stages.pairs.parts import PartsError
 from capfilt.stages.pairs.read import PAIRS_SCHEMA
@@ -51,7 +50,7 @@ class Cluster:
     def __init__(self, monkeypatch):
         self.trained = {}
         monkeypatch.setattr(training, "stream_blocks", local_blocks)
-        monkeypatch.setattr(train_nodes, "fit", self.fit)
+        monkeypatch.setattr(trainer, "fit", self.fit)
         monkeypatch.setattr(shard_nodes, "run_chain", lambda items, steps, **_: run_local(items, steps))
 
     def fit(self, job):
@@ -84,7 +83,8 @@ def make_run(data):
 def do(run, *names):
     for name in names:
         run.progress.begin(name)
-        run_node(run, run.nodes[name])
+        node = run.run_dir.nodes[name]
+        node.kind.run(run, node)
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_a_twin_has_its_recipe_s_structure(name, tmp_path):
 def test_each_epoch_of_a_twin_has_one_part_of_laion_and_everything_else(shapes, tmp_path, monkeypatch):
     Cluster(monkeypatch)
     run, specs = make_run(twin("vit-b-129m", shapes, tmp_path)), []
-    monkeypatch.setattr(train_nodes, "fit", lambda job: specs.append(job.build.args[0]))
+    monkeypatch.setattr(trainer, "fit", lambda job: specs.append(job.build.args[0]))
     do(run, "fetch")
     with pytest.raises(NodeFailed, match="ended without a checkpoint"):
         do(run, "pretrain.0")

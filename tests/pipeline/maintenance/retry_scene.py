@@ -12,31 +12,23 @@ from capfilt.cluster.chain.engine import run_local
 from capfilt.cluster.sizing import Share, Sizing
 from capfilt.pipeline.config.load import parse_config
 from capfilt.pipeline.nodes.chain import fetch_configs, fetch_steps, retry_steps
-from capfilt.pipeline.plan import plan
-from capfilt.pipeline.rundir.fingerprints import Fingerprints
+from capfilt.pipeline.nodes.context import RunContext
 from capfilt.pipeline.rundir.generations import publish, staged_shards
-from capfilt.pipeline.rundir.ledger import Ledger, fingerprint
 from capfilt.stages.manifest.index import build_index
 from capfilt.stages.shards.retry import RetryConfig
-from capfilt.stages.storage.store import Store, sha256
+from capfilt.stages.storage.store import sha256
+from tests.runs import DONE, writable
 
 SIZING = Sizing(Share(1, 0.5, 0.0), Share(1, 0.5, 0.0), Share(1, 0.5, 0.0), 4, 0)
 LATE = ("p1.png", "p4.png")
 """Pictures of shards 0 and 1 that are not there at first."""
 
 
-class Owner:
-    """The lease of a run that nobody else wants."""
-
-    def confirm(self):
-        pass
-
-
 class Scene:
     """A source of nine pictures in three shards, fetched while two of them were missing."""
 
-    def __init__(self, folder):
-        self.folder, self.pictures, self.run = folder, folder / "pictures", folder / "run"
+    def __init__(self, folder, run="run"):
+        self.folder, self.pictures, self.run = folder, folder / "pictures", folder / run
         self.config = parse_config(
             {
                 "run": {"dir": str(self.run)},
@@ -53,8 +45,22 @@ class Scene:
             },
             "test",
         )
-        self.store, self.nodes = Store(str(self.run)), plan(self.config)
-        self.ledger = Ledger(self.store)
+
+    @property
+    def run_dir(self):
+        return writable(self.config)
+
+    @property
+    def store(self):
+        return self.run_dir.store
+
+    @property
+    def nodes(self):
+        return self.run_dir.nodes
+
+    @property
+    def ledger(self):
+        return self.run_dir.ledger
 
     def make(self):
         self.pictures.mkdir()
@@ -68,15 +74,12 @@ class Scene:
         for shard in range(3):  # as a bootstrap leaves them
             self.store.put_json(f"rounds/1/web/{shard:06d}.json", {"shard": shard})
         for name in ("bootstrap.1", "report.1"):
-            self.ledger.finish(name, {}, seconds=1.0)
+            self.ledger.finish(name, {}, DONE, 1.0)
 
     def fetch(self, shards=3):
         build_index(self.config.sources["web"].rows, self.store / "corpus/web/index", source="web")
-        print_ = fingerprint(Fingerprints(self.config, self.nodes).corpus("web"))
-        self.go(
-            lambda configs: fetch_steps(self.config, self.store, configs, {"web": print_}, SIZING),
-            range(shards),
-        )
+        context = RunContext(self.run_dir, progress=None, board=None, stop=None)
+        self.go(lambda configs: fetch_steps(context, configs, SIZING), range(shards))
 
     def draw(self, name):
         Image.new("RGB", (8, 8), (30 * int(name[1]), 90, 200)).save(self.pictures / name)
@@ -87,13 +90,13 @@ class Scene:
             return list(run_local([{"source": "web", "shard": s} for s in shards], made))
 
     def stage(self, *classes, shards=(0, 1)):
-        config = RetryConfig(run=self.store, classes=classes)
+        config = RetryConfig(run_dir=self.store, classes=classes)
         results = self.go(lambda configs: retry_steps(config, configs, SIZING), shards)
         return [json.loads(result["records"])["retry"] for result in results]
 
     def publish(self):
-        staged = staged_shards(self.store, self.ledger)
-        return publish(self.store, self.ledger, self.nodes, {"web": "web"}, staged, Owner())
+        run_dir = self.run_dir
+        return publish(run_dir, staged_shards(run_dir))
 
     def statuses(self, shard):
         table = pq.read_table(self.run / f"corpus/web/{shard:06d}.parquet")

@@ -6,11 +6,11 @@ import json
 import pytest
 from PIL import Image
 
-from capfilt.pipeline.prepare import finish_replacing
+from capfilt.pipeline.rundir.generations import finish_replacing
 from capfilt.stages.shards.retry import DamagedShard, UnknownClass, retry_classes
 from capfilt.stages.status import STATUSES
 from capfilt.stages.storage.store import Store
-from tests.pipeline.maintenance.retry_scene import LATE, Owner, Scene, images_in
+from tests.pipeline.maintenance.retry_scene import LATE, Scene, images_in
 
 
 def test_only_the_failed_rows_are_asked_for_and_only_their_shards_change(scene):
@@ -47,9 +47,7 @@ def test_only_the_failed_rows_are_asked_for_and_only_their_shards_change(scene):
 def test_the_result_is_that_of_a_fetch_that_found_everything(scene, tmp_path):
     for name in LATE:
         scene.draw(name)
-    whole = Scene(tmp_path)
-    whole.run = tmp_path / "whole"
-    whole.store = Store(str(whole.run))
+    whole = Scene(tmp_path, run="whole")
     whole.fetch()
     scene.stage("missing_file")
     scene.publish()
@@ -114,7 +112,7 @@ def test_broken_off_at_any_step_no_reader_sees_a_mixture_and_the_next_command_fi
         f"replacing a shard takes {len(steps)} steps now: try to break off at each"
     )
     scene.check_readers()
-    finish_replacing(scene.config, scene.store, scene.ledger, scene.nodes, Owner())
+    finish_replacing(scene.run_dir)
     assert scene.statuses(0) == ["success"] * 3 and scene.statuses(1) == [
         "success",
         "missing_file",
@@ -132,7 +130,7 @@ def test_a_generation_of_a_shard_that_was_made_anew_since_is_thrown_away(scene):
     path = scene.run / "corpus/web/000000.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": {"fetch": 99}}))
     before = scene.files()
-    finish_replacing(scene.config, scene.store, scene.ledger, scene.nodes, Owner())
+    finish_replacing(scene.run_dir)
     assert scene.files() == before and not scene.store.exists("replacing")
 
 

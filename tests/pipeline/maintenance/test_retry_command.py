@@ -61,8 +61,8 @@ def command(scene, monkeypatch):
 
     def call(*classes, out=None):
         console = Console(file=out or io.StringIO(), width=200)
-        with hold_run(scene.config, console.print) as lease:
-            return retry_rows(scene.config, classes, console, lease)
+        with hold_run(scene.config, console.print) as run_dir:
+            return retry_rows(run_dir, classes, console)
 
     scene.store.put("config.yaml", b"")
     return call
@@ -74,7 +74,7 @@ def test_command_asks_replaces_and_says_what_comes_next(scene, command):
     assert (found.asked, dict(found.status)) == (2, {"success": 1, "missing_file": 1})
     assert (found.shards, found.changed, found.failed, found.trained) == (2, 1, None, None)
     assert closing_lines(found, "a run", "capfilt retry", "capfilt run x") == [
-        ("asked again", "2 rows = 1 success, 1 missing_file"),
+        ("retried", "2 rows = 1 success, 1 missing_file"),
         ("changed", "1 of 2 shards"),
         ("run", "a run"),
         ("to do", "bootstrap.1, report.1"),
@@ -109,7 +109,8 @@ def test_shards_that_cannot_be_asked_again_stay_as_they_were(scene, command):
     before = scene.files()
     found = command("missing_file")
     assert (
-        found.failed is not None and "1 of 2 shards failed for good (first: shard 0 of web)" in found.failed
+        found.failed is not None
+        and "1 of 2 shards failed in every attempt (first: shard 0 of web)" in found.failed
     )
     assert "000000.tar is not what was written; run capfilt verify --repair first" in found.failed
     assert (found.asked, dict(found.status), found.changed) == (1, {"success": 1}, 1)
@@ -218,7 +219,7 @@ def test_images_that_came_with_a_tar_are_not_asked_for(scene, command):
     assert scene.statuses(0) == ["not_image"]
     before, out = scene.files(), io.StringIO()
     assert command("not_image", out=out).asked == 0
-    assert "web: its images came with tars, there is nothing to ask again" in out.getvalue()
+    assert "web: its images came with tars, there is nothing to download again" in out.getvalue()
     assert scene.files() == before
 
 

@@ -13,6 +13,7 @@ import pytest
 from capfilt.pipeline.config.load import parse_config
 from capfilt.pipeline.console.signals import Stopped
 from capfilt.pipeline.nodes import duplicates
+from capfilt.pipeline.nodes.context import RunContext
 from capfilt.pipeline.nodes.duplicates import (
     count_copies,
     ensure_counted,
@@ -22,15 +23,17 @@ from capfilt.pipeline.nodes.duplicates import (
 )
 from capfilt.pipeline.plan import plan
 from capfilt.pipeline.rundir.fingerprints import Fingerprints
-from capfilt.pipeline.rundir.ledger import Ledger
-from capfilt.stages.bootstrap.duplicates import PICTURES, Copies
+from capfilt.stages.bootstrap.duplicates import Copies
 from capfilt.stages.pairs.parts import ShardRef
 from capfilt.stages.pairs.read import PairsConfig, ReadPairs
 from capfilt.stages.rows import CANDIDATE_SCHEMA, ROW_SCHEMA, row_key, table_of
 from capfilt.stages.shards.commit import corpus_record, count_verdicts
 from capfilt.stages.shards.pack import Pack
+from capfilt.stages.shards.records import CandidatesRecord, RowCounts, encode
 from capfilt.stages.shards.write import Write, WriteConfig, corpus_files, parquet_bytes
+from capfilt.stages.storage.layout import DUPLICATES
 from capfilt.stages.storage.store import Store
+from tests.runs import walk, writable
 
 A, B, C, D = ("a" * 64, "b" * 64, "c" * 64, "d" * 64)
 TELLING, OTHER, FLAT = "00000000ffffffff", "ffffffff00000000", "8" + "0" * 15
@@ -70,14 +73,7 @@ def config_of(folder, **duplicates):
 
 
 def run_of(config):
-    store = Store(config.run.dir)
-    return SimpleNamespace(
-        config=config,
-        store=store,
-        ledger=Ledger(store),
-        nodes=plan(config),
-        stop=SimpleNamespace(requested=False),
-    )
+    return RunContext(writable(config), progress=None, board=None, stop=SimpleNamespace(requested=False))
 
 
 def url_of(source, shard, row):
@@ -104,7 +100,7 @@ def write_corpus(store, source, shard):
     folder = store / f"corpus/{source}"
     files = [folder.put(f"{shard:06d}.{ending}", data) for ending, data in corpus_files(Pack()(batch))]
     folder.create(f"{shard:06d}.json", b"")
-    folder.put_json(f"{shard:06d}.json", corpus_record(batch, "f", files))
+    folder.put(f"{shard:06d}.json", encode(corpus_record(batch, "f", files)))
 
 
 def write_candidates(store, source, shard):
@@ -128,9 +124,17 @@ def write_candidates(store, source, shard):
             }
             rows.append(image | verdict | {"round": 1, "threshold": 0.5, "caption_index": 0})
     folder = store / f"rounds/1/{source}"
-    folder.put(f"{shard:06d}.parquet", parquet_bytes(table_of(rows, CANDIDATE_SCHEMA)))
-    record = {"source": source, "shard": shard, "round": 1, "rows": {}, "files": [], "seconds": {}}
-    folder.put_json(f"{shard:06d}.json", record | {"candidates": count_verdicts(rows)})
+    file = folder.put(f"{shard:06d}.parquet", parquet_bytes(table_of(rows, CANDIDATE_SCHEMA)))
+    record = CandidatesRecord(
+        source=source,
+        shard=shard,
+        round=1,
+        fingerprint="f",
+        files=(file,),
+        rows=RowCounts(read=0, status={}),
+        candidates=count_verdicts(rows),
+    )
+    folder.put(f"{shard:06d}.json", encode(record))
 
 
 def fill(folder, shards):
@@ -169,9 +173,9 @@ EXPECTED = sorted((s, n, row_key(n, i)) for (s, n), rows in SURPLUS.items() for 
 def test_the_first_copies_survive_whatever_was_fetched_first(tmp_path, order):
     fill(tmp_path, list(CORPUS)[::order])
     made = run_of(config_of(tmp_path))
-    assert mark_round(made, made.nodes["bootstrap.1"], fetched=True) == 2
+    assert mark_round(made, made.run_dir.nodes["bootstrap.1"], fetched=True) == 2
     assert flagged(made) == EXPECTED
-    pictures = pq.read_table(made.store.path(PICTURES)).to_pylist()
+    pictures = pq.read_table(made.store.path(DUPLICATES)).to_pylist()
     assert [(p["kind"], p["hash"], p["copies"], p["first"], p["last"]) for p in pictures] == [
         ("perceptual", TELLING, 5, "web/00000000000", "web/00000000002"),
         ("exact", A[:32], 4, "web/00000000000", "web/00000000002"),
@@ -188,7 +192,7 @@ def test_the_first_copies_survive_whatever_was_fetched_first(tmp_path, order):
 
 
 def test_the_report_lists_a_picture_once(made):
-    count_copies(made.config, made.store, made.ledger)
+    count_copies(made.run_dir)
     assert most_copied_images(made.config, made.store) == [
         {"kind": "perceptual", "copies": 5, "source": "web", "key": "00000000000", "surplus": 3},
         {"kind": "exact", "copies": 3, "source": "web", "key": "00000100002", "surplus": 1},
@@ -199,13 +203,13 @@ def test_the_report_lists_a_picture_once(made):
 
 def test_pictures_within_the_limit_are_listed_and_survive(made):
     config = config_of(made.config.run.dir, max_copies=50)
-    count_copies(config, made.store, made.ledger)
+    count_copies(writable(config))
     assert [p["copies"] for p in most_copied_images(config, made.store)] == [5, 3, 3]
     assert surplus_texts(made.store) == {}
 
 
 def test_dropped_copies_have_scores_and_no_verdict_and_the_ratio_is_that_of_the_others(made):
-    mark_round(made, made.nodes["bootstrap.1"], fetched=True)
+    mark_round(made, made.run_dir.nodes["bootstrap.1"], fetched=True)
     glob = f"{made.config.run.dir}/rounds/1/*/*.parquet"
     rows = duckdb.sql(
         f"SELECT DISTINCT kept, itm_prob, flags FROM '{glob}' WHERE key = '00000100000' AND source = 'web' ORDER BY 2"
@@ -224,29 +228,29 @@ def test_dropped_copies_have_scores_and_no_verdict_and_the_ratio_is_that_of_the_
 
 def test_flag_leaves_the_verdicts_and_keep_looks_for_nothing(made):
     flag = run_of(config_of(made.config.run.dir, policy="flag"))
-    assert mark_round(flag, flag.nodes["bootstrap.1"], fetched=True) == 2
+    assert mark_round(flag, flag.run_dir.nodes["bootstrap.1"], fetched=True) == 2
     assert flagged(flag) == EXPECTED
     glob = f"{made.config.run.dir}/rounds/1/*/*.parquet"
     assert duckdb.sql(f"SELECT count(*) FROM '{glob}' WHERE kept IS NULL").fetchone() == (0,)
     keep = run_of(config_of(made.config.run.dir, policy="keep"))
-    keep.store.remove(PICTURES)
-    assert mark_round(keep, keep.nodes["bootstrap.1"], fetched=True) == 0
-    assert not keep.store.exists(PICTURES)
+    keep.store.remove(DUPLICATES)
+    assert mark_round(keep, keep.run_dir.nodes["bootstrap.1"], fetched=True) == 0
+    assert not keep.store.exists(DUPLICATES)
 
 
 def test_without_perceptual_hashes_bytes_decide(made):
     run = run_of(config_of(made.config.run.dir, perceptual=False))
-    mark_round(run, run.nodes["bootstrap.1"], fetched=True)
+    mark_round(run, run.run_dir.nodes["bootstrap.1"], fetched=True)
     assert ("web", 1, "00000100001") not in flagged(run) and len(flagged(run)) == 4
 
 
 def test_marking_again_changes_nothing_and_a_changed_corpus_gives_verdicts_back(made):
-    node = made.nodes["bootstrap.1"]
-    before = {name: made.store.read(name) for name in made.store.walk("rounds")}
+    node = made.run_dir.nodes["bootstrap.1"]
+    before = {name: made.store.read(name) for name in walk(made.store, "rounds")}
     mark_round(made, node, fetched=True)
-    marked = {name: made.store.read(name) for name in made.store.walk("rounds")}
+    marked = {name: made.store.read(name) for name in walk(made.store, "rounds")}
     assert mark_round(made, node, fetched=True) == 0
-    assert {name: made.store.read(name) for name in made.store.walk("rounds")} == marked
+    assert {name: made.store.read(name) for name in walk(made.store, "rounds")} == marked
     made.store.remove(
         "corpus/web/000000.json"
     )  # fewer copies now: C is the second of its kind, web2's A is over, the url comes twice
@@ -277,12 +281,12 @@ def test_a_shard_that_is_being_marked_counts_as_it_was_or_not_or_marked(made, at
         return call
 
     monkeypatch.setattr(duplicates, "THREADS", 1)
-    count_copies(made.config, made.store, made.ledger)
+    count_copies(made.run_dir)
     with monkeypatch.context() as patched:
         for name in ("remove", "put", "create"):
             patched.setattr(Store, name, breaking(name))
         with pytest.raises(Killed):
-            mark_round(made, made.nodes["bootstrap.1"], fetched=False)
+            mark_round(made, made.run_dir.nodes["bootstrap.1"], fetched=False)
     for source, shard in CORPUS:
         name = f"rounds/1/{source}/{shard:06d}"
         if made.store.exists(f"{name}.json"):
@@ -290,41 +294,41 @@ def test_a_shard_that_is_being_marked_counts_as_it_was_or_not_or_marked(made, at
             assert count_verdicts(rows) == made.store.read_json(f"{name}.json")["candidates"]
         else:
             write_candidates(made.store, source, shard)  # the bootstrap judges it again
-    mark_round(made, made.nodes["bootstrap.1"], fetched=False)
+    mark_round(made, made.run_dir.nodes["bootstrap.1"], fetched=False)
     assert flagged(made) == EXPECTED
 
 
 def test_a_run_that_is_to_stop_marks_no_further_shard(made):
     made.stop.requested = True
     with pytest.raises(Stopped, match="not marked yet"):
-        mark_round(made, made.nodes["bootstrap.1"], fetched=True)
+        mark_round(made, made.run_dir.nodes["bootstrap.1"], fetched=True)
     assert flagged(made) == []
 
 
 def test_counting_is_done_again_only_for_other_settings(made):
-    count_copies(made.config, made.store, made.ledger)
+    count_copies(made.run_dir)
     made.store.remove("corpus/web/000000.json")
-    before = made.store.read(PICTURES)
-    ensure_counted(made.config, made.store, made.ledger)
-    assert made.store.read(PICTURES) == before
-    ensure_counted(config_of(made.config.run.dir, max_copies=3), made.store, made.ledger)
-    assert made.store.read(PICTURES) != before
+    before = made.store.read(DUPLICATES)
+    ensure_counted(made.run_dir)
+    assert made.store.read(DUPLICATES) == before
+    ensure_counted(writable(config_of(made.config.run.dir, max_copies=3)))
+    assert made.store.read(DUPLICATES) != before
 
 
 def test_a_pretraining_on_texts_as_they_came_sees_no_surplus_copy(made):
-    count_copies(made.config, made.store, made.ledger)
+    count_copies(made.run_dir)
     ref = ShardRef("web", 1, "web")
-    every = ReadPairs(PairsConfig(run=made.store)).read(ref)["key"].to_pylist()
-    left = ReadPairs(PairsConfig(run=made.store, without_surplus=True)).read(ref)["key"].to_pylist()
+    every = ReadPairs(PairsConfig(run_dir=made.store)).read(ref)["key"].to_pylist()
+    left = ReadPairs(PairsConfig(run_dir=made.store, without_surplus=True)).read(ref)["key"].to_pylist()
     assert every == [row_key(1, i) for i in range(4)] and left == [row_key(1, 2), row_key(1, 3)]
 
 
 def test_a_late_attempt_does_not_write_over_marked_candidates(made):
-    mark_round(made, made.nodes["bootstrap.1"], fetched=True)
+    mark_round(made, made.run_dir.nodes["bootstrap.1"], fetched=True)
     name = "rounds/1/web/000001"
     before = made.store.read(f"{name}.parquet")
     batch = table_of([{"source": "web", "shard": 1, "key": "x"}], ROW_SCHEMA)
-    Write(WriteConfig(run=made.store, round=1, round_fingerprint="f"))(batch)
+    Write(WriteConfig(run_dir=made.store, round=1, round_fingerprint="f"))(batch)
     assert made.store.read(f"{name}.parquet") == before
 
 

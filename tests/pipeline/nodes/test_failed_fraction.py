@@ -42,7 +42,7 @@ def fetch(tmp_path, monkeypatch):
         run = local_run(parse_config(data, "c.yaml"))
         went.clear()
         run.progress.begin("fetch")
-        return run_fetch(run, run.nodes["fetch"]), went.count("web")
+        return run_fetch(run, run.run_dir.nodes["fetch"]), went.count("web")
 
     return call
 
@@ -50,7 +50,7 @@ def fetch(tmp_path, monkeypatch):
 def test_at_the_limit_the_node_is_done(fetch):
     record, shards = fetch(MISSING / (FOUND + MISSING))
     assert shards == (FOUND + MISSING) // SHARD
-    assert record["counts"]["by_source"]["web"] == {"success": FOUND, "missing_file": MISSING}
+    assert record.counts["by_source"]["web"] == {"success": FOUND, "missing_file": MISSING}
 
 
 def test_above_it_fails_after_the_last_shard_and_a_higher_limit_goes_on_from_there(fetch):
@@ -64,7 +64,7 @@ def test_above_it_fails_after_the_last_shard_and_a_higher_limit_goes_on_from_the
     with pytest.raises(NodeFailed):
         fetch(0.74)
     record, shards = fetch(0.75)
-    assert shards == 0 and record["counts"]["by_source"]["web"]["missing_file"] == MISSING
+    assert shards == 0 and record.counts["by_source"]["web"]["missing_file"] == MISSING
 
 
 def test_a_source_that_fails_wholesale_is_given_up_early(fetch, monkeypatch):

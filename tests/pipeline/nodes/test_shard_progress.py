@@ -1,14 +1,16 @@
 """What is shown of a node that streams shards: rows, or shards where nobody knows the rows before."""
 
-import json
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from capfilt.pipeline.config.load import parse_config
+from capfilt.pipeline.node import Node
+from capfilt.pipeline.nodes.bootstrap import BOOTSTRAP
 from capfilt.pipeline.nodes.shards import _Watch
-from capfilt.pipeline.plan import Node
 from capfilt.stages.manifest.index import Index
+from capfilt.stages.shards.records import CandidatesRecord, RowCounts
 
 
 class Shown:
@@ -29,15 +31,24 @@ def watched(*files, rows, shards):
     }
     ledger = SimpleNamespace(committed=lambda folder: [0])
     run = SimpleNamespace(config=parse_config(data, "test"), ledger=ledger, progress=Shown())
-    node = Node(name="bootstrap.1", kind="bootstrap", round=1, needs=(), sources=("web",))
+    node = Node(name="bootstrap.1", kind=BOOTSTRAP, round=1, needs=(), sources=("web",))
     tars = sum(name.endswith(".tar") for name in files)
     indexes = {"web": Index(rows=rows, shards=shards, identity="", files=files, tars=tars)}
-    return _Watch(run, node, indexes, "rounds/1"), run.progress
+    return _Watch(run, node, indexes, {"web": "rounds/1/web"}), run.progress
 
 
 def result(rows):
-    record = {"source": "web", "rows": {"read": rows, "status": {"success": rows}}, "seconds": {"read": 2.0}}
-    return {"records": json.dumps({"candidates": record})}
+    record = CandidatesRecord(
+        source="web",
+        shard=1,
+        round=1,
+        fingerprint="f",
+        files=(),
+        rows=RowCounts(read=rows, status={"success": rows}),
+        candidates={},
+        seconds={"read": 2.0},
+    )
+    return {"records": msgspec.json.encode({"candidates": record}).decode()}
 
 
 @pytest.mark.parametrize(

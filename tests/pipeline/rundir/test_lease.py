@@ -87,7 +87,7 @@ def test_an_owner_that_slept_notices_that_it_has_been_replaced(run):
     held = acquire(run, print)
     foreign(run, number=2)
     held._thread.join(timeout=5)
-    with pytest.raises(LeaseError, match=r"process 7 on far, since .*, has taken the run over"):
+    with pytest.raises(LeaseError, match=r"process 7 on far, since .*, has taken the run directory over"):
         held.check()
     held.release()
     assert run.list("lease") == ["000001.json", "000002.json"]  # what is another's now is left alone
@@ -151,7 +151,7 @@ def test_before_something_is_taken_away_the_store_is_asked(run, monkeypatch):
     mine.confirm()
     foreign(run, number=2, token="another")
     mine.check()
-    with pytest.raises(LeaseError, match=r"process 7 on far, .* has taken the run over"):
+    with pytest.raises(LeaseError, match=r"process 7 on far, .* has taken the run directory over"):
         mine.confirm()
     run.remove_file("lease/000002.json")
     with pytest.raises(LeaseError):  # what is lost stays lost

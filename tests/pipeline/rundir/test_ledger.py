@@ -1,9 +1,12 @@
 import pytest
 
 from capfilt.pipeline.rundir.ledger import Ledger, LedgerError, difference, fingerprint
+from capfilt.stages.shards.records import CorpusRecord, RowCounts, encode
 from capfilt.stages.storage.store import Store
+from tests.runs import DONE
 
 INPUTS = {"seed": 1, "captioner": {"generate": {"sampling": {"top_p": 0.9}}}, "upstream": {"fetch": "aa"}}
+RECORD = CorpusRecord(source="web", shard=0, fingerprint="f", files=(), rows=RowCounts(read=0, status={}))
 
 
 @pytest.fixture
@@ -19,16 +22,16 @@ def test_node_goes_from_new_over_half_to_done(ledger):
     assert ledger.state("n", INPUTS) == "new"
     ledger.start("n", INPUTS)
     assert ledger.state("n", INPUTS) == "half"
-    ledger.finish("n", INPUTS, seconds=1.0)
+    ledger.finish("n", INPUTS, DONE, 1.0)
     assert ledger.state("n", INPUTS) == "done"
-    assert ledger.node("n")["seconds"] == 1.0
+    assert ledger.node("n").seconds == 1.0
 
 
 @pytest.mark.parametrize("done", [True, False])
 def test_changed_config_is_refused_with_what_changed_and_what_to_do(ledger, done):
     ledger.start("bootstrap.1", INPUTS)
     if done:
-        ledger.finish("bootstrap.1", INPUTS)
+        ledger.finish("bootstrap.1", INPUTS, DONE, 1.0)
     with pytest.raises(LedgerError) as error:
         ledger.state("bootstrap.1", changed(0.8))
     text = str(error.value)
@@ -47,20 +50,20 @@ def test_difference_names_a_config_key_before_an_upstream():
 
 
 def test_forgetting_removes_records_and_outputs(ledger):
-    ledger.finish("n", INPUTS)
-    ledger.run.put("models/n/model.safetensors", b"x")
+    ledger.finish("n", INPUTS, DONE, 1.0)
+    ledger.store.put("models/n/model.safetensors", b"x")
     ledger.forget("n", ["models/n"])
-    assert ledger.state("n", INPUTS) == "new" and not ledger.run.exists("models/n")
+    assert ledger.state("n", INPUTS) == "new" and not ledger.store.exists("models/n")
 
 
 def test_foreign_directory_is_refused(ledger):
-    ledger.run.put("thesis.tex", b"")
+    ledger.store.put("thesis.tex", b"")
     with pytest.raises(LedgerError, match=r"not empty and not a capfilt run \(it holds thesis.tex\)"):
         ledger.check_place()
 
 
 def test_committed_counts_records_only(ledger):
     for name in ("000000.json", "000000.tar", "000002.json", "dataset.json", "000001.parquet"):
-        ledger.run.put(f"corpus/web/{name}", b'{"shard": 0}')
+        ledger.store.put(f"corpus/web/{name}", encode(RECORD))
     assert ledger.committed("corpus/web") == [0, 2]
     assert len(list(ledger.records("corpus/web"))) == 2

@@ -99,7 +99,7 @@ def mixed_rows(server: Hostile) -> pa.Table:
 
 def stored(batch: pa.Table, folder: Path) -> tuple[pa.Table, list[str]]:
     """The Parquet and the member names of the tar that the writer makes of a batch."""
-    Write(WriteConfig(run=Store(str(folder)), corpus_fingerprints={"s": "f"}))(batch)
+    Write(WriteConfig(run_dir=Store(str(folder)), corpus_fingerprints={"s": "f"}))(batch)
     with tarfile.open(folder / "corpus/s/000000.tar") as tar:
         return pq.read_table(folder / "corpus/s/000000.parquet"), tar.getnames()
 
@@ -258,7 +258,7 @@ def test_its_own_shard_and_ours_are_read_alike(server: Hostile, tmp_path: Path) 
     # And its shard is a manifest as it is.
     run = Store(str(tmp_path / "run"))
     build_index(ManifestConfig(manifest=f"{shards['theirs']}.tar"), run / "corpus/s/index", source="s")
-    read = Read(ReadConfig(run=run))(pa.Table.from_pylist([{"source": "s", "shard": 0}]))
+    read = Read(ReadConfig(run_dir=run))(pa.Table.from_pylist([{"source": "s", "shard": 0}]))
     asked = len(server.asked)
     again = Fetch(config())(read).to_pylist()
     assert len(server.asked) == asked

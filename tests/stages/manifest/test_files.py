@@ -161,7 +161,7 @@ def test_a_damaged_index_is_one_line_that_says_how_it_is_mended(tmp_path, conten
             call()
         line = str(error.value)
         assert line.startswith(f"{tmp_path}/index/index.json: damaged (") and "\n" not in line
-        assert line.endswith("capfilt verify RUN --repair mends it")
+        assert line.endswith("capfilt verify RUN --repair fixes it")
 
 
 def test_a_folder_may_be_called_like_a_file(bucket, tmp_path):

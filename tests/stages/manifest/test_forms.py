@@ -35,7 +35,7 @@ def read(folder: Path, **config: Any) -> pa.Table:
     run = Store(str(folder / "run"))
     index = build_index(ManifestConfig(**config), run / "corpus/web/index", source="web")
     items = [{"source": "web", "shard": shard} for shard in range(index.shards)]
-    table = Read(ReadConfig(run=run))(pa.Table.from_pylist(items))
+    table = Read(ReadConfig(run_dir=run))(pa.Table.from_pylist(items))
     assert table.num_rows == index.rows
     return table
 

@@ -72,7 +72,7 @@ def rows_of(tmp_path, data):
     (tmp_path / "a.tar").write_bytes(data)
     run = Store(str(tmp_path / "run"))
     build_index(ManifestConfig(manifest=str(tmp_path / "a.tar")), run / "corpus/web/index", source="web")
-    return Read(ReadConfig(run=run))(pa.Table.from_pylist([{"source": "web", "shard": 0}])).to_pylist()
+    return Read(ReadConfig(run_dir=run))(pa.Table.from_pylist([{"source": "web", "shard": 0}])).to_pylist()
 
 
 @pytest.mark.parametrize(("data", "whole", "words"), BROKEN.values(), ids=BROKEN)
@@ -123,7 +123,10 @@ def test_counts_add_up_through_the_whole_chain(tmp_path):
     for name in ("one", "two"):
         run = Store(str(tmp_path / name))
         build_index(ManifestConfig(manifest=str(tmp_path / "in")), run / "corpus/web/index", source="web")
-        read, write = Read(ReadConfig(run=run)), Write(WriteConfig(run=run, corpus_fingerprints={"web": "f"}))
+        read, write = (
+            Read(ReadConfig(run_dir=run)),
+            Write(WriteConfig(run_dir=run, corpus_fingerprints={"web": "f"})),
+        )
         for shard in (0, 1):
             write(Fetch(config())(read(pa.Table.from_pylist([{"source": "web", "shard": shard}]))))
         made.append(
@@ -143,7 +146,7 @@ def test_counts_add_up_through_the_whole_chain(tmp_path):
     table = pq.read_table(tmp_path / "two/corpus/web/000001.parquet")
     assert table["status"].to_pylist() == ["success", "success", "bad_tar"]
     item = pa.Table.from_pylist([{"source": "web", "shard": 1}])
-    again = ReadFailed(RetryConfig(run=run, classes=("connect", "decode")))(item)
+    again = ReadFailed(RetryConfig(run_dir=run, classes=("connect", "decode")))(item)
     assert again["status"].equals(table["status"]) and again["url"].equals(table["url"])
 
 

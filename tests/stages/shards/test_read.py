@@ -33,7 +33,7 @@ def reader(tmp_path):
         build_index(ManifestConfig(manifest=str(tmp_path / "shard.tar")), run / "corpus/s/index", source="s")
         step = Step(
             name="read",
-            make=partial(Read, ReadConfig(run=run)),
+            make=partial(Read, ReadConfig(run_dir=run)),
             kind="read",
             rowwise=Unpack,
             isolation=ISOLATION,

@@ -12,7 +12,9 @@ from capfilt.stages.rows import CANDIDATE, ROW_SCHEMA, row_key, table_of, with_c
 from capfilt.stages.shards.pack import image_extension
 from capfilt.stages.shards.read import Read, ReadConfig, read_corpus_shard
 from capfilt.stages.shards.write import OtherImages, Provenance, Write, WriteConfig
+from capfilt.stages.storage.layout import corpus_shard
 from capfilt.stages.storage.store import Store
+from tests.runs import walk
 
 
 def picture(colour, form="JPEG"):
@@ -77,7 +79,7 @@ def run(tmp_path):
 
 
 def write(run, batch, **config):
-    return json.loads(Write(WriteConfig(run=run, **config))(batch)["records"][0].as_py())
+    return json.loads(Write(WriteConfig(run_dir=run, **config))(batch)["records"][0].as_py())
 
 
 def test_corpus_shard_comes_back_as_it_went_in(run):
@@ -85,8 +87,8 @@ def test_corpus_shard_comes_back_as_it_went_in(run):
     record = write(run, batch, corpus_fingerprints={"web": "f"})["corpus"]
     assert record["rows"] == {"read": 3, "status": {"success": 2, "http_404": 1}}
     assert record["texts"] == 2
-    assert read_corpus_shard(run / "corpus/web", 3).to_pylist() == batch.to_pylist()
-    again = Read(ReadConfig(run=run))(pa.Table.from_pylist([{"source": "web", "shard": 3}]))
+    assert read_corpus_shard(run, corpus_shard("web", 3)).to_pylist() == batch.to_pylist()
+    again = Read(ReadConfig(run_dir=run))(pa.Table.from_pylist([{"source": "web", "shard": 3}]))
     assert again.to_pylist() == batch.to_pylist()
 
 
@@ -136,12 +138,12 @@ def test_ratio_query_of_the_design_is_dropped_by_judged(run, tmp_path):
 
 def test_late_attempt_loses_and_changes_nothing(run):
     first = write(run, rows(), corpus_fingerprints={"web": "first"})["corpus"]
-    before = {name: run.read(name) for name in run.walk()}
+    before = {name: run.read(name) for name in walk(run)}
     assert write(run, rows().slice(0, 1), corpus_fingerprints={"web": "second"})["corpus"] == first
-    assert {name: run.read(name) for name in run.walk()} == before
+    assert {name: run.read(name) for name in walk(run)} == before
 
 
-def test_candidates_are_never_made_of_pictures_that_the_corpus_does_not_hold(run, monkeypatch):
+def test_candidates_are_never_made_of_images_that_the_corpus_does_not_hold(run, monkeypatch):
     """A node that is cut off has the shard in hand as well, and the web gave it other pictures."""
     ours, theirs = judged(rows()), with_column(rows(), "sha256", ["cd" * 32, None, None], pa.string())
     both = {
@@ -153,17 +155,17 @@ def test_candidates_are_never_made_of_pictures_that_the_corpus_does_not_hold(run
     create = Store.create
 
     def overtaken(store, name, data):
-        if name == "000003.json" and not store.exists(name):
+        if name == "corpus/web/000003.json" and not store.exists(name):
             monkeypatch.setattr(Store, "create", create)
             write(run, theirs, corpus_fingerprints={"web": "f"})
         return create(store, name, data)
 
     monkeypatch.setattr(Store, "create", overtaken)
     for _ in range(2):  # overtaken between its files and its record, then before it begins
-        with pytest.raises(OtherImages, match="000003: another attempt has stored other pictures meanwhile"):
+        with pytest.raises(OtherImages, match="000003: another attempt has stored other images meanwhile"):
             write(run, ours, **both)
         assert not run.exists("rounds/1/web")
-    again = Read(ReadConfig(run=run))(pa.Table.from_pylist([{"source": "web", "shard": 3}]))
+    again = Read(ReadConfig(run_dir=run))(pa.Table.from_pylist([{"source": "web", "shard": 3}]))
     record = write(run, judged(again), **both)["candidates"]
     assert record["candidates"]["web"]["kept"] == 1
 
@@ -180,7 +182,7 @@ def test_missing_image_in_a_committed_shard_is_said(run):
     write(run, rows(), corpus_fingerprints={"web": "f"})
     run.put("corpus/web/000003.tar", b"\0" * 10240)
     with pytest.raises(ValueError, match="has no image 00000300000"):
-        read_corpus_shard(run / "corpus/web", 3)
+        read_corpus_shard(run, corpus_shard("web", 3))
 
 
 @pytest.mark.parametrize(

@@ -5,17 +5,15 @@ import pickle
 
 import pytest
 
-from capfilt.stages.storage.store import Store, sha256
+from capfilt.stages.storage.store import FileEntry, Store, sha256
+from tests.runs import walk
 
 
 def test_put_returns_what_a_record_lists(tmp_path):
     store = Store(str(tmp_path))
     entry = store.put("a/b.bin", b"hello")
-    assert entry == {
-        "name": "b.bin",
-        "bytes": 5,
-        "sha256": "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824",
-    }
+    digest = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
+    assert entry == FileEntry(name="b.bin", bytes=5, sha256=digest)
     assert store.read("a/b.bin") == b"hello"
 
 
@@ -54,7 +52,7 @@ def test_list_names_files_of_one_folder_without_temporaries(tmp_path):
         store.put(name, b"")
     assert store.list("c", ".json") == ["1.json", "2.json"]
     assert store.list("nowhere") == []
-    assert list(store.walk("c/d")) == ["c/d/3.json"]
+    assert list(walk(store, "c/d")) == ["c/d/3.json"]
 
 
 def test_store_survives_pickling_and_joins_folders(tmp_path):
@@ -82,7 +80,7 @@ def test_memory_filesystem_keeps_the_same_promises():
     store.put("a/x", b"1")
     assert store.read("a/x") == b"1" and store.list("a") == ["x"]
     assert store.address("a/x") == "memory://capfilt-test/a/x"
-    assert sha256(b"1") == store.put("a/x", b"1")["sha256"]
+    assert sha256(b"1") == store.put("a/x", b"1").sha256
 
 
 @pytest.mark.parametrize("kind", ["disk", "memory"])

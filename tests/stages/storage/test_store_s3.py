@@ -28,6 +28,7 @@ from capfilt.stages.storage.artifacts import ArtifactError, copies_folder, local
 from capfilt.stages.storage.filesystems import filesystem_options
 from capfilt.stages.storage.store import Store, StoreError
 from tests.models.tiny_med import TOKENIZER, build
+from tests.runs import walk
 from tests.s3_server import ENVIRONMENT, Trouble
 
 TRANSIENT = ("slow_down", "error", "delay", "reset", "lost", "cut")
@@ -54,7 +55,7 @@ def test_what_passes_by_is_waited_for(s3, run):
         run.remove_file(new)
         run.remove_file(record)
     run.remove("a")
-    assert list(run.walk()) == [] and s3.injected() == 2 * len(TRANSIENT)
+    assert list(walk(run)) == [] and s3.injected() == 2 * len(TRANSIENT)
 
 
 def test_a_created_object_whose_answer_was_lost_is_ours(s3, run):
@@ -74,7 +75,7 @@ def test_a_store_that_replaces_what_was_to_be_created_is_refused(s3, run):
     s3.trouble(Trouble("unconditional"))
     with pytest.raises(StoreError, match=r"run\.dir s3://.*If-None-Match.*conditional writes"):
         check_writable(run)
-    assert list(run.walk()) == []
+    assert list(walk(run)) == []
 
 
 @pytest.mark.parametrize(("kind", "code"), [("gone", "NoSuchBucket"), ("denied", "AccessDenied")])
@@ -85,7 +86,7 @@ def test_a_bucket_that_is_away_is_one_line_and_never_an_empty_folder(s3, run, ki
     for call in (
         lambda: run.put("a/y", b""), lambda: run.create("a/z", b""), lambda: run.read("a/x.json"),
         lambda: run.get("a/x.json"), lambda: run.exists("a/x.json"), lambda: run.list("a"), lambda: run.remove("a"),
-        lambda: list(run.walk()), lambda: ledger.committed("a"), lambda: ledger.node("fetch"), lambda: check_writable(run),
+        lambda: ledger.committed("a"), lambda: ledger.node("fetch"), lambda: check_writable(run),
     ):  # fmt: skip
         with pytest.raises(StoreError) as error:
             call()
@@ -123,7 +124,10 @@ def test_a_shard_costs_few_requests_and_a_resume_lists_by_the_thousand(s3, run, 
     pq.write_table(pa.table({"url": urls, "caption": urls}), tmp_path / "m.parquet")
     index = build_index(ManifestConfig(manifest=str(tmp_path / "m.parquet"), shard_size=20), run / "corpus/web/index",
                         source="web")  # fmt: skip
-    read, write = Read(ReadConfig(run=run)), Write(WriteConfig(run=run, corpus_fingerprints={"web": "f"}))
+    read, write = (
+        Read(ReadConfig(run_dir=run)),
+        Write(WriteConfig(run_dir=run, corpus_fingerprints={"web": "f"})),
+    )
     s3.calm()
     for shard in range(index.shards):
         rows = read(pa.Table.from_pylist([{"source": "web", "shard": shard}]))
@@ -231,7 +235,7 @@ def test_tars_of_a_manifest_on_s3_are_read_with_its_options(run, tmp_path):
     here = Store(str(tmp_path))
     rows = ManifestConfig(manifest=run.address("in/*.tar"), storage_options=run.options)
     build_index(rows, here / "corpus/web/index", source="web")
-    read = Read(ReadConfig(run=here, tar_options={"web": rows.storage_options}))
+    read = Read(ReadConfig(run_dir=here, tar_options={"web": rows.storage_options}))
     (row,) = read(pa.Table.from_pylist([{"source": "web", "shard": 0}])).to_pylist()
     assert row["image"] == b"picture" and row["texts"] == ["a text"]
 

@@ -1,0 +1,43 @@
+"""A run directory with all that is known about it: one object for the commands and the nodes.
+
+It needs neither Ray nor torch. `pipeline.prepare` opens it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from capfilt.pipeline.config.schema import Config
+from capfilt.pipeline.node import Node
+from capfilt.pipeline.rundir.fingerprints import Fingerprints
+from capfilt.pipeline.rundir.lease import Lease
+from capfilt.pipeline.rundir.ledger import Ledger
+from capfilt.stages.storage.store import Store
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """A run directory, the config it is used with, and the nodes of that config."""
+
+    config: Config
+    store: Store
+    ledger: Ledger
+    nodes: dict[str, Node]
+    """The whole DAG, in an order that respects what nodes need."""
+    fingerprints: Fingerprints
+    held: Lease | None = None
+    """The right to write, None when the directory was opened for reading."""
+
+    @property
+    def lease(self) -> Lease:
+        """The right to write.
+
+        Raises:
+            AssertionError: the directory was opened for reading.
+        """
+        assert self.held is not None, "the run directory was opened for reading"
+        return self.held
+
+    def source_kind(self, source: str) -> str:
+        """The kind of a source: human, web or test."""
+        return self.config.sources[source].kind
