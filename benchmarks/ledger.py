@@ -96,7 +96,7 @@ def measure(folder: str) -> dict[str, float]:
 
     shards = timed("list", lambda: ledger.committed(SOURCE))
     names = timed("plain_list", lambda: fs.glob(f"{folder}/{SOURCE}/*.json"))
-    rows = timed("add_up", lambda: sum(record["rows"]["read"] for record in ledger.records(SOURCE)))
+    rows = timed("add_up", lambda: sum(record.rows.read for record in ledger.records(SOURCE)))
     plain_rows = timed("plain_add_up", plain_sum)
     assert len(shards) == len(names) and rows == plain_rows, "both sides found the same"
     print(json.dumps(seconds), flush=True)
