@@ -1,7 +1,7 @@
-"""What can become of a row: one closed list, each status with whether asking again can help.
+"""The closed list of row statuses, each with whether a retry can help.
 
-`success` is spelled as img2dataset writes it. A row starts as `pending`; fetching ends it with one of the others
-and never with two. `capfilt retry --class` takes these names.
+`success` is spelled as img2dataset writes it. A row starts as `pending`; fetching sets exactly one of the
+other statuses. `capfilt retry --class` takes these names.
 """
 
 from __future__ import annotations
@@ -14,88 +14,104 @@ INTERNAL = "internal"
 CRASHED = "crashed"
 BAD_TAR = "bad_tar"
 
-MESSAGE_LIMIT = 300
-"""Characters of an error message that are stored; servers and libraries can say much more."""
+MAX_MESSAGE_CHARS = 300
+"""Length to which a stored error message is cut; messages of servers and libraries can be much longer."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """One way in which a row can end."""
+    """One possible status of a row."""
 
     name: str
     retryable: bool
-    """The cause may pass by itself: the fetch stage tries again while the url's deadline lasts, and a later
-    run may too. What is False stays so until the row, the server's mind or the config changes."""
+    """Whether the cause may be temporary. The fetch stage retries such a url until its deadline, and a later
+    run may retry it too. Any other failure is permanent until the row, the server or the config changes."""
     meaning: str
 
 
 STATUSES: dict[str, Status] = {
     status.name: status
     for status in (
-        Status(SUCCESS, False, "The picture is there, decoded and stored."),
-        Status("dns", True, "The host's name could not be resolved."),
+        Status(SUCCESS, False, "The image was downloaded, decoded and stored."),
+        Status("dns", True, "The host name could not be resolved."),
         Status(
             "connect",
             True,
-            "The connection was refused, reset, or broken off before the last byte; or the store of an image folder "
-            "refused this file without a reason.",
+            "The connection was refused, reset, or closed before the last byte; or the store of an image "
+            "folder refused this file without a reason.",
         ),
-        Status("timeout", True, "The deadline of the url passed, or the host did not accept in time."),
         Status(
-            "http_429", True, "Too many requests (429), and the wait the host asked for exceeds the deadline."
+            "timeout",
+            True,
+            "The deadline of the url passed, or the host did not accept the connection in time.",
         ),
-        Status("http_5xx", True, "The server failed (500-599)."),
         Status(
-            "rate", True, "The host's Crawl-delay would have kept the url waiting too long; it was not asked."
+            "http_429", True, "Too many requests (429), and Retry-After exceeds the time left for the url."
         ),
-        Status(INTERNAL, True, "An exception nobody foresaw; its text is the error message."),
+        Status("http_5xx", True, "Server error (500-599)."),
         Status(
-            CRASHED, False, "The process that worked on it died, hung or took too much memory, each time."
+            "rate",
+            True,
+            "The wait that the host's Crawl-delay requires exceeds the limit; no request was sent.",
         ),
-        Status("tls", False, "The secure connection failed: expired, self-signed or foreign certificate."),
-        Status("http_403", False, "Forbidden (401, 402 or 403)."),
-        Status("http_404", False, "Gone (404 or 410)."),
-        Status("http_4xx", False, "Another refusal of the request (400-499)."),
+        Status(INTERNAL, True, "Unexpected exception; the error message has its type and text."),
         Status(
-            "http_invalid", False, "The answer is not HTTP as it should be: headers too long or malformed."
-        ),
-        Status("redirect", False, "Too many redirects, a loop, one without a target, or one out of http(s)."),
-        Status("private_address", False, "The host lies in private address space; no request was sent."),
-        Status("robots", False, "The host's robots.txt disallows the url; it was not asked for."),
-        Status("optout", False, "The answer's X-Robots-Tag forbids the use; its body was not read."),
-        Status(
-            "blocked",
+            CRASHED,
             False,
-            "The url, its host or the picture's sha256 stands on a block list of the config.",
+            "The worker process exited, hung or used too much memory on this row, in every attempt.",
+        ),
+        Status("tls", False, "TLS failed: the certificate is expired, self-signed or for another host."),
+        Status("http_403", False, "Access denied (401, 402 or 403)."),
+        Status("http_404", False, "Not found or gone (404 or 410)."),
+        Status("http_4xx", False, "Another client error (400-499)."),
+        Status(
+            "http_invalid", False, "The response is not valid HTTP: malformed, or its headers are too long."
         ),
         Status(
-            "bad_url", False, "No url, no http(s) url, a malformed one, or a path out of the image folder."
+            "redirect",
+            False,
+            "Too many redirects, a redirect loop, a redirect without a target, or one that leaves http(s).",
         ),
-        Status("missing_file", False, "No such file in the image folder, or no image in the tar's sample."),
+        Status(
+            "private_address", False, "The host is in private address space; no request was sent to the host."
+        ),
+        Status("robots", False, "The host's robots.txt disallows the url; no request was sent."),
+        Status("optout", False, "The X-Robots-Tag of the response opts out; the body was not read."),
+        Status(
+            "blocked", False, "The url, its host or the sha256 of the image is on a block list of the config."
+        ),
+        Status(
+            "bad_url",
+            False,
+            "No url, a malformed url, a scheme other than http(s), or a path outside the image folder.",
+        ),
+        Status("missing_file", False, "The image folder has no such file, or the tar's sample has no image."),
         Status(
             BAD_TAR,
             False,
-            "An image tar is damaged, cut off or empty; one row, with the tar's address, for all that is lost.",
+            "An image tar is damaged, truncated or empty; one row with its address for all lost samples.",
         ),
-        Status("too_big", False, "The body exceeds the byte cap."),
-        Status("empty_body", False, "The answer or file has no bytes."),
-        Status("not_image", False, "The bytes are no picture of a known format (a web page, SVG, text ...)."),
-        Status("decode", False, "A picture of a known format that is damaged or truncated."),
+        Status("too_big", False, "The body exceeds the byte limit."),
+        Status("empty_body", False, "The response or file has no bytes."),
+        Status("not_image", False, "Not an image in a supported format (a web page, SVG, text ...)."),
+        Status("decode", False, "An image in a supported format is damaged or truncated."),
         Status("too_small", False, "The shorter side is below the configured minimum."),
-        Status("too_many_pixels", False, "Width times height, read from the header, exceeds the pixel cap."),
-        Status("aspect", False, "The longer side is too many times the shorter one."),
+        Status(
+            "too_many_pixels", False, "Width times height, read from the header, exceeds the pixel limit."
+        ),
+        Status("aspect", False, "The aspect ratio (longer side / shorter side) exceeds the limit."),
     )
 }
 
 
 class Failure(Exception):
-    """Ends one row with a status; the stage turns it into `status` and `error_message`.
+    """Fails one row with a status; the stage stores it as `status` and `error_message`.
 
     Args:
         status: a name in `STATUSES` other than `success`.
-        message: one line for the person who reads the Parquet.
-        retry_after: seconds the server asked us to wait, where it did.
-        final: asking again at once cannot help, though a later run may.
+        message: one line for the reader of the Parquet file.
+        retry_after: seconds of the server's Retry-After header, None if it sent none.
+        final: an immediate retry cannot help, although a later run may succeed.
     """
 
     def __init__(
@@ -112,11 +128,14 @@ class Failure(Exception):
 
 
 class Unreachable(Failure):
-    """The host did not answer, or not in time: its name, its port or the whole of its answer. See `stages.fetch.http.hosts`."""
+    """The host could not be resolved or connected to, or its response was not complete before the deadline.
+
+    `stages.fetch.http.hosts` counts these failures to find dead hosts.
+    """
 
 
-def http_status(code: int) -> str:
-    """Status of an answer whose HTTP code is no success and no redirect."""
+def classify_http_code(code: int) -> str:
+    """Status of a response whose HTTP code is neither a success nor a redirect."""
     if code in (401, 402, 403):
         return "http_403"
     if code in (404, 410):
@@ -129,7 +148,7 @@ def http_status(code: int) -> str:
 
 
 def one_line(text: str) -> str:
-    """`text` without line breaks and control characters, cut to `MESSAGE_LIMIT`: fit for a table cell."""
+    """`text` without line breaks and control characters, cut to `MAX_MESSAGE_CHARS`."""
     printable = "".join(c if c.isprintable() else " " for c in text)
     line = " ".join(printable.split())
-    return line if len(line) <= MESSAGE_LIMIT else line[: MESSAGE_LIMIT - 3] + "..."
+    return line if len(line) <= MAX_MESSAGE_CHARS else line[: MAX_MESSAGE_CHARS - 3] + "..."

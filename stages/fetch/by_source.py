@@ -1,4 +1,4 @@
-"""NEW FILE."""
+"""The fetch stage of a run: one stage per source, each with the settings of its source."""
 
 from __future__ import annotations
 
@@ -13,25 +13,28 @@ from capfilt.stages.fetch.stage import Fetch
 
 
 class FetchBySource:
-    """The fetch stage with each source's own settings; a shard has rows of one source only.
+    """Fetches each batch with the settings of its source. A batch is one shard of one source.
 
     Args:
-        configs: settings by source. Sources that ask the web in the same manner share what is known of its hosts.
+        configs: settings by source. Sources with equal `host_settings()` share one downloader, and with it
+            what the worker knows about hosts.
         workers: fetch workers of the node; each gets an equal share of every host's rate.
     """
 
     def __init__(self, configs: Mapping[str, FetchConfig], workers: int = 1) -> None:
-        manners = {source: config.manners() for source, config in configs.items()}
-        webs = {each: BackgroundDownloader(each, workers) for each in manners.values()}
+        host_settings = {source: config.host_settings() for source, config in configs.items()}
+        downloaders = {each: BackgroundDownloader(each, workers) for each in host_settings.values()}
         self.stages: dict[str, Fetch | Img2datasetFetch] = {}
         for source, config in configs.items():
-            web = webs[manners[source]]
-            theirs = config.backend == "img2dataset"
-            self.stages[source] = Img2datasetFetch(config) if theirs else Fetch(config, web)
+            if config.backend == "img2dataset":
+                self.stages[source] = Img2datasetFetch(config)
+            else:
+                self.stages[source] = Fetch(config, downloaders[host_settings[source]])
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return self.stages[batch["source"][0].as_py()](batch)
 
-    def on_progress(self, told: Callable[[], None]) -> None:
+    def on_progress(self, callback: Callable[[], None]) -> None:
+        """Call `callback` after every row, from another thread."""
         for stage in self.stages.values():
-            stage.on_progress(told)
+            stage.on_progress(callback)

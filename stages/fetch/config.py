@@ -1,4 +1,4 @@
-"""NEW FILE."""
+"""Settings of the fetch stage: where images are, how urls are requested, which images are stored and how."""
 
 from __future__ import annotations
 
@@ -10,51 +10,53 @@ from annotated_types import Ge, Le
 from capfilt.stages.fetch.http.config import DownloadConfig
 from capfilt.stages.images.decode import DecodeConfig
 
-IMG2DATASET_DOES = (
+IMG2DATASET_SETTINGS = (
     "backend", "base_url", "image", "optout", "concurrency", "connect_timeout_s", "retries", "allow_private",
     "robots", "per_host_per_second",
 )  # fmt: skip
-"""Settings that backend img2dataset follows, or that are checked apart."""
+"""Settings that backend img2dataset follows, or that have their own check; others must keep their defaults."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FetchConfig(DownloadConfig):
-    """Where images come from, how the web is asked, which pictures are taken and how they are stored."""
+    """Where images are, how urls are requested, which images are stored and how."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     backend: Literal["capfilt", "img2dataset"] = "capfilt"
-    """Who asks for urls and scales pictures. `img2dataset`: its downloader and resizer, for those who want exactly
-    its pictures. It follows a name or a redirect into private address space (the guard sees only what stands in the
-    url), knows no robots.txt, deadline or byte cap, and turns no photograph upright; see docs/fetching.md. It needs
-    `robots: false` and `per_host_per_second: null`, so that nobody believes otherwise. Files and pictures that come
-    with tars are read by capfilt in any case."""
+    """Which code downloads urls and resizes images. `img2dataset`: its own downloader and resizer, for
+    exactly the images that img2dataset stores. It follows names and redirects into private address space
+    (only addresses in the url itself are checked), has no robots.txt, deadline or byte limit, and ignores
+    EXIF orientation; see docs/fetching.md. It requires `robots: false` and `per_host_per_second: null`, so
+    that the config does not promise what the backend does not do. Files, and images in tars, are read by
+    capfilt with either backend."""
     base_url: str | None = None
-    """Web address that relative urls are joined to."""
+    """Web address to which relative urls are joined."""
     image_root: str | None = None
-    """Folder (local or any fsspec URL) that relative urls are paths in: images beside an annotation file. Symbolic
-    links in it are followed; a path that leaves it is refused."""
+    """Folder (local or any fsspec URL) in which relative urls are paths: the images of an annotation file.
+    Symbolic links in it are followed; a path that leaves it is rejected."""
     storage_options: dict[str, Any] = field(default_factory=dict)
     """fsspec options for `image_root` (endpoint, profile, anonymous access)."""
     decode_threads: Annotated[int, Ge(1), Le(256)] = 2
-    """Pictures decoded at once in one worker; decoding releases Python's lock, so threads use cores."""
+    """Images that a worker decodes concurrently. Decoding releases the GIL, so threads use several cores."""
     image: DecodeConfig = field(default_factory=DecodeConfig)
-    """Limits and stored size of pictures."""
+    """Limits and stored size of images."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.base_url is not None and self.image_root is not None:
             raise ValueError(
-                "base_url and image_root are both given; a relative url can belong to one: remove one"
+                "base_url and image_root are both given, but a relative url has one base: remove one"
             )
         if self.base_url is not None and not self.base_url.lower().startswith(("http://", "https://")):
-            raise ValueError(f"base_url {self.base_url!r}: an address that starts with http:// or https://")
-
+            raise ValueError(
+                f"base_url {self.base_url!r}: give an address that starts with http:// or https://"
+            )
         if self.backend == "img2dataset":
             self._check_img2dataset()
 
     def _check_img2dataset(self) -> None:
-        """Nothing is set that img2dataset would not do.
+        """Check that no setting asks for what img2dataset does not do.
 
         Raises:
             ValueError: the first such setting.
@@ -63,23 +65,22 @@ class FetchConfig(DownloadConfig):
             if getattr(self, name):
                 off = "false" if name == "robots" else "null"
                 raise ValueError(
-                    f"backend img2dataset knows no {name}: set {name}: {off} to say so, or use capfilt"
+                    f"backend img2dataset does not support {name}: set {name}: {off}, or use backend capfilt"
                 )
-        given = [
-            (item, getattr(self, item.name)) for item in fields(self) if item.name not in IMG2DATASET_DOES
-        ]
-        for item, value in given:
-            usual = item.default_factory() if item.default_factory is not MISSING else item.default
-            if value != usual:
+        for item in fields(self):
+            if item.name in IMG2DATASET_SETTINGS:
+                continue
+            default = item.default_factory() if item.default_factory is not MISSING else item.default
+            if getattr(self, item.name) != default:
                 raise ValueError(
-                    f"backend img2dataset has no {item.name}: leave {item.name} out, or use capfilt"
+                    f"backend img2dataset has no {item.name}: remove {item.name}, or use backend capfilt"
                 )
         if self.image.resize == "original" or self.image.background.lower() != DecodeConfig.background:
             raise ValueError(
-                "backend img2dataset stores every picture anew, on white: "
-                "set image.resize to shorter or longer, leave image.background out, or use capfilt"
+                "backend img2dataset re-encodes every image, on white: set image.resize to shorter or longer "
+                "and remove image.background, or use backend capfilt"
             )
 
-    def manners(self) -> DownloadConfig:
-        """How the web is asked, without what is done with the answers: sources that agree in it can share a `Web`."""
+    def host_settings(self) -> DownloadConfig:
+        """The settings of the downloads alone; stages with equal ones can share a `BackgroundDownloader`."""
         return DownloadConfig(**{item.name: getattr(self, item.name) for item in fields(DownloadConfig)})

@@ -1,4 +1,4 @@
-"""A folder of images beside an annotation file, on a disk or on any store that fsspec reaches."""
+"""Reads images from a folder (`image_root`), local or on any store that fsspec supports."""
 
 from __future__ import annotations
 
@@ -24,87 +24,88 @@ from capfilt.stages.storage.store import StoreError
 if TYPE_CHECKING:
     from capfilt.stages.fetch.config import FetchConfig
 
-FILE_READERS = 64  # files that are read at once: object stores answer slowly, but many
+MAX_READERS = 64
+"""Files that are read concurrently: a request to an object store takes long, but many can run at a time."""
 
 T = TypeVar("T")
 
 
 class ImageFolder:
-    """Reads files of `image_root`. Belongs to one event loop.
+    """Reads files below `image_root`. Belongs to one event loop.
 
     Args:
-        config: the root, the byte cap, and how many files are read at once (`concurrency`, 64 at the most).
+        config: the root, the byte limit, and the number of concurrent reads (`concurrency`, at most 64).
     """
 
     def __init__(self, config: FetchConfig) -> None:
-        assert config.image_root is not None, "files are read below image_root"
+        assert config.image_root is not None, "an ImageFolder needs image_root"
         self.config, self.root = config, config.image_root
-        readers = min(config.concurrency, FILE_READERS)
+        readers = min(config.concurrency, MAX_READERS)
         self._threads = ThreadPoolExecutor(readers, thread_name_prefix="read")
-        self._turns = asyncio.Semaphore(readers)
+        self._slots = asyncio.Semaphore(readers)
 
-    async def read(self, path: str, finish: Callable[[bytes], Coroutine[Any, Any, T]]) -> T:
-        """Bytes of `path` (below the root, see `stages.fetch.stage.locate`), passed through `finish`.
+    async def read(self, path: str, consume: Callable[[bytes], Coroutine[Any, Any, T]]) -> T:
+        """Read `path`, which is relative to the root, and pass its bytes to `consume`.
 
         Raises:
             Failure: missing_file, too_big or connect.
-            StoreError: the store is away, or refuses whatever it is asked for. No row is to blame.
+            StoreError: the store cannot be reached or refuses every request. No row fails for it.
         """
-        async with self._turns:
-            return await finish(await in_thread(self._threads, self._read, path))
+        async with self._slots:
+            return await consume(await run_in_thread(self._threads, self._read, path))
 
     def _read(self, path: str) -> bytes:
         fs, folder = open_filesystem(self.root, self.config.storage_options)
         try:
-            return self._content(fs, f"{folder.rstrip('/')}/{path}")
+            return self._read_file(fs, f"{folder.rstrip('/')}/{path}")
         except Failure:
             raise
-        except Exception as error:  # any library's
-            meaning = self._meaning(error, path)
-            if meaning is None:
+        except Exception as error:  # of any fsspec backend
+            translated = self._translate_error(error, path)
+            if translated is None:
                 raise
-            raise meaning from error
+            raise translated from error
 
-    def _content(self, fs: Any, place: str) -> bytes:
+    def _read_file(self, fs: Any, file: str) -> bytes:
         try:
-            size = fs.info(place)["size"] or 0
+            size = fs.info(file)["size"] or 0
         except OSError as error:
             if code_of(error) in BODYLESS_CODES:
-                _ask_why(fs, place)
+                _raise_if_refused(fs, file)
             raise
         if size > self.config.max_bytes:
-            raise Failure("too_big", f"{size} bytes, at most {self.config.max_bytes} are taken")
-        return bytes(fs.cat_file(place))
+            raise Failure("too_big", f"{size} bytes, the limit is {self.config.max_bytes} (fetch.max_bytes)")
+        return bytes(fs.cat_file(file))
 
-    def _meaning(self, error: Exception, path: str) -> Exception | None:
-        """What an error of the filesystem ends: the row, or as a StoreError its shard; None if nobody foresaw it."""
+    def _translate_error(self, error: Exception, path: str) -> Exception | None:
+        """A `Failure` of the row, a `StoreError` for its whole shard, or None for an unexpected error."""
         if is_refusal(error):
             return StoreError(f"{self.root.rstrip('/')}/{path}: cannot read it ({reason(error)})")
-        # On a disk a file may be closed to us alone; a store that says no more than 403 may do so for a moment.
-        closed = isinstance(error, PermissionError) and protocol_of(self.root) == "file"
-        if closed or isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError)):
-            known = getattr(error, "strerror", None)
-            return Failure("missing_file", f"{path}: {known or type(error).__name__}")
-        # A store that is busy, a body that broke off, a disk that fails.
+        # On a disk, permissions concern a single file; a store may answer 403 for a moment without a reason.
+        is_forbidden = isinstance(error, PermissionError) and protocol_of(self.root) == "file"
+        if is_forbidden or isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError)):
+            text = getattr(error, "strerror", None)
+            return Failure("missing_file", f"{path}: {text or type(error).__name__}")
+        # A busy store, a connection that closed within the body, a failing disk.
         if isinstance(error, (OSError, aiohttp.ClientError)) or is_botocore_error(error):
             return Failure("connect", f"{path}: {reason(error)}")
         return None
 
 
-def _ask_why(fs: Any, place: str) -> None:
-    """Ask a store once more that has refused without a reason: an answer to GET has one.
+def _raise_if_refused(fs: Any, file: str) -> None:
+    """Send a GET after a HEAD was refused without a reason: only a response to GET has one.
 
     Raises:
-        Exception: it refuses whoever asks like this, for example with credentials that have expired.
+        Exception: the store refuses every such request, for example because the credentials have expired.
     """
     try:
-        fs.cat_file(place, start=0, end=1)
+        fs.cat_file(file, start=0, end=1)
     except Exception as error:
-        # Access is also denied to a file that is not there, in a bucket that may not be listed: that is no news.
+        # AccessDenied is also the response for a missing file in a bucket that may not be listed.
         if is_refusal(error) and code_of(error) != DENIED:
             raise
 
 
-async def in_thread(threads: Executor, call: Callable[..., T], *args: Any) -> T:
-    """Result of a call that blocks."""
-    return await asyncio.get_running_loop().run_in_executor(threads, call, *args)
+async def run_in_thread(threads: Executor, function: Callable[..., T], *args: Any) -> T:
+    """Run a blocking function in one of `threads`."""
+    return await asyncio.get_running_loop().run_in_executor(threads, function, *args)

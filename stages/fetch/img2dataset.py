@@ -1,9 +1,9 @@
-"""`fetch.backend: img2dataset`: a shard's urls through img2dataset's own downloader and resizer.
+"""`fetch.backend: img2dataset`: downloads and resizes a shard with img2dataset's own code.
 
-The same rows come back with the same columns and statuses, so that whatever follows sees no difference. What differs is
-told in docs/fetching.md; above all, **nobody checks where a url leads**: addresses in private space that stand in a
-url are refused here, those behind names and redirects are asked. img2dataset brings torch, wandb and OpenCV; it is
-imported by the first shard and by nothing else.
+Rows, columns and statuses are those of the other backend, so later stages see no difference. docs/fetching.md
+lists what differs, above all: **the target of a url is not checked**. Private addresses in the url itself are
+rejected here, but not those behind a name or a redirect. img2dataset imports torch, wandb and OpenCV; the
+first shard of a worker imports it, and nothing else does.
 """
 
 from __future__ import annotations
@@ -22,18 +22,17 @@ import pyarrow as pa
 
 from capfilt.models.images.decode import decode_image
 from capfilt.stages.fetch.config import FetchConfig
-from capfilt.stages.fetch.http.addresses import check_host, normal_host
+from capfilt.stages.fetch.http.addresses import check_host, normalize_host
 from capfilt.stages.fetch.http.blocklist import BlockList
-from capfilt.stages.fetch.http.response import web_url
-from capfilt.stages.fetch.outcomes import Row, decode_outcome, fill_columns, locate, pending_rows
+from capfilt.stages.fetch.http.response import parse_http_url
+from capfilt.stages.fetch.http.robots import PRODUCT_TOKEN
+from capfilt.stages.fetch.outcomes import Row, decode_outcome, fill_columns, locate_image, pending_rows
 from capfilt.stages.images.phash import perceptual_hash
-from capfilt.stages.status import INTERNAL, SUCCESS, Failure, http_status, one_line
+from capfilt.stages.status import INTERNAL, SUCCESS, Failure, classify_http_code, one_line
 
-TOKEN = "capfilt"
-"""Stands in its User-Agent (which is a browser's otherwise), and opens X-Robots-Tag directives that are meant for us."""
-OPEN_ENDED = 100_000  # rows of a shard that its keys have digits for; ours are kept
-
-_OF_DOWNLOAD = (  # what urllib says, the first that fits
+SHARD_ROWS_LIMIT = 100_000
+"""Rows per shard that img2dataset's keys have digits for; capfilt's own keys are kept."""
+DOWNLOAD_ERRORS = (  # pattern in the message of urllib, status; the first match counts
     (r"HTTP Error 3", "redirect"),
     (r"disallowed by X-Robots-Tag", "optout"),
     (r"timed out", "timeout"),
@@ -43,72 +42,77 @@ _OF_DOWNLOAD = (  # what urllib says, the first that fits
     (r"header line|headers|^HTTP/|BadStatusLine|^[A-Z]+-\d", "http_invalid"),
     (r"Errno \d+|IncompleteRead|Remote end closed|Connection|reset", "connect"),
 )
-_OF_RESIZE = (
+RESIZE_ERRORS = (  # pattern in the message of img2dataset's resizer or OpenCV, status
     (r"image too small", "too_small"),
     (r"image area too large", "too_many_pixels"),
     (r"aspect ratio too large", "aspect"),
     (r"!buf\.empty\(\)", "empty_body"),
-    (r"", "decode"),  # a web page too: it looks at no header
+    (r"", "decode"),  # a web page too: the resizer does not look at the header
 )
 
 
 class Img2datasetFetch:
-    """As `stages.fetch.stage.Fetch`, through img2dataset.
+    """Same contract as `stages.fetch.stage.Fetch`, with img2dataset's downloader and resizer.
 
     Args:
-        config: see `FetchConfig`, whose checks have refused what img2dataset cannot do.
+        config: see `FetchConfig`, which rejects settings that img2dataset does not support.
     """
 
     def __init__(self, config: FetchConfig) -> None:
         self.config = config
-        self._allowed = frozenset(normal_host(host) for host in config.allow_private)
-        self._told: Callable[[], None] = lambda: None
+        self._allowed = frozenset(normalize_host(host) for host in config.allow_private)
+        self._report_progress: Callable[[], None] = lambda: None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Img2datasetFetch, (self.config,)
 
-    def on_progress(self, told: Callable[[], None]) -> None:
-        """Have `told` called after every row."""
-        self._told = told
+    def on_progress(self, callback: Callable[[], None]) -> None:
+        """Call `callback` after every downloaded row."""
+        self._report_progress = callback
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """The same rows; those that were `pending` have the columns `FILLED` set."""
+        """Fetch a batch: the same rows, with `OUTCOME_COLUMNS` set where the status was `pending`."""
         indices, rows = pending_rows(batch)
         outcomes: list[Row] = []
         urls: dict[int, str] = {}
         for number, row in enumerate(rows):
-            settled = self._settled(row)
-            if isinstance(settled, str):
-                urls[number] = settled
-                settled = {"status": INTERNAL, "error_message": "img2dataset returned nothing for the row"}
-            outcomes.append(settled)
+            local = self._url_or_outcome(row)
+            if isinstance(local, str):
+                urls[number] = local
+                local = {"status": INTERNAL, "error_message": "img2dataset returned nothing for this row"}
+            outcomes.append(local)
         for number, (image, meta) in (self._download(urls) if urls else {}).items():
-            outcomes[number] = outcome_of(image, meta)
+            outcomes[number] = convert_outcome(image, meta)
         return fill_columns(batch, indices, outcomes)
 
-    def _settled(self, row: Row) -> Row | str:
-        """What becomes of a row that needs no asking, or the url to ask for."""
+    def _url_or_outcome(self, row: Row) -> str | Row:
+        """The url to download, or the outcome of a row that needs no download."""
         try:
             if row.get("image") is not None:
                 return decode_outcome(row["image"], self.config.image, BlockList())
             if row.get("error_message"):
                 raise Failure("missing_file", row["error_message"])
-            url = web_url(locate(row["url"], self.config)[0])
+            url = parse_http_url(locate_image(row["url"], self.config)[0])
             check_host(url.host or "", self._allowed)
             return str(url)
         except Failure as failure:
             return {"status": failure.status, "error_message": failure.message}
 
     def _download(self, urls: dict[int, str]) -> dict[int, tuple[bytes | None, dict[str, Any]]]:
-        """{row: (stored picture, its metadata)}."""
+        """Run img2dataset on `urls` ({row: url}).
+
+        Returns:
+            {row: (encoded image, img2dataset's metadata)}.
+        """
         found: dict[int, tuple[bytes | None, dict[str, Any]]] = {}
         with tempfile.TemporaryDirectory(prefix="capfilt-img2dataset-") as folder:
             shard = Path(folder) / "shard.feather"
             table = pa.table({"row": pa.array(urls, pa.int64()), "url": pa.array(urls.values(), pa.string())})
             with pa.OSFile(str(shard), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
                 writer.write_table(table)
-            # Not called as a whole: that would swallow the exception.
-            self._downloader(partial(_Collector, found, self._told), folder).download_shard((0, str(shard)))
+            downloader = self._downloader(partial(_Collector, found, self._report_progress), folder)
+            # Not downloader(...): that would swallow exceptions.
+            downloader.download_shard((0, str(shard)))
         return found
 
     def _downloader(self, writer: Any, folder: str) -> Any:
@@ -122,13 +126,13 @@ class Img2datasetFetch:
             output_folder=folder,
             column_list=["row", "url"],
             timeout=config.connect_timeout_s,
-            number_sample_per_shard=OPEN_ENDED,
+            number_sample_per_shard=SHARD_ROWS_LIMIT,
             oom_shard_count=5,
             compute_hash="sha256",
             verify_hash_type=None,
             encode_format="jpg" if config.image.format == "jpeg" else "webp",
             retries=config.retries,
-            user_agent_token=TOKEN,
+            user_agent_token=PRODUCT_TOKEN,  # in a browser's User-Agent, and for X-Robots-Tag
             disallowed_header_directives=list(config.optout) or None,
         )
 
@@ -150,51 +154,59 @@ class Img2datasetFetch:
 
     @cached_property
     def _library(self) -> Any:
-        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network for its newest version
+        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else importing it looks for updates online
         from img2dataset import downloader, resizer
 
-        # It points file descriptors 1 and 2 of the whole process elsewhere for every picture; with two threads the
-        # worker's log is gone for good.
+        # It redirects file descriptors 1 and 2 of the process for every image. With two threads, the
+        # worker's log can be lost for good.
         resizer.SuppressStdoutStderr = nullcontext
         return downloader
 
 
 class _Collector:
-    """What img2dataset takes for a writer of samples: keeps them, by row."""
+    """img2dataset's interface for a writer of samples; keeps the samples by row."""
 
     def __init__(
-        self, found: dict[int, tuple[bytes | None, dict[str, Any]]], told: Callable[[], None], *_: Any
+        self,
+        found: dict[int, tuple[bytes | None, dict[str, Any]]],
+        report_progress: Callable[[], None],
+        *_: Any,
     ) -> None:
-        self.found, self._told = found, told
+        self._found, self._report_progress = found, report_progress
 
     def write(self, image: bytes | None, key: str, caption: str | None, meta: dict[str, Any]) -> None:
-        self.found[meta["row"]] = (image, dict(meta))
-        self._told()
+        self._found[meta["row"]] = (image, dict(meta))
+        self._report_progress()
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Part of the interface; there is nothing to close."""
 
 
-def outcome_of(image: bytes | None, meta: dict[str, Any]) -> Row:
-    """The columns `FILLED` of a row that img2dataset is through with."""
+def convert_outcome(image: bytes | None, meta: dict[str, Any]) -> Row:
+    """`OUTCOME_COLUMNS` from what img2dataset returns for a row."""
     if meta["status"] == SUCCESS and image is not None:
-        kept = ("width", "height", "original_width", "original_height", "sha256")
+        copied = ("width", "height", "original_width", "original_height", "sha256")
         return {
             "status": SUCCESS,
-            **{name: meta[name] for name in kept},
+            **{name: meta[name] for name in copied},
             "phash": perceptual_hash(np.asarray(decode_image(image))),
             "image": image,
         }
     message = str(meta["error_message"] or "")
-    status = status_of(message, downloaded=meta["status"] == "failed_to_resize")
+    status = classify_message(message, is_downloaded=meta["status"] == "failed_to_resize")
     return {"status": status, "error_message": one_line(f"img2dataset: {message}"), "sha256": meta["sha256"]}
 
 
-def status_of(message: str, *, downloaded: bool) -> str:
-    """Our status for what img2dataset says: the text of whatever exception came; `internal` if it is none we know."""
-    if not downloaded:
+def classify_message(message: str, *, is_downloaded: bool) -> str:
+    """Status for an error message of img2dataset, the text of any exception; `internal` for an unknown one.
+
+    Args:
+        message: the error message.
+        is_downloaded: the error is of the resizer, not of the download.
+    """
+    if not is_downloaded:
         code = re.match(r"HTTP Error ([1245]\d\d)", message)
         if code:
-            return http_status(int(code[1]))
-    table = _OF_RESIZE if downloaded else _OF_DOWNLOAD
+            return classify_http_code(int(code[1]))
+    table = RESIZE_ERRORS if is_downloaded else DOWNLOAD_ERRORS
     return next((status for pattern, status in table if re.search(pattern, message)), INTERNAL)

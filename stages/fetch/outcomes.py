@@ -1,4 +1,4 @@
-"""NEW FILE."""
+"""What fetching adds to a row: where its image is, and the columns that hold the result."""
 
 from __future__ import annotations
 
@@ -17,40 +17,38 @@ from capfilt.stages.images.decode import DecodeConfig, decode_and_resize
 from capfilt.stages.rows import ROW_SCHEMA, with_column
 from capfilt.stages.status import PENDING, SUCCESS, Failure
 
-URL_LIMIT = 8_000  # characters; servers take no more, and texts that strayed into the url column are longer
+Row = dict[str, Any]
 
-
-FILLED = (
-    "status", "error_message", "width", "height", "original_width", "original_height", "sha256", "phash", "image",
+OUTCOME_COLUMNS = (
+    "status", "error_message", "width", "height", "original_width", "original_height", "sha256", "phash",
+    "image",
 )  # fmt: skip
-"""Columns this stage fills."""
-
+"""Columns that the fetch stage sets."""
+MAX_URL_CHARS = 8_000
+"""Servers accept no longer urls; longer texts are captions that ended up in the url column."""
 
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
 
 
-Row = dict[str, Any]
-
-
 def pending_rows(batch: pa.Table) -> tuple[list[int], list[Row]]:
-    """Where the pending rows of a batch stand, and what fetching needs of them."""
+    """Indices of the pending rows of a batch, and the columns of these rows that fetching needs."""
     indices = [i for i, status in enumerate(batch["status"].to_pylist()) if status == PENDING]
-    asked = batch.select([c for c in ("url", "error_message", "image") if c in batch.column_names])
-    return indices, asked.take(pa.array(indices, pa.int64())).to_pylist()
+    needed = batch.select([c for c in ("url", "error_message", "image") if c in batch.column_names])
+    return indices, needed.take(pa.array(indices, pa.int64())).to_pylist()
 
 
 def fill_columns(batch: pa.Table, indices: Sequence[int], outcomes: Sequence[Row]) -> pa.Table:
-    """`batch` with the columns `FILLED` of the rows at `indices` set to their outcomes."""
-    for name in FILLED:
-        known = batch[name].to_pylist() if name in batch.column_names else [None] * batch.num_rows
+    """`batch` with `OUTCOME_COLUMNS` of the rows at `indices` set to their outcomes."""
+    for name in OUTCOME_COLUMNS:
+        values = batch[name].to_pylist() if name in batch.column_names else [None] * batch.num_rows
         for i, outcome in zip(indices, outcomes, strict=True):
-            known[i] = outcome.get(name)
-        batch = with_column(batch, name, known, ROW_SCHEMA.field(name).type)
+            values[i] = outcome.get(name)
+        batch = with_column(batch, name, values, ROW_SCHEMA.field(name).type)
     return batch
 
 
-def locate(url: str | None, config: FetchConfig) -> tuple[str, bool]:
-    """Where a row's image is.
+def locate_image(url: str | None, config: FetchConfig) -> tuple[str, bool]:
+    """Find out where the image of a row is.
 
     Returns:
         (absolute web address, True) or (path below `image_root`, False).
@@ -61,29 +59,31 @@ def locate(url: str | None, config: FetchConfig) -> tuple[str, bool]:
     url = (url or "").strip()
     if not url:
         raise Failure("bad_url", "the row has no url")
-    if len(url) > URL_LIMIT:
-        raise Failure("bad_url", f"{len(url)} characters, starting {url[:80]!r}")
+    if len(url) > MAX_URL_CHARS:
+        raise Failure(
+            "bad_url", f"the url has {len(url)} characters, the limit is {MAX_URL_CHARS}: {url[:80]!r}"
+        )
     if any(ord(c) < 32 or ord(c) == 127 for c in url):
         raise Failure("bad_url", f"control characters in {url[:80]!r}")
-    if _SCHEME.match(url):  # Downloader refuses every scheme but http and https
+    if _SCHEME.match(url):  # Downloader rejects every scheme but http and https
         return url, True
     if config.base_url is not None:
         return urljoin(config.base_url.rstrip("/") + "/", url), True
     if config.image_root is None:
-        raise Failure("bad_url", f"{url[:80]!r} is relative; set base_url or image_root")
+        raise Failure("bad_url", f"relative url {url[:80]!r}: set base_url or image_root")
     path = posixpath.normpath(url)
     if path.startswith(("/", "../")) or path in (".", ".."):
-        raise Failure("bad_url", f"{url[:80]!r} leads out of the image folder")
+        raise Failure("bad_url", f"path {url[:80]!r} is outside the image folder")
     return path, False
 
 
 def decode_outcome(data: bytes, config: DecodeConfig, blocked: BlockList) -> Row:
-    """The columns `FILLED` of a row whose bytes have come; never raises what the bytes are guilty of."""
+    """Decode downloaded bytes into `OUTCOME_COLUMNS`; invalid bytes become a failure status."""
     digest = hashlib.sha256(data).hexdigest()
     if digest in blocked.hashes:
         return {"status": "blocked", "error_message": "the sha256 is on the block list", "sha256": digest}
     try:
-        picture = decode_and_resize(data, config)
+        stored = decode_and_resize(data, config)
     except Failure as failure:
         return {"status": failure.status, "error_message": failure.message, "sha256": digest}
-    return {"status": SUCCESS, "sha256": digest, **vars(picture)}
+    return {"status": SUCCESS, "sha256": digest, **vars(stored)}

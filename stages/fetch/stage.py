@@ -1,8 +1,9 @@
-"""Rows → the same rows with image bytes or a status. The web, a folder of images, or bytes that came with a tar.
+"""The fetch stage: rows in, the same rows with image bytes or a failure status out.
 
-Nothing that a url, a server or a file does ends in an exception here: every pending row leaves with a status of the
-closed list in `stages.status`, and rows that have one already pass untouched. What is no row's doing does: an image
-folder whose store is away, and a machine without memory.
+An image comes from a url, from a folder of images, or with the row (from a tar). A bad url, server or file
+raises no exception: every pending row gets a status of the closed list in `stages.status`, and rows that
+already have one pass unchanged. The stage only raises for failures that are not a row's own: a store that
+cannot be reached, and a machine that is out of memory.
 """
 
 from __future__ import annotations
@@ -19,86 +20,89 @@ import pyarrow as pa
 from capfilt.stages.fetch.config import FetchConfig
 from capfilt.stages.fetch.http.downloader import Downloader
 from capfilt.stages.fetch.http.loop import BackgroundDownloader
-from capfilt.stages.fetch.image_folder import ImageFolder, in_thread
-from capfilt.stages.fetch.outcomes import Row, decode_outcome, fill_columns, locate, pending_rows
+from capfilt.stages.fetch.image_folder import ImageFolder, run_in_thread
+from capfilt.stages.fetch.outcomes import Row, decode_outcome, fill_columns, locate_image, pending_rows
 from capfilt.stages.status import INTERNAL, Failure, one_line
 from capfilt.stages.storage.store import StoreError
 
 
 class Fetch:
-    """Gets, checks and stores the image of every pending row of a batch.
+    """Downloads, checks and encodes the image of every pending row of a batch.
 
     Args:
         config: see `FetchConfig`.
-        web: the web as this worker sees it, if stages share it; by default this stage has its own.
+        downloader: a downloader shared with other stages; by default the stage has its own.
     """
 
-    def __init__(self, config: FetchConfig, web: BackgroundDownloader | None = None) -> None:
+    def __init__(self, config: FetchConfig, downloader: BackgroundDownloader | None = None) -> None:
         self.config = config
-        self.web = web or BackgroundDownloader(config.manners())
-        self._told: Callable[[], None] = lambda: None
+        self.downloader = downloader or BackgroundDownloader(config.host_settings())
+        self._report_progress: Callable[[], None] = lambda: None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Fetch, (self.config, self.web)
+        return Fetch, (self.config, self.downloader)
 
-    def on_progress(self, told: Callable[[], None]) -> None:
-        """Have `told` called after every row, in another thread."""
-        self._told = told
+    def on_progress(self, callback: Callable[[], None]) -> None:
+        """Call `callback` after every row, from another thread."""
+        self._report_progress = callback
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """The same rows; those that were `pending` have the columns `FILLED` set.
+        """Fetch a batch.
 
-        A pending row that carries an image (it came with a tar) is not asked for again, only checked and stored.
+        A pending row that has an image already (from a tar) is not downloaded, only checked and encoded.
+
+        Returns:
+            The same rows, with `OUTCOME_COLUMNS` set where the status was `pending`.
 
         Raises:
-            StoreError: the store of the image folder is away or refuses everything; no row has a status from it.
-            MemoryError: the machine has no memory left.
+            StoreError: the store of the image folder cannot be reached or refuses every request.
+            MemoryError: the machine is out of memory.
         """
         indices, rows = pending_rows(batch)
-        outcomes = self.web.run(partial(self._fetch, rows)) if rows else []
+        outcomes = self.downloader.run(partial(self._fetch_rows, rows)) if rows else []
         return fill_columns(batch, indices, outcomes)
 
     @cached_property
-    def _decoding(self) -> Executor:
-        # OpenCV's own threads would contend with those that decode.
+    def _decode_threads(self) -> Executor:
+        # OpenCV's own threads would compete with these for the cores.
         return ThreadPoolExecutor(
             self.config.decode_threads, "decode", initializer=cv2.setNumThreads, initargs=(1,)
         )
 
     @cached_property
-    def _files(self) -> ImageFolder:
+    def _image_folder(self) -> ImageFolder:
         return ImageFolder(self.config)
 
-    async def _fetch(self, rows: list[Row], web: Downloader) -> list[Row]:
-        web.tidy()
-        call = partial(decode_outcome, config=self.config.image, blocked=web.blocked)
-        store = partial(in_thread, self._decoding, call)
-        tasks = [asyncio.ensure_future(self._row(row, web, store)) for row in rows]
+    async def _fetch_rows(self, rows: list[Row], downloader: Downloader) -> list[Row]:
+        """Outcomes of the rows, in order; after an exception no row continues in the background."""
+        downloader.evict_unused()
+        decode = partial(decode_outcome, config=self.config.image, blocked=downloader.blocked)
+        decode_in_thread = partial(run_in_thread, self._decode_threads, decode)
+        tasks = [asyncio.ensure_future(self._fetch_row(row, downloader, decode_in_thread)) for row in rows]
         try:
             return await asyncio.gather(*tasks)
-        finally:  # after an error nothing goes on behind the caller's back
+        finally:
             for task in tasks:
                 task.cancel()
 
-    async def _row(
-        self,
-        row: Row,
-        web: Downloader,
-        store: Callable[[bytes], Coroutine[Any, Any, Row]],
+    async def _fetch_row(
+        self, row: Row, downloader: Downloader, decode: Callable[[bytes], Coroutine[Any, Any, Row]]
     ) -> Row:
-        """What becomes of one row; raises only what is not its doing (see `__call__`)."""
+        """Outcome of one row; raises only what is not the row's own failure (see `__call__`)."""
         try:
             if row.get("image") is not None:
-                return await store(row["image"])
-            if row.get("error_message"):  # the reader found the sample without an image
+                return await decode(row["image"])
+            if row.get("error_message"):  # the reader found a sample without an image
                 raise Failure("missing_file", row["error_message"])
-            place, is_web = locate(row["url"], self.config)
-            return await (web.download(place, store) if is_web else self._files.read(place, store))
+            location, is_web = locate_image(row["url"], self.config)
+            if is_web:
+                return await downloader.download(location, decode)
+            return await self._image_folder.read(location, decode)
         except Failure as failure:
             return {"status": failure.status, "error_message": failure.message}
         except (StoreError, MemoryError):
             raise
-        except Exception as error:  # whosever fault, the shard goes on and the text says what it was
+        except Exception as error:  # unexpected: the other rows of the shard continue
             return {"status": INTERNAL, "error_message": one_line(f"{type(error).__name__}: {error}")}
         finally:
-            self._told()
+            self._report_progress()

@@ -1,0 +1,6 @@
+"""HTTP downloads of one worker: url in, bytes or a `stages.status.Failure` out.
+
+Start with `downloader.py`, which follows one url from top to bottom; `loop.py` runs it for synchronous
+callers. Host limits are in `hosts.py`, robots.txt in `robots.py`, the guard against private addresses in
+`addresses.py`. Imports `stages.status` and `stages.storage`; knows neither rows nor image formats.
+"""

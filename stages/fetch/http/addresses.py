@@ -1,8 +1,8 @@
-"""Which hosts may be asked: names and addresses of the public internet, and those the config opens.
+"""The guard against private addresses: only the public internet, and the hosts that the config allows.
 
-A url list is written by strangers; a row that points at a cloud's metadata service or a printer's web page must
-not get an answer. Every name is resolved here and nowhere else, the addresses are checked, and the connection
-goes to exactly the addresses that were checked, so a name that resolves differently a second time gains nothing.
+Anyone can write a url list, and a row may point at a cloud's metadata service or an intranet page. All names
+are resolved here, every address is checked, and the connection uses exactly the checked addresses, so a name
+that resolves differently the second time (DNS rebinding) does not pass.
 """
 
 from __future__ import annotations
@@ -20,84 +20,88 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from capfilt.stages.status import Failure, Unreachable
 
-DNS_SECONDS = 300.0
-LOOKUPS = 128
-"""Names looked up at once: each takes a thread, for as long as the system's resolver cares to wait."""
+DNS_CACHE_S = 300.0
+LOOKUP_THREADS = 128
+"""Concurrent DNS lookups. Each occupies a thread until the system's resolver returns."""
 
-# Prefixes under which a gateway turns the last 32 bits of an IPv6 address into an IPv4 destination.
+# Prefixes under which a gateway translates the last 32 bits of an IPv6 address into an IPv4 destination.
 _NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
-# WHATWG URL: a host whose last label is a number is an IPv4 address, in whatever spelling.
+# WHATWG URL: a host whose last label is a number is an IPv4 address, in any notation.
 _ENDS_IN_NUMBER = re.compile(r"(?:^|\.)(?:0x[0-9a-f]*|[0-9]+)$", re.IGNORECASE)
 
 
 def is_public(address: str) -> bool:
     """Whether an IP address belongs to the public internet.
 
-    Loopback, link-local (with the clouds' metadata address 169.254.169.254), RFC 1918, shared (RFC 6598), unique
-    local, documentation, multicast and reserved ranges do not, nor does an IPv6 address that carries such an IPv4
-    address inside (mapped, compatible, 6to4, Teredo, NAT64).
+    False for loopback, link-local (with the clouds' metadata address 169.254.169.254), private (RFC 1918),
+    shared (RFC 6598), unique local, documentation, multicast and reserved ranges, and for an IPv6 address
+    that embeds such an IPv4 address (mapped, compatible, 6to4, Teredo, NAT64).
 
     Raises:
-        ValueError: `address` is no IP address.
+        ValueError: `address` is not an IP address.
     """
     ip = ip_address(address)
     if isinstance(ip, IPv6Address):
-        inside = _embedded(ip)
-        if inside is not None:
-            return _is_global(inside)
+        embedded = _extract_ipv4(ip)
+        if embedded is not None:
+            return _is_global(embedded)
     return _is_global(ip)
 
 
-def normal_host(host: str) -> str:
-    """Host as the allow list compares it: lower case, no brackets, no trailing dot."""
+def normalize_host(host: str) -> str:
+    """Host in the form in which hosts are compared: lower case, no brackets, no trailing dot."""
     return host.strip("[]").rstrip(".").lower()
 
 
 def check_host(host: str, allowed: Collection[str]) -> None:
-    """Refuse a url's host that is itself a private address; names are checked when they are resolved.
+    """Reject a url's host that is itself a private address. Names are checked when they are resolved.
 
     Raises:
-        Failure: private_address, or bad_url for IPv4 in an unusual spelling (127.1, 2130706433, 0x7f.1), which
-            some resolvers take for an address and some for a name.
+        Failure: private_address; or bad_url for an IPv4 address in an unusual notation (127.1, 2130706433,
+            0x7f.1), which some resolvers read as an address and others as a name.
     """
-    name = normal_host(host)
+    name = normalize_host(host)
     if name in allowed:
         return
     try:
         public = is_public(name)
     except ValueError:
         if _ENDS_IN_NUMBER.search(name):
-            raise Failure("bad_url", f"host {name!r} is neither a name nor an IP address") from None
+            raise Failure(
+                "bad_url", f"host {name!r} is neither a host name nor an IP address in standard notation"
+            ) from None
         return
     if not public:
-        raise Failure("private_address", f"{name} is not a public address; fetch.allow_private opens it")
+        raise Failure(
+            "private_address", f"{name} is not a public address; add it to fetch.allow_private to allow it"
+        )
 
 
 class GuardedResolver(AbstractResolver):
-    """Resolves names through the system, and hands out only addresses that may be asked.
+    """Resolves names through the system's resolver, and returns only addresses that may be contacted.
 
-    Addresses are kept for `DNS_SECONDS`; a name is looked up once for all urls that wait for it. Belongs to one event
-    loop.
+    Addresses are cached for `DNS_CACHE_S` seconds. Concurrent requests for a name share one lookup. Belongs
+    to one event loop.
 
     Args:
-        allowed: hosts (see `normal_host`) whose addresses are not checked.
-        patience: seconds a lookup may take. The thread it runs in cannot be ended; it is left behind.
+        allowed: hosts (see `normalize_host`) whose addresses are not checked.
+        timeout_s: maximum duration of a lookup. After a timeout its thread runs on: it cannot be stopped.
     """
 
-    def __init__(self, allowed: Collection[str], patience: float) -> None:
-        self._allowed, self._patience = allowed, patience
-        self._threads = ThreadPoolExecutor(LOOKUPS, thread_name_prefix="lookup")
-        self._free = asyncio.Semaphore(LOOKUPS)
-        self._known: dict[str, tuple[float, list[tuple[int, str]]]] = {}
-        self._asking: dict[str, asyncio.Task[list[tuple[int, str]]]] = {}
+    def __init__(self, allowed: Collection[str], timeout_s: float) -> None:
+        self._allowed, self._timeout_s = allowed, timeout_s
+        self._threads = ThreadPoolExecutor(LOOKUP_THREADS, thread_name_prefix="lookup")
+        self._free_threads = asyncio.Semaphore(LOOKUP_THREADS)
+        self._cache: dict[str, tuple[float, list[tuple[int, str]]]] = {}
+        self._pending: dict[str, asyncio.Task[list[tuple[int, str]]]] = {}
 
-    async def prepare(self, host: str) -> None:
-        """Look up a host that `check_host` let through, so that `resolve` need not wait.
+    async def prefetch(self, host: str) -> None:
+        """Look up a host that passed `check_host`, so that `resolve` answers from the cache.
 
         Raises:
             Unreachable: dns.
-            Failure: bad_url (no possible name), or private_address if any of the addresses is private: a name that
-                mixes both is made to be let through.
+            Failure: bad_url (not a valid name), or private_address if any of the addresses is private: a name
+                with both kinds of addresses is an attempt to pass the check.
         """
         if ":" not in host and not _ENDS_IN_NUMBER.search(host):
             await self._find(host)
@@ -105,55 +109,57 @@ class GuardedResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """Addresses of `host`; raises like `prepare`."""
+        """Return the addresses of `host`; raises like `prefetch`. aiohttp calls this."""
         flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
         return [
             ResolveResult(hostname=host, host=address, port=port, family=kind, proto=0, flags=flags)
             for kind, address in await self._find(host)
         ]
 
-    def forget_old(self) -> None:
-        """Drop what has expired."""
+    def evict_expired(self) -> None:
+        """Remove expired addresses from the cache."""
         now = time.monotonic()
-        self._known = {host: known for host, known in self._known.items() if known[0] > now}
+        self._cache = {host: entry for host, entry in self._cache.items() if entry[0] > now}
 
     async def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _find(self, host: str) -> list[tuple[int, str]]:
-        known = self._known.get(host)
-        if known is not None and known[0] > time.monotonic():
-            return known[1]
-        task = self._asking.get(host)
+        """(family, address) of a name, from the cache or from one lookup that all waiting urls share."""
+        entry = self._cache.get(host)
+        if entry is not None and entry[0] > time.monotonic():
+            return entry[1]
+        task = self._pending.get(host)
         if task is None:
-            task = self._asking[host] = asyncio.create_task(self._lookup(host))
-            task.add_done_callback(lambda _: self._asking.pop(host, None))
+            task = self._pending[host] = asyncio.create_task(self._lookup_and_check(host))
+            task.add_done_callback(lambda _: self._pending.pop(host, None))
         return await asyncio.shield(task)
 
-    async def _lookup(self, host: str) -> list[tuple[int, str]]:
-        found = await self._ask_system(host)
-        if normal_host(host) not in self._allowed:
+    async def _lookup_and_check(self, host: str) -> list[tuple[int, str]]:
+        found = await self._lookup(host)
+        if normalize_host(host) not in self._allowed:
             for _, address in found:
                 if not is_public(address):
                     raise Failure(
                         "private_address",
-                        f"{host} resolves to {address}, not a public address; fetch.allow_private opens it",
+                        f"{host} resolves to {address}, which is not a public address; "
+                        "add the host to fetch.allow_private to allow it",
                     )
-        self._known[host] = (time.monotonic() + DNS_SECONDS, found)
+        self._cache[host] = (time.monotonic() + DNS_CACHE_S, found)
         return found
 
-    async def _ask_system(self, host: str) -> list[tuple[int, str]]:
-        await self._free.acquire()  # a lookup that waits for a thread has not begun
+    async def _lookup(self, host: str) -> list[tuple[int, str]]:
+        await self._free_threads.acquire()  # the timeout does not include the wait for a thread
         loop = asyncio.get_running_loop()
-        answer = self._threads.submit(_addresses, host)
-        answer.add_done_callback(lambda _: _release(loop, self._free))
+        answer = self._threads.submit(_getaddrinfo, host)
+        answer.add_done_callback(lambda _: _release_from_thread(loop, self._free_threads))
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self._timeout_s):
                 found = await asyncio.shield(asyncio.wrap_future(answer))
         except TimeoutError:
-            raise Unreachable("dns", f"{host}: no name server answered within {self._patience:g} s") from None
+            raise Unreachable("dns", f"{host}: DNS lookup timed out after {self._timeout_s:g} s") from None
         if isinstance(found, UnicodeError):  # a label is empty or too long
-            raise Failure("bad_url", f"host {host!r} is no possible name: {found}")
+            raise Failure("bad_url", f"{host!r} is not a valid host name: {found}")
         if isinstance(found, OSError):
             definite = found.errno in (socket.EAI_NONAME, socket.EAI_NODATA)
             raise Unreachable("dns", f"{host}: {found.strerror or found}", final=definite)
@@ -162,8 +168,8 @@ class GuardedResolver(AbstractResolver):
         return found
 
 
-def _addresses(host: str) -> list[tuple[int, str]] | OSError | UnicodeError:
-    """(family, address) of a name; errors are returned, for nobody may be there any more to catch them."""
+def _getaddrinfo(host: str) -> list[tuple[int, str]] | OSError | UnicodeError:
+    """(family, address) of a name. Errors are returned, because after a timeout nothing awaits the result."""
     try:
         answers = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
@@ -171,17 +177,18 @@ def _addresses(host: str) -> list[tuple[int, str]] | OSError | UnicodeError:
     return [(int(kind), str(address[0])) for kind, _, _, _, address in answers]
 
 
-def _release(loop: asyncio.AbstractEventLoop, free: asyncio.Semaphore) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for threads any more
-        loop.call_soon_threadsafe(free.release)
+def _release_from_thread(loop: asyncio.AbstractEventLoop, semaphore: asyncio.Semaphore) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed: no lookup waits any more
+        loop.call_soon_threadsafe(semaphore.release)
 
 
 def _is_global(ip: IPv4Address | IPv6Address) -> bool:
-    # is_global alone lets multicast and, in some versions of Python, reserved ranges through.
+    # ip.is_global is also true for multicast and, in some versions of Python, for reserved ranges.
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_link_local)
 
 
-def _embedded(ip: IPv6Address) -> IPv4Address | None:
+def _extract_ipv4(ip: IPv6Address) -> IPv4Address | None:
+    """The IPv4 address that an IPv6 address embeds, None if it embeds none."""
     if ip.ipv4_mapped is not None:
         return ip.ipv4_mapped
     if ip.sixtofour is not None:
@@ -189,6 +196,6 @@ def _embedded(ip: IPv6Address) -> IPv4Address | None:
     if ip.teredo is not None:
         return ip.teredo[1]
     last = int(ip) & 0xFFFFFFFF
-    if int(ip) >> 32 == 0 and last > 1:  # ::a.b.c.d, deprecated; :: and ::1 have rules of their own
+    if int(ip) >> 32 == 0 and last > 1:  # ::a.b.c.d (deprecated); :: and ::1 are addresses of their own
         return IPv4Address(last)
     return IPv4Address(last) if any(ip in prefix for prefix in _NAT64) else None

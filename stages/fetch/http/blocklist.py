@@ -1,4 +1,4 @@
-"""Urls, hosts and pictures that must not be asked for or stored, read from files."""
+"""Block lists (`fetch.blocked`): urls, hosts and images that must not be requested or stored."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _HOST = re.compile(r"[^\s/:@]+\.[^\s/:@]+")
 
 @dataclass(frozen=True)
 class BlockList:
-    """What is not taken; about 200 bytes of memory an entry in each worker."""
+    """The entries of all block lists; about 200 bytes of memory per entry in each worker."""
 
     urls: frozenset[str] = frozenset()
     hosts: frozenset[str] = frozenset()
     hashes: frozenset[str] = frozenset()
 
-    def names(self, url: URL) -> str | None:
-        """Why `url` is blocked, None if it is not: it is listed, or its host, or a domain above its host."""
+    def find_reason(self, url: URL) -> str | None:
+        """Return why `url` is blocked: the url, its host or a parent domain is listed. None if it is not."""
         if self.urls and str(url) in self.urls:
             return "the url is on the block list"
         if self.hosts:
@@ -38,34 +38,34 @@ class BlockList:
 
 
 def read_block_list(addresses: Iterable[str]) -> BlockList:
-    """The entries of all files together.
+    """Read the entries of all files at `addresses`.
 
-    One entry a line: a url with its scheme, a host (its subdomains with it), or the sha256 of a picture's bytes as
-    they came (64 hex digits). Empty lines and lines that start with `#` mean nothing; .gz, .bz2, .xz and .zst files
-    are unpacked.
+    One entry per line: a url with its scheme, a host (subdomains included), or the sha256 of the original
+    bytes of an image (64 hex digits). Empty lines and lines that start with `#` are ignored. Files that end
+    in .gz, .bz2, .xz or .zst are decompressed.
 
     Raises:
-        ArtifactError: a file cannot be read, or a line is none of these.
+        ArtifactError: a file cannot be read, or a line is not a valid entry.
     """
     urls, hosts, hashes = set(), set(), set()
     for address in addresses:
-        for number, line in enumerate(_text(address).splitlines(), 1):
+        for number, line in enumerate(_read_text(address).splitlines(), 1):
             entry = line.strip()
             if not entry or entry.startswith("#"):
                 continue
             if _SHA256.fullmatch(entry):
                 hashes.add(entry.lower())
             elif entry.lower().startswith(("http://", "https://")):
-                urls.add(_normal(entry, address, number))
+                urls.add(_normalize_url(entry, address, number))
             elif _HOST.fullmatch(entry):
                 hosts.add(URL.build(scheme="http", host=entry.rstrip(".").lower()).raw_host or entry)
             else:
-                raise _wrong(entry, address, number)
+                raise _invalid_line(entry, address, number)
     return BlockList(frozenset(urls), frozenset(hosts), frozenset(hashes))
 
 
 def block_list_digest(addresses: Iterable[str]) -> str:
-    """Identity of the lists' contents for fingerprints: the same entries, in whatever order and files, are equal.
+    """Digest of the entries, for fingerprints; independent of their order and of the names of the files.
 
     Raises:
         ArtifactError: see `read_block_list`.
@@ -75,27 +75,27 @@ def block_list_digest(addresses: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
-def _text(address: str) -> str:
+def _read_text(address: str) -> str:
     try:
         with fsspec.open(address, "rb", compression="infer") as stream:
             return stream.read().decode("utf-8-sig")
     except (OSError, ImportError, UnicodeDecodeError, ValueError) as error:
         raise ArtifactError(
             f"fetch.blocked: cannot read {address} ({type(error).__name__}: {error}); "
-            "give text files with one url, host or sha256 a line"
+            "give text files with one url, host or sha256 per line"
         ) from error
 
 
-def _normal(entry: str, address: str, number: int) -> str:
-    """A url as the fetcher compares it: escapes, case of the host and default port made equal, no fragment."""
+def _normalize_url(entry: str, address: str, number: int) -> str:
+    """The url as urls are compared: with normalized escapes, host and port, without a fragment."""
     try:
         return str(URL(entry).with_fragment(None))
     except ValueError as error:
-        raise _wrong(entry, address, number) from error
+        raise _invalid_line(entry, address, number) from error
 
 
-def _wrong(entry: str, address: str, number: int) -> ArtifactError:
+def _invalid_line(entry: str, address: str, number: int) -> ArtifactError:
     return ArtifactError(
-        f"fetch.blocked: {address}, line {number}: {entry[:80]!r} is no http(s) url, no host name and no sha256 "
-        "(64 hex digits); mend the line or start it with #"
+        f"fetch.blocked: {address}, line {number}: {entry[:80]!r} is not an http(s) url, a host name or a "
+        "sha256 (64 hex digits); fix the line or comment it out with #"
     )

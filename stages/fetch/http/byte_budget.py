@@ -1,4 +1,4 @@
-"""A bound on the bytes that all bodies under way hold together."""
+"""A limit on the bytes that all concurrent downloads of a worker hold together."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import asyncio
 
 
 class Reservation:
-    """Bytes that one url holds."""
+    """Bytes of the budget that one url holds."""
 
     def __init__(self) -> None:
         self.size = 0
 
 
 class ByteBudget:
-    """Bytes that are lent to urls; whoever finds none waits until others give theirs back.
+    """Bytes shared by concurrent urls; when they are used up, urls wait until another one releases bytes.
 
-    One url at a time may go beyond the limit, or urls that hold parts of it could wait for each other for ever: so
-    at most `limit` and the largest single body are held. A server that sends slowly holds little, and thus does not
-    stand in the way of others. Belongs to one event loop.
+    One url at a time may exceed the limit (the overdraft): otherwise urls that each hold a part of the budget
+    could wait for each other forever. So at most `limit` bytes plus the largest single body are held. Bytes
+    are acquired as they arrive, so a slow server holds few of them. Belongs to one event loop.
 
     Args:
         limit: bytes.
@@ -26,30 +26,31 @@ class ByteBudget:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
-        self._ahead: Reservation | None = None
+        self._overdraft: Reservation | None = None
         self._waiting: list[asyncio.Future[None]] = []
 
-    def has(self, share: Reservation, size: int) -> bool:
-        """Whether `size` bytes more can be had without waiting."""
-        return self.used + size <= self.limit or self._ahead is share
+    def fits(self, reservation: Reservation, size: int) -> bool:
+        """Whether `reservation` can acquire `size` more bytes without waiting."""
+        return self.used + size <= self.limit or self._overdraft is reservation
 
-    async def take(self, share: Reservation, size: int) -> None:
-        while not self.has(share, size):
-            if self._ahead is None:
-                self._ahead = share
+    async def acquire(self, reservation: Reservation, size: int) -> None:
+        """Add `size` bytes to `reservation`; wait until they fit, or until the overdraft is free."""
+        while not self.fits(reservation, size):
+            if self._overdraft is None:
+                self._overdraft = reservation
                 break
             turn = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
             await turn
         self.used += size
-        share.size += size
+        reservation.size += size
 
-    def give(self, share: Reservation) -> None:
-        """All that `share` holds, back."""
-        self.used -= share.size
-        share.size = 0
-        if self._ahead is share:
-            self._ahead = None
+    def release(self, reservation: Reservation) -> None:
+        """Return all bytes of `reservation` to the budget."""
+        self.used -= reservation.size
+        reservation.size = 0
+        if self._overdraft is reservation:
+            self._overdraft = None
         waiting, self._waiting = self._waiting, []
         for turn in waiting:
             if not turn.done():

@@ -1,4 +1,4 @@
-"""Settings of `stages.fetch.http.downloader`: limits and manners."""
+"""Settings of `stages.fetch.http.downloader`: time, size and rate limits, robots.txt, block lists."""
 
 from __future__ import annotations
 
@@ -12,65 +12,68 @@ from capfilt.stages.fetch.http import robots
 
 @dataclass(frozen=True, kw_only=True)
 class DownloadConfig:
-    """How the web is asked."""
+    """How urls are requested."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     deadline_s: Annotated[float, Gt(0), Le(3600)] = 30.0
-    """Seconds one url may take in all: connections, redirects, retries, pauses, the last byte. Its host's robots.txt,
-    asked for once, has as many."""
+    """Seconds that one url may take in total: connections, redirects, retries, back-off, the whole body. The
+    robots.txt of its host, requested once, has a deadline of the same length."""
     connect_timeout_s: Annotated[float, Gt(0), Le(3600)] = 5.0
-    """Seconds until a name is resolved, and until a host accepts a connection, TLS included."""
+    """Seconds for a DNS lookup, and for a connection, TLS included."""
     max_bytes: Annotated[int, Ge(1)] = 20_000_000
-    """Bytes of a body (after decompression) beyond which a url is given up."""
+    """Maximum size of a body in bytes, after decompression; a larger one fails as `too_big`."""
     memory_bytes: Annotated[int, Ge(1)] = 256_000_000
-    """Bytes that all bodies under way in one worker hold together, decoding included; beyond, servers wait. The one
-    that is furthest may exceed it: the bound is `memory_bytes` + `max_bytes`, and 1 MB a connection."""
+    """Bytes that all bodies of a worker hold together, from download through decoding; beyond that, downloads
+    wait. One body at a time may exceed it: the upper bound is `memory_bytes` + `max_bytes`, and 1 MB per
+    connection."""
     max_redirects: Annotated[int, Ge(0), Le(50)] = 5
-    """Redirects that are followed, each checked like a first url."""
+    """Redirects that are followed, each checked like the first url."""
     retries: Annotated[int, Ge(0), Le(20)] = 2
-    """Further attempts after a failure of a retryable class (see docs/statuses.md)."""
+    """Further attempts after a retryable failure (see docs/statuses.md)."""
     backoff_s: Annotated[float, Ge(0), Le(600)] = 1.0
-    """Pause before the first retry; it doubles each time and varies by half, so that retries spread. A server's
-    Retry-After goes before it where it is longer."""
+    """Seconds before the first retry; doubled for each further retry and varied by up to half, so that
+    retries spread. The server's Retry-After is used instead where it is longer."""
     concurrency: Annotated[int, Ge(1), Le(4096)] = 256
-    """Requests under way at once in one worker; each takes a file descriptor."""
+    """Maximum concurrent requests of a worker; each takes a file descriptor."""
     per_host: Annotated[int, Ge(1), Le(4096)] = 8
-    """Of these, requests to the same host name."""
+    """Maximum concurrent requests of a worker to the same host name."""
     per_host_per_second: Annotated[float, Gt(0), Le(100_000)] | None = 50.0
-    """Requests per second to the same host name by all workers of a node together; null = no limit. Each worker gets
-    an equal share, whether the others ask that host or not: the limit always holds, and a host whose rows lie in few
-    shards may get less."""
+    """Requests per second to the same host name by all workers of a node together; null = no limit. Each
+    worker has an equal share, whether or not the others use theirs: the limit always holds, and a host whose
+    rows are in few shards may get fewer requests."""
     robots: bool = True
-    """Ask each host for its robots.txt first and obey it (RFC 9309; details in stages/fetch/http/robots.py)."""
+    """Request each host's robots.txt first and obey it (RFC 9309; details in stages/fetch/http/robots.py)."""
     max_crawl_wait_s: Annotated[float, Ge(0), Le(86_400)] = 30.0
-    """Seconds a url waits at the most for a Crawl-delay in robots.txt, which counts once for each worker; a url that
-    would wait longer ends as `rate`."""
+    """Maximum seconds that a url waits for the Crawl-delay of robots.txt, which is multiplied by the number
+    of workers; a url that would wait longer fails as `rate`."""
     optout: tuple[str, ...] = ("noai", "noimageai", "noindex", "none")
-    """X-Robots-Tag directives that end a url as `optout`; an empty list turns that off."""
+    """X-Robots-Tag directives on which a url fails as `optout`; an empty list disables the check."""
     blocked: tuple[str, ...] = ()
-    """Text files (any fsspec URL) of urls, hosts and sha256 of pictures that are not taken, one a line."""
+    """Block lists: text files (any fsspec URL) with one url, host or sha256 of an image per line."""
     host_failures: Annotated[int, Ge(1)] = 3
-    """Failures in a row (no address, no connection, no whole answer in time, or 429 again after the wait it asked for)
-    after which a host is given up."""
+    """Consecutive failures (no address, no connection, no complete response in time, or another 429 after the
+    requested back-off) after which a host is skipped."""
     host_rest_s: Annotated[float, Ge(0)] = 300.0
-    """Seconds for which the urls of such a host end at once with the status of its last failure."""
+    """Seconds for which a host is skipped; its urls fail at once with the status of its last failure."""
     contact: str | None = None
-    """Web page or mail address by which an administrator reaches you; sent with every request."""
+    """Web page or mail address where administrators reach you; sent with every request."""
     allow_private: tuple[str, ...] = ()
-    """Hosts (names or addresses, as they stand in urls) that may lie in private address space: an intranet, a test."""
+    """Hosts (names or addresses, as written in urls) that may be in private address space."""
 
     def __post_init__(self) -> None:
         if self.contact is not None and not (self.contact.isascii() and self.contact.isprintable()):
-            raise ValueError(f"contact {self.contact!r}: printable ASCII only, it is sent as an HTTP header")
+            raise ValueError(
+                f"contact {self.contact!r}: use printable ASCII characters only; it is sent as an HTTP header"
+            )
         for directive in self.optout:
             if directive != directive.lower().strip() or not directive:
-                raise ValueError(f"optout {directive!r}: X-Robots-Tag directives in lower case, such as noai")
+                raise ValueError(
+                    f"optout {directive!r}: write X-Robots-Tag directives in lower case, such as noai"
+                )
 
     @property
     def user_agent(self) -> str:
-        return (
-            f"{robots.TOKEN}/0.1 (+{self.contact})"
-            if self.contact
-            else f"{robots.TOKEN}/0.1 (image-text corpus builder)"
-        )
+        """User-Agent header: the product token, and `contact` if given."""
+        comment = f"+{self.contact}" if self.contact else "image-text corpus builder"
+        return f"{robots.PRODUCT_TOKEN}/0.1 ({comment})"

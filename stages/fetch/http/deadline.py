@@ -1,4 +1,4 @@
-"""A url's time: a deadline that runs only while the url has its turn."""
+"""The time budget of one url: it runs only while the url is being served."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from contextlib import asynccontextmanager
 
 
 class Deadline:
-    """What is left of a url's time.
+    """Seconds that one url has left.
 
     Args:
-        seconds: the deadline.
+        seconds: the whole budget.
     """
 
     def __init__(self, seconds: float) -> None:
         self.remaining = seconds
         self._timeout: asyncio.Timeout | None = None
 
-    def spend(self, seconds: float) -> None:
+    def consume(self, seconds: float) -> None:
+        """Subtract `seconds` from the budget."""
         self.remaining -= seconds
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Time in here is spent.
+    async def active(self) -> AsyncIterator[None]:
+        """Consume the time spent in this context.
 
         Raises:
-            TimeoutError: nothing is left.
+            TimeoutError: the budget is used up.
         """
         start = time.monotonic()
         try:
@@ -35,18 +36,18 @@ class Deadline:
                 yield
         finally:
             self._timeout = None
-            self.spend(time.monotonic() - start)
+            self.consume(time.monotonic() - start)
 
     @asynccontextmanager
-    async def stopped(self) -> AsyncIterator[None]:
-        """Inside `running`: time in here is not the url's own."""
+    async def paused(self) -> AsyncIterator[None]:
+        """Inside `active()`: do not consume the time spent in this context."""
         timeout = self._timeout
-        assert timeout is not None, "stopped() is used inside running()"
-        deadline, start = timeout.when(), time.monotonic()
+        assert timeout is not None, "paused() is used inside active()"
+        expiry, start = timeout.when(), time.monotonic()
         timeout.reschedule(None)
         try:
             yield
         finally:
             waited = time.monotonic() - start
-            self.spend(-waited)
-            timeout.reschedule(None if deadline is None else deadline + waited)
+            self.consume(-waited)
+            timeout.reschedule(None if expiry is None else expiry + waited)

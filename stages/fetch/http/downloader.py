@@ -1,9 +1,12 @@
-"""One url → its bytes, or a `Failure`: within a deadline, under a byte cap, with manners, retried where that can help.
+"""One url in, its bytes or a `Failure` out.
 
-`Downloader` belongs to one event loop and outlives the shards of its worker: what it learns of hosts (addresses,
-robots.txt, pauses they asked for, that they are dead) holds for later shards. Time that a url waits for its turn is
-not its own; time for redirects, retries and the pauses between them is. An attempt whose connection ends without any
-answer is two requests: aiohttp asks once more, since a connection that was kept open may just have been closed.
+The methods of `Downloader` are in the order in which a url passes through them:
+
+    download → _with_retries → _follow_redirects → _fetch → _send → _get → _read
+
+The deadline of a url includes redirects, retries and the pauses between them, but not the time in which the
+url waits for other urls. An attempt whose connection ends without any response is two requests: aiohttp
+repeats it, because the server may just have closed a connection that was kept open.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 from typing import TypeVar
@@ -20,262 +24,277 @@ import aiohttp
 from yarl import URL
 
 from capfilt.stages.fetch.http import robots
-from capfilt.stages.fetch.http.addresses import GuardedResolver, check_host, normal_host
+from capfilt.stages.fetch.http.addresses import GuardedResolver, check_host, normalize_host
 from capfilt.stages.fetch.http.blocklist import BlockList
 from capfilt.stages.fetch.http.byte_budget import ByteBudget, Reservation
 from capfilt.stages.fetch.http.config import DownloadConfig
 from capfilt.stages.fetch.http.deadline import Deadline
-from capfilt.stages.fetch.http.hosts import Host, HostLimits, Hosts
-from capfilt.stages.fetch.http.optout import opted_out
-from capfilt.stages.fetch.http.response import failures_of, read_body, redirect_of, web_url
-from capfilt.stages.fetch.http.robots import Rules
+from capfilt.stages.fetch.http.hosts import Host, HostLimits, HostTable
+from capfilt.stages.fetch.http.optout import find_optout
+from capfilt.stages.fetch.http.response import parse_http_url, read_body, resolve_redirect, translate_errors
+from capfilt.stages.fetch.http.robots import RobotsRules
 from capfilt.stages.status import Failure, Unreachable
 
-ROBOTS_KEPT = 1_000_000  # characters of rules, see Rules.size
+MAX_ROBOTS_CHARS = 1_000_000
+"""Characters of rules that are cached for all hosts together, see `RobotsRules.size`."""
+
 T = TypeVar("T")
-Step = Callable[[URL, Host], Awaitable[bytes | URL]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Transfer:
+    """State and limits of one url, from its first request to the end of its last attempt."""
+
+    deadline: Deadline
+    reservation: Reservation = field(default_factory=Reservation)
+    is_robots_txt: bool = False
+    """A robots.txt: requested without checking robots.txt, and cut at its byte limit. Otherwise an image."""
+    max_redirects: int
+    max_bytes: int
 
 
 class Downloader:
-    """Asks for urls, at most `concurrency` at once and `per_host` of a host. Made inside the loop it belongs to.
+    """Downloads urls, at most `concurrency` at a time and `per_host` per host.
+
+    Belongs to one event loop, inside which it is created, and outlives the shards of its worker: what it learns
+    about hosts (addresses, robots.txt, back-offs, failures) holds for later shards.
 
     Args:
-        config: limits and manners.
-        workers: workers that ask the same hosts; this one gets an equal share of each host's rate.
-        blocked: what is not asked for.
+        config: limits of the downloads.
+        workers: workers that request from the same hosts; this one gets an equal share of each host's rate.
+        blocked: urls and hosts that are not requested.
     """
 
     def __init__(self, config: DownloadConfig, *, workers: int = 1, blocked: BlockList | None = None) -> None:
         self.config, self.blocked = config, blocked or BlockList()
-        rate = config.per_host_per_second
-        limits = HostLimits(
-            per_host=config.per_host,
-            interval=workers / rate if rate else 0.0,
-            workers=workers,
-            max_crawl_wait=config.max_crawl_wait_s,
-            failures=config.host_failures,
-            rest=config.host_rest_s,
-        )
-        self._hosts = Hosts(limits)
-        self._allowed = frozenset(normal_host(host) for host in config.allow_private)
-        self._turns = asyncio.Semaphore(config.concurrency)
+        self._hosts = HostTable(_host_limits(config, workers))
+        self._allowed = frozenset(normalize_host(host) for host in config.allow_private)
+        self._slots = asyncio.Semaphore(config.concurrency)
         self._memory = ByteBudget(config.memory_bytes)
         self._resolver = GuardedResolver(self._allowed, config.connect_timeout_s)
-        self._asking: dict[URL, asyncio.Task[Rules]] = {}
-        self._robots_size = 0
-        self._session = aiohttp.ClientSession(
-            # Addresses are kept by the resolver.
-            connector=aiohttp.TCPConnector(
-                resolver=self._resolver, use_dns_cache=False, limit=config.concurrency
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=config.connect_timeout_s),
-            headers={
-                "User-Agent": config.user_agent,
-                "Accept": "image/avif,image/webp,image/*,*/*;q=0.5",
-                "Accept-Encoding": "identity",  # pictures are compressed; a gzip body would hide its size
-            },
-            auto_decompress=False,
-            trust_env=False,  # a proxy would resolve names for us, unchecked
-        )
+        self._robots_requests: dict[URL, asyncio.Task[RobotsRules]] = {}
+        self._robots_chars = 0
+        self._session = _open_session(config, self._resolver)
 
     async def close(self) -> None:
         await self._session.close()
         await self._resolver.close()
 
-    def tidy(self) -> None:
-        """Forget hosts and addresses that were not used lately; called between shards."""
-        self._hosts.forget_idle()
-        self._resolver.forget_old()
+    def evict_unused(self) -> None:
+        """Forget hosts and addresses that were not used lately; call it between shards."""
+        self._hosts.evict_idle()
+        self._resolver.evict_expired()
 
-    async def download(self, url: str, finish: Callable[[bytes], Awaitable[T]]) -> T:
-        """Body of `url`, passed through `finish`.
+    async def download(self, url: str, consume: Callable[[bytes], Awaitable[T]]) -> T:
+        """Download `url` and pass its body to `consume`.
 
         Args:
             url: absolute http(s) url.
-            finish: what is done with the bytes while they count as memory in use. It holds no turn and does not count
-                against the deadline.
+            consume: receives the body, which counts as memory in use until `consume` returns. It holds no
+                request slot and does not count against the deadline.
+
+        Returns:
+            The result of `consume`.
 
         Raises:
             Failure: with the status of the last attempt.
         """
-        clock, share = Deadline(self.config.deadline_s), Reservation()
-        step = partial(self._picture, clock, share)
+        transfer = _Transfer(
+            deadline=Deadline(self.config.deadline_s),
+            max_redirects=self.config.max_redirects,
+            max_bytes=self.config.max_bytes,
+        )
         try:
-            return await finish(
-                await self._persist(web_url(url), self.config.max_redirects, step, clock, share)
-            )
+            return await consume(await self._with_retries(parse_http_url(url), transfer))
         finally:
-            self._memory.give(share)
+            self._memory.release(transfer.reservation)
 
-    async def _persist(
-        self, url: URL, redirects: int, step: Step, clock: Deadline, share: Reservation
-    ) -> bytes:
-        """Attempts until one succeeds or cannot help."""
+    async def _with_retries(self, url: URL, transfer: _Transfer) -> bytes:
+        """Attempt the url until an attempt succeeds, or fails in a way that a retry cannot help."""
         for attempt in range(self.config.retries + 1):
             try:
-                return await self._follow(url, redirects, step)
+                return await self._follow_redirects(url, transfer)
             except Failure as failure:
-                self._memory.give(share)
-                pause = self._pause(failure, url, attempt)
-                if not failure.retryable or attempt == self.config.retries or pause >= clock.remaining:
+                self._memory.release(transfer.reservation)
+                pause = self._retry_pause(failure, url, attempt)
+                is_last = attempt == self.config.retries
+                if not failure.retryable or is_last or pause >= transfer.deadline.remaining:
                     raise
-            clock.spend(pause)
+            transfer.deadline.consume(pause)
             await asyncio.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
 
-    def _pause(self, failure: Failure, url: URL, attempt: int) -> float:
-        # Keyed, not drawn: the same url waits equally long in every run.
+    def _retry_pause(self, failure: Failure, url: URL, attempt: int) -> float:
+        # The jitter is a function of url and attempt: the same url waits equally long in every run.
         jitter = 0.5 + Random(f"{url}/{attempt}").random()
         return max(self.config.backoff_s * 2**attempt * jitter, failure.retry_after or 0.0)
 
-    async def _follow(self, url: URL, redirects: int, step: Step) -> bytes:
-        """One attempt: redirects up to the first real answer. Each hop waits for the host it goes to."""
+    async def _follow_redirects(self, url: URL, transfer: _Transfer) -> bytes:
+        """One attempt: follow redirects to a body. Each hop is checked, and waits for its own host."""
         seen = {url}
-        for _ in range(redirects + 1):
-            reason = self.blocked.names(url)
+        for _ in range(transfer.max_redirects + 1):
+            reason = self.blocked.find_reason(url)
             if reason is not None:
                 raise Failure("blocked", reason)
             check_host(url.host or "", self._allowed)
-            async with self._using(url) as host:
-                answer = await step(url, host)
+            async with self._checked_out_host(url) as host:
+                answer = await self._fetch(url, host, transfer)
             if isinstance(answer, bytes):
                 return answer
             url = answer
             if url in seen:
-                raise Failure("redirect", f"redirects lead back to {url}")
+                raise Failure("redirect", f"redirect loop: back to {url}")
             seen.add(url)
-        raise Failure("redirect", f"more than {redirects} redirects")
+        raise Failure("redirect", f"more than {transfer.max_redirects} redirects")
 
     @asynccontextmanager
-    async def _using(self, url: URL) -> AsyncIterator[Host]:
-        host = self._hosts.of(normal_host(url.raw_host or ""))
+    async def _checked_out_host(self, url: URL) -> AsyncIterator[Host]:
+        """The host of `url`, marked as in use."""
+        host = self._hosts.get(normalize_host(url.raw_host or ""))
         host.users += 1
         try:
             yield host
         finally:
             host.users -= 1
-            host.used = time.monotonic()
+            host.last_used = time.monotonic()
 
-    async def _picture(self, clock: Deadline, share: Reservation, url: URL, host: Host) -> bytes | URL:
-        """One request for a picture, if the host's robots.txt allows it."""
-        if self.config.robots:
+    async def _fetch(self, url: URL, host: Host, transfer: _Transfer) -> bytes | URL:
+        """One hop: a request, if robots.txt allows it, for the body or the next url."""
+        if self.config.robots and not transfer.is_robots_txt:
             host.check_alive(url.port)
             rules = host.robots.get((url.scheme, url.port))
-            if rules is None or rules.until < time.monotonic():
-                rules = await self._ask_rules(url.origin() / "robots.txt")
+            if rules is None or rules.expires_at < time.monotonic():
+                rules = await self._request_rules(url.origin() / "robots.txt")
             rules.check(str(url))
-            await host.crawl_turn()
-        return await self._ask(url, host, clock, partial(self._read_picture, clock, share))
+            await host.wait_crawl_delay()
+        return await self._send(url, host, transfer)
 
-    async def _read_picture(
-        self, clock: Deadline, share: Reservation, response: aiohttp.ClientResponse
-    ) -> bytes:
-        tags = response.headers.getall("X-Robots-Tag", ())
-        directive = opted_out(tags, self.config.optout, robots.TOKEN) if tags else None
-        if directive is not None:
-            raise Failure("optout", f"X-Robots-Tag: {directive}")
-        lend = partial(self._lend, clock, share)
-        return await read_body(response, self.config.max_bytes, cut=False, lend=lend)
-
-    async def _ask_rules(self, url: URL) -> Rules:
-        """The rules at `url`; one request for all who wait for them."""
-        task = self._asking.get(url)
-        if task is None:
-            task = self._asking[url] = asyncio.create_task(self._fetch_rules(url))
-            task.add_done_callback(lambda _: self._asking.pop(url, None))
-        return await asyncio.shield(task)
-
-    async def _fetch_rules(self, url: URL) -> Rules:
-        clock, share = Deadline(self.config.deadline_s), Reservation()
-        lend = partial(self._lend, clock, share)
-        read = partial(read_body, limit=robots.SIZE_LIMIT, cut=True, lend=lend)
-
-        async def step(url: URL, host: Host) -> bytes | URL:
-            return await self._ask(url, host, clock, read, accept="text/plain,*/*;q=0.5")
-
-        async with self._using(url) as host:
-            try:
-                rules = robots.rules_of(await self._persist(url, robots.REDIRECTS, step, clock, share))
-            except Failure as failure:
-                rules = robots.rules_without(failure, self.config.host_rest_s)
-            finally:
-                self._memory.give(share)
-            self._robots_size += rules.size
-            if self._robots_size > ROBOTS_KEPT:
-                self._hosts.forget_robots()
-                self._robots_size = rules.size
-            host.robots[(url.scheme, url.port)] = rules
-            host.set_crawl_delay(rules.delay)
-        return rules
-
-    async def _ask(
-        self,
-        url: URL,
-        host: Host,
-        clock: Deadline,
-        read: Callable[[aiohttp.ClientResponse], Awaitable[bytes]],
-        accept: str | None = None,
-    ) -> bytes | URL:
-        """One request, in the host's turn: the body, or the url it redirects to; spends the clock."""
+    async def _send(self, url: URL, host: Host, transfer: _Transfer) -> bytes | URL:
+        """One request, in a slot of its host, whose outcome the host remembers."""
         port, started = url.port, time.monotonic()
         host.check_alive(port)
         try:
-            await self._resolver.prepare(url.raw_host or "")
-            async with host.turn(clock, self._turns):
-                host.check_alive(port)  # others may have found out while we queued
+            await self._resolver.prefetch(url.raw_host or "")
+            async with host.request_slot(transfer.deadline, self._slots):
+                host.check_alive(port)  # other urls may have failed while this one waited
                 started = time.monotonic()
                 try:
-                    answer = await self._request(url, host, clock, read, accept)
+                    answer = await self._get(url, host, transfer)
                 except Unreachable:
                     raise
                 except Failure as failure:
-                    if self._wants_peace(host, failure):
-                        host.failed(port, failure, started)
+                    if self._apply_retry_after(host, failure):
+                        host.record_failure(port, failure, started)
                     else:
-                        host.answered(port)
+                        host.record_response(port)
                     raise
-                host.answered(port)
+                host.record_response(port)
                 return answer
         except Unreachable as failure:
-            host.failed(port, failure, started)
+            host.record_failure(port, failure, started)
             raise
 
-    def _wants_peace(self, host: Host, failure: Failure) -> bool:
-        """Whether the answer asks for a pause; it holds for all urls of the host."""
-        wish = failure.retry_after
-        if failure.status == "http_429" or (failure.status == "http_5xx" and wish is not None):
-            host.pause(failure, self.config.backoff_s if wish is None else wish)
+    def _apply_retry_after(self, host: Host, failure: Failure) -> bool:
+        """Whether the response asks for a back-off; if so, it holds for all urls of the host."""
+        seconds = failure.retry_after
+        if failure.status == "http_429" or (failure.status == "http_5xx" and seconds is not None):
+            host.back_off(failure, self.config.backoff_s if seconds is None else seconds)
             return True
         return False
 
-    async def _request(
-        self,
-        url: URL,
-        host: Host,
-        clock: Deadline,
-        read: Callable[[aiohttp.ClientResponse], Awaitable[bytes]],
-        accept: str | None,
-    ) -> bytes | URL:
-        headers = {"Accept": accept} if accept else None
+    async def _get(self, url: URL, host: Host, transfer: _Transfer) -> bytes | URL:
+        """The GET request: the body, or the target of a redirect. Consumes the deadline."""
+        headers = {"Accept": "text/plain,*/*;q=0.5"} if transfer.is_robots_txt else None
         try:
             async with (
-                clock.running(),
-                failures_of(url),
+                transfer.deadline.active(),
+                translate_errors(url),
                 self._session.get(url, allow_redirects=False, headers=headers) as response,
             ):
-                answer = redirect_of(response) or await read(response)
-                if (
-                    host.users <= 1
-                ):  # nobody else wants the connection; idle ones would use up file descriptors
+                answer = resolve_redirect(response) or await self._read(response, transfer)
+                if host.users <= 1:  # no other url needs the connection; an idle one takes a file descriptor
                     response.close()
                 return answer
         except TimeoutError as error:
-            raise Unreachable("timeout", f"no complete answer within {self.config.deadline_s:g} s") from error
+            raise Unreachable(
+                "timeout", f"no complete response within {self.config.deadline_s:g} s"
+            ) from error
 
-    async def _lend(self, clock: Deadline, share: Reservation, size: int) -> None:
-        if self._memory.has(share, size):
-            await self._memory.take(share, size)
+    async def _read(self, response: aiohttp.ClientResponse, transfer: _Transfer) -> bytes:
+        """The body, unless the response opts out of the use of its image."""
+        tags = [] if transfer.is_robots_txt else response.headers.getall("X-Robots-Tag", [])
+        directive = find_optout(tags, self.config.optout, robots.PRODUCT_TOKEN) if tags else None
+        if directive is not None:
+            raise Failure("optout", f"X-Robots-Tag: {directive}")
+        return await read_body(
+            response,
+            transfer.max_bytes,
+            truncate=transfer.is_robots_txt,
+            reserve=partial(self._reserve, transfer),
+        )
+
+    async def _reserve(self, transfer: _Transfer, size: int) -> None:
+        if self._memory.fits(transfer.reservation, size):
+            await self._memory.acquire(transfer.reservation, size)
         else:
-            async with clock.stopped():  # our decoding is behind, which is not the server's fault
-                await self._memory.take(share, size)
+            async with transfer.deadline.paused():  # our decoding is slow, not the server
+                await self._memory.acquire(transfer.reservation, size)
+
+    async def _request_rules(self, url: URL) -> RobotsRules:
+        """The rules of the robots.txt at `url`; all urls that wait for them share one request."""
+        task = self._robots_requests.get(url)
+        if task is None:
+            task = self._robots_requests[url] = asyncio.create_task(self._download_rules(url))
+            task.add_done_callback(lambda _: self._robots_requests.pop(url, None))
+        return await asyncio.shield(task)
+
+    async def _download_rules(self, url: URL) -> RobotsRules:
+        """Download and parse a robots.txt, and cache its rules with the host."""
+        transfer = _Transfer(
+            deadline=Deadline(self.config.deadline_s),
+            is_robots_txt=True,
+            max_redirects=robots.MAX_REDIRECTS,
+            max_bytes=robots.MAX_BYTES,
+        )
+        async with self._checked_out_host(url) as host:
+            try:
+                rules = robots.parse_rules(await self._with_retries(url, transfer))
+            except Failure as failure:
+                rules = robots.rules_after_failure(failure, self.config.host_rest_s)
+            finally:
+                self._memory.release(transfer.reservation)
+            self._robots_chars += rules.size
+            if self._robots_chars > MAX_ROBOTS_CHARS:
+                self._hosts.clear_robots()
+                self._robots_chars = rules.size
+            host.robots[(url.scheme, url.port)] = rules
+            host.set_crawl_delay(rules.crawl_delay)
+        return rules
+
+
+def _host_limits(config: DownloadConfig, workers: int) -> HostLimits:
+    rate = config.per_host_per_second
+    return HostLimits(
+        max_connections=config.per_host,
+        min_interval_s=workers / rate if rate else 0.0,
+        workers=workers,
+        max_crawl_wait_s=config.max_crawl_wait_s,
+        max_failures=config.host_failures,
+        rest_s=config.host_rest_s,
+    )
+
+
+def _open_session(config: DownloadConfig, resolver: GuardedResolver) -> aiohttp.ClientSession:
+    """A session without cookies, proxies and redirects of its own; `resolver` caches the addresses."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(resolver=resolver, use_dns_cache=False, limit=config.concurrency),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=config.connect_timeout_s),
+        headers={
+            "User-Agent": config.user_agent,
+            "Accept": "image/avif,image/webp,image/*,*/*;q=0.5",
+            "Accept-Encoding": "identity",  # images are compressed already; gzip would hide the size
+        },
+        auto_decompress=False,
+        trust_env=False,  # a proxy would resolve names itself, without the checks
+    )

@@ -1,11 +1,11 @@
-"""What a worker knows of each host, and the turns in which a host is asked.
+"""What a worker knows about each host, and when it may send the host a request.
 
-A `Host` belongs to one event loop and outlives the shards of its worker. It sees to it that a host
+A `Host` belongs to one event loop and outlives the shards of its worker. It ensures that a host
 
-* gets at most `per_host` requests at once and, where a rate is set, none sooner than the rate allows;
-* is left in peace while its Retry-After runs, by all urls and not only the one that was told;
-* is not asked at all for a while once it has not answered several times in a row, so that dead hosts cost the
-  living ones neither time nor turns.
+* gets at most `max_connections` concurrent requests, and no more requests per second than its rate limit;
+* gets no request from any url while its Retry-After runs, not only from the url whose response carried it;
+* gets no request at all for a while after several consecutive failures, so that dead hosts take neither time
+  nor request slots from the others.
 """
 
 from __future__ import annotations
@@ -17,191 +17,199 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from capfilt.stages.fetch.http.deadline import Deadline
-from capfilt.stages.fetch.http.robots import Rules
+from capfilt.stages.fetch.http.robots import RobotsRules
 from capfilt.stages.status import Failure
 
-HOSTS_KEPT = 20_000  # about 3 KB each
-RETRY_AFTER_LIMIT = 3600.0
-"""Seconds of a Retry-After that are believed: one url with an absurd wish must not silence its host for a run."""
+MAX_HOSTS = 20_000
+"""Hosts that are remembered, about 3 KB each."""
+MAX_RETRY_AFTER_S = 3600.0
+"""A longer Retry-After is cut to this: one absurd value must not block a host for a whole run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HostLimits:
-    """What one worker may ask of one host."""
+    """Limits of one worker for each host."""
 
-    per_host: int
-    interval: float
-    """Seconds between two requests, 0 = no rate."""
+    max_connections: int
+    min_interval_s: float
+    """Seconds between two requests, 0 = no rate limit."""
     workers: int
-    """Workers that share the host: a Crawl-delay counts as many times."""
-    max_crawl_wait: float
-    failures: int
-    rest: float
-    """Seconds without a request after so many failures in a row."""
+    """Workers that request from the same hosts; a Crawl-delay is multiplied by it."""
+    max_crawl_wait_s: float
+    max_failures: int
+    """Consecutive failures after which the host is skipped."""
+    rest_s: float
+    """Seconds for which it is skipped."""
 
 
 @dataclass
-class _Strikes:
-    """Failures in a row of one port."""
+class _FailureStreak:
+    """Consecutive failures of one port."""
 
     count: int = 0
-    last: float = 0.0
-    until: float = 0.0
+    last_at: float = 0.0
+    skip_until: float = 0.0
     status: str = ""
     message: str = ""
 
 
 @dataclass
 class Host:
-    """One host name: its limits, its pauses, its failures and its robots.txt by (scheme, port)."""
+    """One host name: its limits, its back-off, its failures, and its robots.txt by (scheme, port)."""
 
     limits: HostLimits
     users: int = 0
-    """Urls that wait for the host or are under way to it."""
-    used: float = field(default_factory=time.monotonic)
-    robots: dict[tuple[str, int | None], Rules] = field(default_factory=dict)
-    _delay: float = 0.0
-    _crawl_at: float = 0.0
-    _free_at: float = 0.0
-    _paused_until: float = 0.0
-    _pause_cause: tuple[str, str] = ("", "")
-    _ports: dict[int | None, _Strikes] = field(default_factory=dict)
+    """Urls that wait for the host or are being requested from it."""
+    last_used: float = field(default_factory=time.monotonic)
+    robots: dict[tuple[str, int | None], RobotsRules] = field(default_factory=dict)
+    _crawl_delay: float = 0.0
+    _next_crawl_at: float = 0.0
+    _next_request_at: float = 0.0
+    _back_off_until: float = 0.0
+    _back_off_cause: tuple[str, str] = ("", "")
+    _streaks: dict[int | None, _FailureStreak] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._connections = asyncio.Semaphore(self.limits.per_host)
-        self._gate = asyncio.Lock()
+        self._connections = asyncio.Semaphore(self.limits.max_connections)
+        self._pacer = asyncio.Lock()
 
     @asynccontextmanager
-    async def turn(self, clock: Deadline, turns: asyncio.Semaphore) -> AsyncIterator[None]:
-        """Wait until the host may be asked, then for one of the worker's turns, and hold both.
+    async def request_slot(self, deadline: Deadline, worker_slots: asyncio.Semaphore) -> AsyncIterator[None]:
+        """Wait until the host may get a request, then for one of the worker's slots, and hold both.
 
-        Whoever waits for a host holds no turn, so that a slow host takes nothing from the others. A pause the host
-        asked for is the url's own time, waiting for others is not.
+        A url that waits for its host holds no worker slot, so a slow host takes none from the others. A
+        back-off that the host asked for consumes the url's deadline, waiting for other urls does not.
 
         Raises:
-            Failure: http_429 or http_5xx, the host asked for a longer pause than the url has time.
+            Failure: http_429 or http_5xx, the back-off exceeds the time left for the url.
         """
-        self._check_pause(clock)
+        self._check_back_off(deadline)
         async with self._connections:
-            if self.limits.interval or self._paused_until > time.monotonic():
-                # One at a time, so that requests leave as far apart as the rate says, however late their turn comes.
-                async with self._gate:
-                    await self._wait(clock)
-                    await turns.acquire()
-                    self._free_at = time.monotonic() + self.limits.interval
+            if self.limits.min_interval_s or self._back_off_until > time.monotonic():
+                # One url at a time: the interval starts when a request is sent, not when it gets its turn.
+                async with self._pacer:
+                    await self._wait_until_allowed(deadline)
+                    await worker_slots.acquire()
+                    self._next_request_at = time.monotonic() + self.limits.min_interval_s
             else:
-                await turns.acquire()
+                await worker_slots.acquire()
             try:
                 yield
             finally:
-                turns.release()
+                worker_slots.release()
 
-    async def crawl_turn(self) -> None:
-        """Wait as long as the host's Crawl-delay demands.
+    async def wait_crawl_delay(self) -> None:
+        """Wait as long as the Crawl-delay of the host requires.
 
         Raises:
-            Failure: rate, it would be longer than `max_crawl_wait`.
+            Failure: rate, the wait would exceed `max_crawl_wait_s`.
         """
-        if not self._delay:
+        if not self._crawl_delay:
             return
         now = time.monotonic()
-        at = max(now, self._crawl_at)
-        if at - now > self.limits.max_crawl_wait:
+        at = max(now, self._next_crawl_at)
+        if at - now > self.limits.max_crawl_wait_s:
             raise Failure(
                 "rate",
-                f"robots.txt asks for {self._delay / self.limits.workers:g} s between requests "
-                f"({self.limits.workers} workers share them): {at - now:.0f} s to wait",
+                f"skipped: robots.txt sets a Crawl-delay of {self._crawl_delay / self.limits.workers:g} s, "
+                f"shared by {self.limits.workers} workers; the wait of {at - now:.0f} s exceeds "
+                f"fetch.max_crawl_wait_s ({self.limits.max_crawl_wait_s:g})",
                 final=True,
             )
-        self._crawl_at = at + self._delay
+        self._next_crawl_at = at + self._crawl_delay
         await asyncio.sleep(at - now)
 
     def set_crawl_delay(self, seconds: float) -> None:
-        """Crawl-delay of a robots.txt that has just come, for all workers together."""
-        self._delay = max(self._delay, seconds * self.limits.workers)
+        """Apply the Crawl-delay of a robots.txt; the workers share it."""
+        self._crawl_delay = max(self._crawl_delay, seconds * self.limits.workers)
 
-    def pause(self, failure: Failure, seconds: float) -> None:
-        """The host asked by `failure` not to be asked for so long."""
-        until = time.monotonic() + min(seconds, RETRY_AFTER_LIMIT)
-        if until > self._paused_until:
-            self._paused_until, self._pause_cause = until, (failure.status, failure.message)
+    def back_off(self, failure: Failure, seconds: float) -> None:
+        """Send the host no request for `seconds`, as the response behind `failure` asks."""
+        until = time.monotonic() + min(seconds, MAX_RETRY_AFTER_S)
+        if until > self._back_off_until:
+            self._back_off_until, self._back_off_cause = until, (failure.status, failure.message)
 
     def check_alive(self, port: int | None) -> None:
-        """Whether it makes sense to ask.
+        """Return unless the port is skipped after too many consecutive failures.
 
         Raises:
-            Failure: with the status of the last failure, once there were enough of them and while the rest lasts.
+            Failure: with the status of the last failure.
         """
-        strikes = self._ports.get(port)
-        if strikes is not None and strikes.until > time.monotonic():
+        streak = self._streaks.get(port)
+        if streak is not None and streak.skip_until > time.monotonic():
+            failures = "failure" if streak.count == 1 else "failures"
             raise Failure(
-                strikes.status,
-                f"not asked, for {strikes.count} failures in a row: {strikes.message}",
+                streak.status,
+                f"skipped after {streak.count} consecutive {failures} of the host: {streak.message}",
                 final=True,
             )
 
-    def answered(self, port: int | None) -> None:
-        """The host answered, whatever it said."""
-        self._ports.pop(port, None)
+    def record_response(self, port: int | None) -> None:
+        """The host answered, with any status: its failures no longer count."""
+        self._streaks.pop(port, None)
 
-    def failed(self, port: int | None, failure: Failure, started: float) -> None:
-        """The host did not answer, or not before its pause was over, to a request that began at `started`.
+    def record_failure(self, port: int | None, failure: Failure, started: float) -> None:
+        """Count a request, sent at `started`, that the host did not answer, or answered with another 429.
 
-        Requests that were under way together are one failure: a host that stumbles once is not dead.
+        Concurrent requests count as one failure: a short outage does not make a host dead.
         """
-        strikes = self._ports.setdefault(port, _Strikes())
-        if started < strikes.last and not failure.final:
+        streak = self._streaks.setdefault(port, _FailureStreak())
+        if started < streak.last_at and not failure.final:
             return
         now = time.monotonic()
-        strikes.count, strikes.last = strikes.count + 1, now
-        strikes.status, strikes.message = failure.status, failure.message
-        if failure.final or strikes.count >= self.limits.failures:
-            strikes.until = now + self.limits.rest
+        streak.count, streak.last_at = streak.count + 1, now
+        streak.status, streak.message = failure.status, failure.message
+        if failure.final or streak.count >= self.limits.max_failures:
+            streak.skip_until = now + self.limits.rest_s
 
-    def _check_pause(self, clock: Deadline) -> float:
-        """Seconds of the pause that are left."""
-        left = self._paused_until - time.monotonic()
-        if left > 0 and left >= clock.remaining:
-            status, message = self._pause_cause
-            raise Failure(status, f"not asked, the host wants {left:.0f} s of peace: {message}", final=True)
+    def _check_back_off(self, deadline: Deadline) -> float:
+        """Seconds that are left of the back-off; raises if the url has less time."""
+        left = self._back_off_until - time.monotonic()
+        if left > 0 and left >= deadline.remaining:
+            status, message = self._back_off_cause
+            raise Failure(
+                status,
+                f"skipped: host asked for a {left:.0f} s back-off (Retry-After): {message}",
+                final=True,
+            )
         return max(0.0, left)
 
-    async def _wait(self, clock: Deadline) -> None:
+    async def _wait_until_allowed(self, deadline: Deadline) -> None:
         while True:
-            pause = self._check_pause(clock)
-            wait = max(pause, self._free_at - time.monotonic())
+            back_off = self._check_back_off(deadline)
+            wait = max(back_off, self._next_request_at - time.monotonic())
             if wait <= 0:
                 return
-            clock.spend(pause)
+            deadline.consume(back_off)
             await asyncio.sleep(wait)
 
 
-class Hosts:
+class HostTable:
     """The hosts of one worker.
 
     Args:
-        limits: the same for every host.
+        limits: the limits of every host.
     """
 
     def __init__(self, limits: HostLimits) -> None:
         self._limits = limits
-        self._known: dict[str, Host] = {}
+        self._hosts: dict[str, Host] = {}
 
-    def of(self, name: str) -> Host:
-        """The host of that name (as `stages.fetch.http.addresses.normal_host` spells it)."""
-        host = self._known.get(name)
+    def get(self, name: str) -> Host:
+        """Return the host of a name in the form of `stages.fetch.http.addresses.normalize_host`."""
+        host = self._hosts.get(name)
         if host is None:
-            host = self._known[name] = Host(self._limits)
+            host = self._hosts[name] = Host(self._limits)
         return host
 
-    def forget_idle(self) -> None:
-        """Keep the `HOSTS_KEPT` hosts last used; called where little is under way."""
-        if len(self._known) > HOSTS_KEPT:
-            idle = sorted((host.used, name) for name, host in self._known.items() if not host.users)
-            for _, name in idle[: len(self._known) - HOSTS_KEPT]:
-                del self._known[name]
+    def evict_idle(self) -> None:
+        """Remove the least recently used hosts beyond `MAX_HOSTS`; hosts in use stay."""
+        if len(self._hosts) > MAX_HOSTS:
+            idle = sorted((host.last_used, name) for name, host in self._hosts.items() if not host.users)
+            for _, name in idle[: len(self._hosts) - MAX_HOSTS]:
+                del self._hosts[name]
 
-    def forget_robots(self) -> None:
-        """Drop all rules: they are asked for again where they are needed."""
-        for host in self._known.values():
+    def clear_robots(self) -> None:
+        """Drop all cached robots.txt rules; they are requested again where they are needed."""
+        for host in self._hosts.values():
             host.robots.clear()

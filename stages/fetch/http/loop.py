@@ -1,4 +1,4 @@
-"""A `Downloader` for synchronous callers: in an event loop of its own that lives as long as the worker."""
+"""A `Downloader` for synchronous callers, in a background event loop that lives as long as the worker."""
 
 from __future__ import annotations
 
@@ -16,56 +16,56 @@ T = TypeVar("T")
 
 
 class BackgroundDownloader:
-    """The web as one worker sees it. What it learns of hosts holds for all stages that share it.
+    """A downloader in a thread of its own. Stages that share it share what it knows about hosts.
 
-    Picklable: the loop starts on first use in each process, and a copy knows nothing.
+    Picklable: each process starts its own loop on first use, and a copy starts without knowledge about hosts.
 
     Args:
-        config: limits and manners.
+        config: limits of the downloads.
         workers: see `Downloader`.
     """
 
     def __init__(self, config: DownloadConfig, workers: int = 1) -> None:
         self.config, self.workers = config, workers
         self._lock = threading.Lock()
-        self._running: tuple[asyncio.AbstractEventLoop, Downloader] | None = None
+        self._started: tuple[asyncio.AbstractEventLoop, Downloader] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return BackgroundDownloader, (self.config, self.workers)
 
     def run(self, work: Callable[[Downloader], Coroutine[Any, Any, T]]) -> T:
-        """Result of `work` in the loop; the calling thread waits, and may itself be inside another loop."""
+        """Run `work` in the background loop, block, and return its result. Callable inside another loop."""
         loop, downloader = self._start()
         result = asyncio.run_coroutine_threadsafe(work(downloader), loop)
         try:
             return result.result()
         finally:
-            result.cancel()  # interrupted: nothing goes on behind the caller's back
+            result.cancel()  # after an interrupt: no download continues in the background
 
     def _start(self) -> tuple[asyncio.AbstractEventLoop, Downloader]:
         with self._lock:
-            if self._running is None:
+            if self._started is None:
                 blocked = read_block_list(self.config.blocked)
                 loop = asyncio.new_event_loop()
-                threading.Thread(target=_run, args=(loop,), name="fetch-loop", daemon=True).start()
+                threading.Thread(target=_run_loop, args=(loop,), name="fetch-loop", daemon=True).start()
 
-                async def make() -> Downloader:
+                async def create() -> Downloader:
                     return Downloader(self.config, workers=self.workers, blocked=blocked)
 
-                downloader = asyncio.run_coroutine_threadsafe(make(), loop).result()
-                weakref.finalize(self, _end, loop, downloader)
-                self._running = loop, downloader
-            return self._running
+                downloader = asyncio.run_coroutine_threadsafe(create(), loop).result()
+                weakref.finalize(self, _shut_down, loop, downloader)
+                self._started = loop, downloader
+            return self._started
 
 
-def _run(loop: asyncio.AbstractEventLoop) -> None:
+def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
     loop.run_forever()
     loop.close()
 
 
-def _end(loop: asyncio.AbstractEventLoop, downloader: Downloader) -> None:
-    """Close connections and end the loop; nobody waits for it."""
+def _shut_down(loop: asyncio.AbstractEventLoop, downloader: Downloader) -> None:
+    """Close connections and stop the loop, without waiting for either."""
 
     async def close() -> None:
         await downloader.close()

@@ -23,7 +23,7 @@ def test_sources_of_equal_manners_share_what_is_known_of_hosts():
         },
         workers=5,
     )
-    webs = {source: each.web for source, each in stage.stages.items()}
+    webs = {source: each.downloader for source, each in stage.stages.items()}
     assert webs["a"] is webs["b"] is not webs["c"]
     assert {web.workers for web in webs.values()} == {5} and webs["c"].config.per_host == 1
 
