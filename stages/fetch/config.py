@@ -14,7 +14,7 @@ IMG2DATASET_SETTINGS = (
     "backend", "base_url", "image", "optout", "concurrency", "connect_timeout_s", "retries", "allow_private",
     "robots", "per_host_per_second",
 )  # fmt: skip
-"""Settings that backend img2dataset follows, or that have their own check; others must keep their defaults."""
+"""Settings that backend img2dataset follows, or that have their own check; others keep their defaults."""
 
 
 @dataclass(frozen=True, kw_only=True)

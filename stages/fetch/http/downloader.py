@@ -56,7 +56,7 @@ class _Transfer:
 class Downloader:
     """Downloads urls, at most `concurrency` at a time and `per_host` per host.
 
-    Belongs to one event loop, inside which it is created, and outlives the shards of its worker: what it learns
+    Belongs to the event loop in which it is created, and outlives the shards of its worker: what it learns
     about hosts (addresses, robots.txt, back-offs, failures) holds for later shards.
 
     Args:
@@ -170,7 +170,7 @@ class Downloader:
         return await self._send(url, host, transfer)
 
     async def _send(self, url: URL, host: Host, transfer: _Transfer) -> bytes | URL:
-        """One request, in a slot of its host, whose outcome the host remembers."""
+        """One request, in a slot of its host; the host records how it ended."""
         port, started = url.port, time.monotonic()
         host.check_alive(port)
         try:

@@ -1,4 +1,4 @@
-"""A folder of images on an S3 server that is away, refuses, or says no more than 403; and on a disk."""
+"""A folder of images: on disk, and on an S3 server that is unavailable, refuses, or sends a bare 403."""
 
 import time
 from functools import partial
@@ -12,19 +12,19 @@ from capfilt.stages.fetch.stage import Fetch
 from capfilt.stages.status import STATUSES
 from capfilt.stages.storage.store import Store, StoreError
 from tests.s3_server import ENVIRONMENT, Trouble
-from tests.stages.fetch.hostile import JPEG, config, rows
+from tests.stages.fetch.hostile_server import JPEG, fetch_config, make_batch
 
-AWAY = {  # trouble, what the one line says
-    "bucket that is gone": (Trouble("gone"), "NoSuchBucket"),
-    "credentials that have expired": (Trouble("expired"), "ExpiredToken"),
-    "credentials nobody knows": (Trouble("stranger"), "InvalidAccessKeyId"),
-    "content that is denied": (Trouble("denied", method="GET"), "AccessDenied"),
+UNAVAILABLE = {  # trouble, code in the error message
+    "missing bucket": (Trouble("gone"), "NoSuchBucket"),
+    "expired credentials": (Trouble("expired"), "ExpiredToken"),
+    "unknown credentials": (Trouble("stranger"), "InvalidAccessKeyId"),
+    "denied content": (Trouble("denied", method="GET"), "AccessDenied"),
 }
 
 
 @pytest.fixture
 def folder(calm_s3, request):
-    """Three pictures on the server, below an address of their own."""
+    """Three images on the server, in a folder of the test's own."""
     store = Store(f"s3://bucket/{request.node.originalname}", {"endpoint_url": calm_s3.endpoint})
     for name in "abc":
         store.put(f"{name}.jpg", JPEG)
@@ -32,43 +32,50 @@ def folder(calm_s3, request):
 
 
 def fetch(folder, **options):
-    return Fetch(config(image_root=folder.url, storage_options=folder.options | options))
+    return Fetch(fetch_config(image_root=folder.url, storage_options=folder.options | options))
 
 
-def outcomes(table):
+def statuses_by_url(table):
     return dict(zip(table["url"].to_pylist(), table["status"].to_pylist(), strict=True))
 
 
-@pytest.mark.parametrize(("trouble", "code"), AWAY.values(), ids=AWAY)
-def test_a_store_that_is_away_ends_the_shard_and_no_row(s3, folder, trouble, code):
-    stage, batch = fetch(folder), rows("a.jpg", "none.jpg", "b.jpg")
-    assert outcomes(stage(batch)) == {"a.jpg": "success", "none.jpg": "missing_file", "b.jpg": "success"}
+@pytest.mark.parametrize(("trouble", "code"), UNAVAILABLE.values(), ids=UNAVAILABLE)
+def test_unavailable_store_fails_the_shard_and_no_row(s3, folder, trouble, code):
+    stage, batch = fetch(folder), make_batch("a.jpg", "none.jpg", "b.jpg")
+    assert statuses_by_url(stage(batch)) == {
+        "a.jpg": "success",
+        "none.jpg": "missing_file",
+        "b.jpg": "success",
+    }
     s3.trouble(trouble)
     with pytest.raises(StoreError) as error:
         stage(batch)
     line = str(error.value)
     assert f"{folder.url}/" in line and code in line and "\n" not in line
     assert ENVIRONMENT["AWS_SECRET_ACCESS_KEY"] not in line
-    s3.calm()  # it is back
-    assert outcomes(stage(batch)) == {"a.jpg": "success", "none.jpg": "missing_file", "b.jpg": "success"}
+    s3.calm()
+    assert statuses_by_url(stage(batch)) == {
+        "a.jpg": "success",
+        "none.jpg": "missing_file",
+        "b.jpg": "success",
+    }
 
 
-def test_without_credentials_or_connection_no_row_ends(s3, folder, monkeypatch):
+def test_missing_credentials_or_connection_fail_no_row(s3, folder, monkeypatch):
     nowhere = {"endpoint_url": "http://127.0.0.1:9", "config_kwargs": {"retries": {"total_max_attempts": 1}}}
     with pytest.raises(StoreError, match=r"/a\.jpg: cannot read it \(EndpointConnectionError: "):
-        fetch(folder, **nowhere)(rows("a.jpg"))
+        fetch(folder, **nowhere)(make_batch("a.jpg"))
     for name in ENVIRONMENT:
         monkeypatch.delenv(name)
     with pytest.raises(StoreError, match=r"/a\.jpg: cannot read it \(NoCredentialsError: "):
-        fetch(folder, max_paths=9)(rows("a.jpg"))
+        fetch(folder, max_paths=9)(make_batch("a.jpg"))
 
 
-def test_a_403_without_a_reason_may_pass_and_is_the_files_own(s3, folder):
-    s3.trouble(
-        Trouble("denied", path=".*(b|none).jpg")
-    )  # so is answered for keys that are absent, without ListBucket
-    out = fetch(folder)(rows("a.jpg", "b.jpg", "none.jpg", "c.jpg"))
-    assert outcomes(out) == {
+def test_403_without_a_reason_is_a_retryable_failure_of_the_row(s3, folder):
+    # Without the permission ListBucket, S3 answers the same for a missing key.
+    s3.trouble(Trouble("denied", path=".*(b|none).jpg"))
+    out = fetch(folder)(make_batch("a.jpg", "b.jpg", "none.jpg", "c.jpg"))
+    assert statuses_by_url(out) == {
         "a.jpg": "success",
         "b.jpg": "connect",
         "none.jpg": "connect",
@@ -76,25 +83,28 @@ def test_a_403_without_a_reason_may_pass_and_is_the_files_own(s3, folder):
     }
     assert STATUSES["connect"].retryable
     assert out["error_message"].to_pylist()[1] == "b.jpg: 403: Forbidden"
-    asked = [method for method, path, _ in s3.requests() if path.endswith("none.jpg")]
-    assert asked == ["HEAD", "GET"]
+    methods = [method for method, path, _ in s3.requests() if path.endswith("none.jpg")]
+    assert methods == ["HEAD", "GET"]
 
 
-def test_a_body_that_never_comes_whole_is_the_files_own(s3, folder):
+def test_truncated_body_is_a_failure_of_the_row(s3, folder):
     s3.trouble(Trouble("cut", method="GET", path=".*b.jpg"))
-    assert outcomes(fetch(folder)(rows("a.jpg", "b.jpg"))) == {"a.jpg": "success", "b.jpg": "connect"}
+    assert statuses_by_url(fetch(folder)(make_batch("a.jpg", "b.jpg"))) == {
+        "a.jpg": "success",
+        "b.jpg": "connect",
+    }
 
 
-def test_after_an_error_of_the_store_nothing_goes_on(s3, folder):
+def test_after_an_error_of_the_store_no_read_continues(s3, folder):
     stage = fetch(folder)
     s3.trouble(Trouble("gone"))
     with pytest.raises(StoreError):
-        stage(rows(*(f"{number}.jpg" for number in range(600))))
+        stage(make_batch(*(f"{number}.jpg" for number in range(600))))
     time.sleep(1.0)
-    assert len(s3.requests()) < 400  # 64 readers with two requests each, and again; 1,200 without an end
+    assert len(s3.requests()) < 400  # 64 readers x 2 requests, repeated once; 1,200 if all went on
 
 
-def test_rows_are_not_searched_for_one_that_has_a_store_away(s3, folder):
+def test_error_of_the_store_does_not_bisect_the_rows(s3, folder):
     step = Step(
         name="fetch",
         make=partial(fetch, folder),
@@ -103,20 +113,20 @@ def test_rows_are_not_searched_for_one_that_has_a_store_away(s3, folder):
     runner = StageRunner(step)
     s3.trouble(Trouble("gone"))
     with pytest.raises(StoreError, match="NoSuchBucket"):
-        runner(rows("a.jpg", "b.jpg", "ftp://no/store", "c.jpg"))
+        runner(make_batch("a.jpg", "b.jpg", "ftp://no/store", "c.jpg"))
 
 
-def test_a_file_of_a_disk_that_is_closed_to_us_is_one_row(tmp_path, monkeypatch):
+def test_unreadable_file_on_disk_fails_one_row(tmp_path, monkeypatch):
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / name).write_bytes(JPEG)
     read = LocalFileSystem.cat_file
 
-    def closed(self, path, **options):
+    def deny(self, path, **options):
         if path.endswith("b.jpg"):
             raise PermissionError(13, "Permission denied", path)
         return read(self, path, **options)
 
-    monkeypatch.setattr(LocalFileSystem, "cat_file", closed)
-    out = Fetch(config(image_root=str(tmp_path)))(rows("a.jpg", "b.jpg"))
-    assert outcomes(out) == {"a.jpg": "success", "b.jpg": "missing_file"}
+    monkeypatch.setattr(LocalFileSystem, "cat_file", deny)
+    out = Fetch(fetch_config(image_root=str(tmp_path)))(make_batch("a.jpg", "b.jpg"))
+    assert statuses_by_url(out) == {"a.jpg": "success", "b.jpg": "missing_file"}
     assert out["error_message"].to_pylist()[1] == "b.jpg: Permission denied"

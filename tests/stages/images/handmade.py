@@ -1,28 +1,33 @@
-"""Pictures written byte by byte from their formats' specifications: no codec of ours or Pillow's has touched them.
+"""Images written byte by byte from the specifications of their formats, without the codecs under test.
 
-Each is a picture of four flat quarters, given as colours row by row.
+Each image consists of four flat quarters, given as colors row by row.
 """
 
 import struct
 import zlib
 from collections.abc import Sequence
 
-Colour = tuple[int, ...]
+Color = tuple[int, ...]
 SIDE = 32
 
 
-def quarter(colours: Sequence[Colour], x: int, y: int, side: int = SIDE) -> Colour:
-    return colours[2 * (2 * y >= side) + (2 * x >= side)]
+def quarter(colors: Sequence[Color], x: int, y: int, side: int = SIDE) -> Color:
+    return colors[2 * (2 * y >= side) + (2 * x >= side)]
 
 
-def png(colours: Sequence[Colour], *, depth: int = 8, kind: int = 2, extra: bytes = b"") -> bytes:
-    """PNG of `depth` bits; kind 0 grey, 2 RGB, 3 palette indexes, 4 grey + alpha, 6 RGBA. `extra`: chunks after IHDR."""
+def png(colors: Sequence[Color], *, depth: int = 8, color_type: int = 2, extra: bytes = b"") -> bytes:
+    """PNG of `depth` bits per sample.
+
+    Args:
+        color_type: 0 gray, 2 RGB, 3 palette indexes, 4 gray + alpha, 6 RGBA.
+        extra: chunks after IHDR.
+    """
     form = ">H" if depth == 16 else ">B"
     rows = [
-        b"\0" + b"".join(struct.pack(form, v) for x in range(SIDE) for v in quarter(colours, x, y))
+        b"\0" + b"".join(struct.pack(form, v) for x in range(SIDE) for v in quarter(colors, x, y))
         for y in range(SIDE)
     ]
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", SIDE, SIDE, depth, kind, 0, 0, 0))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", SIDE, SIDE, depth, color_type, 0, 0, 0))
     data = chunk(b"IDAT", zlib.compress(b"".join(rows)))
     return b"\x89PNG\r\n\x1a\n" + header + extra + data + chunk(b"IEND", b"")
 
@@ -31,9 +36,9 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def tiff_cmyk(colours: Sequence[Colour]) -> bytes:
+def tiff_cmyk(colors: Sequence[Color]) -> bytes:
     """Uncompressed TIFF 6.0, separated; 255 = full ink."""
-    pixels = bytes(v for y in range(SIDE) for x in range(SIDE) for v in quarter(colours, x, y))
+    pixels = bytes(v for y in range(SIDE) for x in range(SIDE) for v in quarter(colors, x, y))
     tags = [  # tag, type (3 short, 4 long), count, value
         (256, 3, 1, SIDE), (257, 3, 1, SIDE), (258, 3, 4, 122), (259, 3, 1, 1), (262, 3, 1, 5),
         (273, 4, 1, 130), (277, 3, 1, 4), (278, 3, 1, SIDE), (279, 4, 1, len(pixels)),
@@ -45,7 +50,7 @@ def tiff_cmyk(colours: Sequence[Colour]) -> bytes:
 
 
 def exif(orientation: int, order: str) -> bytes:
-    """An APP1 segment with nothing but the orientation; `order` "<" or ">"."""
+    """An APP1 segment with only the orientation; byte order `order` is "<" or ">"."""
     tiff = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(
         f"{order}IHHHIHHI", 8, 1, 0x0112, 3, 1, orientation, 0, 0
     )
@@ -56,14 +61,15 @@ def segment(marker: int, data: bytes) -> bytes:
     return struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data
 
 
-def jpeg(colours: Sequence[Colour], *, width: int = SIDE, height: int = SIDE, head: bytes = b"") -> bytes:
-    """Baseline JPEG (ITU T.81) of flat 8 x 8 blocks: DC coefficients alone, quantised by 1.
+def jpeg(colors: Sequence[Color], *, width: int = SIDE, height: int = SIDE, head: bytes = b"") -> bytes:
+    """Baseline JPEG (ITU T.81) of flat 8 x 8 blocks: only DC coefficients, quantized by 1.
 
-    Three values a colour are RGB, stored as YCbCr; four are CMYK ink, stored inverted as Adobe does. `head`: segments
-    after the start.
+    Args:
+        colors: three values (RGB, stored as YCbCr) or four (CMYK ink, stored inverted as Adobe does) each.
+        head: segments after the start-of-image marker.
     """
-    cmyk = len(colours[0]) == 4
-    stored = [[255 - v for v in c] if cmyk else _ycc(c) for c in colours]
+    cmyk = len(colors[0]) == 4
+    stored = [[255 - v for v in c] if cmyk else _ycc(c) for c in colors]
     parts = len(stored[0])
     adobe = segment(0xEE, b"Adobe" + struct.pack(">HHHB", 100, 0, 0, 0)) if cmyk else b""
     frame = struct.pack(">BHHB", 8, height, width, parts) + b"".join(
@@ -75,9 +81,9 @@ def jpeg(colours: Sequence[Colour], *, width: int = SIDE, height: int = SIDE, he
     bits, last = [], [0] * parts
     for y in range(0, height, 8):
         for x in range(0, width, 8):
-            colour = stored[2 * (2 * y >= height) + (2 * x >= width)]
+            color = stored[2 * (2 * y >= height) + (2 * x >= width)]
             for part in range(parts):
-                level = round((colour[part] - 128) * 8)
+                level = round((color[part] - 128) * 8)
                 bits.append(_dc(level - last[part]) + "0")
                 last[part] = level
     text = "".join(bits)
@@ -89,8 +95,8 @@ def jpeg(colours: Sequence[Colour], *, width: int = SIDE, height: int = SIDE, he
     )  # fmt: skip
 
 
-def _ycc(colour: Colour) -> list[float]:
-    r, g, b = colour  # JFIF 1.02
+def _ycc(color: Color) -> list[float]:
+    r, g, b = color  # JFIF 1.02
     return [
         0.299 * r + 0.587 * g + 0.114 * b,
         128 - 0.168736 * r - 0.331264 * g + 0.5 * b,
@@ -106,8 +112,8 @@ def _dc(difference: int) -> str:
     return f"{size:04b}{value:0{size}b}"
 
 
-def gif(frames: Sequence[Sequence[int]], palette: Sequence[Colour], transparent: int | None = None) -> bytes:
-    """GIF89a: each frame four palette indexes (of eight colours), row by row."""
+def gif(frames: Sequence[Sequence[int]], palette: Sequence[Color], transparent: int | None = None) -> bytes:
+    """GIF89a; each frame is four palette indexes (of eight colors), row by row."""
     assert len(palette) == 8
     screen = struct.pack("<HHBBB", SIDE, SIDE, 0xF2, 0, 0) + bytes(v for c in palette for v in c)
     out = b"GIF89a" + screen
@@ -119,7 +125,7 @@ def gif(frames: Sequence[Sequence[int]], palette: Sequence[Colour], transparent:
 
 
 def _lzw(frame: Sequence[int]) -> bytes:
-    """Codes of four bits; the table is cleared before it would need five."""
+    """4-bit codes; the table is cleared before it needs five bits."""
     codes = []
     for i in range(SIDE * SIDE):
         codes += [8] if i % 4 == 0 else []
@@ -134,13 +140,13 @@ def _blocks(data: bytes) -> bytes:
 
 
 def icc_profile(red: Sequence[float], green: Sequence[float], blue: Sequence[float]) -> bytes:
-    """A display profile (ICC.1:2001) of these primaries in XYZ under D50, gamma 2.2."""
+    """A display profile (ICC.1:2001) with these primaries (XYZ under D50) and gamma 2.2."""
 
     def xyz(values: Sequence[float]) -> bytes:
         return b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(v * 65536) for v in values))
 
     curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(2.2 * 256)) + b"\0\0"
-    name = b"by hand\0"
+    name = b"handmade\0"
     text = b"desc\0\0\0\0" + struct.pack(">I", len(name)) + name + bytes(4 + 4 + 2 + 1 + 67)
     tags = [
         (b"desc", text + bytes(-len(text) % 4)), (b"wtpt", xyz((0.9642, 1.0, 0.8249))), (b"rXYZ", xyz(red)),

@@ -19,7 +19,7 @@ from capfilt.stages.shards.tars import tar_samples
 from capfilt.stages.shards.write import Write, WriteConfig
 from capfilt.stages.storage.store import Store, StoreError
 from tests.s3_server import ENVIRONMENT, Trouble
-from tests.stages.fetch.hostile import JPEG, config
+from tests.stages.fetch.hostile_server import JPEG, fetch_config
 
 BLOCK = 512
 PICTURE = np.random.default_rng(0).bytes(700)  # two blocks, and gzip makes nothing of it
@@ -128,7 +128,7 @@ def test_counts_add_up_through_the_whole_chain(tmp_path):
             Write(WriteConfig(run_dir=run, corpus_fingerprints={"web": "f"})),
         )
         for shard in (0, 1):
-            write(Fetch(config())(read(pa.Table.from_pylist([{"source": "web", "shard": shard}]))))
+            write(Fetch(fetch_config())(read(pa.Table.from_pylist([{"source": "web", "shard": shard}]))))
         made.append(
             [
                 (tmp_path / name / f"corpus/web/00000{n}.{e}").read_bytes()

@@ -1,4 +1,4 @@
-"""A shard of which most hosts are dead and some are tar-pits: the living get what they are due, and it ends in time."""
+"""A shard with mostly dead hosts and some tar pits: live hosts are fetched completely and in time."""
 
 import socket
 import threading
@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 
 from capfilt.stages.fetch.stage import Fetch
-from tests.stages.fetch.hostile import NAMES, Hostile, answer, config, rows, slow_header, trickle
+from tests.stages.fetch.hostile_server import (
+    ADDRESSES,
+    HostileServer,
+    fetch_config,
+    http_response,
+    late_header,
+    make_batch,
+    trickle,
+)
 
 pytestmark = pytest.mark.usefixtures("loopback_only")
 
@@ -19,20 +27,20 @@ DEADLINE, CONNECT = 4.0, 1.0
 RATE, PER_HOST = 20.0, 2
 
 
-class Web(Hostile):
-    """Living hosts, hosts that accept and never answer (`mute`), and hosts whose pictures trickle (`slow`)."""
+class Web(HostileServer):
+    """Live hosts, hosts that accept but never respond (`mute`), and hosts whose images trickle (`slow`)."""
 
-    def reply(self, path: str, times: int, host: str) -> bytes | AsyncIterator[bytes]:
+    def respond(self, path: str, count: int, host: str) -> bytes | AsyncIterator[bytes]:
         if host.startswith("mute"):
-            return slow_header()
+            return late_header()
         if path == "/robots.txt":
-            return answer(status="404 None")
-        return trickle() if host.startswith("slow") else self.leisurely(host, 0.02)
+            return http_response(status="404 None")
+        return trickle() if host.startswith("slow") else self.delayed_image(host, 0.02)
 
 
 @contextmanager
 def black_hole() -> Iterator[int]:
-    """A port that neither accepts nor refuses: its queue of connections is full."""
+    """A port that neither accepts nor refuses connections: its backlog is full."""
     with ExitStack() as stack:
         hole = stack.enter_context(socket.socket())
         hole.bind(("127.0.0.1", 0))
@@ -46,7 +54,7 @@ def black_hole() -> Iterator[int]:
 
 @pytest.fixture
 def lookups(monkeypatch: pytest.MonkeyPatch, loopback_only: list[Any]) -> None:
-    """`lost` names never get an answer from their name server; `gone` ones do not exist; the rest are here."""
+    """Lookups of `lost` names time out, `gone` names do not exist, all others are 127.0.0.1."""
     known = socket.getaddrinfo
 
     def lookup(host: str, *args: Any, **kinds: Any) -> list[Any]:
@@ -54,23 +62,23 @@ def lookups(monkeypatch: pytest.MonkeyPatch, loopback_only: list[Any]) -> None:
             time.sleep(1.5 * CONNECT)
             raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
         if not host.startswith("gone"):
-            NAMES[host] = ["127.0.0.1"]
+            ADDRESSES[host] = ["127.0.0.1"]
         return known(host, *args, **kinds)
 
     monkeypatch.setattr(socket, "getaddrinfo", lookup)
-    for name in list(NAMES):
-        monkeypatch.setitem(NAMES, name, NAMES[name])
+    for name in list(ADDRESSES):
+        monkeypatch.setitem(ADDRESSES, name, ADDRESSES[name])
 
 
 class Stalls(threading.Thread):
-    """Seconds for which the machine did not let this process run: a nap of 20 ms that takes longer."""
+    """Measures how long the machine did not run this process: by how much sleeps of 20 ms take longer."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.seconds, self.over = 0.0, False
+        self.seconds, self.stopped = 0.0, False
 
     def run(self) -> None:
-        while not self.over:
+        while not self.stopped:
             start = time.monotonic()
             time.sleep(0.02)
             late = time.monotonic() - start - 0.02
@@ -78,10 +86,10 @@ class Stalls(threading.Thread):
 
 
 @pytest.mark.usefixtures("lookups")
-def test_dead_hosts_and_tar_pits_take_nothing_from_the_living() -> None:
-    """200 rows of 135 hosts, 60 % of them dead in four ways and 5 % tar-pits, 32 at once."""
+def test_dead_hosts_and_tar_pits_do_not_affect_live_hosts() -> None:
+    """200 rows on 135 hosts, 32 at a time: 120 dead hosts of four kinds and 10 tar pits."""
     with Web() as web, black_hole() as hole, socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))  # and not listening
+        closed.bind(("127.0.0.1", 0))  # not listening
         ports = {"refused": closed.getsockname()[1], "hole": hole}
         dead = {"gone": 40, "lost": 20, "refused": 30, "hole": 30}
         expected = {"gone": "dns", "lost": "dns", "refused": "connect", "hole": "timeout"}
@@ -90,7 +98,7 @@ def test_dead_hosts_and_tar_pits_take_nothing_from_the_living() -> None:
         hosts += [("live", f"live{i}.test") for _ in range(LIVE_ROWS) for i in range(LIVE_HOSTS)]
         urls = [f"http://{host}:{ports.get(kind, web.port)}/{n}.jpg" for n, (kind, host) in enumerate(hosts)]
         stage = Fetch(
-            config(
+            fetch_config(
                 allow_private=tuple({host for _, host in hosts}),
                 deadline_s=DEADLINE,
                 connect_timeout_s=CONNECT,
@@ -102,22 +110,24 @@ def test_dead_hosts_and_tar_pits_take_nothing_from_the_living() -> None:
         stalls = Stalls()
         stalls.start()
         start = time.monotonic()
-        found = stage(rows(*urls))["status"].to_pylist()
+        found = stage(make_batch(*urls))["status"].to_pylist()
         seconds = time.monotonic() - start - stalls.seconds
-        stalls.over = True
+        stalls.stopped = True
         for (kind, host), status in zip(hosts, found, strict=True):
-            wanted = "success" if kind == "live" else expected.get(kind, "timeout")
-            assert status == wanted, (host, status)
-        # The longest chain that is allowed: a robots.txt and a picture, each as long as its deadline.
+            status_expected = "success" if kind == "live" else expected.get(kind, "timeout")
+            assert status == status_expected, (host, status)
+        # The longest sequence: a robots.txt and an image, each as long as its deadline.
         assert seconds < 1.5 * 2 * DEADLINE
         for i in range(LIVE_HOSTS):
             host = f"live{i}.test"
             times = [at for at, _ in web.hosts[host]]
-            assert len(times) == LIVE_ROWS + 1 and web.most_at_once[host] <= PER_HOST
+            assert len(times) == LIVE_ROWS + 1 and web.max_concurrent[host] <= PER_HOST
             assert all(at - start >= number / RATE for number, at in enumerate(times))
-        # What was learnt holds for the next shard.
-        again = [url for (kind, _), url in zip(hosts, urls, strict=True) if kind in dead or kind == "mute"]
-        asked = web.asked.total()
-        out = stage(rows(*again)).to_pylist()
-        assert all(row["status"] != "success" and "not asked" in row["error_message"] for row in out[:40])
-        assert web.asked.total() == asked
+        # The next shard uses what is known about the hosts.
+        dead_urls = [
+            url for (kind, _), url in zip(hosts, urls, strict=True) if kind in dead or kind == "mute"
+        ]
+        requests = web.requests.total()
+        out = stage(make_batch(*dead_urls)).to_pylist()
+        assert all(row["status"] != "success" and "skipped" in row["error_message"] for row in out[:40])
+        assert web.requests.total() == requests

@@ -1,0 +1,47 @@
+"""Fixtures for the HTTP tests: host names on loopback, and an event loop with virtual time."""
+
+import asyncio
+import selectors
+import time
+from collections.abc import Coroutine, Iterator
+from typing import Any, TypeVar
+
+import pytest
+
+from tests.stages.fetch.hostile_server import ADDRESSES
+from tests.stages.fetch.http.sites import HOSTS
+
+T = TypeVar("T")
+
+
+@pytest.fixture
+def site_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The names `HOSTS` resolve to 127.0.0.1."""
+    for name in HOSTS:
+        monkeypatch.setitem(ADDRESSES, name, ["127.0.0.1"])
+
+
+class VirtualTime(selectors.SelectSelector):
+    """A clock that jumps to the next timer when no coroutine can run; sleeps take no real time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 1000.0
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        assert timeout is not None, "every coroutine waits, and none for a timer"
+        self.now += max(0.0, timeout)
+        return super().select(0)
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine in a loop with this clock."""
+        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(self)) as runner:
+            return runner.run(coroutine)
+
+
+@pytest.fixture
+def virtual_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualTime]:
+    """`time.monotonic()`, and so asyncio's timers, follow this clock."""
+    clock = VirtualTime()
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
+    yield clock
