@@ -137,10 +137,9 @@ class Host:
         """
         streak = self._streaks.get(port)
         if streak is not None and streak.skip_until > time.monotonic():
-            failures = "failure" if streak.count == 1 else "failures"
             raise Failure(
                 streak.status,
-                f"skipped after {streak.count} consecutive {failures} of the host: {streak.message}",
+                f"skipped: host is unavailable (consecutive failures: {streak.count}): {streak.message}",
                 final=True,
             )
 

@@ -1,7 +1,9 @@
 """The fetch stage against a hostile server: the tables of docs/statuses.md, row by row."""
 
+import ast
 import datetime
 import hashlib
+import re
 import socket
 import ssl
 import time
@@ -21,6 +23,8 @@ from capfilt.stages.status import STATUSES, Failure, classify_http_code
 from tests.stages.fetch.hostile_server import JPEG, HostileServer, fetch_config, fetch_one, make_batch
 
 pytestmark = pytest.mark.usefixtures("loopback_only")
+
+ROOT = Path(__file__).parents[3]
 
 RESPONSES = [  # behavior of the server, path, status, number of requests
     ("JPEG", "/ok.jpg", "success", 1),
@@ -188,7 +192,7 @@ CONNECTIONS = {
 
 
 def test_documented_tables_match_the_code_and_the_tests() -> None:
-    text = (Path(__file__).parents[3] / "docs/statuses.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/statuses.md").read_text(encoding="utf-8")
     tables = [parse_table(part) for part in text.split("\n## ")[1:3]]
     statuses = [(f"`{s.name}`", "yes" if s.retryable else "no", s.meaning) for s in STATUSES.values()]
     assert [tuple(row) for row in tables[0]] == statuses
@@ -210,6 +214,24 @@ def test_documented_tables_match_the_code_and_the_tests() -> None:
         "blocked",
         "rate",
     }
+
+
+def test_documented_error_messages_exist_in_the_code() -> None:
+    text = (ROOT / "docs/statuses.md").read_text(encoding="utf-8")
+    table = parse_table(text.split("\n## ")[3])
+    assert {name for cell, _ in table for name in re.findall(r"`(\w+)`", cell)} <= set(STATUSES)
+    documented = {
+        re.sub(r"<[^<>]*>", "<>", message) for _, cell in table for message in re.findall("`(.*?)`", cell)
+    }
+    in_code = {
+        "".join(part.value if isinstance(part, ast.Constant) else "<>" for part in node.values)
+        if isinstance(node, ast.JoinedStr)
+        else node.value
+        for path in sorted((ROOT / "stages/fetch").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
+    }
+    assert len(documented) > 15 and documented <= in_code, documented - in_code
 
 
 def parse_table(text: str) -> list[list[str]]:
