@@ -50,7 +50,7 @@ async def translate_errors(url: URL) -> AsyncIterator[None]:
     except aiohttp.ClientConnectorError as error:
         raise Unreachable("connect", f"{url.host}: {error}") from error
     except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, ConnectionError) as error:
-        raise Failure("connect", f"{url.host}: {error or type(error).__name__}") from error
+        raise Failure("connect", f"{url.host}: {str(error) or type(error).__name__}") from error
 
 
 def resolve_redirect(response: aiohttp.ClientResponse) -> URL | None:

@@ -8,12 +8,14 @@ from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
 import pytest
+from aiohttp.client_reqrep import ConnectionKey
 from multidict import CIMultiDict
 from yarl import URL
 
-from capfilt.stages.fetch.http.response import parse_http_url, read_body, resolve_redirect
-from capfilt.stages.status import Failure
+from capfilt.stages.fetch.http.response import parse_http_url, read_body, resolve_redirect, translate_errors
+from capfilt.stages.status import Failure, Unreachable
 
 STEP = 65_536
 
@@ -105,6 +107,38 @@ def test_retry_after(monkeypatch: pytest.MonkeyPatch, value: str, seconds: float
     with pytest.raises(Failure) as caught:
         resolve_redirect(make_response(503, Retry_After=value))
     assert caught.value.retry_after == seconds
+
+
+KEY = ConnectionKey("a.test", 80, False, True, None, None, None)
+REQUEST: Any = SimpleNamespace(real_url=URL("http://a.test/x"))
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "unreachable"),
+    [
+        (aiohttp.ConnectionTimeoutError("slow"), "timeout", True),
+        (aiohttp.ClientConnectorError(KEY, OSError(111, "refused")), "connect", True),
+        (aiohttp.ClientConnectorSSLError(KEY, OSError(1, "expired")), "tls", False),
+        (aiohttp.ServerDisconnectedError("gone"), "connect", False),
+        (aiohttp.ClientPayloadError("short"), "connect", False),
+        (ConnectionResetError("reset"), "connect", False),
+        (aiohttp.ClientResponseError(REQUEST, (), message="bad"), "http_invalid", False),
+        (zlib.error("bad"), "http_invalid", False),
+        (aiohttp.InvalidURL("http://a b/"), "bad_url", False),
+    ],
+)
+def test_exceptions_become_failures(error: Exception, status: str, unreachable: bool) -> None:
+    async def fail(error: Exception) -> None:
+        async with translate_errors(URL("http://a.test/x")):
+            raise error
+
+    with pytest.raises(Failure, match=r"a\.test: ." if status != "bad_url" else "malformed") as caught:
+        asyncio.run(fail(error))
+    assert caught.value.status == status and isinstance(caught.value, Unreachable) == unreachable
+    with pytest.raises(Failure, match=r"^a\.test: ClientPayloadError$"):
+        asyncio.run(fail(aiohttp.ClientPayloadError()))
+    with pytest.raises(KeyError):
+        asyncio.run(fail(KeyError()))
 
 
 def read(response: Any, limit: int, *, truncate: bool = False) -> tuple[bytes, list[int]]:
