@@ -61,6 +61,8 @@ def test_public(address: str) -> None:
         "2001:0:4136:e378:8000:63bf:f5ff:fffe",  # Teredo, client 10.0.0.1
         "64:ff9b::a00:1",
         "64:ff9b:1::a00:1",
+        "64:ff9b:1::1:a00:1",  # only the last 32 bits are the IPv4 address
+        "::1:808:808",  # not IPv4-compatible
         "::ffff:127.0.0.1",
     ],
 )
@@ -175,18 +177,29 @@ def test_literal_addresses_need_no_lookup() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "final"),
+    ("error", "status", "final", "message"),
     [
-        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "dns", True),
-        (socket.gaierror(socket.EAI_NODATA, "No address"), "dns", True),
-        (socket.gaierror(socket.EAI_AGAIN, "Temporary failure"), "dns", False),
-        (OSError(24, "Too many open files"), "dns", False),
-        (UnicodeError("label too long"), "bad_url", False),
-        (None, "dns", True),  # no address
+        (
+            socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
+            "dns",
+            True,
+            "Name or service not known",
+        ),
+        (socket.gaierror(socket.EAI_NODATA, "No address"), "dns", True, "No address"),
+        (socket.gaierror(socket.EAI_AGAIN, "Temporary failure"), "dns", False, "Temporary failure"),
+        (OSError(24, "Too many open files"), "dns", False, "Too many open files"),
+        (OSError("no text"), "dns", False, "no text"),
+        (
+            UnicodeError("label too long"),
+            "bad_url",
+            False,
+            "'a.test' is not a valid host name: label too long",
+        ),
+        (None, "dns", True, "no address"),
     ],
 )
 def test_failed_lookups(
-    monkeypatch: pytest.MonkeyPatch, error: Exception | None, status: str, final: bool
+    monkeypatch: pytest.MonkeyPatch, error: Exception | None, status: str, final: bool, message: str
 ) -> None:
     def lookup(*_: Any, **__: Any) -> list[Any]:
         if error is None:
@@ -197,6 +210,7 @@ def test_failed_lookups(
         with pytest.raises(Failure) as caught:
             await make_resolver()[0].prefetch("a.test")
         assert (caught.value.status, caught.value.final) == (status, final)
+        assert caught.value.message.removeprefix("a.test: ") == message
         assert isinstance(caught.value, Unreachable) == (status == "dns")
 
     monkeypatch.setattr(socket, "getaddrinfo", lookup)

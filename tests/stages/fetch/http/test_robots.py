@@ -28,6 +28,7 @@ RULES = [  # robots.txt, path, whether it is allowed (RFC 9309; the last but thr
     ("User-agent: capfilt/2.0\nUser-agent: x\nDisallow: /a", "/a.jpg", False),
     ("User-agent: cap\nDisallow: /", "/a.jpg", True),
     ("User-agent: otherbot\nDisallow: /\nUser-agent: *\nDisallow: /b", "/a.jpg", True),
+    ("User-agent: *\nDisallow: /b\n\nUser-agent: otherbot\nDisallow: /a", "/a.jpg", True),
     ("user-agent: *\nuser-agent: otherbot\ndisallow: /a", "/a.jpg", False),
     (
         "User-agent: otherbot\n# comment\nSitemap: http://a.test/s\nUser-agent: *\nDisallow: /a",
@@ -79,7 +80,9 @@ def test_only_the_first_500_kib_count() -> None:
 
     assert not is_allowed(parse_rules(padded(512_000)), "/images")
     # The last line is cut, to "Disallow: /" below; a cut rule would disallow too much, so it is dropped.
+    # Longer files are the same as their first 500 KiB, which is what the downloader reads.
     for cut in (1, 2, 6, 7, 8, 30):
+        assert is_allowed(parse_rules(padded(512_000 + cut)[:512_000]), "/a.jpg")
         assert is_allowed(parse_rules(padded(512_000 + cut)), "/images")
         assert is_allowed(parse_rules(padded(512_000 + cut)), "/a.jpg")
 
