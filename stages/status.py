@@ -14,6 +14,8 @@ INTERNAL = "internal"
 CRASHED = "crashed"
 BAD_TAR = "bad_tar"
 
+MAX_QUOTE_CHARS = 80
+"""Length to which a text of the user or a server is cut inside an error message."""
 MAX_MESSAGE_CHARS = 300
 """Length to which a stored error message is cut; messages of servers and libraries can be much longer."""
 
@@ -152,3 +154,8 @@ def one_line(text: str) -> str:
     printable = "".join(c if c.isprintable() else " " for c in text)
     line = " ".join(printable.split())
     return line if len(line) <= MAX_MESSAGE_CHARS else line[: MAX_MESSAGE_CHARS - 3] + "..."
+
+
+def quote(text: str) -> str:
+    """The start of `text` in quotes, for error messages."""
+    return repr(text[:MAX_QUOTE_CHARS])

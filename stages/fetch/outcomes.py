@@ -15,7 +15,7 @@ from capfilt.stages.fetch.config import FetchConfig
 from capfilt.stages.fetch.http.blocklist import BlockList
 from capfilt.stages.images.decode import DecodeConfig, decode_and_resize
 from capfilt.stages.rows import ROW_SCHEMA, with_column
-from capfilt.stages.status import PENDING, SUCCESS, Failure
+from capfilt.stages.status import PENDING, SUCCESS, Failure, quote
 
 Row = dict[str, Any]
 
@@ -61,19 +61,19 @@ def locate_image(url: str | None, config: FetchConfig) -> tuple[str, bool]:
         raise Failure("bad_url", "the row has no url")
     if len(url) > MAX_URL_CHARS:
         raise Failure(
-            "bad_url", f"the url has {len(url)} characters, the limit is {MAX_URL_CHARS}: {url[:80]!r}"
+            "bad_url", f"the url has {len(url)} characters, the limit is {MAX_URL_CHARS}: {quote(url)}"
         )
     if any(ord(c) < 32 or ord(c) == 127 for c in url):
-        raise Failure("bad_url", f"control characters in {url[:80]!r}")
+        raise Failure("bad_url", f"control characters in {quote(url)}")
     if _SCHEME.match(url):  # Downloader rejects every scheme but http and https
         return url, True
     if config.base_url is not None:
         return urljoin(config.base_url.rstrip("/") + "/", url), True
     if config.image_root is None:
-        raise Failure("bad_url", f"relative url {url[:80]!r}: set base_url or image_root")
+        raise Failure("bad_url", f"relative url {quote(url)}: set base_url or image_root")
     path = posixpath.normpath(url)
     if path.startswith(("/", "../")) or path in (".", ".."):
-        raise Failure("bad_url", f"path {url[:80]!r} is outside the image folder")
+        raise Failure("bad_url", f"path {quote(url)} is outside the image folder")
     return path, False
 
 

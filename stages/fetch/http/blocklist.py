@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import fsspec
 from yarl import URL
 
+from capfilt.stages.status import quote
 from capfilt.stages.storage.artifacts import ArtifactError
 
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
@@ -96,6 +97,6 @@ def _normalize_url(entry: str, address: str, number: int) -> str:
 
 def _invalid_line(entry: str, address: str, number: int) -> ArtifactError:
     return ArtifactError(
-        f"fetch.blocked: {address}, line {number}: {entry[:80]!r} is not an http(s) url, a host name or a "
+        f"fetch.blocked: {address}, line {number}: {quote(entry)} is not an http(s) url, a host name or a "
         "sha256 (64 hex digits); fix the line or comment it out with #"
     )

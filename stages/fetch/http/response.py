@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 from yarl import URL
 
-from capfilt.stages.status import Failure, Unreachable, classify_http_code
+from capfilt.stages.status import Failure, Unreachable, classify_http_code, quote
 
 REDIRECT_CODES = (301, 302, 303, 307, 308)
 INFLATE_BYTES = 65536
@@ -28,9 +28,9 @@ def parse_http_url(url: str) -> URL:
         parsed = URL(url)
         usable = parsed.scheme in ("http", "https") and bool(parsed.host) and parsed.port != 0
     except ValueError as error:
-        raise Failure("bad_url", f"malformed url {url[:80]!r}: {error}") from error
+        raise Failure("bad_url", f"malformed url {quote(url)}: {error}") from error
     if not usable:
-        raise Failure("bad_url", f"{url[:80]!r} is not an http(s) url with a host")
+        raise Failure("bad_url", f"{quote(url)} is not an http(s) url with a host")
     return parsed.with_fragment(None)
 
 
@@ -72,7 +72,7 @@ def resolve_redirect(response: aiohttp.ClientResponse) -> URL | None:
     try:
         return parse_http_url(str(response.url.join(URL(location))))
     except (ValueError, Failure) as error:
-        raise Failure("redirect", f"redirect to {location[:80]!r}, not an http(s) url") from error
+        raise Failure("redirect", f"redirect to {quote(location)}, not an http(s) url") from error
 
 
 async def read_body(

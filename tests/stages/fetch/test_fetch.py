@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from capfilt.stages.fetch.stage import Fetch
 from capfilt.stages.rows import ROW_SCHEMA, table_of
-from capfilt.stages.status import STATUSES, Failure, classify_http_code
+from capfilt.stages.status import STATUSES
 from tests.stages.fetch.hostile_server import JPEG, HostileServer, fetch_config, fetch_one, make_batch
 
 pytestmark = pytest.mark.usefixtures("loopback_only")
@@ -324,21 +324,3 @@ def test_every_row_is_returned_and_finished_rows_are_unchanged(server: HostileSe
         assert out[name].equals(batch[name])
     assert "pending" not in out["status"].to_pylist()
     assert out.to_pylist()[-1] == done
-
-
-def test_statuses_and_their_retryability() -> None:
-    statuses = {
-        "http_403": (401, 402, 403),
-        "http_404": (404, 410),
-        "http_429": (429,),
-        "http_4xx": (400, 408, 428, 430, 499),
-        "http_5xx": (500, 599),
-        "http_invalid": (399, 600),
-    }
-    for status, codes in statuses.items():
-        assert {classify_http_code(code) for code in codes} == {status}
-    retryable = {name for name, status in STATUSES.items() if status.retryable}
-    assert retryable == {"dns", "connect", "timeout", "http_429", "http_5xx", "rate", "internal"}
-    assert len(Failure("decode", "a\x00b\n" * 1000).message) <= 300
-    with pytest.raises(AssertionError):
-        Failure("made_up", "")
