@@ -2,8 +2,6 @@
 
 import io
 import random
-import struct
-import zlib
 from collections import Counter
 
 import cv2
@@ -14,25 +12,9 @@ from PIL import Image
 from capfilt.stages.images.decode import DecodeConfig, decode_and_resize
 from capfilt.stages.status import STATUSES, Failure
 from tests.stages.images import handmade
+from tests.stages.images.samples import BLUE, COLORS, GREEN, RED, WHITE, encode, quarters
 
-RED, GREEN, BLUE, WHITE = (220, 30, 40), (30, 160, 60), (40, 60, 200), (255, 255, 255)
-COLORS = [RED, GREEN, BLUE, WHITE]
 SMALL = DecodeConfig(min_side=8)
-
-
-def quarters(width: int = 64, height: int = 48, mode: str = "RGB") -> Image.Image:
-    """Red | green over blue | white."""
-    image = Image.new("RGB", (width, height))
-    for column, row, color in ((0, 0, RED), (1, 0, GREEN), (0, 1, BLUE), (1, 1, WHITE)):
-        box = (column * width // 2, row * height // 2, (column + 1) * width // 2, (row + 1) * height // 2)
-        image.paste(color, box)
-    return image.quantize(8) if mode == "P" else image.convert(mode)
-
-
-def encode(image: Image.Image, format_: str = "PNG", **options: object) -> bytes:
-    sink = io.BytesIO()
-    image.save(sink, format_, **options)
-    return sink.getvalue()
 
 
 def corners(data: bytes) -> list[tuple[int, ...]]:
@@ -45,19 +27,6 @@ def corners(data: bytes) -> list[tuple[int, ...]]:
 
 def assert_near(found: list[tuple[int, ...]], expected: list[tuple[int, ...]], tolerance: int = 8) -> None:
     assert np.abs(np.array(found, int) - np.array(expected, int)).max() <= tolerance, (found, expected)
-
-
-def png_header(width: int, height: int, body: bytes = b"") -> bytes:
-    header = handmade.chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    data = handmade.chunk(b"IDAT", zlib.compress(body))
-    return b"\x89PNG\r\n\x1a\n" + header + data + handmade.chunk(b"IEND", b"")
-
-
-def failure_status(data: bytes, config: DecodeConfig = SMALL) -> str:
-    with pytest.raises(Failure) as caught:
-        decode_and_resize(data, config)
-    assert caught.value.message and "\n" not in caught.value.message
-    return caught.value.status
 
 
 @pytest.mark.parametrize(
@@ -244,31 +213,6 @@ def test_rotated_jpeg_decoded_at_a_fraction_of_its_size() -> None:
         801,
         1601,
     )
-
-
-@pytest.mark.parametrize(
-    ("data", "status"),
-    [
-        (b"", "empty_body"),
-        (b"<!DOCTYPE html><p>gone", "not_image"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not_image"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not_image"),
-        (encode(quarters(), "JPEG")[:400], "decode"),
-        (encode(quarters(), "PNG")[:60], "decode"),
-        (png_header(50_000, 50_000), "too_many_pixels"),
-        (png_header(9_000, 9_000), "too_many_pixels"),
-        (png_header(64, 64), "decode"),
-        (encode(Image.new("RGB", (7, 70))), "too_small"),
-        (encode(Image.new("RGB", (8, 81))), "aspect"),
-    ],
-)
-def test_failures(data: bytes, status: str) -> None:
-    assert failure_status(data) == status
-
-
-def test_default_minimum_is_the_papers_256_pixels() -> None:
-    assert failure_status(encode(Image.new("RGB", (255, 400))), DecodeConfig()) == "too_small"
-    assert decode_and_resize(encode(Image.new("RGB", (256, 400))), DecodeConfig()).height == 400
 
 
 def test_output_is_deterministic() -> None:

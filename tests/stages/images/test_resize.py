@@ -26,14 +26,24 @@ def test_same_size_returns_the_same_array() -> None:
     assert downscale(pixels, (59, 40)).shape == (40, 59, 3)
 
 
+def lanczos_error(pixels: np.ndarray, size: tuple[int, int]) -> float:
+    """Root mean square difference from a Lanczos filter over all pixels."""
+    expected = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS), float)
+    result = downscale(pixels, size)
+    assert result.shape == (size[1], size[0], 3) and result.dtype == np.uint8
+    return float(np.sqrt(np.square(result - expected).mean()))
+
+
 @pytest.mark.parametrize("factor", [1.1, 1.25, 1.5, 1.75, 2, 2.5, 3, 10])
 def test_close_to_a_lanczos_filter(factor: float) -> None:
     """Whole and fractional factors; a blur of 1.5 times the strength would exceed the tolerance."""
-    pixels = waves(round(100 * factor), round(60 * factor))
-    expected = np.asarray(Image.fromarray(pixels).resize((100, 60), Image.Resampling.LANCZOS), float)
-    result = downscale(pixels, (100, 60))
-    assert result.shape == (60, 100, 3) and result.dtype == np.uint8
-    assert np.sqrt(np.square(result - expected).mean()) < 3.5
+    assert lanczos_error(waves(round(100 * factor), round(60 * factor)), (100, 60)) < 3.5
+
+
+@pytest.mark.parametrize("original", [(150, 120), (190, 60), (250, 130), (100, 100)])
+def test_sides_with_different_factors(original: tuple[int, int]) -> None:
+    """Neither side is averaged or blurred more than the smaller factor allows."""
+    assert lanczos_error(waves(*original), (100, 60)) < 2.5
 
 
 @pytest.mark.parametrize("side", [182, 288, 960])  # 1.9, 3 and 10 times the stored side
