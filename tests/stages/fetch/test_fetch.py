@@ -80,11 +80,9 @@ RESPONSES = [  # behavior of the server, path, status, number of requests
 )
 def test_response(server: HostileServer, path: str, status: str, requests: int) -> None:
     server.requests.clear()
-    start = time.monotonic()
     row = fetch_one(server.url(path))
     assert row["status"] == status, row["error_message"]
     assert server.requests[path] == requests and server.requests["/robots.txt"] == 1
-    assert time.monotonic() - start < 10  # the deadline is 1.5 s; a trickling body takes 60 s
     if status == "success":
         assert len(row["phash"]) == 16
     if path in ("/ok.jpg", "/gzip", "/chain/5"):

@@ -53,7 +53,10 @@ def test_hashes_do_not_change() -> None:
     ]
     text = " ".join(f"{hash_bits(image):016x}" for image in images)
     assert text.startswith("8068deeb9a9ad247 a07548bff20f0db8 ")
-    assert hashlib.sha256(text.encode()).hexdigest() == "5daff71f3ec4d6eb9e68a7373e74a02f98aea408d87bdb664259096598a8a552"
+    assert (
+        hashlib.sha256(text.encode()).hexdigest()
+        == "5daff71f3ec4d6eb9e68a7373e74a02f98aea408d87bdb664259096598a8a552"
+    )
 
 
 def draw(kind: str, offset: int = 0) -> Image.Image:
