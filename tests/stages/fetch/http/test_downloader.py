@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 from yarl import URL
 
+from capfilt.stages.fetch.http.blocklist import BlockList
 from capfilt.stages.fetch.http.config import DownloadConfig
 from capfilt.stages.fetch.http.downloader import Downloader
 from capfilt.stages.fetch.stage import Fetch
@@ -38,7 +39,7 @@ def attempt(clock: VirtualTime, failure: Failure, url: str = URL_A, **settings: 
         downloader.attempts, downloader.failure = [], failure
         with pytest.raises(Failure) as caught:
             await downloader.download(url, lambda body: asyncio.sleep(0))
-        assert caught.value is failure
+        assert caught.value is failure and downloader.blocked == BlockList()
         await downloader.close()
         return downloader.attempts
 
