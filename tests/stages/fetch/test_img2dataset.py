@@ -157,6 +157,14 @@ def test_user_agent_and_standard_output(server: HostileServer, monkeypatch: pyte
     assert redirected == []
 
 
+@pytest.mark.parametrize("retries", [0, 2])
+def test_number_of_retries(server: HostileServer, retries: int) -> None:
+    server.requests.clear()
+    stage = Img2datasetFetch(img2dataset_config(retries=retries))
+    assert stage(make_batch(server.url("/status/500")))["status"].to_pylist() == ["http_5xx"]
+    assert server.requests["/status/500"] == retries + 1
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -39,6 +39,7 @@ def test_folder_of_images(tmp_path: Path) -> None:
     (root / "val/a b#1.jpg").write_bytes(JPEG)
     (root / "empty.jpg").touch()
     (root / "big.jpg").write_bytes(bytes(1_000_001))
+    (root / "limit.jpg").write_bytes(JPEG.ljust(1_000_000, b"\0"))
     (tmp_path / "secret.jpg").write_bytes(JPEG)
     expected = {
         "val/a b#1.jpg": "success",
@@ -51,6 +52,7 @@ def test_folder_of_images(tmp_path: Path) -> None:
         str(tmp_path / "secret.jpg"): "bad_url",
         "empty.jpg": "empty_body",
         "big.jpg": "too_big",
+        "limit.jpg": "success",
     }
     for address in (str(root), root.as_uri()):
         out = Fetch(fetch_config(image_root=address))(make_batch(*expected)).to_pylist()
