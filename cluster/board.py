@@ -1,4 +1,8 @@
-"""What is going on, told by workers to the driver: one small actor that keeps the latest numbers per node."""
+"""Live status of the nodes of a run: one small actor that workers write to and the driver reads.
+
+The actor keeps, per node, the latest values, notices for the user, causes of failures, and which shards are
+claimed by which stage. All of it is best effort; durable are only the commit records of a run's shards.
+"""
 
 from __future__ import annotations
 
@@ -11,125 +15,137 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 T = TypeVar("T")
 
-CAUSES_KEPT = 20
-NOTICES_KEPT = 20
-PATIENCE_S = 10
-"""Seconds anybody waits for the board before they go on without."""
-NOT_THERE = (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError)
+MAX_CAUSES = 20
+"""Distinct causes of failure kept per node."""
+MAX_NOTICES = 20
+"""Distinct notices kept per node."""
+TIMEOUT_S = 10
+"""Seconds to wait for an answer of the actor before continuing without it."""
+UNAVAILABLE_ERRORS = (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError)
 
 
 @ray.remote(num_cpus=0, max_restarts=-1)
-class _Board:
-    def __init__(self) -> None:
-        self.latest: dict[str, dict[str, Any]] = {}
-        self.causes: dict[str, dict[str, int]] = {}
-        self.in_hand: dict[tuple[str, str, str], int] = {}
-        self.failed: dict[str, set[str]] = {}
+class _StatusActor:
+    """State behind `StatusBoard` and `NodeStatus`; the methods are documented there."""
 
-    def note(self, node: str, line: str) -> None:
-        lines = self.latest.setdefault(node, {}).setdefault("notices", [])
-        if line not in lines and len(lines) < NOTICES_KEPT:
-            lines.append(line)
+    def __init__(self) -> None:
+        self._latest: dict[str, dict[str, Any]] = {}
+        self._causes: dict[str, dict[str, int]] = {}
+        self._failed_shards: dict[str, set[str]] = {}
+        self._claims: dict[tuple[str, str, str], int] = {}
+        """(node, stage, shard) -> claims that were not released."""
 
     def post(self, node: str, values: dict[str, Any]) -> None:
-        self.latest.setdefault(node, {}).update(values, at=time.time())
+        self._latest.setdefault(node, {}).update(values, at=time.time())
 
     def read(self) -> dict[str, dict[str, Any]]:
-        return self.latest
+        return self._latest
 
-    def fail(self, node: str, cause: str, shard: str | None) -> None:
+    def add_notice(self, node: str, line: str) -> None:
+        lines = self._latest.setdefault(node, {}).setdefault("notices", [])
+        if line not in lines and len(lines) < MAX_NOTICES:
+            lines.append(line)
+
+    def report_failure(self, node: str, cause: str, shard: str | None) -> None:
         if shard is not None:
-            self.failed.setdefault(node, set()).add(shard)
-        causes = self.causes.setdefault(node, {})
-        if cause in causes or len(causes) < CAUSES_KEPT:
+            self._failed_shards.setdefault(node, set()).add(shard)
+        causes = self._causes.setdefault(node, {})
+        if cause in causes or len(causes) < MAX_CAUSES:
             causes[cause] = causes.get(cause, 0) + 1
 
     def failures(self, node: str) -> dict[str, int]:
-        return self.causes.get(node, {})
+        return self._causes.get(node, {})
 
     def failed_shards(self, node: str) -> set[str]:
-        return self.failed.get(node, set())
+        return self._failed_shards.get(node, set())
 
-    def begin(self, node: str, stage: str, shard: str) -> int:
-        before = self.in_hand.get((node, stage, shard), 0)
-        self.in_hand[node, stage, shard] = before + 1
-        return before
+    def claim(self, node: str, stage: str, shard: str) -> int:
+        unreleased = self._claims.get((node, stage, shard), 0)
+        self._claims[node, stage, shard] = unreleased + 1
+        return unreleased
 
-    def end(self, node: str, stage: str, shard: str) -> None:
-        self.in_hand.pop((node, stage, shard), None)
+    def release(self, node: str, stage: str, shard: str) -> None:
+        self._claims.pop((node, stage, shard), None)
 
 
 class StatusBoard:
-    """Handle to the board; picklable, so that it travels to training workers. Numbers here are for the eye: the
-    durable counts stand in the commit records.
+    """Handle to the status actor; picklable, so that training workers can post to it.
 
-    The board lives on the driver's node and so goes when the driver does, not with a worker's node. If it dies
-    nevertheless, it begins anew; whoever asks meanwhile is told what was known last.
+    The actor is placed on the driver's node, so that it does not die with a worker's node. If it dies anyway,
+    Ray restarts it empty; until it answers again, reads return the last known values or nothing.
     """
 
     def __init__(self) -> None:
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        self._actor = _Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+        driver_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        actor_class: Any = _StatusActor
+        self._actor = actor_class.options(scheduling_strategy=driver_node).remote()
         self._latest: dict[str, dict[str, Any]] = {}
 
     def post(self, node: str, **values: Any) -> None:
-        """Tell the latest values of a node; does not wait."""
+        """Update the latest values of a node without waiting."""
         self._actor.post.remote(node, values)
 
     def read(self) -> dict[str, dict[str, Any]]:
-        """Latest values by node, and under "notices" the lines that were told of it (`NodeBoard.note`)."""
-        self._latest = self._ask(self._actor.read.remote(), self._latest)
+        """Latest values per node; "notices" are the lines of `NodeStatus.add_notice`, "at" the last post."""
+        self._latest = self._get(self._actor.read.remote(), self._latest)
         return self._latest
 
-    def of(self, node: str) -> NodeStatus:
-        """The board as the stages of one node see it."""
+    def for_node(self, node: str) -> NodeStatus:
+        """The board as seen by the stages of one node."""
         return NodeStatus(self._actor, node)
 
     def failures(self, node: str) -> dict[str, int]:
-        """Causes of failed attempts of a node, and how often each was told."""
-        return self._ask(self._actor.failures.remote(node), {})
+        """{cause: number of reports} for the failed attempts of a node."""
+        return self._get(self._actor.failures.remote(node), {})
 
     def failed_shards(self, node: str) -> set[str]:
         """Names of the shards on which a stage of the node has raised."""
-        return self._ask(self._actor.failed_shards.remote(node), set())
+        return self._get(self._actor.failed_shards.remote(node), set())
 
-    def _ask(self, answer: Any, otherwise: T) -> T:
+    def _get(self, reference: Any, default: T) -> T:
         try:
-            known: T = ray.get(answer, timeout=PATIENCE_S)
-        except NOT_THERE:
-            return otherwise
-        return known
+            answer: T = ray.get(reference, timeout=TIMEOUT_S)
+        except UNAVAILABLE_ERRORS:
+            return default
+        return answer
 
 
 @dataclass(frozen=True)
 class NodeStatus:
-    """What the stages of one node tell, and ask. No trouble of the board ends or hides theirs."""
+    """Handle of one node's stages to the board. A board that does not answer never stops or fails a stage."""
 
     actor: Any
     node: str
 
-    def fail(self, cause: str, *, shard: str | None = None, wait: bool = False) -> None:
-        """Tell why a shard's task failed; `wait` until it is told, for a process about to end."""
-        told = self.actor.fail.remote(self.node, cause, shard)
+    def report_failure(self, cause: str, *, shard: str | None = None, wait: bool = False) -> None:
+        """Report why a task failed.
+
+        Args:
+            cause: one line.
+            shard: name of the shard, if the stage raised on it.
+            wait: return only once the report has arrived; for a process that is about to exit.
+        """
+        sent = self.actor.report_failure.remote(self.node, cause, shard)
         if wait:
-            ray.wait([told], timeout=PATIENCE_S)
+            ray.wait([sent], timeout=TIMEOUT_S)
 
-    def note(self, line: str) -> None:
-        """Tell the user something, once however many processes tell it; does not wait."""
-        self.actor.note.remote(self.node, line)
+    def add_notice(self, line: str) -> None:
+        """Show the user a line, once even if several processes send it; does not wait."""
+        self.actor.add_notice.remote(self.node, line)
 
-    def begin(self, stage: str, shard: str) -> int:
-        """A process has this shard in hand from now on.
+    def claim(self, stage: str, shard: str) -> int:
+        """Record that this process starts to work on a shard.
 
         Returns:
-            How many had it before and never said that they had done with it: they died, with or by it.
+            Number of earlier claims that were never released: processes that died while they worked on the
+            shard. 0 if the board does not answer.
         """
         try:
-            before: int = ray.get(self.actor.begin.remote(self.node, stage, shard), timeout=PATIENCE_S)
-        except NOT_THERE:
-            return 0  # a board that died has forgotten; one more death will tell
-        return before
+            unreleased: int = ray.get(self.actor.claim.remote(self.node, stage, shard), timeout=TIMEOUT_S)
+        except UNAVAILABLE_ERRORS:
+            return 0  # a restarted actor has lost its claims; the next death is recorded again
+        return unreleased
 
-    def end(self, stage: str, shard: str) -> None:
-        """The stage has done with the shard, well or with an error."""
-        self.actor.end.remote(self.node, stage, shard)
+    def release(self, stage: str, shard: str) -> None:
+        """Record that the stage has finished the shard, with or without an error; drops all claims on it."""
+        self.actor.release.remote(self.node, stage, shard)

@@ -1,4 +1,4 @@
-"""Connect to the Ray cluster this process belongs to, or start one inside it."""
+"""Connect to the Ray cluster that this process belongs to, or start a Ray instance in it."""
 
 from __future__ import annotations
 
@@ -9,100 +9,104 @@ from contextlib import contextmanager
 from functools import partial
 
 import ray
-import ray.data
+import ray.data  # its import sets the levels of its loggers, so it must come before they are changed
 
 from capfilt.cluster.config import ClusterConfig, ClusterError
 
 MINIMUM_LOGICAL_CPUS = 4
-"""A chain holds two model actors and a fetch actor while its read and write tasks need a slot too; on a machine
-of fewer cores Ray's scheduler would wait for ever, so an embedded Ray counts at least this many."""
+"""CPUs that a Ray instance started here reports at least. A chain holds one fetch actor and two model actors
+while its tasks that read and write need CPUs, too; with fewer than four, Ray would wait forever."""
 
 
 @contextmanager
 def session(config: ClusterConfig) -> Iterator[None]:
-    """Ray for the body's duration. Only a Ray that was started here is shut down here.
+    """Connect to Ray for the duration of the block. A connection that exists already is used and left open.
 
     Raises:
-        ClusterError: no cluster answers at the address.
+        ClusterError: no cluster answers at the address, or Ray cannot be started in this process.
     """
     if ray.is_initialized():
         yield
         return
     try:
-        _connect(config)
-    except Exception as error:  # Ray raises plain ones too
         if _is_embedded(config):
-            raise ClusterError(f"Ray does not start on this machine ({_first_line(error)})") from error
+            _start_embedded(config)
+        else:
+            _connect(config)
+    except Exception as error:  # Ray raises plain exceptions, too
+        if _is_embedded(config):
+            raise ClusterError(f"Ray cannot be started on this machine ({_first_line(error)})") from error
         raise ClusterError(
             f"cluster.address: no Ray cluster answers at {config.address!r} ({_first_line(error)}); "
             "start one with `ray start --head`, or set cluster.address=local"
         ) from error
-    _quieten()
+    _silence_ray_loggers()
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def _connect(config: ClusterConfig) -> None:
-    if _is_embedded(config):
-        cpus = max(MINIMUM_LOGICAL_CPUS, len(os.sched_getaffinity(0)))
-        memory = int(config.object_store_gb * 1e9) if config.object_store_gb else None
-        # No dashboard, no usage report: a laptop run starts in seconds and speaks to nobody.
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        # The C++ core prints its lines to the terminal, "error" for what is harmless here (kept in its files).
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-        # More processes than cores may start at once: most of a start is waiting for the disk. Ray warns on the
-        # terminal at four times this number of processes.
-        os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
-        # How often Ray Train looks whether its workers are done; its 2 s add up over a laptop's short trainings.
-        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-        with _without_stderr():
-            start = partial(
-                ray.init,
-                address="local",
-                num_cpus=cpus,
-                object_store_memory=memory,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.WARNING,
-            )
-            try:
-                start()
-            except Exception:
-                # On a busy machine Ray's 30 s for starting may not do; what hinders it for good comes again.
-                ray.shutdown()
-                start()
-        return
-    address = None if config.address == "auto" else config.address
-    ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.WARNING)
-
-
 def _is_embedded(config: ClusterConfig) -> bool:
+    """Whether Ray is to be started in this process."""
     in_cluster = "RAY_ADDRESS" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     return config.address == "local" or (config.address == "auto" and not in_cluster)
 
 
+def _connect(config: ClusterConfig) -> None:
+    ray.init(address=config.address or "auto", log_to_driver=False, logging_level=logging.WARNING)
+
+
+def _start_embedded(config: ClusterConfig) -> None:
+    """Start Ray in this process, without dashboard and usage report, and without output on the terminal."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Otherwise the C++ core prints harmless lines as errors on the terminal; they stay in its log files.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    # A starting process mostly waits for the disk, so more processes than cores may start at once. Ray prints
+    # a warning at four times this number of processes.
+    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
+    # Interval at which Ray Train polls its workers; the default of 2 s adds up over short trainings.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    start = partial(
+        ray.init,
+        address="local",
+        num_cpus=max(MINIMUM_LOGICAL_CPUS, len(os.sched_getaffinity(0))),
+        object_store_memory=int(config.object_store_gb * 1e9) if config.object_store_gb else None,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+    )
+    with _discarded_stderr():
+        try:
+            start()
+        except Exception:
+            # On a busy machine Ray's limit of 30 s for its start may be too short. A permanent error is
+            # raised again.
+            ray.shutdown()
+            start()
+
+
 @contextmanager
-def _without_stderr() -> Iterator[None]:
-    """Ray's C++ core greets on file descriptor 2 however quiet it is asked to be. What goes wrong while it starts
-    comes as an exception, so nothing is lost."""
-    kept = os.dup(2)
+def _discarded_stderr() -> Iterator[None]:
+    """Redirect file descriptor 2 to /dev/null: Ray's C++ core always prints a greeting there. Errors of its
+    start are raised as exceptions, so nothing is lost."""
+    saved = os.dup(2)
     try:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
+        with open(os.devnull, "w") as devnull:
+            os.dup2(devnull.fileno(), 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(saved, 2)
+        os.close(saved)
 
 
-def _quieten() -> None:
-    """Ray's own lines stay in its log files: the user sees this program's progress and errors, not the engine's."""
+def _silence_ray_loggers() -> None:
+    """Keep Ray's messages in its log files: the terminal shows the program's own progress and errors."""
     for name in ("ray", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # Of every block it drops Ray Data prints the whole trace; the node tells the cause in one line (`Step.tell`).
+    # Ray Data logs the full traceback of each dropped block. The cause reaches the user in one line, by
+    # `NodeStatus.report_failure`.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 

@@ -1,4 +1,4 @@
-"""How many actors each stage gets and what each asks for, from what the cluster has."""
+"""Derive from the cluster's resources how many actors each stage gets and what each actor requests."""
 
 from __future__ import annotations
 
@@ -10,10 +10,20 @@ import ray
 from capfilt.cluster.chain.watchdog import Limits
 from capfilt.cluster.config import ClusterConfig, ClusterError
 
+CPUS_PER_FETCH_ACTOR = 4
+"""CPUs of the cluster for each actor that fetches."""
+FETCH_CPUS = 0.5
+"""CPUs requested by an actor that fetches; less on fewer than four CPUs."""
+CAPTION_SHARE = 0.6
+"""Captioners among the model actors on GPUs: captioning costs more than filtering, some 16 decoding steps
+against one pass over the text."""
+CPU_SHARE = 0.75
+"""Share of the CPUs that actors may request; the rest stays free for tasks that read and write."""
+
 
 @dataclass(frozen=True)
-class Share:
-    """Actors of one stage and what each of them asks for."""
+class ActorPool:
+    """Number of actors of one stage and the CPUs and GPUs that each of them requests."""
 
     actors: int
     cpus: float
@@ -22,61 +32,91 @@ class Share:
 
 @dataclass(frozen=True)
 class Sizing:
-    """The chain's stages on this cluster."""
+    """Resources of a chain on one cluster."""
 
-    fetch: Share
-    caption: Share
-    filter: Share
+    fetch: ActorPool
+    caption: ActorPool
+    filter: ActorPool
     cpus: float
+    """CPUs of the cluster."""
     gpus: float
+    """GPUs of the cluster."""
     limits: Limits = field(default_factory=Limits)
-    """Of every stage's process."""
+    """Limits of each stage's worker process."""
 
 
-def size(config: ClusterConfig) -> Sizing:
+def divide_cluster(config: ClusterConfig) -> Sizing:
     """Divide the connected cluster among the stages.
 
     Raises:
-        ClusterError: the config asks for GPUs that the cluster does not have.
+        ClusterError: the config requests GPUs that the cluster does not have.
     """
     resources = ray.cluster_resources()
-    sizing = divide(config, cpus=resources.get("CPU", 1.0), gpus=resources.get("GPU", 0.0))
-    memory = [node["Resources"]["memory"] for node in ray.nodes() if "memory" in node["Resources"]]
-    return replace(sizing, limits=limit(config, memory))
+    sizing = divide_resources(config, cpus=resources.get("CPU", 1.0), gpus=resources.get("GPU", 0.0))
+    node_memory = [node["Resources"]["memory"] for node in ray.nodes() if "memory" in node["Resources"]]
+    return replace(sizing, limits=process_limits(config, node_memory))
 
 
-def limit(config: ClusterConfig, memory: list[float]) -> Limits:
-    """Limits of a stage's process, on nodes with so much memory (bytes). A single process that takes as much as all
-    of a node's processes should is leaking; ended early, it does not take its neighbours along, as the node's own
-    end or Ray's choice among its workers would. The largest node counts: a head is often small."""
-    most = config.worker_memory_gb * 1e9 if config.worker_memory_gb is not None else max(memory, default=None)
-    return Limits(stall_seconds=config.stall_seconds or None, memory=int(most) if most is not None else None)
+def process_limits(config: ClusterConfig, node_memory: list[float]) -> Limits:
+    """Limits of each stage's worker process.
+
+    By default a process may use the memory of the largest node (a head node is often small). A single process
+    that uses as much as all processes of a node should use together is leaking. Terminating it early protects
+    the other processes, one of which the kernel or Ray might otherwise choose to kill.
+
+    Args:
+        config: may set the limits.
+        node_memory: bytes of memory of each node.
+    """
+    if config.worker_memory_gb is not None:
+        memory: float | None = config.worker_memory_gb * 1e9
+    else:
+        memory = max(node_memory, default=None)
+    return Limits(stall_seconds=config.stall_seconds or None, memory=None if memory is None else int(memory))
 
 
-def divide(config: ClusterConfig, *, cpus: float, gpus: float) -> Sizing:
-    """Pure form of `size`. Captioning costs more than filtering (16 decoding steps against one text pass), so it
-    gets 60 %. At least a quarter of the CPUs stay free for reading and writing."""
-    fetch = Share(config.fetch_actors or max(1, int(cpus // 4)), min(0.5, cpus / 8), 0.0)
+def divide_resources(config: ClusterConfig, *, cpus: float, gpus: float) -> Sizing:
+    """`divide_cluster` for a cluster of so many CPUs and GPUs.
+
+    Raises:
+        ClusterError: the config requests GPUs that the cluster does not have.
+    """
+    fetch_actors = config.fetch_actors or max(1, int(cpus // CPUS_PER_FETCH_ACTOR))
+    fetch = ActorPool(fetch_actors, min(FETCH_CPUS, cpus / 8), 0.0)
     if gpus > 0:
-        each = config.gpus_per_actor or (1.0 if gpus >= 2 else 0.5)
-        slots = max(2, int(gpus / each))
-        caption = config.caption_actors or max(1, math.ceil(slots * 0.6) if slots > 2 else 1)
-        judge = config.filter_actors or max(1, slots - caption)
-        if (caption + judge) * each > gpus + 1e-6:
-            raise ClusterError(
-                f"cluster: {caption} captioners and {judge} filters at {each:g} GPU each need "
-                f"{(caption + judge) * each:g} GPUs, the cluster has {gpus:g}; lower cluster.caption_actors, "
-                "cluster.filter_actors or cluster.gpus_per_actor"
-            )
-        return Sizing(fetch, Share(caption, 0.0, each), Share(judge, 0.0, each), cpus, gpus)
-    if config.gpus_per_actor is not None:
+        caption, filter_ = _divide_gpus(config, gpus)
+    elif config.gpus_per_actor is not None:
         raise ClusterError(
-            f"cluster.gpus_per_actor: {config.gpus_per_actor:g} GPU asked for each actor, but the cluster has "
-            "no GPU; leave the key out to run on CPUs"
+            f"cluster.gpus_per_actor is {config.gpus_per_actor:g}, but the cluster has no GPU; "
+            "remove the key to run on CPUs"
         )
-    models = max(2, int(cpus * 0.75 - fetch.actors * fetch.cpus))
-    caption = config.caption_actors or max(1, models // 2)
-    judge = config.filter_actors or max(1, models - caption if models > 3 else 1)
-    # On fewer than four CPUs whole ones would leave none for reading and writing, and the chain would wait for ever.
-    each = min(1.0, (cpus * 0.75 - fetch.actors * fetch.cpus) / (caption + judge))
-    return Sizing(fetch, Share(caption, each, 0.0), Share(judge, each, 0.0), cpus, gpus)
+    else:
+        caption, filter_ = _divide_cpus(config, cpus * CPU_SHARE - fetch.actors * fetch.cpus)
+    return Sizing(fetch, caption, filter_, cpus, gpus)
+
+
+def _divide_gpus(config: ClusterConfig, gpus: float) -> tuple[ActorPool, ActorPool]:
+    """Captioners and filters on the GPUs of a cluster."""
+    each = config.gpus_per_actor or (1.0 if gpus >= 2 else 0.5)
+    slots = max(2, int(gpus / each))
+    captioners = config.caption_actors or (math.ceil(slots * CAPTION_SHARE) if slots > 2 else 1)
+    filters = config.filter_actors or max(1, slots - captioners)
+    requested = (captioners + filters) * each
+    if requested > gpus + 1e-6:
+        raise ClusterError(
+            f"cluster: {captioners} captioners and {filters} filters with {each:g} GPU each need "
+            f"{requested:g} GPUs, the cluster has {gpus:g}; lower cluster.caption_actors, "
+            "cluster.filter_actors or cluster.gpus_per_actor"
+        )
+    return ActorPool(captioners, 0.0, each), ActorPool(filters, 0.0, each)
+
+
+def _divide_cpus(config: ClusterConfig, cpus: float) -> tuple[ActorPool, ActorPool]:
+    """Captioners and filters on so many CPUs of a cluster without GPUs."""
+    slots = int(cpus)
+    captioners = config.caption_actors or max(1, slots // 2)
+    filters = config.filter_actors or max(1, slots - captioners if slots > 3 else 1)
+    # If the actors requested whole CPUs on a cluster of fewer than four, no CPU would be left for the tasks
+    # that read and write, and the chain would wait forever.
+    each = min(1.0, cpus / (captioners + filters))
+    return ActorPool(captioners, each, 0.0), ActorPool(filters, each, 0.0)

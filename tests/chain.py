@@ -4,7 +4,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from types import SimpleNamespace
 
-from capfilt.cluster.sizing import Share, Sizing
+from capfilt.cluster.sizing import ActorPool, Sizing
 from capfilt.pipeline.nodes.chain import RoundModel, bootstrap_steps, fetch_configs
 from capfilt.pipeline.nodes.context import RunContext
 from capfilt.pipeline.prepare import open_run
@@ -22,8 +22,8 @@ def bootstrap_web(config, store, models, engine, *, actors=1, reverse=False):
     """
     index = build_index(config.sources["web"].rows, store / "corpus/web/index", source="web")
     items = [{"source": "web", "shard": shard} for shard in range(index.shards)]
-    share = Share(actors, 0.5, 0.0)
-    sizing = Sizing(Share(1, 0.5, 0.0), share, share, 4, 0)
+    share = ActorPool(actors, 0.5, 0.0)
+    sizing = Sizing(ActorPool(1, 0.5, 0.0), share, share, 4, 0)
     run_dir = open_run(config)
     fingerprints = SimpleNamespace(of=lambda node: "f", corpus=lambda source: "c")
     context = RunContext(replace(run_dir, store=store, fingerprints=fingerprints), None, None, None)

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 from rich.console import Console
 
-from capfilt.cluster.sizing import divide
+from capfilt.cluster.sizing import divide_resources
 from capfilt.pipeline.console.progress import Progress
 from capfilt.pipeline.console.signals import Stop
 from capfilt.pipeline.nodes.context import RunContext
@@ -13,11 +13,13 @@ from tests.runs import prepared_run
 
 class LocalRun(RunContext):
     def sizing(self):
-        return divide(self.config.cluster, cpus=2, gpus=0)
+        return divide_resources(self.config.cluster, cpus=2, gpus=0)
 
 
 def local_run(config):
     prepared = prepared_run(config)
-    board = SimpleNamespace(of=lambda node: None, failures=lambda node: {}, failed_shards=lambda node: set())
+    board = SimpleNamespace(
+        for_node=lambda node: None, failures=lambda node: {}, failed_shards=lambda node: set()
+    )
     stop = Stop(prepared.run_dir.store, 0, print)
     return LocalRun(prepared.run_dir, Progress(Console(quiet=True)), board, stop)

@@ -1,14 +1,15 @@
-"""Stages → one Ray Data chain, one block per shard from end to end.
+"""Run stages as one Ray Data chain, with one block per shard from end to end.
 
-What Ray 2.60 guarantees decides the form: with `target_max_block_size=None` and row-preserving stages a task
-emits one block, so a task that dies is redone as a whole and its output counts once. Without both, worker death
-loses and doubles rows without an error. Retries are bounded: by default Ray repeats a crashing task for ever.
+The form follows from what Ray 2.60 guarantees: with `target_max_block_size=None` and row-preserving stages a
+task emits exactly one block, so a task that dies is retried as a whole and its output counts once. Without
+both, the death of a worker loses and duplicates rows without an error. All retries are bounded; Ray's default
+is to retry a crashing task forever.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal
@@ -18,64 +19,75 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
 from capfilt.cluster.board import NodeStatus
-from capfilt.cluster.chain.isolation import Isolation, Search, Stage, call_checked
-from capfilt.cluster.chain.shrinking import Demand, watches_of
+from capfilt.cluster.chain.isolation import Isolation, RowIsolator, call_checked
+from capfilt.cluster.chain.shrinking import Demand, shrink_callbacks
+from capfilt.cluster.chain.stage import HasShardwisePart, SendsNotices, Stage
 from capfilt.cluster.chain.subprocess_stage import SubprocessStage
-from capfilt.cluster.chain.watchdog import Limits, Watchdog, watch_progress
+from capfilt.cluster.chain.watchdog import Limits, Watchdog
+from capfilt.cluster.config import ClusterConfig
 
-RETRIES = {"max_restarts": 20, "max_task_retries": 3}
-"""Ray's own default is "for ever" for both; a task that dies four times is given up and its shard reported."""
+MAX_RESTARTS = 20
+"""Restarts of an actor over the lifetime of a chain. Ray's default is unlimited."""
+MAX_TASK_RETRIES = 3
+"""Retries of a task whose process died; then its shard is reported as failed. Ray's default is unlimited."""
 
 NO_PROGRESS_S = 6 * 3600
-"""Ray ends an execution after half an hour in which no shard moved; one shard may well take longer, and a stage that
-hangs is ended by its guard. What is left for Ray to notice is a cluster that never has room."""
+"""Seconds without a finished shard after which Ray ends an execution. Ray's default of half an hour is too
+short for a large shard. Watchdogs terminate hanging stages; this is for a cluster without free resources."""
 
 READERS = 2
-"""Tasks that read ahead for one training worker: enough to keep up, too few to take its CPUs. They ask for no
-CPU: where the trainers hold every one, a reader that waited for its own would stop them all."""
+"""Tasks that read ahead for each training worker. They request no CPU: if the training workers hold every CPU
+of the cluster, a reader that waited for one would block them all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One stage of a chain and what it runs on."""
+    """One stage of a chain and the resources it runs on."""
 
     name: str
     make: Callable[[], Stage]
-    """Builds the stage in the process that runs it; must be picklable (a `functools.partial` of the class)."""
+    """Builds the stage in the process that runs it; picklable, as a `functools.partial` of the class is."""
     actors: int = 0
-    """Long-lived processes that hold the stage; 0 = short tasks that build it anew (cheap stages)."""
+    """Long-lived processes that hold the stage; 0 = short tasks that build a cheap stage each time."""
     cpus: float = 0.25
+    """CPUs of each actor or task."""
     gpus: float = 0.0
+    """GPUs of each actor or task."""
     kind: Literal["read", "map", "write"] = "map"
-    """Only the reader makes rows, only the writer ends them; a `map` stage returns exactly the rows it got."""
+    """Only the reader creates rows, only the writer consumes them; a `map` stage returns its input rows."""
     rowwise: Callable[[], Stage] | None = None
-    """Builds what a reader does after its `shardwise`, a writer before it: a `map` of rows. Of a reader or writer without
-    it the call counts as one step for the whole shard."""
+    """Builds the part of a reader or writer that maps rows, while the stage itself is a `HasShardwisePart`:
+    it runs after a reader's shardwise part and before a writer's. Without it, the stage itself is called."""
     isolation: Isolation | None = None
-    """Given for what maps rows: a row on which it raises, or its process dies, fails alone."""
+    """How rows are marked on which the stage raises or its process dies; without it, they fail the shard."""
     limits: Limits = field(default_factory=Limits)
-    """Time and memory after which the stage's process is ended; no limit unless told otherwise."""
-    reports: NodeStatus | None = None
-    """Receives the cause when the stage fails on a shard (Ray itself keeps it in its logs), and what the stage wants
-    the user to know; remembers which shards the processes of the stage have in hand."""
+    """Time and memory above which the stage's process is terminated."""
+    node_status: NodeStatus | None = None
+    """Receives causes of failure and notices for the user, which Ray would only write to its log files, and
+    records which shards the processes of the stage work on."""
 
 
 class StageRunner:
-    """A stage with its time written beside the rows (`seconds_<name>`), its row count checked, its process watched,
-    and the rows on which it fails told apart.
+    """Runs one step on shards: measures its time (column `seconds_<name>`), checks its row count, watches its
+    process, and isolates the rows on which it fails.
 
-    A shard that an earlier process died of, whichever its fault was, is tried again in a process apart: the rows
-    that kill that one too are found and end, and this process lives. A table without rows passes through: it is what
-    a reader gives once the run is to stop.
+    A shard on which an earlier process died, for whatever reason, is processed in a subprocess: rows that
+    kill the subprocess are found and marked, and this process survives. A table without rows passes through;
+    a reader returns one when the run has been asked to stop.
     """
 
     def __init__(self, step: Step) -> None:
         self.step = step
         self.stage = step.make()
-        self.rowwise = None if step.rowwise is None else step.rowwise()
-        self.guard = Watchdog(step.limits, self._last_words)
-        watch_progress(self.stage, self.guard.beat)
-        hear_notices(self.stage, step)
+        self.shardwise: Stage = self.stage
+        self.rowwise: Stage | None = None
+        if step.rowwise is not None:
+            if not isinstance(self.stage, HasShardwisePart):
+                raise TypeError(f"step {step.name}: `rowwise` requires a stage with a method `shardwise`")
+            self.shardwise, self.rowwise = self.stage.shardwise, step.rowwise()
+        self.watchdog = Watchdog(step.limits, self._report_limit_exceeded)
+        self.watchdog.observe(self.stage)
+        self._forward_notices()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         if not batch.num_rows:
@@ -84,10 +96,7 @@ class StageRunner:
         try:
             out = self._run(batch)
         except Exception as error:
-            if self.step.reports is not None:
-                line = " ".join(str(error).split())
-                shard = None if self.step.isolation is None else self.step.isolation.name(batch)
-                self.step.reports.fail(f"{self.step.name}: {type(error).__name__}: {line}", shard=shard)
+            self._report_error(error, batch)
             raise
         if self.step.kind == "write" or not out.num_rows:
             return out
@@ -97,92 +106,95 @@ class StageRunner:
     def _run(self, batch: pa.Table) -> pa.Table:
         step = self.step
         if step.kind == "map":
-            return self._map(self.stage, step.make, batch)
+            return self._run_rowwise(self.stage, step.make, batch)
         if self.rowwise is None or step.rowwise is None:
-            return self._shardwise(self.stage, batch)
-        shardwise: Stage = self.stage.shardwise  # type: ignore[attr-defined]
+            return self._run_shardwise(batch)
         if step.kind == "read":
-            return self._map(self.rowwise, step.rowwise, self._shardwise(shardwise, batch))
-        return self._shardwise(shardwise, self._map(self.rowwise, step.rowwise, batch))
+            return self._run_rowwise(self.rowwise, step.rowwise, self._run_shardwise(batch))
+        return self._run_shardwise(self._run_rowwise(self.rowwise, step.rowwise, batch))
 
-    def _shardwise(self, stage: Stage, batch: pa.Table) -> pa.Table:
-        with self.guard:
-            return stage(batch)
+    def _run_shardwise(self, batch: pa.Table) -> pa.Table:
+        """Run the part that handles a shard as a whole: its errors fail the shard."""
+        with self.watchdog:
+            return self.shardwise(batch)
 
-    def _map(self, stage: Stage, make: Callable[[], Stage], batch: pa.Table) -> pa.Table:
-        """What a stage, or the part of one that maps rows, makes of a shard; `make` builds it in another process."""
-        isolation, reports = self.step.isolation, self.step.reports
+    def _run_rowwise(self, stage: Stage, make: Callable[[], Stage], batch: pa.Table) -> pa.Table:
+        """Run a stage that maps rows: its errors fail only the offending rows. A subprocess uses `make`."""
+        isolation, status = self.step.isolation, self.step.node_status
         if isolation is None or not batch.num_rows:
-            with self.guard:
+            with self.watchdog:
                 return call_checked(self.step.name, stage, batch)
-        if reports is None:
-            return self._directly(stage, batch, isolation)
-        shard = isolation.name(batch)
-        died = reports.begin(self.step.name, shard)
+        if status is None:
+            return self._run_here(stage, batch, isolation)
+        shard = isolation.shard_name(batch)
+        earlier_deaths = status.claim(self.step.name, shard)
         try:
-            return (
-                self._carefully(make, batch, isolation) if died else self._directly(stage, batch, isolation)
-            )
+            if earlier_deaths:
+                return self._run_in_subprocess(make, batch, isolation)
+            return self._run_here(stage, batch, isolation)
         finally:
-            reports.end(self.step.name, shard)
+            status.release(self.step.name, shard)
 
-    def _directly(self, stage: Stage, batch: pa.Table, isolation: Isolation) -> pa.Table:
-        with self.guard:
-            return Search(self.step.name, stage, isolation).run(batch)
+    def _run_here(self, stage: Stage, batch: pa.Table, isolation: Isolation) -> pa.Table:
+        with self.watchdog:
+            return RowIsolator(self.step.name, stage, isolation).run(batch)
 
-    def _carefully(self, make: Callable[[], Stage], batch: pa.Table, isolation: Isolation) -> pa.Table:
+    def _run_in_subprocess(
+        self, make: Callable[[], Stage], batch: pa.Table, isolation: Isolation
+    ) -> pa.Table:
         with SubprocessStage(ray.cloudpickle.dumps(make), self.step.limits) as stage:
-            return Search(self.step.name, stage, isolation).run(batch)
+            return RowIsolator(self.step.name, stage, isolation).run(batch)
 
-    def _last_words(self, cause: str) -> None:
-        if self.step.reports is not None:
-            self.step.reports.fail(f"{self.step.name}: its process {cause}", wait=True)
+    def _report_error(self, error: Exception, batch: pa.Table) -> None:
+        if self.step.node_status is not None:
+            line = " ".join(str(error).split())
+            shard = None if self.step.isolation is None else self.step.isolation.shard_name(batch)
+            cause = f"{self.step.name}: {type(error).__name__}: {line}"
+            self.step.node_status.report_failure(cause, shard=shard)
 
+    def _report_limit_exceeded(self, cause: str) -> None:
+        if self.step.node_status is not None:
+            cause = f"{self.step.name}: the worker process {cause}"
+            self.step.node_status.report_failure(cause, wait=True)
 
-def hear_notices(stage: object, step: Step) -> None:
-    """Pass a stage's lines for the user on, if it has a method `on_notice(told)` for them: a worker's own output ends in
-    Ray's logs."""
-    on_notice, reports = getattr(stage, "on_notice", None), step.reports
-    if on_notice is not None and reports is not None:
-        on_notice(lambda line: reports.note(f"{step.name}: {line}"))
+    def _forward_notices(self) -> None:
+        """Send the stage's notices to the user: output of a worker ends up in Ray's log files."""
+        name, status = self.step.name, self.step.node_status
+        if isinstance(self.stage, SendsNotices) and status is not None:
+            self.stage.on_notice(lambda line: status.add_notice(f"{name}: {line}"))
 
 
 def run_task(batch: pa.Table, step: Step) -> pa.Table:
-    """A cheap stage as a plain task."""
+    """Run a cheap stage as a plain task, building it each time."""
     return StageRunner(step)(batch)
 
 
-def run_local(items: Iterable[dict[str, Any]], steps: Sequence[Step]) -> Iterator[dict[str, Any]]:
-    """The same chain without Ray, in this process: for tests and for looking at one shard."""
-    runners = [StageRunner(step) for step in steps]
-    for item in items:
-        batch = pa.Table.from_pylist([item])
-        for runner in runners:
-            batch = runner(batch)
-        yield from batch.to_pylist()
-
-
 def run_chain(
-    items: Sequence[dict[str, Any]], steps: Sequence[Step], *, segment: int = 2000, name: str = "chain"
+    items: Sequence[dict[str, Any]],
+    steps: Sequence[Step],
+    *,
+    segment: int = ClusterConfig.segment,
+    name: str = "chain",
 ) -> Iterator[dict[str, Any]]:
-    """Run every item (one shard each) through the steps and yield the rows the last step returns.
+    """Run every item (one shard each) through the steps and yield the rows that the last step returns.
+
+    A shard whose task failed after all retries is missing from the results. The caller must compare them with
+    `items`, because Ray reports an execution with dropped blocks as a success.
 
     Args:
-        items: what the first step turns into rows; one task, one block each.
-        steps: first the reader, last the writer.
-        segment: items per Dataset execution, so that the driver's state stays bounded.
-
-    A shard whose task failed for good is not among the results: the caller compares with `items`, because Ray
-    calls an execution with dropped blocks a success.
+        items: what the first step turns into rows; one task and one block each.
+        steps: the reader, the stages, the writer.
+        segment: items per Dataset execution, which bounds the state of the driver.
+        name: of the executions, in Ray's logs and dashboard.
 
     Raises:
-        ClusterShrunk: nodes are gone, and the rest has no room for all steps.
+        ClusterShrunk: nodes were lost, and the remaining ones have no room for all steps.
     """
     pending = iter(items)
-    watches = watches_of(demand_of(steps), ray.cluster_resources())
+    callbacks = shrink_callbacks(chain_demand(steps), ray.cluster_resources())
     while part := list(islice(pending, segment)):
         context = chain_context(len(part))
-        context.custom_execution_callback_classes = watches
+        context.custom_execution_callback_classes = callbacks
         with DataContext.current(context):
             dataset = ray.data.from_items(part, override_num_blocks=len(part))
             for step in steps:
@@ -192,8 +204,8 @@ def run_chain(
                 yield from batch.to_pylist()
 
 
-def demand_of(steps: Sequence[Step]) -> Demand:
-    """What the actors of a chain ask for together."""
+def chain_demand(steps: Sequence[Step]) -> Demand:
+    """Resources that all actors of a chain request together."""
     return Demand(
         cpus=sum(step.actors * step.cpus for step in steps),
         gpus=sum(step.actors * step.gpus for step in steps),
@@ -204,7 +216,7 @@ def stream_blocks(items: Sequence[dict[str, Any]], step: Step) -> Iterator[pa.Ta
     """Tables of `items` in their order, read ahead by other processes: the input of a training worker.
 
     Raises:
-        ray.exceptions.RayTaskError: an item cannot be read; training never goes on with a hole.
+        ray.exceptions.RayTaskError: an item cannot be read. Training never skips data.
     """
     if not items:
         return
@@ -217,7 +229,10 @@ def stream_blocks(items: Sequence[dict[str, Any]], step: Step) -> Iterator[pa.Ta
 
 
 def chain_context(shards: int) -> DataContext:
-    """Ray Data's settings for a chain: whole blocks, bounded retries, no bars of its own."""
+    """Ray Data's settings for a chain over so many shards: whole blocks, bounded retries, no progress bars.
+
+    Ray aborts the execution if more than 1 % of the shards fail, plus three if there are more than three.
+    """
     context = DataContext.get_current().copy()
     context.target_max_block_size = None
     context.max_errored_blocks = shards // 100 + (3 if shards > 3 else 0)
@@ -230,8 +245,8 @@ def chain_context(shards: int) -> DataContext:
 
 
 def _apply(dataset: ray.data.Dataset, step: Step, *, tasks: int | None = None) -> ray.data.Dataset:
-    # The internal form of map_batches: the public one wants an integer batch size for GPU stages, and that
-    # merges neighbouring blocks as soon as a shard has fewer rows.
+    # The internal form of map_batches: the public one requires an integer batch size for GPU stages, which
+    # merges neighboring blocks as soon as a shard has fewer rows.
     common: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "num_cpus": step.cpus}
     if step.gpus:
         common["num_gpus"] = step.gpus
@@ -240,18 +255,31 @@ def _apply(dataset: ray.data.Dataset, step: Step, *, tasks: int | None = None) -
             StageRunner,
             fn_constructor_args=(step,),
             compute=ActorPoolStrategy(size=step.actors),
-            **RETRIES,
+            max_restarts=MAX_RESTARTS,
+            max_task_retries=MAX_TASK_RETRIES,
             **common,
         )
-    compute = TaskPoolStrategy(size=tasks)
-    return dataset.map_batches_internal(run_task, fn_args=(step,), compute=compute, max_retries=3, **common)
+    return dataset.map_batches_internal(
+        run_task,
+        fn_args=(step,),
+        compute=TaskPoolStrategy(size=tasks),
+        max_retries=MAX_TASK_RETRIES,
+        **common,
+    )
 
 
-def call_all(fn: Callable[[Any], Any], items: Sequence[Any], *, cpus: float, gpus: float) -> list[Any]:
-    """`[fn(item) for item in items]`, each in a process of its own on the cluster.
+def map_remote(
+    function: Callable[[Any], Any], items: Sequence[Any], *, cpus: float, gpus: float
+) -> list[Any]:
+    """`[function(item) for item in items]`, with each call in a process of its own on the cluster.
+
+    Args:
+        function: picklable.
+        items: picklable.
+        cpus, gpus: requested by each call.
 
     Raises:
         ray.exceptions.RayTaskError: with the function's own error inside.
     """
-    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=3)(fn)
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=MAX_TASK_RETRIES)(function)
     return list(ray.get([remote.remote(item) for item in items]))

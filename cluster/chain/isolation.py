@@ -1,4 +1,4 @@
-"""Which rows of a shard a stage cannot take: found by dividing, and ended; the others go on."""
+"""Find the rows of a shard that a stage cannot process, mark them as failed, and process the others."""
 
 from __future__ import annotations
 
@@ -7,159 +7,177 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-Stage = Callable[[pa.Table], pa.Table]
+from capfilt.cluster.chain.stage import Stage
 
-WHOLESALE = 4
-"""A stage that fails on every one of so many rows or more is broken itself."""
-DEATHS = 64
-"""Deaths of its process that the search through one shard may cost; each row that kills costs about five."""
-PARTS = 2
-"""Parts a batch is divided into after an exception."""
+BROKEN_STAGE_MIN_ROWS = 4
+"""If a stage fails on all of at least this many active rows, the stage is considered broken, not the rows."""
+MAX_DEATHS = 64
+"""Process deaths that the search through one shard may cost; a row that kills costs about five."""
+PARTS_AFTER_EXCEPTION = 2
+"""Number of parts that a batch is split into after an exception."""
 PARTS_AFTER_DEATH = 8
-"""The same after a death, which costs a start: more parts at once, fewer deaths."""
+"""The same after a death. A death costs a process start, so more parts and fewer deaths are cheaper."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Isolation:
-    """How rows that a stage cannot take are told apart from the others; all must be picklable."""
+    """How failed rows are recognized and marked. All functions must be picklable."""
 
-    fail: Callable[[pa.Table, Exception], pa.Table]
-    """Rows marked as failed by this error, so that stages pass over them."""
-    crash: Callable[[pa.Table, str], pa.Table]
-    """Rows marked as failed because the process that has them dies, with what is known about it."""
-    live: Callable[[pa.Table], int]
-    """How many of these rows a stage has work with."""
-    name: Callable[[pa.Table], str]
-    """Name of the shard these rows are."""
-    never: tuple[type[Exception], ...] = ()
-    """Errors that are no row's fault, such as a store that is away: they fail the shard, which is tried again."""
-
-
-class Broken(RuntimeError):
-    """A stage's own defect, whatever the rows."""
+    mark_failed: Callable[[pa.Table, Exception], pa.Table]
+    """Marks all rows as failed with this exception, so that stages skip them."""
+    mark_crashed: Callable[[pa.Table, str], pa.Table]
+    """Marks all rows as failed because they crash the worker process, with the cause."""
+    count_active: Callable[[pa.Table], int]
+    """Number of rows that have not failed: those that a stage works on."""
+    shard_name: Callable[[pa.Table], str]
+    """Name of the shard that the rows belong to."""
+    propagate: tuple[type[Exception], ...] = ()
+    """Exceptions that are never caused by a row, such as an unreachable store: they fail the whole shard,
+    which is retried."""
 
 
-class RowsLost(Broken):
-    """A stage returned another number of rows than it got: a defect of that stage, never of the data."""
+class StageBroken(RuntimeError):
+    """The stage itself is at fault, whatever the rows."""
+
+
+class RowsLost(StageBroken):
+    """A stage returned a different number of rows than it received."""
 
 
 class ProcessDied(Exception):
-    """The process of a stage died with rows in hand.
+    """The worker process of a stage died while it processed rows.
 
     Args:
-        cause: how it ended.
-        certain: nothing from outside can have caused it: no second trial is needed.
+        cause: how the process ended.
+        conclusive: the rows are the cause for certain; otherwise something outside, such as the kernel's
+            out-of-memory killer, may have ended the process, and a second attempt is needed.
     """
 
-    def __init__(self, cause: str, *, certain: bool = False) -> None:
+    def __init__(self, cause: str, *, conclusive: bool = False) -> None:
         super().__init__(cause)
-        self.certain = certain
+        self.conclusive = conclusive
 
 
 def call_checked(name: str, stage: Stage, batch: pa.Table) -> pa.Table:
-    """What the stage returns, with as many rows as it got.
+    """Call a stage and check that it returns as many rows as it received.
 
     Raises:
-        RowsLost: it has not.
-        Exception: what the stage raises.
+        RowsLost: the number of rows differs.
+        Exception: whatever the stage raises.
     """
     try:
         out = stage(batch)
-    except SystemExit as error:  # it would end the worker, and look like a death
+    except SystemExit as error:  # would end the worker process and look like a death
         raise RuntimeError(f"SystemExit: {error.code}") from error
     if out.num_rows != batch.num_rows:
-        raise RowsLost(f"stage {name} got {batch.num_rows} rows and returned {out.num_rows}")
+        raise RowsLost(f"stage {name} received {batch.num_rows} rows and returned {out.num_rows}")
     return out
 
 
-class Search:
-    """Runs a stage over a batch; the rows on which it fails are found by dividing, and end with a status.
+class RowIsolator:
+    """Runs a stage over a shard; if the stage fails, splits the shard until the offending rows are found.
+
+    Offending rows are marked as failed and passed through the stage once more, so that they get its columns.
+    Use one instance per shard: it counts deaths and failed rows.
 
     Args:
-        name: of the stage.
-        stage: what is called; may raise ProcessDied.
+        name: name of the stage.
+        stage: the stage; may raise ProcessDied if it runs in another process.
         isolation: how rows are marked.
     """
 
     def __init__(self, name: str, stage: Stage, isolation: Isolation) -> None:
         self.name, self.stage, self.isolation = name, stage, isolation
+        self._propagate: tuple[type[Exception], ...] = (StageBroken, *isolation.propagate)
         self._deaths = 0
-        self._crashed = 0
-        self._guilty = 0
-        self._through: tuple[type[Exception], ...] = (Broken, *isolation.never)
-        self._spared = False
+        self._failed_rows = 0
+        self._crashed_rows = 0
+        self._any_success = False
+        """Whether the stage has succeeded on a part with active rows."""
 
     def run(self, batch: pa.Table) -> pa.Table:
-        """The stage's result, with as many rows.
+        """Process a shard.
+
+        Returns:
+            The result of the stage, one row per row of `batch`.
 
         Raises:
-            Broken: the stage's own defect.
-            Exception: the stage's, when it raises on every row.
+            StageBroken: the process of the stage dies on every row, or too often.
+            Exception: an exception of `Isolation.propagate`, or the one that the stage raises on every row.
         """
         try:
-            return self.call(batch)
-        except self._through:
+            return self._call(batch)
+        except self._propagate:
             raise
-        except Exception as of_all:
-            error = of_all
-        due = self.isolation.live(batch)
-        out = self._divided(batch, error)
-        # Rows that the stage itself has ended, such as dead links, are none it failed on.
-        if due >= WHOLESALE and self._guilty >= due:
-            raise self._broken(error)  # on every row: the stage is broken, not the rows
+        except Exception as raised:
+            error = raised
+        active = self.isolation.count_active(batch)
+        out = self._bisect(batch, error)
+        # Compared with the rows that were active before, since the stage may itself have given rows a failed
+        # status.
+        if active >= BROKEN_STAGE_MIN_ROWS and self._failed_rows >= active:
+            raise self._broken(error)
         return out
 
-    def call(self, batch: pa.Table) -> pa.Table:
-        """The stage's result, as it comes; deaths are counted."""
+    def _call(self, batch: pa.Table) -> pa.Table:
+        """Call the stage and count deaths."""
         try:
             return call_checked(self.name, self.stage, batch)
         except ProcessDied as death:
             self._deaths += 1
-            if self._deaths > DEATHS:
-                raise Broken(f"{death}; {DEATHS} deaths are too many for the search to go on") from death
+            if self._deaths > MAX_DEATHS:
+                raise StageBroken(
+                    f"{death}; the search for the offending rows stopped after {MAX_DEATHS} process deaths"
+                ) from death
             raise
 
-    def _divided(self, batch: pa.Table, error: Exception) -> pa.Table:
-        """The stage's result for a batch on which it failed with `error`."""
+    def _bisect(self, batch: pa.Table, error: Exception) -> pa.Table:
+        """Process a batch, on which the stage failed with `error`, in parts."""
         if batch.num_rows == 1:
-            return self._alone(batch, error)
-        parts = PARTS_AFTER_DEATH if isinstance(error, ProcessDied) else PARTS
+            return self._run_single(batch, error)
+        parts = PARTS_AFTER_DEATH if isinstance(error, ProcessDied) else PARTS_AFTER_EXCEPTION
         size = -(-batch.num_rows // parts)
         results = []
         for start in range(0, batch.num_rows, size):
             part = batch.slice(start, size)
             try:
-                results.append(self.call(part))
-                self._spared = self._spared or self.isolation.live(part) > 0
-            except self._through:
+                results.append(self._call(part))
+                self._any_success = self._any_success or self.isolation.count_active(part) > 0
+            except self._propagate:
                 raise
-            except Exception as of_part:
-                results.append(self._divided(part, of_part))
+            except Exception as part_error:
+                results.append(self._bisect(part, part_error))
         return pa.concat_tables(results)
 
-    def _alone(self, row: pa.Table, error: Exception) -> pa.Table:
+    def _run_single(self, row: pa.Table, error: Exception) -> pa.Table:
+        """Handle a row on which the stage failed with `error` when it was the only one."""
         if not isinstance(error, ProcessDied):
-            return self._fail(row, error)
-        if not error.certain:
-            # Processes are killed from outside too. A row is guilty when it was alone in hand at two deaths.
+            return self._pass_failed(row, error)
+        if not error.conclusive:
+            # Processes are also killed from outside. A row is marked only if the process dies on it twice.
             try:
-                return self.call(row)
-            except self._through:
+                return self._call(row)
+            except self._propagate:
                 raise
-            except ProcessDied as again:
-                error = again
+            except ProcessDied as second_death:
+                error = second_death
             except Exception as other:
-                return self._fail(row, other)
-        self._crashed += 1
-        if self._crashed >= 2 * WHOLESALE and not self._spared:
+                return self._pass_failed(row, other)
+        self._crashed_rows += 1
+        # Every row may cost several deaths: do not wait for the last row to conclude that the stage is
+        # broken.
+        if self._crashed_rows >= 2 * BROKEN_STAGE_MIN_ROWS and not self._any_success:
             raise self._broken(error)
-        self._guilty += 1
-        trials = "with this row alone" if error.certain else "twice with this row alone"
-        return self.call(self.isolation.crash(row, f"{self.name}: {error}, {trials}"))
+        self._failed_rows += 1
+        attempts = "an attempt" if error.conclusive else "two attempts"
+        return self._call(
+            self.isolation.mark_crashed(row, f"{self.name}: {error}, in {attempts} with only this row")
+        )
 
-    def _fail(self, row: pa.Table, error: Exception) -> pa.Table:
-        self._guilty += 1
-        return self.call(self.isolation.fail(row, error))
+    def _pass_failed(self, row: pa.Table, error: Exception) -> pa.Table:
+        self._failed_rows += 1
+        return self._call(self.isolation.mark_failed(row, error))
 
     def _broken(self, error: Exception) -> Exception:
-        return Broken(f"{error}, whatever row it has") if isinstance(error, ProcessDied) else error
+        """What to raise when the stage fails on all rows."""
+        return StageBroken(f"{error}, on every row") if isinstance(error, ProcessDied) else error

@@ -1,7 +1,7 @@
-"""What watches a stage at work: time without progress and memory, each with a limit that ends the process.
+"""Terminate a process in which a stage makes no progress or uses too much memory.
 
-Ray has neither. A process that ends itself is a process that died: the shard is tried again, carefully
-(`cluster.chain.engine`).
+Ray has neither limit. A terminated process counts as a process that died: Ray starts it again and retries the
+shard, then in a subprocess (`cluster.chain.engine.StageRunner`).
 """
 
 from __future__ import annotations
@@ -16,90 +16,92 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-MEMORY_LOOKS_S = 0.5
-"""Pause between two looks at a process's memory."""
-MEMORY_EXIT = 77
-"""Exit code of a process that held more memory than it may."""
+from capfilt.cluster.chain.stage import ReportsProgress
+
+MEMORY_CHECK_INTERVAL_S = 0.5
+"""Seconds between two measurements of a process's memory."""
+MEMORY_EXIT_CODE = 77
+"""Exit code of a process that exceeded its memory limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a stage's process may take; None = no limit."""
+    """Limits of a stage's worker process; None = no limit."""
 
     stall_seconds: float | None = None
-    """Time within which a stage must get further."""
+    """Longest time without progress (`cluster.stall_seconds`)."""
     memory: int | None = None
-    """Private memory of the process in bytes."""
+    """Private memory of the process in bytes (`cluster.worker_memory_gb`)."""
 
-    def too_much_memory(self, pid: int) -> str | None:
-        """What to say of a process that holds more than it may."""
-        if self.memory is None or (held := private_memory(pid)) <= self.memory:
+    def check_memory(self, pid: int) -> str | None:
+        """Describe by how much a process exceeds its memory limit; None if it does not."""
+        if self.memory is None or (used := private_memory(pid)) <= self.memory:
             return None
-        return f"took {held / 1e9:.1f} GB of memory, {self.memory / 1e9:.1f} GB are allowed"
+        limit = f"{self.memory / 1e9:.1f} GB (cluster.worker_memory_gb)"
+        return f"used {used / 1e9:.1f} GB of memory, the limit is {limit}"
 
 
 class Watchdog:
-    """Watches while its body runs, and ends the process when a limit is passed.
+    """Context manager that watches this process and terminates it when a limit is exceeded.
 
-    Time is watched by `faulthandler`, whose own thread needs no lock of Python's: native code that never comes back
-    is ended too, with its stack in the worker's log.
+    Time is watched by `faulthandler`, whose thread does not need the GIL: native code that never returns is
+    terminated, too, and its stack is written to the worker's log.
 
     Args:
-        limits: see there.
-        last_words: receives the cause before the process ends for its memory; may wait a moment.
+        limits: what the process may use.
+        on_limit_exceeded: called with the cause before the process exits for its memory; may block briefly.
     """
 
-    def __init__(self, limits: Limits, last_words: Callable[[str], None]) -> None:
-        self.limits, self.last_words = limits, last_words
-        self._over = threading.Event()
-        self._beat = 0.0
+    def __init__(self, limits: Limits, on_limit_exceeded: Callable[[str], None]) -> None:
+        self.limits, self.on_limit_exceeded = limits, on_limit_exceeded
+        self._left = threading.Event()
+        self._last_armed = 0.0
         self._active = False
 
     def __enter__(self) -> Self:
-        self._active, self._over = True, threading.Event()
-        self._arm()
+        self._active, self._left = True, threading.Event()
+        self._arm_stall_timer()
         if self.limits.memory is not None:
-            threading.Thread(target=self._watch_memory, args=(self._over,), daemon=True).start()
+            threading.Thread(target=self._watch_memory, args=(self._left,), daemon=True).start()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._active = False
-        self._over.set()
+        self._left.set()
         if self.limits.stall_seconds is not None:
             faulthandler.cancel_dump_traceback_later()
 
-    def beat(self) -> None:
-        """The stage got further. Called for every row: only now and then does it cost anything."""
+    def observe(self, stage: object) -> None:
+        """Let a stage reset the timer whenever it reports progress. The call of any other stage is one step,
+        which as a whole must finish within the time limit."""
+        if isinstance(stage, ReportsProgress):
+            stage.on_progress(self.record_progress)
+
+    def record_progress(self) -> None:
+        """Restart the time limit. Cheap enough to be called for every row: the timer is reset at most once a
+        second, or four times within a shorter limit."""
         limit = self.limits.stall_seconds
-        if self._active and limit is not None and time.monotonic() - self._beat > min(1.0, limit / 4):
-            self._arm()
+        if self._active and limit is not None and time.monotonic() - self._last_armed > min(1.0, limit / 4):
+            self._arm_stall_timer()
 
-    def _arm(self) -> None:
-        self._beat = time.monotonic()
+    def _arm_stall_timer(self) -> None:
+        self._last_armed = time.monotonic()
         if self.limits.stall_seconds is not None:
-            stack = sys.__stderr__ or sys.stderr
-            faulthandler.dump_traceback_later(self.limits.stall_seconds, exit=True, file=stack)
+            log = sys.__stderr__ or sys.stderr
+            faulthandler.dump_traceback_later(self.limits.stall_seconds, exit=True, file=log)
 
-    def _watch_memory(self, over: threading.Event) -> None:
-        while not over.wait(MEMORY_LOOKS_S):
-            if (cause := self.limits.too_much_memory(os.getpid())) is not None:
-                self.last_words(cause)
-                os._exit(MEMORY_EXIT)
+    def _watch_memory(self, left: threading.Event) -> None:
+        while not left.wait(MEMORY_CHECK_INTERVAL_S):
+            if (cause := self.limits.check_memory(os.getpid())) is not None:
+                self.on_limit_exceeded(cause)
+                os._exit(MEMORY_EXIT_CODE)
 
 
 def private_memory(pid: int) -> int:
-    """Bytes of memory that belong to this process alone, Ray's object store not among them; 0 where the system
-    has no /proc or the process is gone."""
+    """Resident memory of a process in bytes without shared pages, such as Ray's object store; 0 if the system
+    has no /proc or the process has exited."""
     try:
         _, resident, shared, *_ = Path(f"/proc/{pid}/statm").read_text().split()
     except OSError:
         return 0
     return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
-
-
-def watch_progress(stage: object, beat: Callable[[], None]) -> None:
-    """Let a stage tell `beat` whenever it gets further, if it can: a stage that takes minutes for a shard has a
-    method `on_progress(told)` for it. Of any other, the whole call counts as one step."""
-    on_progress = getattr(stage, "on_progress", None)
-    if on_progress is not None:
-        on_progress(beat)

@@ -1,7 +1,8 @@
-"""The last whole checkpoint of a training whose list of checkpoints Ray Train cannot read.
+"""Find the last complete checkpoint of a training whose list of checkpoints Ray Train cannot read.
 
-Ray Train 2.60 keeps its checkpoints by a list, which it rewrites in place: a full disk, or a kill at that moment, leaves
-half of it, with which it refuses to begin again. It may refuse a list that another version of Ray has written, too.
+Ray Train 2.60 keeps a list of its checkpoints in a JSON file that it rewrites in place. A full disk, or a
+kill during the write, leaves half of the file, and Ray Train then refuses to start. It may also refuse a list
+that another version of Ray has written.
 """
 
 from __future__ import annotations
@@ -16,54 +17,56 @@ from pyarrow import fs as arrow
 
 SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"
 """Ray Train's list, in the folder of a training."""
-SEAL = "whole.json"
-"""Names the other files of a checkpoint and their sizes: one that is copied by halves is told by it."""
+FILE_LIST = "whole.json"
+"""File in a checkpoint with the names and sizes of the other files; shows whether a copy is complete."""
 
 
 def write_file_list(folder: str) -> None:
-    """Add the seal to a checkpoint that is complete, before it is copied to where it is kept."""
+    """Add `FILE_LIST` to a complete checkpoint, before the checkpoint is copied to its storage."""
     sizes = {path.name: path.stat().st_size for path in Path(folder).iterdir()}
-    Path(folder, SEAL).write_text(json.dumps(sizes, sort_keys=True))
+    Path(folder, FILE_LIST).write_text(json.dumps(sizes, sort_keys=True))
 
 
-def rescue(filesystem: arrow.FileSystem | None, folder: str) -> str | None:
-    """Make a training's folder one that Ray Train can go on in.
+def recover_checkpoint(filesystem: arrow.FileSystem | None, folder: str) -> str | None:
+    """Remove Ray Train's list of a training's checkpoints if it is damaged, and find the one to resume from.
 
     Args:
         filesystem: of the folder; None for the local one.
         folder: of the training; need not exist.
 
     Returns:
-        Path of the newest whole checkpoint where there is no list, or was a broken one, which is gone now; None if the
-        list is sound or there is nothing to go on from.
+        Path of the newest complete checkpoint if there is no intact list; None if the list is intact, so that
+        Ray Train resumes by itself, or if there is no complete checkpoint.
     """
     filesystem = filesystem or arrow.LocalFileSystem()
     data = _read(filesystem, f"{folder}/{SNAPSHOT_FILE}")
     if data is not None:
-        if _is_sound(filesystem, folder, data):
+        if _is_intact(filesystem, folder, data):
             return None
         filesystem.delete_file(f"{folder}/{SNAPSHOT_FILE}")
-    # Also without a list: a run may have been killed after it was removed, and before the first checkpoint since.
-    found = filesystem.get_file_info(arrow.FileSelector(folder, allow_not_found=True))
-    names = sorted((os.path.basename(each.path.rstrip("/")) for each in found), reverse=True)
+    # Checkpoints may exist without a list: a run may have been killed after the list was removed and before
+    # the next checkpoint was written.
+    entries = filesystem.get_file_info(arrow.FileSelector(folder, allow_not_found=True))
+    names = sorted((os.path.basename(entry.path.rstrip("/")) for entry in entries), reverse=True)
     checkpoints = (f"{folder}/{name}" for name in names if name.startswith("step_"))
-    return next((path for path in checkpoints if _is_whole(filesystem, path)), None)
+    return next((path for path in checkpoints if _is_complete(filesystem, path)), None)
 
 
-def _is_sound(filesystem: arrow.FileSystem, folder: str, data: bytes) -> bool:
-    """Whether Ray Train can read its list, and what it lists is there."""
+def _is_intact(filesystem: arrow.FileSystem, folder: str, data: bytes) -> bool:
+    """Whether Ray Train can read its list, and all listed checkpoints exist."""
     try:
-        known = json.loads(data)
-        listed = [each["checkpoint_dir_name"] for each in known["checkpoint_results"]]
+        snapshot = json.loads(data)
+        listed = [result["checkpoint_dir_name"] for result in snapshot["checkpoint_results"]]
     except (ValueError, KeyError, TypeError):
         return False
     infos = filesystem.get_file_info([f"{folder}/{name}" for name in listed])
-    there = all(info.type != arrow.FileType.NotFound for info in infos)
-    return there and known.get("ray_version") == ray.__version__
+    all_exist = all(info.type != arrow.FileType.NotFound for info in infos)
+    return all_exist and snapshot.get("ray_version") == ray.__version__
 
 
-def _is_whole(filesystem: arrow.FileSystem, checkpoint: str) -> bool:
-    data = _read(filesystem, f"{checkpoint}/{SEAL}")
+def _is_complete(filesystem: arrow.FileSystem, checkpoint: str) -> bool:
+    """Whether all files of a checkpoint exist with the sizes of its `FILE_LIST`."""
+    data = _read(filesystem, f"{checkpoint}/{FILE_LIST}")
     try:
         sizes: dict[str, Any] = json.loads(data or b"null") or {}
     except ValueError:

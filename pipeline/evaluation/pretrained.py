@@ -36,7 +36,7 @@ class EvaluationTask:
         if self.reports is None:
             log.warning("%s: %s", self.model, line)
         else:
-            self.reports.note(f"{self.model}: {line}")
+            self.reports.add_notice(f"{self.model}: {line}")
 
 
 def evaluate(test: EvaluationTask) -> dict[str, Any]:

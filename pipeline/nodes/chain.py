@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from capfilt.cluster.chain.engine import Step
-from capfilt.cluster.chain.isolation import Isolation, Stage
-from capfilt.cluster.sizing import Share, Sizing
+from capfilt.cluster.chain.isolation import Isolation
+from capfilt.cluster.chain.stage import Stage
+from capfilt.cluster.sizing import ActorPool, Sizing
 from capfilt.models.out_of_memory import OutOfMemory
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.corpora.serve import serve_folder
@@ -28,7 +29,11 @@ from capfilt.stages.storage.artifacts import absolute
 from capfilt.stages.storage.store import StoreError
 
 ISOLATION = Isolation(
-    fail=mark_failed, crash=mark_crashed, live=count_active, name=shard_name, never=(StoreError, OutOfMemory)
+    mark_failed=mark_failed,
+    mark_crashed=mark_crashed,
+    count_active=count_active,
+    shard_name=shard_name,
+    propagate=(StoreError, OutOfMemory),
 )
 
 
@@ -163,7 +168,7 @@ def _fetch_step(configs: Mapping[str, FetchConfig], sizing: Sizing) -> Step:
     return Step(name="fetch", make=make, actors=share.actors, cpus=share.cpus, isolation=ISOLATION)
 
 
-def _model_step(name: str, make: Callable[[], Stage], share: Share) -> Step:
+def _model_step(name: str, make: Callable[[], Stage], share: ActorPool) -> Step:
     return Step(
         name=name, make=make, actors=share.actors, cpus=share.cpus, gpus=share.gpus, isolation=ISOLATION
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from capfilt.cluster.board import StatusBoard
-from capfilt.cluster.sizing import Sizing, size
+from capfilt.cluster.sizing import Sizing, divide_cluster
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.console.progress import Progress
 from capfilt.pipeline.console.signals import Stop
@@ -42,4 +42,4 @@ class RunContext:
 
     def sizing(self) -> Sizing:
         """The division of the cluster as it is now."""
-        return size(self.config.cluster)
+        return divide_cluster(self.config.cluster)

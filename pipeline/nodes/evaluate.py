@@ -35,7 +35,7 @@ def run_evaluate(context: RunContext, node: Node) -> NodeResult:
 
 def evaluate_models(context: RunContext, node: Node) -> dict[str, dict[str, Any]]:
     """{model: {"retrieval": …, "caption": …}}; the models run side by side where the cluster has room."""
-    from capfilt.cluster.chain.engine import call_all
+    from capfilt.cluster.chain.engine import map_remote
     from capfilt.pipeline.evaluation.pretrained import EvaluationTask, evaluate
 
     config, ledger = context.config, context.run_dir.ledger
@@ -45,13 +45,13 @@ def evaluate_models(context: RunContext, node: Node) -> dict[str, dict[str, Any]
         for source in config.of_kind("test")
         for shard in ledger.committed(corpus_folder(source))
     )
-    reports = context.board.of(node.name)
+    reports = context.board.for_node(node.name)
     tasks = [
         EvaluationTask(name, context.run_dir.store, shards, config.evaluate, config.run.seed, reports)
         for name in names
     ]
     gpus = min(1.0, context.sizing().gpus)
-    return dict(zip(names, call_all(evaluate, tasks, cpus=1.0, gpus=gpus), strict=True))
+    return dict(zip(names, map_remote(evaluate, tasks, cpus=1.0, gpus=gpus), strict=True))
 
 
 EVALUATE = NodeKind("evaluate", outputs=_outputs, inputs=_inputs, run=run_evaluate, stale_after=("test",))

@@ -108,10 +108,10 @@ def stream_shards(context: RunContext, work: ShardWork) -> list[Shard]:
 
 def _run_once(context: RunContext, work: ShardWork, todo: list[Shard]) -> Exception | None:
     """One pass over the shards; the error that ended it early, None if none did. What it committed stays."""
-    reports = context.board.of(work.name)
+    status = context.board.for_node(work.name)
     try:
         sizing = context.sizing()
-        chain = [replace(step, reports=reports, limits=sizing.limits) for step in work.steps(sizing)]
+        chain = [replace(step, node_status=status, limits=sizing.limits) for step in work.steps(sizing)]
         for result in run_chain(todo, chain, segment=context.config.cluster.segment, name=work.name):
             work.on_result(result)
     except NodeFailed:

@@ -110,7 +110,7 @@ def _learner_spec(
     return LearnerSpec(
         node=node.name,
         kind=node.kind.name,  # type: ignore[arg-type]
-        run=context.store,
+        run_dir=context.store,
         train=train,
         model=_with_resolved_starts(config.model),
         start=start,
@@ -140,10 +140,10 @@ def _training_job(context: RunContext, spec: LearnerSpec, shards: TrainingShards
     return TrainJob(
         node=spec.node,
         name=f"{spec.node}-{fingerprint(began_with)}",
-        storage=store.path(training_folder(spec.node)),
+        storage_path=store.path(training_folder(spec.node)),
         storage_filesystem=None if store.is_local else _arrow_filesystem(store),
         workers=workers,
-        gpus=gpus if gpus is not None else float(min(1.0, context.sizing().gpus)),
+        gpus_per_worker=gpus if gpus is not None else float(min(1.0, context.sizing().gpus)),
         build=partial(build_learner, spec),
         board=context.board,
     )

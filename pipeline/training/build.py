@@ -1,4 +1,4 @@
-"""NEW FILE."""
+"""Build the learner on a worker. Importing this module imports no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def build_learner(spec: LearnerSpec, worker: Worker) -> PairLearner:
-    """A fresh learner on a worker (picklable by `functools.partial`)."""
+    """A new learner, at step 0. `functools.partial(build_learner, spec)` is picklable."""
     from capfilt.pipeline.training.learner import PairLearner
 
     return PairLearner(spec, worker)

@@ -1,15 +1,11 @@
-"""NEW FILE."""
+"""The model that a training starts with: a checkpoint, or new weights, in part from pretrained encoders."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
 
-from capfilt.models.checkpoints.load import (
-    load_checkpoint,
-    load_text_start,
-    load_vision_start,
-)
+from capfilt.models.checkpoints.load import load_checkpoint, load_text_start, load_vision_start
 from capfilt.models.config import MedConfig
 from capfilt.models.network.med import MED
 from capfilt.models.network.tokenizer import Tokenizer
@@ -17,37 +13,42 @@ from capfilt.pipeline.training.spec import LearnerSpec
 from capfilt.stages.storage.artifacts import local_artifact
 
 
-def start_model(spec: LearnerSpec) -> tuple[MED, Tokenizer]:
-    """The model a training begins with.
+def build_initial_model(spec: LearnerSpec) -> tuple[MED, Tokenizer]:
+    """Load or initialize the MED of a training, and its tokenizer.
 
-    A finetuning starts from the last MED; pretraining from new weights, with the image encoder and the text
-    transformer of the config's starts where they are given.
+    With `spec.start`, both come from that checkpoint. Otherwise the weights are new, except that the image
+    encoder and the text transformer are loaded from the config's `vision_start` and `text_start` if given.
     """
     if spec.start is not None:
         med, tokenizer, _ = load_checkpoint(
-            local_artifact(spec.start, spec.node, spec.run),
+            local_artifact(spec.start, spec.node, spec.run_dir),
             parts=spec.kind,
             image_size=spec.train.image_size,
-            adapt=partial(_recomputing, layers=spec.train.checkpoint_layers),
+            adapt=partial(_with_activation_checkpointing, layers=spec.train.checkpoint_layers),
         )
         return med, tokenizer
-    tokenizer = Tokenizer.from_folder(local_artifact(spec.tokenizer, "model.tokenizer", spec.run))
-    config = spec.model.med
-    vision = config.vision
-    if spec.train.image_size is not None:
-        vision = replace(vision, image_size=spec.train.image_size)
-    config = replace(config, vision=vision, text=replace(config.text, vocab_size=tokenizer.vocab_size))
-    med = MED(_recomputing(config, spec.train.checkpoint_layers))
+    tokenizer = Tokenizer.from_folder(local_artifact(spec.tokenizer, "model.tokenizer", spec.run_dir))
+    med = MED(_new_config(spec, tokenizer.vocab_size))
     if spec.model.vision_start is not None:
         load_vision_start(med, spec.model.vision_start)
     if spec.model.text_start is not None:
-        folder = local_artifact(spec.model.text_start, "model.text_start", spec.run)
+        folder = local_artifact(spec.model.text_start, "model.text_start", spec.run_dir)
         load_text_start(med, folder, tokenizer, first_layers=spec.model.text_start_layers == "first")
     return med, tokenizer
 
 
-def _recomputing(config: MedConfig, layers: int | None) -> MedConfig:
-    """The config with as many recomputing vision blocks as a training asks for; its own number for None."""
+def _new_config(spec: LearnerSpec, vocab_size: int) -> MedConfig:
+    """The config of a new MED, with the image size of the training and the size of the vocabulary."""
+    config = spec.model.med
+    vision = config.vision
+    if spec.train.image_size is not None:
+        vision = replace(vision, image_size=spec.train.image_size)
+    config = replace(config, vision=vision, text=replace(config.text, vocab_size=vocab_size))
+    return _with_activation_checkpointing(config, spec.train.checkpoint_layers)
+
+
+def _with_activation_checkpointing(config: MedConfig, layers: int | None) -> MedConfig:
+    """The config with so many vision blocks that recompute their activations; unchanged for None."""
     if layers is None:
         return config
     return replace(config, vision=replace(config.vision, checkpoint_layers=layers))

@@ -1,42 +1,40 @@
-"""What the driver tells a training worker. The learner itself, and torch with it, is imported by the worker."""
+"""What the driver sends to a training worker. Needs no torch: the learner is imported by the worker."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from capfilt.pipeline.config.schema import ModelSection, TrainSection
 from capfilt.stages.pairs.parts import ShardRef
 from capfilt.stages.storage.store import Store
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True, kw_only=True)
 class LearnerSpec:
-    """Everything a training worker needs to know; picklable."""
+    """Everything that determines a training on a worker; picklable."""
 
     node: str
     kind: Literal["pretrain", "captioner", "filter"]
-    run: Store
+    run_dir: Store
     train: TrainSection
     model: ModelSection
     start: str | None
-    """Checkpoint folder to start from; None = a new MED as `model` says."""
+    """Checkpoint folder to start from; None = a new MED as described by `model`."""
     tokenizer: str
-    """Tokenizer folder."""
+    """Tokenizer folder of a new MED; a checkpoint brings its own."""
     shards: tuple[ShardRef, ...]
     round: int
-    """Round whose kept candidates train; 0 = the texts as they came."""
+    """Round whose kept candidates are trained on; 0 = the texts of the sources."""
     without_surplus: bool = False
-    """See `PairsConfig`."""
+    """Leave surplus copies of duplicate images out; see `stages.pairs.read.PairsConfig`."""
     seed: int
     total_steps: int
     steps_per_epoch: int
     provenance: dict[str, Any]
+    """Content of the model's provenance.json, apart from what the learner adds."""
 
     @property
     def section(self) -> str:
-        """Where `train` stands in the config."""
+        """Path of `train` in the config."""
         return self.kind if self.kind == "pretrain" else f"{self.kind}.finetune"

@@ -1,8 +1,9 @@
-"""The numbers of every training step, as JSON lines and as TensorBoard events.
+"""The metrics of every training step, as JSON lines and as TensorBoard events.
 
-Both go into files that are written once, whole, and named by their first step: any store can hold them, a resumed
-training replaces exactly the steps that it repeats, and TensorBoard, which reads a folder's files in the order of
-their names, follows a running training. No file reaches across a checkpoint.
+Each file is written once, as a whole, and named by its first step. Any store can hold such files, a resumed
+training replaces exactly the steps that it repeats, and TensorBoard, which reads the files of a folder in the
+order of their names, follows a running training. The learner flushes the log at each checkpoint, so no file
+spans a checkpoint.
 """
 
 from __future__ import annotations
@@ -16,36 +17,38 @@ from collections.abc import Mapping
 from capfilt.stages.storage.store import Store
 
 FLUSH_SECONDS = 20.0
+"""Shortest time between two files that are written automatically."""
 FLUSH_SHARE = 0.01
-"""Share of the training's time between two files, once that is longer: a week's training ends with some hundred."""
+"""The same as a share of the training's duration so far, which bounds the number of files: a training of a
+week writes some hundreds."""
 
 
 class StepLog:
-    """Writes `<folder>/<first step>.jsonl` and `events.out.tfevents.<first step>`; one process writes.
+    """Writes `<first step>.jsonl` and `events.out.tfevents.<first step>` into a folder; one process writes.
 
     Args:
         folder: of one training, on any store.
-        done: steps done so far; what the folder holds of later ones is removed, since they are taken again.
+        steps_done: steps done so far; files of later steps are removed, because these steps will be repeated.
     """
 
-    def __init__(self, folder: Store, done: int) -> None:
+    def __init__(self, folder: Store, steps_done: int) -> None:
         self.folder = folder
         self._rows: list[dict[str, float]] = []
-        self._started = self._flushed = time.monotonic()
+        self._start = self._last_flush = time.monotonic()
         for name in folder.list():
-            if _first_step(name) > done:
+            if _first_step(name) > steps_done:
                 folder.remove_file(name)
 
     def add(self, row: Mapping[str, float]) -> None:
-        """The numbers of one step, "step" (from 1) among them; steps must come in their order."""
+        """Add the metrics of one step, among them "step" (from 1). Steps must be added in order."""
         self._rows.append(dict(row))
         now = time.monotonic()
-        if now - self._flushed > max(FLUSH_SECONDS, FLUSH_SHARE * (now - self._started)):
+        if now - self._last_flush > max(FLUSH_SECONDS, FLUSH_SHARE * (now - self._start)):
             self.flush()
 
     def flush(self) -> None:
-        """Write what has come since the last flush."""
-        self._flushed = time.monotonic()
+        """Write the rows added since the last flush; without rows no file is written."""
+        self._last_flush = time.monotonic()
         if not self._rows:
             return
         first = int(self._rows[0]["step"])
@@ -56,18 +59,20 @@ class StepLog:
 
 
 def read_steps(folder: Store) -> list[dict[str, float]]:
-    """All rows of a training's log, by step."""
+    """All rows of a training's log, ordered by step."""
     files = folder.list(suffix=".jsonl")
     return [json.loads(line) for name in files for line in folder.read(name).decode().splitlines()]
 
 
 def _first_step(name: str) -> int:
+    """First step in a log file, from its name; 0 for any other file."""
     digits = name.removesuffix(".jsonl").rpartition(".")[2]
     return int(digits) if digits.isdigit() else 0
 
 
 def _tensorboard_events(rows: list[dict[str, float]]) -> bytes:
-    from tensorboardX import SummaryWriter  # slow to import; only the first worker writes
+    """The rows as the content of a TensorBoard event file."""
+    from tensorboardX import SummaryWriter  # slow to import, and only rank 0 writes
 
     with tempfile.TemporaryDirectory(prefix="capfilt-") as folder:
         writer = SummaryWriter(folder, write_to_disk=True)

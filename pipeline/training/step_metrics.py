@@ -1,4 +1,4 @@
-"""Loss, rate and speed of each step, kept on the device and read some steps at a time."""
+"""Losses, learning rate and speed of each step, kept on the device and read for several steps at once."""
 
 from __future__ import annotations
 
@@ -13,85 +13,99 @@ from capfilt.pipeline.training.spec import LearnerSpec
 from capfilt.pipeline.training.step_log import StepLog
 from capfilt.stages.storage.layout import log_folder
 
-SETTLE_STEPS = 50
-"""Steps whose numbers are fetched from the device together: reading each would make every step wait for it."""
+STEPS_PER_READ = 50
+"""Steps whose losses are copied from the device together; copying each would make every step wait for it."""
 
 
 class StepMetrics:
-    """Collects the numbers of steps; the first worker logs their means over all workers.
+    """Collects the metrics of steps; rank 0 logs their means over all workers.
 
-    Workers call the same methods at the same steps, because the means are made by all of them together.
+    All workers must call the same methods at the same steps, because the means are computed by all of them
+    together.
     """
 
     def __init__(self, spec: LearnerSpec, worker: Worker) -> None:
         self.spec, self.worker = spec, worker
-        self.flops: float | None = None
-        """Operations of one step on this worker; None until measured."""
-        self.peak: float | None = None
-        """FLOP/s the device could do; None where that is not known."""
+        self.step_flops: float | None = None
+        """Floating-point operations of one step on this worker; None until measured."""
+        self.peak_flops: float | None = None
+        """Peak FLOP/s of the device; None if unknown."""
         self._steps: list[tuple[int, float]] = []
-        self._values: list[dict[str, torch.Tensor]] = []
-        self._since = time.monotonic()
+        """(step, learning rate) of the steps in `_losses`."""
+        self._losses: list[dict[str, torch.Tensor]] = []
+        self._last_read = time.monotonic()
         self._log: StepLog | None = None
 
-    def add(self, step: int, rate: float, values: dict[str, torch.Tensor]) -> None:
-        """Numbers of `step` (from 1).
+    def add(self, step: int, lr: float, losses: dict[str, torch.Tensor]) -> None:
+        """Add a step.
+
+        Args:
+            step: number of the step, from 1.
+            lr: its learning rate.
+            losses: 0-dim tensors on the device; the same names in every step.
 
         Raises:
-            TrainingStopped: as `settle`.
+            TrainingStopped: see `log_pending`.
         """
-        self._steps.append((step, rate))
-        self._values.append(values)
-        if len(self._steps) >= SETTLE_STEPS:
-            self.settle()
+        self._steps.append((step, lr))
+        self._losses.append(losses)
+        if len(self._steps) >= STEPS_PER_READ:
+            self.log_pending()
 
-    def settle(self, *, flush: bool = False) -> None:
-        """Read what has been added and log it.
+    def log_pending(self, *, flush: bool = False) -> None:
+        """Read the losses of the steps added since the last call and log them.
+
+        Args:
+            flush: also write the log to its files.
 
         Raises:
-            TrainingStopped: a loss is no finite number: more steps would only spread it.
+            TrainingStopped: a loss is not finite; further steps would only spread it through the weights.
         """
         if self._steps:
-            names = list(self._values[0])
-            table = torch.stack([torch.stack([row[name] for name in names]) for row in self._values])
+            names = list(self._losses[0])
+            table = torch.stack([torch.stack([row[name] for name in names]) for row in self._losses])
             means = (sum_over_workers(table) / world()[1]).tolist()
-            speed = self.speed(len(self._steps) / max(time.monotonic() - self._since, 1e-9))
+            speed = self.throughput(len(self._steps) / max(time.monotonic() - self._last_read, 1e-9))
             now = time.time()
-            for (step, rate), row in zip(self._steps, means, strict=True):
+            for (step, lr), row in zip(self._steps, means, strict=True):
                 epoch = step / self.spec.steps_per_epoch
-                numbers = dict(zip(names, row, strict=True))
-                self._write({"step": step, "epoch": epoch, **numbers, "lr": rate, **speed, "time": now})
-                self._check(step, numbers)
-            self._steps, self._values, self._since = [], [], time.monotonic()
+                losses = dict(zip(names, row, strict=True))
+                self._write({"step": step, "epoch": epoch, **losses, "lr": lr, **speed, "time": now})
+                self._check_finite(step, losses)
+            self._steps, self._losses, self._last_read = [], [], time.monotonic()
         if flush and self._log is not None:
             self._log.flush()
 
-    def speed(self, steps_per_second: float) -> dict[str, float]:
-        """{"samples_per_second"} over all workers, and {"mfu"}, the share of the devices' peak, where it is known."""
-        facts = {"samples_per_second": steps_per_second * self.spec.train.batch_size}
-        if self.flops and self.peak:
-            facts["mfu"] = self.flops * steps_per_second / self.peak
-        return facts
+    def throughput(self, steps_per_second: float) -> dict[str, float]:
+        """{"samples_per_second"} of all workers together, and {"mfu"}, the share of the device's peak FLOP/s
+        that the step uses, if the peak is known."""
+        metrics = {"samples_per_second": steps_per_second * self.spec.train.batch_size}
+        if self.step_flops and self.peak_flops:
+            metrics["mfu"] = self.step_flops * steps_per_second / self.peak_flops
+        return metrics
 
     def _write(self, row: dict[str, float]) -> None:
         if self.worker.rank != 0:
             return
         if self._log is None:
-            self._log = StepLog(self.spec.run / log_folder(self.spec.node), done=int(row["step"]) - 1)
+            self._log = StepLog(
+                self.spec.run_dir / log_folder(self.spec.node), steps_done=int(row["step"]) - 1
+            )
         self._log.add(row)
 
-    def _check(self, step: int, numbers: dict[str, float]) -> None:
-        if math.isfinite(numbers["loss"]):
+    def _check_finite(self, step: int, losses: dict[str, float]) -> None:
+        if math.isfinite(losses["loss"]):
             return
         if self._log is not None:
             self._log.flush()
-        losses = ", ".join(f"{name} {numbers[name]:g}" for name in ("itc", "itm", "lm") if name in numbers)
+        parts = ", ".join(f"{name} {losses[name]:g}" for name in ("itc", "itm", "lm") if name in losses)
+        key = f"{self.spec.section}.optimizer"
         raise TrainingStopped(
-            f"{self.spec.node}: the loss is {numbers['loss']:g} at step {step} ({losses}); lower optimizer.lr, "
-            "give more warmup_steps, or set optimizer.clip_grad"
+            f"{self.spec.node}: the loss is {losses['loss']:g} at step {step} ({parts}); lower {key}.lr, "
+            f"raise {key}.warmup_steps, or set {key}.clip_grad"
         )
 
 
-def read_metrics(values: dict[str, torch.Tensor], rate: float) -> dict[str, float]:
-    """Loss values and learning rate as plain numbers; waits for the device."""
-    return {name: float(value) for name, value in values.items()} | {"lr": rate}
+def read_metrics(losses: dict[str, torch.Tensor], lr: float) -> dict[str, float]:
+    """Losses and learning rate as plain numbers; waits for the device."""
+    return {name: float(value) for name, value in losses.items()} | {"lr": lr}

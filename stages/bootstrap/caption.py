@@ -74,13 +74,13 @@ class Caption:
             batch_size=config.batch_size,
         )
 
-    def on_progress(self, told: Callable[[], None]) -> None:
-        """Have `told` called after every micro-batch."""
-        self.captioner.batches.on_progress = told
+    def on_progress(self, callback: Callable[[], None]) -> None:
+        """Call `callback` after each micro-batch."""
+        self.captioner.batches.on_progress = callback
 
-    def on_notice(self, told: Callable[[str], None]) -> None:
-        """Have `told` called with a line when the batch is halved for want of memory."""
-        self.captioner.batches.on_notice = told
+    def on_notice(self, callback: Callable[[str], None]) -> None:
+        """Call `callback` with a line when the batch size is halved for lack of memory."""
+        self.captioner.batches.on_notice = callback
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         images, keys = batch["image"].to_pylist(), batch["key"].to_pylist()

@@ -81,13 +81,13 @@ class Filter:
             batch_size=config.batch_size,
         )
 
-    def on_progress(self, told: Callable[[], None]) -> None:
-        """Have `told` called after every micro-batch."""
-        self.matcher.batches.on_progress = told
+    def on_progress(self, callback: Callable[[], None]) -> None:
+        """Call `callback` after each micro-batch."""
+        self.matcher.batches.on_progress = callback
 
-    def on_notice(self, told: Callable[[str], None]) -> None:
-        """Have `told` called with a line when the batch is halved for want of memory."""
-        self.matcher.batches.on_notice = told
+    def on_notice(self, callback: Callable[[str], None]) -> None:
+        """Call `callback` with a line when the batch size is halved for lack of memory."""
+        self.matcher.batches.on_notice = callback
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         images = batch["image"].to_pylist()

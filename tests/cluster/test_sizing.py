@@ -1,38 +1,103 @@
+"""How a cluster's resources are divided among the stages."""
+
 import pytest
 
+from capfilt.cluster import sizing as module
 from capfilt.cluster.chain.watchdog import Limits
 from capfilt.cluster.config import ClusterConfig, ClusterError
-from capfilt.cluster.sizing import divide, limit
+from capfilt.cluster.sizing import ActorPool, divide_cluster, divide_resources, process_limits
 
 
-@pytest.mark.parametrize("cpus", [1, 2, 4, 8, 16, 64])
-def test_cpu_cluster_leaves_cpus_for_reading_and_writing(cpus):
-    sizing = divide(ClusterConfig(), cpus=cpus, gpus=0)
-    held = sum(s.actors * s.cpus for s in (sizing.fetch, sizing.caption, sizing.filter))
+def requested_cpus(sizing):
+    return sum(pool.actors * pool.cpus for pool in (sizing.fetch, sizing.caption, sizing.filter))
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 3, 4, 6, 8, 16, 64])
+def test_on_cpus_a_quarter_is_left_for_reading_and_writing(cpus):
+    sizing = divide_resources(ClusterConfig(), cpus=cpus, gpus=0)
     assert sizing.caption.gpus == sizing.filter.gpus == 0
-    assert 0 < held <= cpus * 0.8
+    assert requested_cpus(sizing) <= 0.75 * cpus + 1e-9
+    # The actors do not leave much more than that unused.
+    assert requested_cpus(sizing) >= min(0.75 * cpus - 1, 0.6 * cpus)
 
 
-def test_one_gpu_is_shared_by_captioner_and_filter():
-    sizing = divide(ClusterConfig(), cpus=16, gpus=1)
+@pytest.mark.parametrize(
+    ("cpus", "fetchers", "captioners", "filters"),
+    [(2, 1, 1, 1), (4, 1, 1, 1), (6, 1, 2, 2), (8, 2, 2, 3), (16, 4, 5, 5), (64, 16, 20, 20)],
+)
+def test_actors_on_cpus(cpus, fetchers, captioners, filters):
+    sizing = divide_resources(ClusterConfig(), cpus=cpus, gpus=0)
+    assert (sizing.fetch.actors, sizing.caption.actors, sizing.filter.actors) == (
+        fetchers,
+        captioners,
+        filters,
+    )
+    assert sizing.caption.cpus == sizing.filter.cpus <= 1.0
+
+
+@pytest.mark.parametrize(("cpus", "each"), [(1, 0.125), (2, 0.25), (4, 0.5), (64, 0.5)])
+def test_an_actor_that_fetches_requests_part_of_a_cpu(cpus, each):
+    assert divide_resources(ClusterConfig(), cpus=cpus, gpus=0).fetch.cpus == each
+
+
+def test_three_model_actors_are_one_captioner_and_one_filter():
+    """Five CPUs leave room for three, of which one stays idle rather than give one model two actors."""
+    sizing = divide_resources(ClusterConfig(), cpus=5, gpus=0)
+    assert (sizing.caption.actors, sizing.filter.actors) == (1, 1)
+
+
+def test_captioner_and_filter_share_a_single_gpu():
+    sizing = divide_resources(ClusterConfig(), cpus=16, gpus=1)
     assert (sizing.caption.actors, sizing.filter.actors, sizing.caption.gpus) == (1, 1, 0.5)
+    assert sizing.caption.cpus == sizing.filter.cpus == 0.0
 
 
-@pytest.mark.parametrize(("gpus", "caption", "judge"), [(2, 1, 1), (4, 3, 1), (8, 5, 3), (32, 20, 12)])
-def test_all_gpus_are_used_and_most_caption(gpus, caption, judge):
-    sizing = divide(ClusterConfig(), cpus=128, gpus=gpus)
-    assert (sizing.caption.actors, sizing.filter.actors, sizing.caption.gpus) == (caption, judge, 1.0)
+@pytest.mark.parametrize(
+    ("gpus", "captioners", "filters"), [(2, 1, 1), (3, 2, 1), (4, 3, 1), (8, 5, 3), (32, 20, 12)]
+)
+def test_all_gpus_are_used_and_most_of_them_caption(gpus, captioners, filters):
+    sizing = divide_resources(ClusterConfig(), cpus=128, gpus=gpus)
+    assert (sizing.caption.actors, sizing.filter.actors) == (captioners, filters)
+    assert sizing.caption.gpus == sizing.filter.gpus == 1.0
 
 
-def test_more_gpus_than_there_are_is_refused():
-    with pytest.raises(ClusterError, match="need 5 GPUs, the cluster has 4"):
-        divide(ClusterConfig(caption_actors=4, filter_actors=1), cpus=16, gpus=4)
-    with pytest.raises(ClusterError, match="no GPU"):
-        divide(ClusterConfig(gpus_per_actor=1), cpus=16, gpus=0)
+def test_the_config_determines_what_it_sets():
+    config = ClusterConfig(fetch_actors=3, caption_actors=6, filter_actors=2, gpus_per_actor=0.25)
+    sizing = divide_resources(config, cpus=16, gpus=2)
+    assert sizing.fetch.actors == 3
+    assert (sizing.caption, sizing.filter) == (ActorPool(6, 0.0, 0.25), ActorPool(2, 0.0, 0.25))
+    sizing = divide_resources(ClusterConfig(caption_actors=1, filter_actors=4), cpus=16, gpus=0)
+    assert (sizing.caption.actors, sizing.filter.actors) == (1, 4)
 
 
-def test_limits_of_a_cluster():
+def test_exactly_the_gpus_of_the_cluster_may_be_requested():
+    """25 * 0.28 is a little more than 7 in floating point."""
+    config = ClusterConfig(caption_actors=15, filter_actors=10, gpus_per_actor=0.28)
+    assert divide_resources(config, cpus=16, gpus=7).caption == ActorPool(15, 0.0, 0.28)
+
+
+def test_more_gpus_than_the_cluster_has_are_refused():
+    message = (
+        "4 captioners and 1 filters with 1 GPU each need 5 GPUs, the cluster has 4; lower cluster.caption"
+    )
+    with pytest.raises(ClusterError, match=message):
+        divide_resources(ClusterConfig(caption_actors=4, filter_actors=1), cpus=16, gpus=4)
+    with pytest.raises(ClusterError, match="gpus_per_actor is 1, but the cluster has no GPU; remove the key"):
+        divide_resources(ClusterConfig(gpus_per_actor=1), cpus=16, gpus=0)
+
+
+def test_limits_of_a_worker_process():
     nodes = [4e9, 16e9, 16e9]
-    assert limit(ClusterConfig(), nodes) == Limits(stall_seconds=900, memory=16_000_000_000)
-    assert limit(ClusterConfig(stall_seconds=0, worker_memory_gb=2.5), nodes) == Limits(memory=2_500_000_000)
-    assert limit(ClusterConfig(), []) == Limits(stall_seconds=900)
+    assert process_limits(ClusterConfig(), nodes) == Limits(stall_seconds=900, memory=16_000_000_000)
+    own = ClusterConfig(stall_seconds=0, worker_memory_gb=2.5)
+    assert process_limits(own, nodes) == Limits(memory=2_500_000_000)
+    assert process_limits(ClusterConfig(), []) == Limits(stall_seconds=900)
+
+
+def test_the_connected_cluster_is_divided(monkeypatch):
+    nodes = [{"Resources": {"memory": 8e9}}, {"Resources": {"memory": 4e9}}, {"Resources": {}}]
+    monkeypatch.setattr(module.ray, "cluster_resources", lambda: {"CPU": 16.0, "GPU": 4.0})
+    monkeypatch.setattr(module.ray, "nodes", lambda: nodes)
+    sizing = divide_cluster(ClusterConfig())
+    assert (sizing.cpus, sizing.gpus, sizing.caption.actors) == (16.0, 4.0, 3)
+    assert sizing.limits == Limits(stall_seconds=900, memory=8_000_000_000)

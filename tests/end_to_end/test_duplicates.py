@@ -1,4 +1,4 @@
-"""A placeholder under many urls, in the one-pass chain: the first copies are judged, the others wait for nobody."""
+"""One image under many urls, in the one-pass chain: only the first copies get verdicts."""
 
 import csv
 import json
@@ -15,16 +15,16 @@ from tests.faults.harness import chain_data
 from tests.runs import run_dag
 
 ROWS, COPIES, LIMIT = 45, 20, 5
-"""45 rows in shards of 20; every url of an even row below 40 is the placeholder's, by another query."""
+"""Of 45 rows in shards of 20, the even ones below 40 have the url of a placeholder with varying queries."""
 
 
 @pytest.fixture(scope="module")
 def placeholder(finished, tmp_path_factory):
-    """(run directory, config) of a bootstrap over urls of which 20 give one picture."""
+    """(run directory, config) of a bootstrap over urls of which 20 lead to the same image."""
     folder = tmp_path_factory.mktemp("placeholder")
     data = chain_data(folder, finished[0] / "models")
-    pictures = finished[0].parent / "shapes/web"
-    shutil.copytree(pictures, folder / "web")
+    images = finished[0].parent / "shapes/web"
+    shutil.copytree(images, folder / "web")
     names = sorted(
         p.relative_to(folder / "web").as_posix()
         for p in (folder / "web").rglob("*.*")
@@ -49,7 +49,7 @@ def placeholder(finished, tmp_path_factory):
     return folder / "run", config
 
 
-def test_the_first_copies_have_verdicts_and_the_ratio_is_theirs(placeholder):
+def test_only_the_first_copies_have_verdicts(placeholder):
     run, _ = placeholder
     glob = f"{run}/rounds/1/**/*.parquet"
     judged = duckdb.sql(

@@ -1,4 +1,4 @@
-"""The same stages give the same rows called directly and through Ray, for any batch size, worker count and order."""
+"""The same stages give the same rows with and without Ray, for any batch size, worker count and order."""
 
 import json
 from dataclasses import replace
@@ -7,7 +7,7 @@ import duckdb
 import pytest
 import torch
 
-from capfilt.cluster.chain.engine import Step, run_chain, run_local
+from capfilt.cluster.chain.engine import Step, run_chain
 from capfilt.cluster.chain.isolation import RowsLost
 from capfilt.models.checkpoints.load import save_checkpoint
 from capfilt.models.config import MedConfig, TextConfig, VisionConfig
@@ -17,13 +17,14 @@ from capfilt.pipeline.config.load import parse_config
 from capfilt.pipeline.corpora.shapes import make_shapes
 from capfilt.stages.storage.store import Store
 from tests.chain import bootstrap_web
+from tests.local_chain import run_local
 
 TEXTS = ["a red circle", "a blue square next to a green star", "two yellow triangles", "click here"]
 
 
 @pytest.fixture(scope="module")
 def scene(tiny, tmp_path_factory):
-    """A config, and a captioner and filter with random weights that say various things."""
+    """(config, checkpoint) with random weights whose captions and scores vary."""
     _, data = tiny
     checkpoint = tmp_path_factory.mktemp("random")
     config = parse_config(data, "tiny")
@@ -37,15 +38,17 @@ def scene(tiny, tmp_path_factory):
     med = MED(MedConfig(vision=vision, text=text, embed_dim=8))
     for parameter in med.parameters():
         if parameter.ndim > 1:
-            torch.nn.init.normal_(
-                parameter, std=0.4
-            )  # random but opinionated: scores spread over both verdicts
+            # Large enough that scores spread over both verdicts.
+            torch.nn.init.normal_(parameter, std=0.4)
     save_checkpoint(checkpoint, med, tokenizer, {})
     return config, str(checkpoint)
 
 
-def candidates(scene, run, *, engine, batch_size=64, actors=1, reverse=False):
-    """Bootstrap the tiny web part in one pass from urls to candidates; all candidate rows."""
+def candidates(scene, run, *, engine, batch_size=64, **options):
+    """Bootstrap the tiny web source in one pass from urls to candidates; return (candidate rows, scores).
+
+    `options` are those of `bootstrap_web`.
+    """
     config, checkpoint = scene
     generate = replace(config.captioner.generate, batch_size=batch_size)
     judge = replace(config.filter.judge, batch_size=batch_size)
@@ -56,16 +59,15 @@ def candidates(scene, run, *, engine, batch_size=64, actors=1, reverse=False):
         }
     )
     store = Store(str(run))
-    both = {"captioner": checkpoint, "filter": checkpoint}
-    index, results = bootstrap_web(config, store, both, engine, actors=actors, reverse=reverse)
+    models = {"captioner": checkpoint, "filter": checkpoint}
+    index, results = bootstrap_web(config, store, models, engine, **options)
     assert sorted(row["shard"] for row in results) == list(range(index.shards))
     read = sum(json.loads(row["records"])["candidates"]["rows"]["read"] for row in results)
     assert read == index.rows == 90
-    query = f"SELECT * EXCLUDE (itm_prob, itc_sim) FROM '{run}/rounds/1/**/*.parquet' ORDER BY key, origin, caption_index"
-    scores = (
-        f"SELECT itm_prob, itc_sim FROM '{run}/rounds/1/**/*.parquet' ORDER BY key, origin, caption_index"
-    )
-    return duckdb.sql(query).fetchall(), [x for row in duckdb.sql(scores).fetchall() for x in row]
+    source = f"FROM '{run}/rounds/1/**/*.parquet' ORDER BY key, origin, caption_index"
+    rows = duckdb.sql(f"SELECT * EXCLUDE (itm_prob, itc_sim) {source}").fetchall()
+    scores = duckdb.sql(f"SELECT itm_prob, itc_sim {source}").fetchall()
+    return rows, [score for row in scores for score in row]
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +75,7 @@ def direct(scene, tmp_path_factory):
     return candidates(scene, tmp_path_factory.mktemp("direct"), engine=run_local)
 
 
-def test_random_models_say_various_things(direct):
+def test_random_models_give_various_captions_and_scores(direct):
     rows, scores = direct
     texts = {row[6] for row in rows}
     assert len(texts) > 50 and max(scores) - min(scores) > 0.2
@@ -90,17 +92,17 @@ def test_ray_with_two_workers_per_stage_gives_the_same_rows(scene, direct, tmp_p
     assert rows == direct[0] and scores == pytest.approx(direct[1], abs=1e-5)
 
 
-class _Drops:
+class _LosesARow:
     def __call__(self, batch):
         return batch.slice(1)
 
 
-def test_a_stage_that_loses_a_row_is_a_defect_that_is_named():
-    steps = [Step(name="read", make=_Makes, kind="read"), Step(name="picky", make=_Drops)]
-    with pytest.raises(RowsLost, match="stage picky got 3 rows and returned 2"):
+def test_a_stage_that_loses_a_row_is_named_in_the_error():
+    steps = [Step(name="read", make=_MakesRows, kind="read"), Step(name="picky", make=_LosesARow)]
+    with pytest.raises(RowsLost, match="stage picky received 3 rows and returned 2"):
         list(run_local([{"n": 3}], steps))
 
 
-class _Makes:
+class _MakesRows:
     def __call__(self, batch):
         return batch.take([0] * batch["n"][0].as_py())

@@ -1,4 +1,4 @@
-"""Kill the program at a random moment, start the same command again: the result is that of an undisturbed run."""
+"""A run that is killed at random moments and resumed by the same command equals an uninterrupted one."""
 
 import os
 import random
@@ -9,7 +9,7 @@ import sys
 import duckdb
 import pytest
 
-from tests.faults.harness import stop_when, training_curve
+from tests.faults.harness import signal_after_records, training_curve
 from tests.tiny import tiny_data, write_config
 
 
@@ -31,9 +31,9 @@ def candidates(run):
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_killed_run_resumes_to_the_same_candidates(finished, tmp_path):
-    """A whole loop, killed once, asked to stop once, at moments that differ from test run to test run;
-    tests/faults has the short form, a bootstrap alone."""
+def test_a_killed_run_resumes_to_the_same_candidates(finished, tmp_path):
+    """A whole loop, killed once and asked to stop once, at moments that differ from test run to test run. The
+    short form in tests/faults runs only a bootstrap."""
     draw = random.Random(os.getpid())
     kills = sorted(draw.sample(range(1, 20), 2))
     signals = draw.sample([signal.SIGKILL, draw.choice([signal.SIGTERM, signal.SIGINT])], 2)
@@ -41,15 +41,15 @@ def test_killed_run_resumes_to_the_same_candidates(finished, tmp_path):
     data["run"]["dir"] = str(tmp_path / "disturbed")
     config = write_config(tmp_path / "disturbed.yaml", data)
     for records, signum in zip(kills, signals, strict=True):
-        stop_when(start(config), config, tmp_path / "disturbed", records, signum)
+        signal_after_records(start(config), config, tmp_path / "disturbed", records, signum)
     process = start(config)
     output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, f"{signals} at {kills} records; {output}"
 
     expected, found = candidates(finished[0]), candidates(tmp_path / "disturbed")
     assert [row[:6] for row in found] == [row[:6] for row in expected], f"{signals} at {kills} records"
-    for mine, theirs in zip(found, expected, strict=True):
-        assert mine[6:] == pytest.approx(theirs[6:], abs=1e-4)
+    for row, expected_row in zip(found, expected, strict=True):
+        assert row[6:] == pytest.approx(expected_row[6:], abs=1e-4)
     for training in ("pretrain.0", "captioner.1", "filter.1"):
         assert training_curve(tmp_path / "disturbed", training) == training_curve(finished[0], training), (
             training

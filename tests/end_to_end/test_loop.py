@@ -1,4 +1,4 @@
-"""The whole loop on a tiny corpus: what it leaves, that it is skipped when done, and that its figures agree."""
+"""The whole loop on a tiny corpus: its files, its figures, and that finished nodes are skipped."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ from capfilt.pipeline.plan import plan
 from tests.runs import run_dag
 
 
-def records(folder):
+def read_records(folder):
     return [json.loads(path.read_text()) for path in sorted(folder.glob("??????.json"))]
 
 
@@ -21,11 +21,11 @@ def test_every_node_is_recorded_as_done(finished):
     assert {path.stem for path in (run / "nodes").glob("*.json")} == set(plan(config))
 
 
-def test_no_row_is_lost_or_doubled(finished):
+def test_no_row_is_lost_or_duplicated(finished):
     run, _, _ = finished
     keys = duckdb.sql(f"SELECT key, status FROM '{run}/corpus/web/*.parquet'").fetchall()
     assert len(keys) == len({key for key, _ in keys}) == 90
-    for record in records(run / "corpus/web"):
+    for record in read_records(run / "corpus/web"):
         assert record["rows"]["read"] == sum(record["rows"]["status"].values())
     judged = duckdb.sql(f"SELECT key, origin, caption_index FROM '{run}/rounds/1/web/*.parquet'").fetchall()
     images = {key for key, status in keys if status == "success"}
@@ -33,7 +33,7 @@ def test_no_row_is_lost_or_doubled(finished):
     assert sorted(judged) == sorted(expected)
 
 
-def test_the_query_of_the_design_gives_the_reported_noise_ratio(finished):
+def test_the_query_of_the_readme_gives_the_reported_noise_ratio(finished):
     run, _, _ = finished
     metrics = json.loads((run / "reports/1/metrics.json").read_text())
     query = f"SELECT origin, 1 - avg(kept::int) FROM '{run}/rounds/1/**/*.parquet' GROUP BY 1"
@@ -53,7 +53,7 @@ def test_models_are_evaluated_and_reported(finished):
     assert "<script src" not in page and "data:image" in page
 
 
-def test_captioner_and_filter_are_separate_models_of_the_last_med(finished):
+def test_captioner_and_filter_start_from_the_last_med(finished):
     run, _, _ = finished
     for name in ("captioner.1", "filter.1"):
         provenance = json.loads((run / f"models/{name}/provenance.json").read_text())
@@ -75,7 +75,7 @@ def test_a_second_run_does_nothing(finished):
     }
 
 
-def test_fresh_redoes_a_node_and_what_needs_it_and_gives_the_same(finished, tmp_path):
+def test_fresh_repeats_a_node_and_its_dependents_with_the_same_result(finished, tmp_path):
     original, config, _ = finished
     run = tmp_path / "run"
     shutil.copytree(original, run)

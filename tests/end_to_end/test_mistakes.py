@@ -1,4 +1,4 @@
-"""Mistakes a person would make: one clear line each, exit code 2 or 1, and nothing half made."""
+"""Mistakes of a user: each ends with one line and exit code 2."""
 
 import json
 import os
@@ -12,30 +12,30 @@ from tests.tiny import tiny_data, write_config
 
 @pytest.fixture
 def data(tmp_path):
-    """A chain of given checkpoints over a list of one url: nothing here ever starts a cluster."""
-    made = tiny_data(tmp_path)
+    """Config data of a chain of given checkpoints over a list of one url; no test here starts a cluster."""
+    data = tiny_data(tmp_path)
     (tmp_path / "urls.csv").write_text("url,caption\nhttp://127.0.0.1:9/a.jpg,a red square\n")
     (tmp_path / "empty.csv").write_text("url,caption\n")
-    made["sources"]["web"] = {"kind": "web", "rows": {"manifest": str(tmp_path / "urls.csv")}}
-    del made["shapes"], made["pretrain"], made["sources"]["human"], made["sources"]["test"]
+    data["sources"]["web"] = {"kind": "web", "rows": {"manifest": str(tmp_path / "urls.csv")}}
+    del data["shapes"], data["pretrain"], data["sources"]["human"], data["sources"]["test"]
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
     (checkpoint / "config.json").write_text(json.dumps({}))
-    made["captioner"] = made["filter"] = {"checkpoint": str(checkpoint)}
-    return made
+    data["captioner"] = data["filter"] = {"checkpoint": str(checkpoint)}
+    return data
 
 
-def capfilt(*arguments, **more):
+def capfilt(*arguments, **options):
     return subprocess.run(
         [sys.executable, "-m", "pipeline", *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=120,
-        **more,
+        **options,
     )
 
 
-def change(data, path, value):
+def set_key(data, path, value):
     *parents, last = path.split(".")
     for name in parents:
         data = data[name]
@@ -61,9 +61,9 @@ def change(data, path, value):
         ("run.dir", "{dir}", "not empty and not a capfilt run"),
     ],
 )
-def test_mistake_in_a_config_ends_in_one_line(tmp_path, data, path, value, message):
+def test_a_mistake_in_a_config_is_one_line(tmp_path, data, path, value, message):
     value = json.loads(json.dumps(value).replace("{dir}", str(tmp_path)))
-    change(data, path, value)
+    set_key(data, path, value)
     (tmp_path / "configs").mkdir()
     result = capfilt("run", write_config(tmp_path / "configs/c.yaml", data))
     lines = [line for line in result.stderr.splitlines() if line.strip()]
@@ -71,8 +71,8 @@ def test_mistake_in_a_config_ends_in_one_line(tmp_path, data, path, value, messa
     assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0], result.stderr
 
 
-def test_unreachable_bucket_is_one_line(tmp_path, data):
-    change(data, "run.dir", "s3://capfilt-no-such-bucket/run")
+def test_an_unreachable_bucket_is_one_line(tmp_path, data):
+    set_key(data, "run.dir", "s3://capfilt-no-such-bucket/run")
     environment = os.environ | {
         "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
         "AWS_ACCESS_KEY_ID": "x",
@@ -95,7 +95,7 @@ def test_unreachable_bucket_is_one_line(tmp_path, data):
         (["report", "{dir}/nothing"], "no run directory"),
     ],
 )
-def test_mistake_on_the_command_line_ends_in_one_line(tmp_path, data, arguments, message):
+def test_a_mistake_on_the_command_line_is_one_line(tmp_path, data, arguments, message):
     config = write_config(tmp_path / "c.yaml", data)
     result = capfilt(*(a.format(config=config, dir=tmp_path) for a in arguments))
     assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr, (

@@ -1,7 +1,7 @@
-"""One package, `capfilt`: every process of a run imports it from the same place, whatever lies in the working directory.
+"""Every process of a run imports capfilt from the same place, whatever modules the working directory has.
 
-From a checkout without any installation, from an editable installation and from a wheel; in the driver, the Ray workers,
-the training workers and the child process in which a stage is searched for a row that kills it.
+Tested from a checkout without installation, an editable installation and a wheel; in the driver, the Ray
+workers, the training workers, and the subprocess in which a stage runs after a row has killed its worker.
 """
 
 import os
@@ -20,7 +20,7 @@ from tests.tiny import tiny_data, write_config
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("capfilt", "pipeline", "stages", "models", "cluster", "configs")
-VICTIM = "00000200007"
+KILLED_ROW = "00000200007"
 ROLES = {"driver", "worker", "training", "child"}
 
 
@@ -37,7 +37,7 @@ def sources(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory):
-    """An environment with everything that capfilt needs, and without capfilt."""
+    """Folder of the programs of an environment that has the dependencies of capfilt, but not capfilt."""
     folder = tmp_path_factory.mktemp("bare")
     venv.create(folder, with_pip=True)
     site = folder / f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
@@ -47,9 +47,9 @@ def bare(tmp_path_factory):
 
 
 @pytest.fixture
-def hostile(tmp_path):
-    """A working directory full of modules with our folders' names."""
-    folder = tmp_path / "hostile"
+def shadowing_folder(tmp_path):
+    """A working directory with modules that have the names of our packages and raise when imported."""
+    folder = tmp_path / "shadowing"
     folder.mkdir()
     for name in FOLDERS[1:]:
         (folder / f"{name}.py").write_text("raise RuntimeError('a module of the user')\n")
@@ -57,15 +57,15 @@ def hostile(tmp_path):
 
 
 def run(command, folder, tmp_path):
-    """Run the whole tiny loop; {role: folders from which its processes import capfilt}."""
+    """Run the whole tiny loop; return {role: folders from which its processes import capfilt}."""
     data = tiny_data(tmp_path)
     data["cluster"] = {"stall_seconds": 60}
     config = write_config(tmp_path / "config.yaml", data)
-    (tmp_path / "witness").mkdir()
+    (tmp_path / "imports").mkdir()
     environment = os.environ | {
-        "PYTHONPATH": str(Path(__file__).parent / "witness"),
-        "CAPFILT_WITNESS": str(tmp_path / "witness"),
-        "CAPFILT_VICTIM": VICTIM,
+        "PYTHONPATH": str(Path(__file__).parent / "import_log"),
+        "CAPFILT_IMPORT_LOG": str(tmp_path / "imports"),
+        "CAPFILT_KILLED_ROW": KILLED_ROW,
     }
     environment.pop("VIRTUAL_ENV", None)
     result = subprocess.run(
@@ -80,9 +80,9 @@ def run(command, folder, tmp_path):
     rows = pq.read_table(tmp_path / "run/corpus/web/000002.parquet", columns=["key", "status"]).to_pylist()
     assert {row["status"] for row in rows} == {"success"}  # the corpus was committed before
     judged = pq.read_table(tmp_path / "run/rounds/1/web/000002.parquet", columns=["key"])["key"].to_pylist()
-    assert VICTIM not in judged and len(set(judged)) == 19
+    assert KILLED_ROW not in judged and len(set(judged)) == 19
     found = {}
-    for name in os.listdir(tmp_path / "witness"):
+    for name in os.listdir(tmp_path / "imports"):
         role, _, path = name.partition(" ")
         found.setdefault(role, set()).add(Path(path.replace("+", "/")).parents[2])
     return found
@@ -98,15 +98,15 @@ def test_a_checkout_needs_no_installation(sources, bare, tmp_path):
 
 
 @pytest.mark.long
-def test_an_editable_installation_ignores_the_working_directory(hostile, tmp_path):
-    found = run([str(Path(sys.executable).with_name("capfilt"))], hostile, tmp_path)
+def test_an_editable_installation_ignores_the_working_directory(shadowing_folder, tmp_path):
+    found = run([str(Path(sys.executable).with_name("capfilt"))], shadowing_folder, tmp_path)
     assert set(found) == ROLES
     for places in found.values():
         assert places <= {ROOT, ROOT.parent}
 
 
 @pytest.mark.long
-def test_a_wheel_holds_everything_and_nothing_beside_its_package(sources, bare, hostile, tmp_path):
+def test_a_wheel_holds_exactly_its_package(sources, bare, shadowing_folder, tmp_path):
     wheels = tmp_path / "wheels"
     pip = [str(bare / "python"), "-m", "pip", "--quiet"]
     subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", str(wheels), str(sources)], check=True)
@@ -119,7 +119,7 @@ def test_a_wheel_holds_everything_and_nothing_beside_its_package(sources, bare, 
         site = Path(
             sysconfig.get_path("purelib", vars={"base": str(bare.parent), "platbase": str(bare.parent)})
         )
-        found = run([str(bare / "capfilt")], hostile, tmp_path)
+        found = run([str(bare / "capfilt")], shadowing_folder, tmp_path)
     finally:
         subprocess.run([*pip, "uninstall", "--yes", "capfilt"], check=True)
     assert set(found) == ROLES

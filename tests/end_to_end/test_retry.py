@@ -1,4 +1,4 @@
-"""`capfilt retry` through Ray: the rows come back, and the run that goes on is the one that never lost them."""
+"""`capfilt retry` through Ray: afterwards the run equals one in which the rows never failed."""
 
 import json
 import shutil
@@ -24,12 +24,12 @@ from capfilt.stages.storage.store import Store
 from tests.runs import run_dag
 
 LOST = {"00000100003": "timeout", "00000100011": "dns", "00000400000": "http_5xx"}
-"""Key → status it is given; of shards 1 and 4."""
+"""Key -> status that it gets; rows of shards 1 and 4."""
 
 
 @pytest.fixture
-def losses(finished, tmp_path):
-    """(run directory, config) of a copy of the finished run in which three rows had failed when it was fetched."""
+def failed_rows(finished, tmp_path):
+    """(run directory, config) of a copy of the finished run in which the fetch of three rows has failed."""
     original, config, _ = finished
     run = tmp_path / "run"
     shutil.copytree(original, run)
@@ -48,16 +48,16 @@ def losses(finished, tmp_path):
     return run, config.model_copy(update={"run": config.run.model_copy(update={"dir": str(run)})})
 
 
-def ask(config, *classes):
+def retry(config, *classes):
     console = Console(quiet=True)
     with hold_run(config, console.print) as run_dir:
         return retry_rows(run_dir, classes, console)
 
 
-def test_lost_rows_come_back_and_downstream_sees_them(losses, finished, ray_session):
-    run, config = losses
+def test_failed_rows_are_fetched_and_later_nodes_use_them(failed_rows, finished, ray_session):
+    run, config = failed_rows
     times = {path: path.stat().st_mtime_ns for path in run.rglob("0*.*")}
-    found = ask(config, "dns", "http_5xx", "timeout")
+    found = retry(config, "dns", "http_5xx", "timeout")
     assert (found.asked, dict(found.status), found.shards, found.changed) == (3, {"success": 3}, 2, 2)
     assert found.failed is None and found.again == ["fetch", "bootstrap.1", "report.1"]
     assert found.trained == "pretrain.0"
@@ -85,11 +85,11 @@ def test_lost_rows_come_back_and_downstream_sees_them(losses, finished, ray_sess
         "stage_seconds": counts["stage_seconds"]
     }
     assert not (run / "replacing").exists()
-    again = ask(config, "dns", "http_5xx", "timeout")
+    again = retry(config, "dns", "http_5xx", "timeout")
     assert (again.asked, again.changed, again.again) == (0, 0, [])
 
 
-def test_command_tells_mistakes(finished):
+def test_mistakes_are_one_line(finished):
     def command(*words):
         done = subprocess.run(
             [sys.executable, "-m", "pipeline", "retry", *words], capture_output=True, text=True, timeout=120
@@ -100,5 +100,5 @@ def test_command_tells_mistakes(finished):
         2,
         "error: nowhere: no run directory (it has no config.yaml); give what run.dir was",
     )
-    code, said = command(str(finished[0]), "--class", "dns,slow")
-    assert code == 2 and said.startswith("error: --class: slow: no such status; allowed: dns, connect,")
+    code, message = command(str(finished[0]), "--class", "dns,slow")
+    assert code == 2 and message.startswith("error: --class: slow: no such status; allowed: dns, connect,")

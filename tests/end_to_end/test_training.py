@@ -1,4 +1,4 @@
-"""Training on Ray Train: two workers are one, and a killed worker leaves no trace."""
+"""Training on Ray Train: two workers, one of which is killed, have the curve of one worker."""
 
 import copy
 import os
@@ -23,8 +23,7 @@ SPEED = ("samples_per_second", "time")
 
 @pytest.fixture(scope="module")
 def fetched(tiny, finished, tmp_path_factory):
-    """A run directory in which everything is fetched and nothing else done, and config data of a pretraining with queue
-    and momentum."""
+    """(run directory, config data) of a pretraining with queue and momentum whose corpus is fetched."""
     run = tmp_path_factory.mktemp("fetched") / "run"
     shutil.copytree(finished[0] / "corpus", run / "corpus")
     (run / "nodes").mkdir()
@@ -33,7 +32,7 @@ def fetched(tiny, finished, tmp_path_factory):
     data = copy.deepcopy(tiny[1])
     data["pretrain"]["steps"] = STEPS
     data["pretrain"]["workers"] = {"checkpoint_every": CHECKPOINT_EVERY, "workers": 2}
-    data["model"]["med"]["text"]["dropout"] = 0.0  # its draws are each worker's own
+    data["model"]["med"]["text"]["dropout"] = 0.0  # its draws depend on the rank
     data["pretrain"]["objective"] |= {"queue_size": 20, "alpha": 0.4, "negative_all_rank": True}
     return run, data
 
@@ -57,9 +56,9 @@ def pretrain(fetched, folder, *, workers=2, meanwhile=None):
     return [{name: value for name, value in row.items() if name not in SPEED} for row in rows]
 
 
-def test_two_workers_of_which_one_is_killed_give_the_curve_of_one(fetched, tmp_path):
-    """Up to rounding: sums of gradients are taken in another order. That a resumed learner is the undisturbed one to
-    the bit is tested in tests/pipeline/training/test_learner.py."""
+def test_two_workers_of_which_one_is_killed_have_the_curve_of_one(fetched, tmp_path):
+    """Up to rounding, since gradients are summed in another order. That a resumed learner is exact is tested
+    in tests/pipeline/training/test_learner.py."""
     killed, taken = [], []
 
     def kill(folder):
@@ -75,7 +74,7 @@ def test_two_workers_of_which_one_is_killed_give_the_curve_of_one(fetched, tmp_p
     curve = pretrain(fetched, tmp_path / "two", meanwhile=kill)
     assert killed, "the training ended before it could be disturbed"
     assert len(taken) == CHECKPOINT_EVERY
-    assert first_steps(tmp_path / "two") == taken, "steps before the checkpoint were taken again"
+    assert first_steps(tmp_path / "two") == taken, "steps before the checkpoint were repeated"
     expected = pretrain(fetched, tmp_path / "one", workers=1)
     for two, one in zip(curve, expected, strict=True):
         assert two == pytest.approx(one, rel=1e-3), one["step"]
@@ -83,7 +82,7 @@ def test_two_workers_of_which_one_is_killed_give_the_curve_of_one(fetched, tmp_p
 
 
 def first_steps(folder):
-    """The log's rows up to the first checkpoint, with the times at which they were taken."""
+    """Log rows up to the first checkpoint, with the times at which the steps were taken."""
     rows = read_steps(Store(str(folder / "logs/pretrain.0")))
     return [row for row in rows if row["step"] <= CHECKPOINT_EVERY]
 
@@ -98,7 +97,7 @@ def train_workers():
 
 
 def ancestors(pid):
-    """Parents of a process, up to the first."""
+    """Process ids of all ancestors of a process."""
     found = []
     while pid > 1:
         fields = read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
@@ -110,5 +109,5 @@ def ancestors(pid):
 def read(path):
     try:
         return path.read_text(errors="replace")
-    except OSError:  # it has ended meanwhile
+    except OSError:  # the process has exited
         return ""

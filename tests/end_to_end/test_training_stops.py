@@ -1,4 +1,4 @@
-"""One worker's verdict ends a training, at once, though the others wait for that worker."""
+"""A stop of one worker ends a training at once, although the other workers wait for that worker."""
 
 from functools import partial
 from uuid import uuid4
@@ -10,8 +10,8 @@ from capfilt.cluster.config import WorkersConfig
 from capfilt.cluster.training.trainer import LocalTrainingStop, TrainingStopped, TrainJob, fit
 
 
-class Lonely:
-    """A learner whose second worker runs out of memory in a step that the first cannot take alone."""
+class StopsOnRank1:
+    """A learner whose second worker runs out of memory while the first waits for it."""
 
     step, total_steps = 0, 2
 
@@ -22,25 +22,25 @@ class Lonely:
         if self.rank == 1:
             raise LocalTrainingStop("pretrain.0: out of memory with 8 pairs")
         dist.barrier()
-        raise AssertionError("nobody else came")
+        raise AssertionError("the second worker reached the barrier")
 
 
 def build(starts, worker):
     (starts / f"{worker.rank}-{uuid4()}").touch()
-    return Lonely(worker.rank)
+    return StopsOnRank1(worker.rank)
 
 
-def test_a_verdict_of_one_worker_ends_the_training_of_all(ray_session, tmp_path):
+def test_a_stop_of_one_worker_ends_the_training_of_all(ray_session, tmp_path):
     starts = tmp_path / "starts"
     starts.mkdir()
     job = TrainJob(
         node="pretrain.0",
-        name="lonely",
-        storage=str(tmp_path / "train"),
+        name="stops",
+        storage_path=str(tmp_path / "train"),
         workers=WorkersConfig(workers=2, max_failures=3),
-        gpus=0.0,
+        gpus_per_worker=0.0,
         build=partial(build, starts),
     )
     with pytest.raises(TrainingStopped, match=r"^pretrain\.0: out of memory with 8 pairs$"):
         fit(job)
-    assert sorted(path.name[0] for path in starts.iterdir()) == ["0", "1"], "it was tried again"
+    assert sorted(path.name[0] for path in starts.iterdir()) == ["0", "1"], "the training was retried"

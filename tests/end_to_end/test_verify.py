@@ -1,4 +1,4 @@
-"""`capfilt verify`: each kind of damage is found and named, and --repair makes exactly the damaged parts again."""
+"""`capfilt verify` finds and names each kind of damage, and --repair redoes exactly the damaged parts."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ def copied(finished, tmp_path):
     return run, config.model_copy(update={"run": config.run.model_copy(update={"dir": str(run)})})
 
 
-def look(run, config):
+def verify(run, config):
     assert str(run) == config.run.dir
     return verify_run(open_run(config))
 
@@ -49,7 +49,7 @@ def miscount(path):
 
 
 def swap(path):
-    """As if it were another run's shard."""
+    """Replace the fingerprint, as if the shard belonged to another run."""
     record = json.loads(path.read_text())
     path.write_text(json.dumps(record | {"fingerprint": "0" * 16}))
 
@@ -58,15 +58,15 @@ def garble(path):
     path.write_text('{"half a rec')
 
 
-def test_an_undamaged_run_is_as_its_records_say(copied):
-    found = look(*copied)
+def test_an_undamaged_run_verifies(copied):
+    found = verify(*copied)
     assert found.problems == [] and found.unfinished == 0
     # 90 web rows twice (corpus and candidates), 24 human, 12 test.
     assert found.rows == 90 * 2 + 24 + 12 and found.bytes > 100_000
 
 
 @pytest.mark.parametrize(
-    ("file", "damage", "said"),
+    ("file", "damage", "message"),
     [
         ("corpus/web/000001.tar", flip, "corpus/web/000001: 000001.tar is not what was written"),
         ("corpus/web/000003.tar", truncate, "corpus/web/000003: 000003.tar is not what was written"),
@@ -101,13 +101,13 @@ def test_an_undamaged_run_is_as_its_records_say(copied):
         ("reports/1/noise.parquet", delete, "reports/1/noise.parquet: missing"),
     ],
 )
-def test_each_damage_is_named(copied, file, damage, said):
+def test_each_damage_is_named(copied, file, damage, message):
     run, config = copied
     damage(run / file)
-    assert said in "\n".join(map(str, look(run, config).problems))
+    assert message in "\n".join(map(str, verify(run, config).problems))
 
 
-def test_repair_makes_exactly_the_damaged_parts_again(copied, finished, ray_session):
+def test_repair_redoes_exactly_the_damaged_parts(copied, finished, ray_session):
     run, config = copied
     damaged = {
         "corpus/web/000001.tar": flip,
@@ -120,11 +120,11 @@ def test_repair_makes_exactly_the_damaged_parts_again(copied, finished, ray_sess
     for name, damage in damaged.items():
         damage(run / name)
     times = {path: path.stat().st_mtime_ns for path in run.rglob("0*.json")}
-    again = repair(writable(config), look(run, config).problems)
+    again = repair(writable(config), verify(run, config).problems)
     assert again == ["fetch", "captioner.1", "bootstrap.1", "report.1"]
     outcome = run_dag(config, Console(quiet=True))
     assert outcome.failed == {} and outcome.done == again
-    assert look(run, config).problems == []
+    assert verify(run, config).problems == []
     for name in damaged:
         if not name.endswith(".json"):
             assert (run / name).read_bytes() == (finished[0] / name).read_bytes(), name
@@ -135,14 +135,14 @@ def test_repair_makes_exactly_the_damaged_parts_again(copied, finished, ray_sess
     assert {name for name in changed if name.startswith(("corpus", "rounds"))} == set(redone)
 
 
-def test_wrong_totals_cost_no_shard(copied):
+def test_wrong_totals_redo_no_shard(copied):
     run, config = copied
     path = run / "nodes/fetch.json"
     record = json.loads(path.read_text())
     record["counts"]["rows"] += 1
     path.write_text(json.dumps(record))
     run_dir = writable(config)
-    found = look(run, config)
+    found = verify(run, config)
     assert [str(p) for p in found.problems] == [
         "nodes/fetch.json: 127 rows (126 success); its shards' records say 126 rows (126 success)"
     ]
@@ -150,7 +150,7 @@ def test_wrong_totals_cost_no_shard(copied):
     assert len(list((run / "corpus/web").glob("*.tar"))) == 5 and run_dir.ledger.node("fetch") is None
 
 
-def test_command_exits_with_1_and_says_how_to_repair(copied):
+def test_the_command_exits_with_1_and_prints_how_to_repair(copied):
     run, _ = copied
     flip(run / "rounds/1/web/000000.parquet")
     result = subprocess.run(
@@ -161,12 +161,12 @@ def test_command_exits_with_1_and_says_how_to_repair(copied):
     assert f"capfilt verify {run} --repair" in result.stdout
 
 
-def test_the_command_that_repairs_goes_on_where_a_kill_left_it(copied, finished):
-    """Killed when everything was taken back and nothing made again; nothing differs then."""
+def test_an_interrupted_repair_is_finished_by_the_same_command(copied, finished):
+    """A repair killed after it had removed the damaged parts: parts are missing, but none differs."""
     run, config = copied
     name = "rounds/1/web/000002.parquet"
     flip(run / name)
-    repair(writable(config), look(run, config).problems)
+    repair(writable(config), verify(run, config).problems)
     result = subprocess.run(
         [sys.executable, "-m", "pipeline", "verify", str(run), "--repair"],
         capture_output=True,
@@ -176,5 +176,5 @@ def test_the_command_that_repairs_goes_on_where_a_kill_left_it(copied, finished)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "0 differences; 2 not finished" in result.stdout  # the shard, the report
     assert (run / name).read_bytes() == (finished[0] / name).read_bytes()
-    found = look(run, config)
+    found = verify(run, config)
     assert found.problems == [] and found.unfinished == 0

@@ -1,9 +1,9 @@
-"""The long form: `python -m tests.faults --kills 100 --out faults.json` kills at every point, then again from the
-start, until so many kills are done. Exit 1 if any of them left a difference.
+"""The long form of the fault tests: `python -m tests.faults --kills 100 --out faults.json` injects a fault at
+each point in turn until so many faults are done. Exits with 1 if any of them leaves a difference.
 
-`--on s3` has the run directory on a busy S3 server, `--on trainings` kills a whole loop there, `--on disk-trainings` one on the
-disk, `--on nodes` works on a cluster of several nodes and kills one of them, `--on node-trainings` does so while a whole loop trains, `--on poison` has
-rows of each kind of poison in each stage.
+`--on s3` puts the run directory on a busy S3 server; `--on trainings` kills the driver of a whole loop there,
+`--on disk-trainings` on a disk. `--on nodes` kills a node of a cluster of several nodes, and
+`--on node-trainings` does so during a training. `--on poison` has rows of each kind of failure in each stage.
 """
 
 import argparse
@@ -25,20 +25,20 @@ from tests.faults.harness import (
     HANG_SECONDS,
     Fault,
     chain_data,
-    differences,
-    disturb,
-    fetched,
-    finish,
-    judge,
-    on_s3,
+    classify_end,
+    download_run,
+    find_differences,
+    run_with_fault,
+    s3_run_dir,
     start,
     training_curve,
+    wait_for_exit,
 )
-from tests.faults.nodes import Nodes
+from tests.faults.nodes import LocalCluster
 from tests.s3_server import S3, Trouble
 from tests.tiny import tiny_data, write_config
 
-PLACES = {
+FAULTS = {
     "disk": points.ALL,
     "s3": points.S3,
     "trainings": points.TRAININGS,
@@ -47,27 +47,29 @@ PLACES = {
     "node-trainings": points.NODE_TRAININGS,
     "poison": tuple(poison.LONG),
 }
+"""Value of `--on` -> faults, or names of `poison.LONG`."""
 BUSY = [Trouble(kind, every=29) for kind in ("slow_down", "error", "lost", "reset")]
 Attempt = Callable[[Path, Any], tuple[str, list[str]]]
-"""Disturb a run, by a fault or by the rows of `poison.LONG` that are named, in a folder of its own, and see it to its end:
-how it ended at first, and what differs."""
+"""Runs one fault (or one name of `poison.LONG`) in a folder of its own, and finishes the run.
+
+Returns (how the first command ended, differences from a run without faults)."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--on", choices=PLACES, default="disk")
-    parser.add_argument("--kills", type=int, help="all points once when not given")
-    parser.add_argument("--first", type=int, default=0, help="number of the point to begin with")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--on", choices=FAULTS, default="disk")
+    parser.add_argument("--kills", type=int, help="number of faults; each point once if not given")
+    parser.add_argument("--first", type=int, default=0, help="number of the point to start with")
+    parser.add_argument("--out", type=Path, help="JSON file for the results")
     options = parser.parse_args()
-    faults = PLACES[options.on]
+    faults = FAULTS[options.on]
     with tempfile.TemporaryDirectory(prefix="capfilt-faults-") as place, ExitStack() as stack:
         root = Path(place)
         attempt = prepare(options.on, root, stack)
         results = []
         chosen = itertools.islice(itertools.cycle(faults), options.first, None)
         for number, fault in zip(range(options.kills or len(faults)), chosen, strict=False):
-            results.append(kill(root / f"{number:03d}", fault, attempt))
+            results.append(inject(root / f"{number:03d}", fault, attempt))
             print("{ended:11}  {seconds:5.1f} s  {fault}  {differences}".format(**results[-1]), flush=True)
     endings = collections.Counter(result["ended"] for result in results)
     bad = [result for result in results if result["differences"]]
@@ -77,20 +79,27 @@ def main() -> None:
     raise SystemExit(1 if bad else 0)
 
 
-def kill(folder: Path, fault: Fault | str, attempt: Attempt) -> dict[str, object]:
+def inject(folder: Path, fault: Fault | str, attempt: Attempt) -> dict[str, object]:
+    """Run one fault and measure its time."""
     folder.mkdir()
     began = time.monotonic()
     try:
-        ending, found = attempt(folder, fault)
+        end, found = attempt(folder, fault)
     except AssertionError as error:
-        ending, found = "not resumed", [str(error)]
+        end, found = "not resumed", [str(error)]
     shutil.rmtree(folder)
     seconds = round(time.monotonic() - began, 1)
-    return {"fault": str(fault), "ended": ending, "differences": found, "seconds": seconds}
+    return {"fault": str(fault), "ended": end, "differences": found, "seconds": seconds}
 
 
 def prepare(place: str, root: Path, stack: ExitStack) -> Attempt:
-    """What there is to compare with, made once; and how a run is disturbed there."""
+    """Make models and a reference run, without faults, to compare with, and choose how faults are run.
+
+    Args:
+        place: value of `--on`.
+        root: folder for everything.
+        stack: closes what is started.
+    """
     models = make_models(root / "models")
     s3 = None
     if place in ("s3", "trainings"):
@@ -98,105 +107,109 @@ def prepare(place: str, root: Path, stack: ExitStack) -> Attempt:
         stack.callback(s3.stop)
         s3.trouble(*BUSY)
     if place in ("trainings", "disk-trainings"):
-        return lambda folder, fault: trainings(folder, root / "models", fault, s3)
+        return lambda folder, fault: run_loop(folder, root / "models", fault, s3)
     if place == "node-trainings":
-        return lambda folder, fault: node_trainings(folder, root / "models", fault)
-    undisturbed = root / "undisturbed"
-    undisturbed.mkdir()
-    code, output = finish(
-        start(write_config(undisturbed / "config.yaml", chain_data(undisturbed, models)), None), 300
-    )
+        return lambda folder, fault: run_loop_on_nodes(folder, root / "models", fault)
+    reference = root / "reference"
+    reference.mkdir()
+    config = write_config(reference / "config.yaml", chain_data(reference, models))
+    code, output = wait_for_exit(start(config, None), 300)
     assert code == 0, output
 
     if place == "poison":
-        return lambda folder, name: poison_rows(folder, models, undisturbed / "run", name)
+        return lambda folder, name: run_poisoned(folder, models, reference / "run", name)
 
     def attempt(folder: Path, fault: Fault) -> tuple[str, list[str]]:
-        ending = nodes(folder, models, fault) if place == "nodes" else disturb(folder, models, fault, s3)
-        run = folder / "run" if s3 is None else fetched(folder, s3)
-        return ending, differences(run, undisturbed / "run")
+        if place == "nodes":
+            end = run_on_nodes(folder, models, fault)
+        else:
+            end = run_with_fault(folder, models, fault, s3)
+        run = folder / "run" if s3 is None else download_run(folder, s3)
+        return end, find_differences(run, reference / "run")
 
     return attempt
 
 
-def poison_rows(folder: Path, models: Path, undisturbed: Path, name: str) -> tuple[str, list[str]]:
-    """A run with poisoned rows, which it must get over by itself."""
+def run_poisoned(folder: Path, models: Path, reference: Path, name: str) -> tuple[str, list[str]]:
+    """A run with poisoned rows, which it must finish by itself."""
     rows = poison.LONG[name]
-    poison.poisoned(folder, models, rows)
-    return "done", poison.differences(folder / "run", undisturbed, rows)
+    poison.run_poisoned(folder, models, rows)
+    return "done", poison.find_differences(folder / "run", reference, rows)
 
 
-def nodes(folder: Path, models: Path, fault: Fault) -> str:
-    """A run on a cluster that loses a node, which it must get over by itself, or its head; then the same command on
-    another cluster."""
+def run_on_nodes(folder: Path, models: Path, fault: Fault) -> str:
+    """A run on a cluster that loses a node, which it must finish by itself, or its head, after which the same
+    command must finish it on another cluster."""
     data = chain_data(folder, models)
     data["cluster"] = {"address": "auto"}
     config = write_config(folder / "config.yaml", data)
-    with Nodes(folder, fault) as cluster:
-        # Ray finds out within half a minute that a node is dead, and the chain waits a minute for another.
-        code, output = finish(start(config, None, cluster.environment), 2 * HANG_SECONDS)
-    ending = judge(folder, fault, code, output)
-    assert code == 0 or fault.kill == "gcs", f"{fault}: the run did not go on, it ended with {code}: {output}"
+    with LocalCluster(folder, fault) as cluster:
+        # Ray detects within half a minute that a node is dead, and the chain waits a minute for another.
+        code, output = wait_for_exit(start(config, None, cluster.environment), 2 * HANG_SECONDS)
+    end = classify_end(folder, fault, code, output)
+    assert code == 0 or fault.kill == "gcs", (
+        f"{fault}: the run did not continue, it exited with {code}: {output}"
+    )
     if code != 0:
-        with Nodes(folder, None) as cluster:
-            code, output = finish(start(config, None, cluster.environment), HANG_SECONDS)
-        assert code == 0, f"{fault}: the same command ends with {code}: {output}"
-    return ending
+        with LocalCluster(folder, None) as cluster:
+            code, output = wait_for_exit(start(config, None, cluster.environment), HANG_SECONDS)
+        assert code == 0, f"{fault}: the same command exits with {code}: {output}"
+    return end
 
 
-def trainings(folder: Path, undisturbed: Path, fault: Fault, s3: S3 | None) -> tuple[str, list[str]]:
+def run_loop(folder: Path, reference: Path, fault: Fault, s3: S3 | None) -> tuple[str, list[str]]:
     """A whole loop, on S3 or on the disk."""
-    data = tiny_data(undisturbed)
-    data["run"]["dir"] = str(folder / "run") if s3 is None else on_s3(folder)
+    data = tiny_data(reference)
+    data["run"]["dir"] = str(folder / "run") if s3 is None else s3_run_dir(folder)
     config = write_config(folder / "config.yaml", data)
     environment = None if s3 is None else s3.environment
-    code, output = finish(start(config, fault, environment), 3 * HANG_SECONDS)
-    ending = judge(folder, fault, code, output)
-    checkpointed = steps_until(folder / "run", 4) if fault in points.DISK_TRAININGS else []
-    code, output = finish(start(config, None, environment), 3 * HANG_SECONDS)
-    assert code == 0, f"{fault}: the same command ends with {code}: {output}"
-    run = folder / "run" if s3 is None else fetched(folder, s3)
-    found = loop_differences(run, undisturbed / "run")
-    if checkpointed and steps_until(run, 4) != checkpointed:
-        found.append("logs/pretrain.0: steps before the checkpoint were taken again")
-    return ending, found
+    code, output = wait_for_exit(start(config, fault, environment), 3 * HANG_SECONDS)
+    end = classify_end(folder, fault, code, output)
+    checkpointed = read_first_steps(folder / "run", 4) if fault in points.DISK_TRAININGS else []
+    code, output = wait_for_exit(start(config, None, environment), 3 * HANG_SECONDS)
+    assert code == 0, f"{fault}: the same command exits with {code}: {output}"
+    run = folder / "run" if s3 is None else download_run(folder, s3)
+    found = find_loop_differences(run, reference / "run")
+    if checkpointed and read_first_steps(run, 4) != checkpointed:
+        found.append("logs/pretrain.0: steps before the checkpoint were repeated")
+    return end, found
 
 
-def steps_until(run: Path, last: int) -> list[dict[str, float]]:
-    """Of the first pretraining, with the times at which they were taken."""
+def read_first_steps(run: Path, last: int) -> list[dict[str, float]]:
+    """Log rows of the first pretraining up to step `last`, with the times at which the steps were taken."""
     rows = read_steps(Store(str(run / "logs/pretrain.0")))
     return [row for row in rows if row["step"] <= last]
 
 
-def node_trainings(folder: Path, undisturbed: Path, fault: Fault) -> tuple[str, list[str]]:
-    """A whole loop on a cluster that loses the node which trains, which it must get over by itself."""
-    data = tiny_data(undisturbed)
+def run_loop_on_nodes(folder: Path, reference: Path, fault: Fault) -> tuple[str, list[str]]:
+    """A whole loop on a cluster that loses the node that trains, which it must finish by itself."""
+    data = tiny_data(reference)
     data["run"]["dir"] = str(folder / "run")
     data["cluster"] = {"address": "auto"}
     config = write_config(folder / "config.yaml", data)
-    with Nodes(folder, fault) as cluster:
-        code, output = finish(start(config, None, cluster.environment), 4 * HANG_SECONDS)
-    ending = judge(folder, fault, code, output)
-    assert code == 0, f"{fault}: the run did not go on, it ended with {code}: {output}"
-    return ending, loop_differences(folder / "run", undisturbed / "run")
+    with LocalCluster(folder, fault) as cluster:
+        code, output = wait_for_exit(start(config, None, cluster.environment), 4 * HANG_SECONDS)
+    end = classify_end(folder, fault, code, output)
+    assert code == 0, f"{fault}: the run did not continue, it exited with {code}: {output}"
+    return end, find_loop_differences(folder / "run", reference / "run")
 
 
-def loop_differences(run: Path, undisturbed: Path) -> list[str]:
-    """Of a whole loop: models byte by byte, and the numbers of every step."""
-    found = [line for line in differences(run, undisturbed) if not line.startswith("logs/")]
+def find_loop_differences(run: Path, reference: Path) -> list[str]:
+    """Differences of a whole loop: models byte by byte, and the metrics of every training step."""
+    found = [line for line in find_differences(run, reference) if not line.startswith("logs/")]
     for training in ("pretrain.0", "captioner.1", "filter.1", "pretrain.1"):
-        if training_curve(run, training) != training_curve(undisturbed, training):
-            found.append(f"logs/{training}: other steps")
+        if training_curve(run, training) != training_curve(reference, training):
+            found.append(f"logs/{training}: steps differ")
     return found
 
 
 def make_models(folder: Path) -> Path:
-    """Captioner and filter of a tiny loop."""
+    """Train captioner and filter in a tiny loop; return the folder of the run's models."""
     folder.mkdir()
     data = tiny_data(folder)
     data["run"]["dir"] = str(folder / "run")
     config = write_config(folder / "config.yaml", data)
-    code, output = finish(start(config), 600)
+    code, output = wait_for_exit(start(config), 600)
     assert code == 0, output
     return folder / "run" / "models"
 

@@ -1,8 +1,8 @@
-"""What the fault tests compare with."""
+"""What the fault tests compare with: a run without faults."""
 
 import pytest
 
-from tests.faults.harness import chain_data, finish, start
+from tests.faults.harness import chain_data, start, wait_for_exit
 from tests.tiny import write_config
 
 
@@ -12,9 +12,9 @@ def models(finished):
 
 
 @pytest.fixture(scope="session")
-def undisturbed(models, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("undisturbed")
+def reference_run(models, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reference")
     config = write_config(folder / "config.yaml", chain_data(folder, models))
-    code, output = finish(start(config), 150)
+    code, output = wait_for_exit(start(config), 150)
     assert code == 0, output
     return folder / "run"

@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on one machine, whose workers' processes carry a fault."""
+"""A Ray cluster of several nodes on one machine, whose worker processes carry a fault."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from tests.faults.harness import Fault, fault_environment
 
 WORKERS = 2
 CPUS = 4
-"""Logical CPUs of each worker: what an embedded Ray counts at least, so that one of them can do the work alone."""
+"""Logical CPUs of each worker node: the minimum of an embedded Ray, so that a single node can run the
+chain."""
 
 
-class Nodes:
-    """A head, which has no CPUs and so nothing of the run, and `WORKERS` nodes that do the work.
+class LocalCluster:
+    """A head node without CPUs, which therefore runs nothing of the chain, and `WORKERS` worker nodes.
 
-    `environment` is what a driver needs to find it. Kills that `inject/sitecustomize.py` knows here: "node" (the raylet
-    above the process that is at the point) and "gcs" (the head's server).
+    `environment` is what a driver needs to connect. The fault may kill "node" (the raylet above the process
+    that reaches the point) and "gcs" (the head's server); see `inject/sitecustomize.py`.
     """
 
     def __init__(self, folder: Path, fault: Fault | None) -> None:
         self.folder, self.fault = folder, fault
 
-    def __enter__(self) -> Nodes:
+    def __enter__(self) -> LocalCluster:
         before = dict(os.environ)
         os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
         try:

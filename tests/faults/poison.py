@@ -1,4 +1,5 @@
-"""Rows that raise, kill, hang or take too much memory: a run with them, compared with one without."""
+"""Rows that raise, kill, hang or use too much memory: compare a run that has such rows with one that has
+none."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from tests.faults.harness import Poison, chain_data, finish, start
+from tests.faults.harness import Poison, chain_data, start, wait_for_exit
 from tests.tiny import write_config
 
 LIMITS = {"stall_seconds": 10, "worker_memory_gb": 1.5}
@@ -34,63 +35,71 @@ LONG: dict[str, Poison] = {
 }
 
 
-def poisoned(folder: Path, models: Path, poison: Poison, seconds: float = 600) -> str:
-    """Run the tiny bootstrap with these rows in it, to its end; its output."""
+def run_poisoned(folder: Path, models: Path, poison: Poison, seconds: float = 600) -> str:
+    """Run the tiny bootstrap with these rows, which it must finish by itself; return its output."""
     data = chain_data(folder, models)
     data["cluster"] = LIMITS
-    code, output = finish(start(write_config(folder / "config.yaml", data), poison=poison), seconds)
-    assert code == 0, f"{poison}: ended with {code}: {output}"
+    config = write_config(folder / "config.yaml", data)
+    code, output = wait_for_exit(start(config, poison=poison), seconds)
+    assert code == 0, f"{poison}: exited with {code}: {output}"
     return output
 
 
-def differences(run: Path, undisturbed: Path, poison: Poison) -> list[str]:
-    """What is not as it should be: poisoned rows have their status and reason and nothing else, all others equal
-    the undisturbed run's (scores but for rounding: they were judged in other micro-batches)."""
+def find_differences(run: Path, reference_run: Path, poison: Poison) -> list[str]:
+    """What is not as expected: poisoned rows must have their status and reason, no image and no candidates.
+    All other rows must equal those of the reference run, scores up to rounding, since micro-batches
+    differ."""
     bad = {key: (stage, kind) for stage, rows in poison.items() for key, kind in rows.items()}
-    mine, theirs = rows_of(run), rows_of(undisturbed)
+    ours, theirs = read_rows(run), read_rows(reference_run)
     found = [
-        f"row {key}: {mine.get(key)}" for key in theirs if key not in bad and mine.get(key) != theirs[key]
+        f"row {key}: {ours.get(key)}" for key in theirs if key not in bad and ours.get(key) != theirs[key]
     ]
-    found += [
-        f"row {key}: {said}" for key, how in bad.items() if (said := verdict(mine[key])) not in expected(*how)
-    ]
-    pictures = {k: v for k, v in pictures_of(undisturbed).items() if k.partition(".")[0] not in bad}
-    if pictures_of(run) != pictures:
-        found.append(f"pictures differ: {sorted(set(pictures_of(run)) ^ set(pictures))}")
-    texts, scores = candidates_of(run, bad)
-    same_texts, same_scores = candidates_of(undisturbed, bad)
-    if texts != same_texts or scores != pytest.approx(same_scores, abs=1e-5):
+    for key, (stage, kind) in bad.items():
+        outcome = status_and_reason(ours[key])
+        if outcome != expected_outcome(stage, kind):
+            found.append(f"row {key}: {outcome}")
+    images = {
+        name: data for name, data in read_images(reference_run).items() if name.partition(".")[0] not in bad
+    }
+    if read_images(run) != images:
+        found.append(f"images differ: {sorted(set(read_images(run)) ^ set(images))}")
+    texts, scores = read_candidates(run, bad)
+    expected_texts, expected_scores = read_candidates(reference_run, bad)
+    if texts != expected_texts or scores != pytest.approx(expected_scores, abs=1e-5):
         found.append("candidates differ")
-    with_bad, _ = candidates_of(run, {})
-    return found + [f"candidate of {row[0]}" for row in with_bad if row[0] in bad]
+    all_texts, _ = read_candidates(run, {})
+    return found + [f"candidate of {row[0]}" for row in all_texts if row[0] in bad]
 
 
-def expected(stage: str, kind: str) -> list[tuple[str, str]]:
+def expected_outcome(stage: str, kind: str) -> tuple[str, str]:
     """(status, reason) of a poisoned row."""
     if kind == "raise":
-        return [("internal", "ValueError: poisoned")]
-    alone = "with this row alone"
+        return "internal", "ValueError: poisoned"
+    attempts = "in an attempt" if kind == "hang" else "in two attempts"
     reason = {
-        "kill": f"its process died of SIGKILL, twice {alone}",
-        "segv": f"its process died of SIGSEGV, twice {alone}",
-        "hang": f"no progress for {LIMITS['stall_seconds']} s, {alone}",
-        "leak": f"its process took _ GB of memory, 1.5 GB are allowed, twice {alone}",
+        "kill": "the worker process was killed by SIGKILL",
+        "segv": "the worker process was killed by SIGSEGV",
+        "hang": f"no progress for {LIMITS['stall_seconds']} s (cluster.stall_seconds)",
+        "leak": "the worker process used _ GB of memory, the limit is 1.5 GB (cluster.worker_memory_gb)",
     }[kind]
-    return [("crashed", f"{stage}: {reason}")]
+    return "crashed", f"{stage}: {reason}, {attempts} with only this row"
 
 
-def verdict(row: tuple[Any, ...]) -> tuple[str, str]:
+def status_and_reason(row: tuple[Any, ...]) -> tuple[str, str]:
+    """Of a row of `read_rows`; `_` replaces the used memory."""
     status, reason = row[:2]
-    before, took, after = (reason or "").partition(" took ")
-    return status, f"{before} took _ {after.partition(' ')[2]}" if took else before
+    before, used, after = (reason or "").partition(" used ")
+    return status, f"{before} used _ {after.partition(' ')[2]}" if used else before
 
 
-def rows_of(run: Path) -> dict[str, tuple[Any, ...]]:
+def read_rows(run: Path) -> dict[str, tuple[Any, ...]]:
+    """{key: (status, error_message, other columns)} of the corpus."""
     query = "SELECT key, status, error_message, * EXCLUDE (key, status, error_message)"
     return {row[0]: row[1:] for row in duckdb.sql(f"{query} FROM '{run}/corpus/web/*.parquet'").fetchall()}
 
 
-def pictures_of(run: Path) -> dict[str, bytes]:
+def read_images(run: Path) -> dict[str, bytes]:
+    """Members of the corpus tars."""
     found = {}
     for path in sorted((run / "corpus/web").glob("*.tar")):
         with tarfile.open(path) as tar:
@@ -98,7 +107,8 @@ def pictures_of(run: Path) -> dict[str, bytes]:
     return found
 
 
-def candidates_of(run: Path, without: Any) -> tuple[list[Any], list[float]]:
+def read_candidates(run: Path, without: Any) -> tuple[list[Any], list[float]]:
+    """(candidate rows, their scores) except for the keys in `without`."""
     files = f"FROM '{run}/rounds/1/web/*.parquet' WHERE NOT list_contains({sorted(without)}::VARCHAR[], key)"
     order = "ORDER BY key, origin, caption_index"
     texts = duckdb.sql(f"SELECT * EXCLUDE (itm_prob, itc_sim) {files} {order}").fetchall()

@@ -1,4 +1,5 @@
-"""What a training goes on from when Ray Train's list of its checkpoints is broken; the list is made by Ray's own code."""
+"""From which checkpoint a training resumes when Ray Train's list of checkpoints is damaged. Ray's own code
+writes the list."""
 
 import json
 
@@ -12,12 +13,12 @@ from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import (
     _TrainingResultState,
 )
 
-from capfilt.cluster.training.rescue import SEAL, SNAPSHOT_FILE, rescue, write_file_list
+from capfilt.cluster.training.rescue import FILE_LIST, SNAPSHOT_FILE, recover_checkpoint, write_file_list
 
 
-@pytest.fixture(params=["local", "elsewhere"])
+@pytest.fixture(params=["local", "fsspec"])
 def training(request, tmp_path):
-    """(filesystem, folder) of a training with whole checkpoints of steps 2, 4 and 6, and what writes there."""
+    """(filesystem, folder) of a training with complete checkpoints of steps 2, 4 and 6."""
     if request.param == "local":
         filesystem, folder = arrow.LocalFileSystem(), str(tmp_path / "train/pretrain.0-x")
     else:
@@ -30,11 +31,11 @@ def training(request, tmp_path):
         (made / "learner.pt").write_bytes(b"state" * step)
         write_file_list(str(made))
         for path in made.iterdir():
-            write(filesystem, f"{folder}/{name_of(step)}/{path.name}", path.read_bytes())
+            write(filesystem, f"{folder}/{checkpoint_name(step)}/{path.name}", path.read_bytes())
     return filesystem, folder
 
 
-def name_of(step):
+def checkpoint_name(step):
     return f"step_{step:09d}"
 
 
@@ -44,9 +45,9 @@ def write(filesystem, path, data):
         stream.write(data)
 
 
-def listed(*steps):
-    """Ray Train's list of these checkpoints."""
-    results = [_TrainingResultState(checkpoint_dir_name=name_of(step), metrics={}) for step in steps]
+def snapshot(*steps):
+    """Ray Train's list of the checkpoints of these steps."""
+    results = [_TrainingResultState(checkpoint_dir_name=checkpoint_name(step), metrics={}) for step in steps]
     return _CheckpointManagerState(
         checkpoint_results=results,
         checkpoint_report_indices=list(range(len(steps))),
@@ -60,7 +61,7 @@ def listed(*steps):
     ).json()
 
 
-def has_list(filesystem, folder):
+def has_snapshot(filesystem, folder):
     return filesystem.get_file_info(f"{folder}/{SNAPSHOT_FILE}").type == arrow.FileType.File
 
 
@@ -68,61 +69,69 @@ def test_the_list_has_the_name_that_ray_gives_it():
     assert SNAPSHOT_FILE == CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 
 
-def test_a_sound_list_is_left_to_ray(training):
+def test_an_intact_list_is_left_to_ray(training):
     filesystem, folder = training
-    write(filesystem, f"{folder}/{SNAPSHOT_FILE}", listed(4, 6).encode())
-    assert rescue(filesystem, folder) is None and has_list(filesystem, folder)
+    write(filesystem, f"{folder}/{SNAPSHOT_FILE}", snapshot(4, 6).encode())
+    assert recover_checkpoint(filesystem, folder) is None and has_snapshot(filesystem, folder)
 
 
-def test_a_new_training_has_nothing_to_rescue(training):
+def test_a_new_training_has_nothing_to_recover(training):
     filesystem, folder = training
-    assert rescue(filesystem, f"{folder}-other") is None
-    assert rescue(None, "/nowhere/at/all") is None
+    assert recover_checkpoint(filesystem, f"{folder}-other") is None
+    assert recover_checkpoint(None, "/nowhere/at/all") is None
 
 
-def broken():
-    whole = listed(4, 6)
-    other = json.dumps(json.loads(whole) | {"ray_version": "2.1.0"})
+def damaged_snapshots():
+    intact = snapshot(4, 6)
+    other_version = json.dumps(json.loads(intact) | {"ray_version": "2.1.0"})
     return {
         "empty": "",
-        "half": whole[: len(whole) // 2],
-        "no list": "[]",
-        "other": other,
-        "hole": listed(6, 8),
+        "half": intact[: len(intact) // 2],
+        "another type": "[]",
+        "another version": other_version,
+        "missing checkpoint": snapshot(6, 8),
     }
 
 
-@pytest.mark.parametrize("how", ["empty", "half", "no list", "other", "hole"])
-def test_a_broken_list_goes_and_the_newest_checkpoint_is_taken(training, how):
+@pytest.mark.parametrize("damage", ["empty", "half", "another type", "another version", "missing checkpoint"])
+def test_a_damaged_list_is_removed_and_the_newest_checkpoint_is_used(training, damage):
     filesystem, folder = training
-    write(filesystem, f"{folder}/{SNAPSHOT_FILE}", broken()[how].encode())
-    assert rescue(filesystem, folder) == f"{folder}/{name_of(6)}" and not has_list(filesystem, folder)
+    write(filesystem, f"{folder}/{SNAPSHOT_FILE}", damaged_snapshots()[damage].encode())
+    assert recover_checkpoint(filesystem, folder) == f"{folder}/{checkpoint_name(6)}"
+    assert not has_snapshot(filesystem, folder)
 
 
-def test_a_kill_after_the_list_has_gone_loses_nothing(training):
-    filesystem, folder = training
-    write(filesystem, f"{folder}/{SNAPSHOT_FILE}", b"")
-    first = rescue(filesystem, folder)
-    assert rescue(filesystem, folder) == first == f"{folder}/{name_of(6)}"
-
-
-def test_checkpoints_that_were_copied_by_halves_are_passed_over(training):
+def test_a_kill_after_the_list_was_removed_loses_nothing(training):
     filesystem, folder = training
     write(filesystem, f"{folder}/{SNAPSHOT_FILE}", b"")
-    write(filesystem, f"{folder}/{name_of(6)}/learner.pt", b"sta")
-    filesystem.delete_file(f"{folder}/{name_of(4)}/{SEAL}")
-    write(filesystem, f"{folder}/{name_of(8)}/{SEAL}", b'{"learner.pt": 40}')
-    write(filesystem, f"{folder}/{name_of(10)}/{SEAL}", b'{"lear')
-    assert rescue(filesystem, folder) == f"{folder}/{name_of(2)}"
+    first = recover_checkpoint(filesystem, folder)
+    assert recover_checkpoint(filesystem, folder) == first == f"{folder}/{checkpoint_name(6)}"
 
 
-def test_without_a_whole_one_the_training_begins_anew(training):
+def test_other_folders_are_no_checkpoints(training):
+    filesystem, folder = training
+    for name in ("zz_step", "learner.pt"):
+        write(filesystem, f"{folder}/{name}/{FILE_LIST}", b'{"whole.json": 18}')
+    assert recover_checkpoint(filesystem, folder) == f"{folder}/{checkpoint_name(6)}"
+
+
+def test_incomplete_checkpoints_are_skipped(training):
+    filesystem, folder = training
+    write(filesystem, f"{folder}/{checkpoint_name(6)}/learner.pt", b"sta")
+    filesystem.delete_file(f"{folder}/{checkpoint_name(4)}/{FILE_LIST}")
+    write(filesystem, f"{folder}/{checkpoint_name(8)}/{FILE_LIST}", b'{"learner.pt": 40}')
+    write(filesystem, f"{folder}/{checkpoint_name(10)}/{FILE_LIST}", b'{"lear')
+    write(filesystem, f"{folder}/{checkpoint_name(12)}/{FILE_LIST}", b"{}")
+    assert recover_checkpoint(filesystem, folder) == f"{folder}/{checkpoint_name(2)}"
+
+
+def test_without_a_complete_checkpoint_the_training_starts_from_the_beginning(training):
     filesystem, folder = training
     write(filesystem, f"{folder}/{SNAPSHOT_FILE}", b"{")
     for step in (2, 4, 6):
-        filesystem.delete_file(f"{folder}/{name_of(step)}/learner.pt")
-    assert rescue(filesystem, folder) is None and not has_list(filesystem, folder)
+        filesystem.delete_file(f"{folder}/{checkpoint_name(step)}/learner.pt")
+    assert recover_checkpoint(filesystem, folder) is None and not has_snapshot(filesystem, folder)
 
 
-def test_the_version_is_the_one_that_runs():
-    assert json.loads(listed(2))["ray_version"] == ray.__version__
+def test_ray_writes_its_version_into_the_list():
+    assert json.loads(snapshot(2))["ray_version"] == ray.__version__

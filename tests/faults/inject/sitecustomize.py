@@ -1,17 +1,18 @@
 """Faults for tests: Python imports this file in every process whose PYTHONPATH names its folder.
 
-CAPFILT_FAULT is JSON: {"at": a point, "kill": "self" | "raylet" | "driver" | "head" | "node" | "gcs" | "full",
-"marker": a path}. "raylet" and "head" are those of an embedded Ray, "node" is the raylet above the process at the
-point, "gcs" the head of tests/faults/nodes.py. The process that reaches the point first creates the marker and sends SIGKILL to the target; nobody else does. "full" kills nobody:
-whoever reaches the point is told that the disk is full. A point is a function of
-this project, the name or stage it is called with, and whether its body has run:
+CAPFILT_FAULT is JSON: {"at": a regular expression for points, "kill": "self" | "raylet" | "driver" | "head" |
+"node" | "gcs" | "full", "marker": a path}. "raylet" and "head" are those of an embedded Ray, "node" is the
+raylet above the process that reaches the point, "gcs" the head of tests/faults/nodes.py. Only the first
+process that reaches the point creates the marker and sends SIGKILL to the target. "full" kills no process:
+each process that reaches the point gets an error for a full disk. A point is a function of this project,
+before or after its body (or between the temporary and the final name of a file), and its argument:
 
     put before corpus/web/000001.tar      put torn …     put after …     (also `create`)
     stage before caption 1                stage after …  (the number of the shard)
     list torn 2                           Ray Train's list of checkpoints when it has so many
 
-CAPFILT_POISON is JSON: {stage: {key of a row: "raise" | "kill" | "segv" | "hang" | "leak"}}, done by whichever process has
-that row in hand in that stage.
+CAPFILT_POISON is JSON: {stage: {key of a row: "raise" | "kill" | "segv" | "hang" | "leak"}}. A process that
+processes such a row in that stage fails in this way.
 """
 
 import errno
@@ -31,7 +32,7 @@ POISON = json.loads(os.environ.get("CAPFILT_POISON", "{}"))
 
 
 def reach(point):
-    """Kill, if this is the point and nobody was here before."""
+    """Inject the fault if this is its point and no process has reached it before."""
     if not re.fullmatch(FAULT["at"], point):
         return
     try:
@@ -41,13 +42,13 @@ def reach(point):
             return
     if FAULT["kill"] == "full":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), point)
-    os.kill(target(FAULT["kill"]), signal.SIGKILL)
+    os.kill(find_target(FAULT["kill"]), signal.SIGKILL)
     if FAULT["kill"] != "self":
-        time.sleep(1.0)  # what was killed is not asked for help any more
+        time.sleep(1.0)  # until the target is dead, so that this process does not use it
 
 
-def target(name):
-    """Process id of what is to be killed."""
+def find_target(name):
+    """Process id of the process to kill."""
     driver = int(os.environ["CAPFILT_DRIVER"])
     if name == "self":
         return os.getpid()
@@ -56,22 +57,24 @@ def target(name):
     if name == "gcs":
         return int(os.environ["CAPFILT_GCS"])
     if name == "node":
-        return next(pid for pid in parents(os.getpid()) if "/raylet/raylet" in command(Path(f"/proc/{pid}")))
+        ancestors = find_ancestors(os.getpid())
+        return next(pid for pid in ancestors if "/raylet/raylet" in read_program(Path(f"/proc/{pid}")))
     program = {"raylet": "/raylet/raylet", "head": "/gcs_server"}[name]
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and program in command(entry) and driver in parents(int(entry.name)):
+        is_program = entry.name.isdigit() and program in read_program(entry)
+        if is_program and driver in find_ancestors(int(entry.name)):
             return int(entry.name)
     raise RuntimeError(f"no process {program}")
 
 
-def command(entry):
+def read_program(entry):
     try:
         return (entry / "cmdline").read_text(errors="replace").partition("\0")[0]
     except OSError:
         return ""
 
 
-def parents(pid):
+def find_ancestors(pid):
     found = []
     while pid > 1:
         pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
@@ -80,14 +83,14 @@ def parents(pid):
 
 
 def patch_store(module):
-    """Points before a write, between its temporary and its final name, and after it."""
+    """Add points before a write, between its temporary and its final name, and after it."""
     for operation in ("put", "create"):
         wrap_write(module.Store, operation)
     original = module.Store._write_temporary
 
     def write_temporary(self, name, data):
         temporary = original(self, name, data)
-        reach(f"{getattr(self, 'operation', 'put')} torn {place(self, name)}")
+        reach(f"{getattr(self, 'operation', 'put')} torn {path_in_run(self, name)}")
         return temporary
 
     module.Store._write_temporary = write_temporary
@@ -98,21 +101,21 @@ def wrap_write(store, operation):
 
     def write(self, name, data, *more):
         self.operation = operation
-        reach(f"{operation} before {place(self, name)}")
+        reach(f"{operation} before {path_in_run(self, name)}")
         result = original(self, name, data, *more)
-        reach(f"{operation} after {place(self, name)}")
+        reach(f"{operation} after {path_in_run(self, name)}")
         return result
 
     setattr(store, operation, write)
 
 
-def place(store, name):
-    """The name relative to the run directory, which is called `run`."""
+def path_in_run(store, name):
+    """The path of a file relative to the run directory, which is named `run`."""
     return store.path(name).rpartition("/run/")[2]
 
 
 def patch_engine(module):
-    """Points before and after a stage has a shard."""
+    """Add points before and after a stage processes a shard."""
     original = module.StageRunner.__call__
 
     def call(self, batch):
@@ -126,7 +129,7 @@ def patch_engine(module):
 
 
 def patch_list(module):
-    """A point with half of the list written."""
+    """Add a point at which half of Ray Train's list of checkpoints is written."""
     original = module.CheckpointManager._write_state_to_storage
 
     def write(self):
@@ -141,8 +144,8 @@ def patch_list(module):
     module.CheckpointManager._write_state_to_storage = write
 
 
-def poison(kind):
-    """What a row does to the process that has it, for some minutes at the most."""
+def fail_as(kind):
+    """Fail as the row says, for a few minutes at most."""
     if kind == "raise":
         raise ValueError("poisoned")
     if kind in ("kill", "segv"):
@@ -158,13 +161,13 @@ def poison(kind):
 
 
 def patch_stage(module, cls, stage):
-    """Rows that still have work in this stage, and are poisoned, take effect."""
+    """Let active rows that are poisoned in this stage take effect before its call."""
     original = getattr(module, cls).__call__
 
     def call(self, batch):
         rows = zip(batch["key"].to_pylist(), batch["status"].to_pylist(), strict=True)
         for key in [key for key, status in rows if status in ("pending", "success")]:
-            poison(POISON[stage].get(key))
+            fail_as(POISON[stage].get(key))
         return original(self, batch)
 
     getattr(module, cls).__call__ = call
@@ -184,7 +187,7 @@ ROWWISE = {
     "filter": ("bootstrap.filter", "Filter"),
     "write": ("shards.pack", "Pack"),
 }
-"""Module and class of what a stage does with rows."""
+"""Stage -> module and class that process its rows."""
 PATCHES |= {
     f"capfilt.stages.{ROWWISE[stage][0]}": functools.partial(patch_stage, cls=ROWWISE[stage][1], stage=stage)
     for stage in POISON
@@ -192,7 +195,7 @@ PATCHES |= {
 
 
 class Patcher(importlib.abc.MetaPathFinder):
-    """Patches modules as they are imported."""
+    """Patches modules when they are imported."""
 
     def find_spec(self, name, path, target=None):
         patch = PATCHES.pop(name, None)

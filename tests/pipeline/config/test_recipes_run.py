@@ -8,7 +8,6 @@ import pyarrow as pa
 import pytest
 import torch
 
-from capfilt.cluster.chain.engine import run_local
 from capfilt.cluster.training import trainer
 from capfilt.cluster.training.trainer import Worker
 from capfilt.pipeline.config.load import parse_config
@@ -18,6 +17,7 @@ from capfilt.pipeline.training import learner as training
 from capfilt.stages.pairs.parts import PartsError
 from capfilt.stages.pairs.read import PAIRS_SCHEMA
 from capfilt.stages.pairs.stream import PairStream, Position
+from tests.local_chain import run_local
 from tests.local_run import local_run
 from tests.recipes import RECIPES, recipe, tiny_twin
 
@@ -55,7 +55,7 @@ class Cluster:
 
     def fit(self, job):
         learner = job.build(Worker(0, 1, torch.device("cpu")))
-        batch = next(learner._loader())
+        batch = next(learner.open_batches())
         learner._batches = repeat(batch)  # one batch again and again: whatever can learn learns that
         steps = [learner.train_step()() for _ in range(FILLED)]
         before = losses_of(learner.objective, batch)

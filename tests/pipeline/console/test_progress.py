@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from capfilt.cluster.board import NOTICES_KEPT, NodeStatus, _Board
+from capfilt.cluster.board import MAX_NOTICES, NodeStatus, _StatusActor
 from capfilt.cluster.chain.engine import StageRunner, Step
 from capfilt.models.tasks.micro_batches import MicroBatches
 from capfilt.pipeline.console.progress import Progress
@@ -20,7 +20,7 @@ class Here:
     """The board's actor in this process."""
 
     def __init__(self):
-        self.board = _Board.__ray_metadata__.modified_class()
+        self.board = _StatusActor.__ray_metadata__.modified_class()
 
     def __getattr__(self, name):
         return SimpleNamespace(remote=getattr(self.board, name))
@@ -32,8 +32,8 @@ class Halves:
     def __init__(self):
         self.batches = MicroBatches(4)
 
-    def on_notice(self, told):
-        self.batches.on_notice = told
+    def on_notice(self, callback):
+        self.batches.on_notice = callback
 
     def __call__(self, batch):
         def function(now):
@@ -65,7 +65,7 @@ def shown(actor):
 
 
 def step(actor, make, name="caption"):
-    return Step(name=name, make=make, reports=NodeStatus(actor, "bootstrap.1"))
+    return Step(name=name, make=make, node_status=NodeStatus(actor, "bootstrap.1"))
 
 
 def test_a_halved_batch_is_said_once_for_a_stage_and_a_size(actor, shown):
@@ -84,7 +84,7 @@ def test_a_halved_batch_is_said_once_for_a_stage_and_a_size(actor, shown):
 
 
 def test_without_a_board_it_is_logged(actor, shown, caplog):
-    StageRunner(replace(step(actor, Halves), reports=None))(pa.table({"n": [1, 2]}))
+    StageRunner(replace(step(actor, Halves), node_status=None))(pa.table({"n": [1, 2]}))
     shown.draw()
     assert shown.lines() == [] and caplog.messages == ["out of memory with 2 images at once, going on with 1"]
 
@@ -96,12 +96,12 @@ def test_a_stage_that_has_nothing_to_tell_is_left_alone(actor):
 
 def test_notices_outlive_numbers_and_are_bounded(actor):
     board = NodeStatus(actor, "pretrain.0")
-    for number in range(NOTICES_KEPT + 5):
+    for number in range(MAX_NOTICES + 5):
         for _ in range(2):  # two actors of a stage: the second takes no room
-            board.note(f"line {number}")
+            board.add_notice(f"line {number}")
         actor.board.post("pretrain.0", {"step": number})
-    assert actor.board.read()["pretrain.0"]["notices"] == [f"line {n}" for n in range(NOTICES_KEPT)]
-    assert actor.board.read()["pretrain.0"]["step"] == NOTICES_KEPT + 4
+    assert actor.board.read()["pretrain.0"]["notices"] == [f"line {n}" for n in range(MAX_NOTICES)]
+    assert actor.board.read()["pretrain.0"]["step"] == MAX_NOTICES + 4
 
 
 @pytest.mark.parametrize(("stage", "model"), [(Caption, "captioner"), (Filter, "matcher")])

@@ -65,7 +65,7 @@ def test_out_of_memory_changes_nothing_and_is_told(evaluation, monkeypatch):
     expected, told = evaluate(evaluation), []
     assert expected["images"] == IMAGES and 0 < expected["retrieval"]["tr@5"] < 100
     tried = short_of_memory(monkeypatch, most=4)
-    assert evaluate(replace(evaluation, reports=SimpleNamespace(note=told.append))) == expected
+    assert evaluate(replace(evaluation, reports=SimpleNamespace(add_notice=told.append))) == expected
     assert {place for place, count in tried if count == 8} == {"encode_image", "text_feature", "match"}
     of_captioner = "pretrain.0: out of memory with 8 images at once, going on with 4"
     assert told == [

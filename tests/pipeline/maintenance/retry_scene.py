@@ -8,8 +8,7 @@ from contextlib import ExitStack
 import pyarrow.parquet as pq
 from PIL import Image
 
-from capfilt.cluster.chain.engine import run_local
-from capfilt.cluster.sizing import Share, Sizing
+from capfilt.cluster.sizing import ActorPool, Sizing
 from capfilt.pipeline.config.load import parse_config
 from capfilt.pipeline.nodes.chain import fetch_configs, fetch_steps, retry_steps
 from capfilt.pipeline.nodes.context import RunContext
@@ -17,9 +16,10 @@ from capfilt.pipeline.rundir.generations import publish, staged_shards
 from capfilt.stages.manifest.index import build_index
 from capfilt.stages.shards.retry import RetryConfig
 from capfilt.stages.storage.store import sha256
+from tests.local_chain import run_local
 from tests.runs import DONE, writable
 
-SIZING = Sizing(Share(1, 0.5, 0.0), Share(1, 0.5, 0.0), Share(1, 0.5, 0.0), 4, 0)
+SIZING = Sizing(ActorPool(1, 0.5, 0.0), ActorPool(1, 0.5, 0.0), ActorPool(1, 0.5, 0.0), 4, 0)
 LATE = ("p1.png", "p4.png")
 """Pictures of shards 0 and 1 that are not there at first."""
 

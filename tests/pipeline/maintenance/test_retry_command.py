@@ -8,13 +8,14 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from capfilt.cluster.chain.engine import demand_of, run_local
+from capfilt.cluster.chain.engine import chain_demand
 from capfilt.cluster.chain.shrinking import ClusterShrunk
-from capfilt.cluster.sizing import divide
+from capfilt.cluster.sizing import divide_resources
 from capfilt.pipeline.config.load import ConfigError
 from capfilt.pipeline.maintenance.retry import closing_lines, retry_rows
 from capfilt.pipeline.prepare import hold_run
 from capfilt.stages.shards.retry import DamagedShard
+from tests.local_chain import run_local
 from tests.pipeline.maintenance.retry_scene import LATE, SIZING
 
 
@@ -30,17 +31,17 @@ def command(scene, monkeypatch):
         def read(self):
             return {}
 
-        def of(self, node):
+        def for_node(self, node):
             return self
 
-        def fail(self, cause, *, shard=None, wait=False):
+        def report_failure(self, cause, *, shard=None, wait=False):
             self.causes[cause] = 1
             self.failed.add(shard)
 
-        def begin(self, stage, shard):
+        def claim(self, stage, shard):
             return 0
 
-        def end(self, stage, shard):
+        def release(self, stage, shard):
             pass
 
         def failures(self, node):
@@ -144,12 +145,12 @@ def test_on_a_cluster_that_has_shrunk_the_chain_is_made_anew_in_its_size(scene, 
     for name in LATE:
         scene.draw(name)
     sizes = iter([4.0, 1.0])
-    resize = lambda self: divide(self.config.cluster, cpus=next(sizes), gpus=0.0)  # noqa: E731
+    resize = lambda self: divide_resources(self.config.cluster, cpus=next(sizes), gpus=0.0)  # noqa: E731
     monkeypatch.setattr("capfilt.pipeline.nodes.context.RunContext.sizing", resize)
     asked = []
 
     def shrinks(items, steps, **_):
-        asked.append(demand_of(steps).cpus)
+        asked.append(chain_demand(steps).cpus)
         if len(asked) == 1:
             raise ClusterShrunk("half of it is gone")
         yield from run_local(items, steps)

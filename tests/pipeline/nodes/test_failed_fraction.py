@@ -5,11 +5,11 @@ import csv
 import pytest
 from PIL import Image
 
-from capfilt.cluster.chain.engine import run_local
 from capfilt.pipeline.config.load import parse_config
 from capfilt.pipeline.errors import NodeFailed
 from capfilt.pipeline.nodes import shards as shard_nodes
 from capfilt.pipeline.nodes.fetch import run_fetch
+from tests.local_chain import run_local
 from tests.local_run import local_run
 from tests.tiny import tiny_data
 

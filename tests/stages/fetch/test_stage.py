@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from capfilt.cluster.chain.isolation import Search
+from capfilt.cluster.chain.isolation import RowIsolator
 from capfilt.pipeline.nodes.chain import ISOLATION
 from capfilt.stages.fetch.stage import Fetch
 from capfilt.stages.images.decode import DecodeConfig, StoredImage, decode_and_resize
@@ -110,10 +110,10 @@ def test_out_of_memory_fails_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = pa.concat_tables([make_batch(f"a.tar#{n}", image=JPEG) for n in range(3)])
     with pytest.raises(MemoryError, match="no room"):
         Fetch(fetch_config())(batch)
-    out = Search("fetch", Fetch(fetch_config()), ISOLATION).run(batch)
+    out = RowIsolator("fetch", Fetch(fetch_config()), ISOLATION).run(batch)
     assert out["status"].to_pylist() == ["success"] * 3
     batch = pa.concat_tables([batch, make_batch("a.tar#3", image=b"huge")])
-    out = Search("fetch", Fetch(fetch_config()), ISOLATION).run(batch)
+    out = RowIsolator("fetch", Fetch(fetch_config()), ISOLATION).run(batch)
     assert out["status"].to_pylist() == ["success"] * 3 + ["internal"]
     assert out["error_message"].to_pylist()[3] == "MemoryError: no room"
 

@@ -1,0 +1,115 @@
+"""Which Ray a session connects to, and what the user reads when there is none. Without a running Ray."""
+
+import logging
+import os
+
+import pytest
+
+from capfilt.cluster import session as module
+from capfilt.cluster.config import ClusterConfig, ClusterError
+from capfilt.cluster.session import MINIMUM_LOGICAL_CPUS, session
+
+
+class FakeRay:
+    """Stands for `ray.init`, which fails with the given errors before it succeeds."""
+
+    def __init__(self, *errors, initialized=False):
+        self.errors, self.initialized = list(errors), initialized
+        self.starts, self.shutdowns = [], 0
+
+    def init(self, **options):
+        self.starts.append(options)
+        if self.errors:
+            raise self.errors.pop(0)
+
+    def shutdown(self):
+        self.shutdowns += 1
+
+
+@pytest.fixture
+def connect(monkeypatch):
+    """Enter a session on a fake Ray."""
+    for name in ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # a start sets variables of Ray
+    levels = {name: logging.getLogger(name).level for name in ("ray", "ray.train", "ray.data")}
+
+    def enter(fake, environment=None, **config):
+        os.environ.update(environment or {})
+        monkeypatch.setattr(module.ray, "is_initialized", lambda: fake.initialized)
+        monkeypatch.setattr(module.ray, "init", fake.init)
+        monkeypatch.setattr(module.ray, "shutdown", fake.shutdown)
+        with session(ClusterConfig(**config)):
+            pass
+        return fake
+
+    yield enter
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+
+
+@pytest.mark.parametrize("address", ["auto", "local"])
+def test_without_a_cluster_ray_starts_in_this_process(connect, monkeypatch, address):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(6), raising=False)
+    (options,) = connect(FakeRay(), address=address, object_store_gb=1.5).starts
+    assert options["address"] == "local" and options["num_cpus"] == 6
+    assert options["object_store_memory"] == 1_500_000_000
+    assert options["include_dashboard"] is False
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+def test_a_chain_has_room_on_a_machine_of_few_cores(connect, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(1), raising=False)
+    (options,) = connect(FakeRay()).starts
+    assert options["num_cpus"] == MINIMUM_LOGICAL_CPUS and options["object_store_memory"] is None
+
+
+@pytest.mark.parametrize("name", ["RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR"])
+def test_the_cluster_of_the_environment_is_used(connect, name):
+    (options,) = connect(FakeRay(), {name: "x"}).starts
+    assert options["address"] == "auto" and "num_cpus" not in options
+
+
+def test_local_ignores_the_cluster_of_the_environment(connect):
+    (options,) = connect(FakeRay(), {"RAY_ADDRESS": "x"}, address="local").starts
+    assert options["address"] == "local"
+
+
+def test_a_given_address_is_used(connect):
+    fake = connect(FakeRay(), address="head:6379")
+    assert fake.starts[0]["address"] == "head:6379" and fake.shutdowns == 1
+
+
+def test_an_existing_connection_is_used_and_left_open(connect):
+    fake = connect(FakeRay(initialized=True))
+    assert fake.starts == [] and fake.shutdowns == 0
+
+
+def test_a_slow_start_is_repeated_once(connect):
+    fake = connect(FakeRay(TimeoutError("30 s")))
+    assert len(fake.starts) == 2
+
+
+def test_a_failed_start_is_one_line(connect):
+    fake = FakeRay(TimeoutError("30 s"), OSError("no space\nin /tmp"))
+    with pytest.raises(ClusterError, match=r"^Ray cannot be started on this machine \(no space\)$"):
+        connect(fake)
+
+
+def test_an_address_that_does_not_answer_is_one_line(connect):
+    message = (
+        r"^cluster.address: no Ray cluster answers at 'head:6379' \(ConnectionError\); "
+        r"start one with `ray start --head`, or set cluster.address=local$"
+    )
+    with pytest.raises(ClusterError, match=message):
+        connect(FakeRay(ConnectionError()), address="head:6379")
+
+
+def test_stderr_is_back_after_a_start(connect, capfd):
+    class Greets(FakeRay):
+        def init(self, **options):
+            os.write(2, b"greeting of the core\n")
+
+    connect(Greets())
+    os.write(2, b"after\n")
+    assert capfd.readouterr().err == "after\n"

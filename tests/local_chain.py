@@ -1,0 +1,15 @@
+"""A chain of stages without Ray."""
+
+import pyarrow as pa
+
+from capfilt.cluster.chain.engine import StageRunner
+
+
+def run_local(items, steps):
+    """`cluster.chain.engine.run_chain` in this process: each item (one shard) through all steps, in order."""
+    runners = [StageRunner(step) for step in steps]
+    for item in items:
+        batch = pa.Table.from_pylist([item])
+        for runner in runners:
+            batch = runner(batch)
+        yield from batch.to_pylist()
