@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from capfilt.pipeline.report.build import build_report
-from capfilt.pipeline.report.inputs import ReportInputs, read_previous_reports
+from capfilt.pipeline.report.inputs import ReportInputs, RoundReport, read_previous_reports
+from capfilt.pipeline.report.metrics_file import RoundMetrics
+from capfilt.pipeline.report.page import candidate_glob, drift_rows
 from capfilt.stages.storage.store import Store
 from tests.pipeline.report.report_cases import HOSTILE, read_image
 
@@ -104,3 +106,23 @@ def test_drift_table_has_a_row_for_every_round(inputs: ReportInputs, run: Path) 
     html = (run / "reports/2/report.html").read_text()
     rows = html[html.index('id="drift"') : html.index('id="rows"')].count("<tr><td>synthetic</td>")
     assert rows == 2
+
+
+def test_drift_rows_are_ordered_by_origin_and_round_and_have_the_diversity_where_it_is_known() -> None:
+    texts = {"synthetic": {"distinct_1": 0.5, "texts": 9}, "web": None}
+    reports = [
+        RoundReport(RoundMetrics(round=2, noise_ratio={"web": 0.5, "synthetic": 0.25}), {"texts": texts}),
+        RoundReport(RoundMetrics(round=1, noise_ratio={"synthetic": None, "web": 0.75}), {}),
+    ]
+    assert drift_rows(reports) == [
+        {"round": 1, "origin": "synthetic", "noise_ratio": None},
+        {"round": 2, "origin": "synthetic", "noise_ratio": 0.25, "distinct_1": 0.5, "texts": 9},
+        {"round": 1, "origin": "web", "noise_ratio": 0.75},
+        {"round": 2, "origin": "web", "noise_ratio": 0.5},
+    ]
+
+
+def test_glob_of_the_candidates_is_the_folder_of_the_round() -> None:
+    assert candidate_glob(["s3://b/run/rounds/1/web/000000.parquet"]) == "s3://b/run/rounds/1/**/*.parquet"
+    assert candidate_glob(["1/web/0.parquet"]) == "1/**/*.parquet"
+    assert candidate_glob(["web/0.parquet"]) == candidate_glob([]) == ""
