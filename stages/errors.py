@@ -15,6 +15,7 @@ class UserError(Exception):
         ├── ConfigError     pipeline/config/load.py       a config file, a key or its value
         ├── LeaseError      pipeline/rundir/lease.py      a run directory that another process works on
         ├── LedgerError     pipeline/rundir/ledger.py     a run directory that does not fit the config
+        ├── MetricsError    pipeline/report/metrics_file.py  a metrics.json that cannot be read
         ├── NodeFailed      pipeline/errors.py            a node that cannot end well
         └── UnknownNode     pipeline/plan.py              a node that the config does not have
 

@@ -99,7 +99,7 @@ def report(
         rounds = [opened.nodes[name].round for name in judged if opened.ledger.node(name) is not None]
         if not rounds:
             raise ConfigError(f"{run_dir}: no round is bootstrapped yet; finish one with capfilt run")
-        metrics: dict[str, Any] = {}
+        metrics = None
         for round_ in rounds:
             metrics = write_report(opened, round_)
         print_summary(

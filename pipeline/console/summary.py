@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from capfilt.pipeline.evaluation.scores import gain, model_order
+from capfilt.pipeline.evaluation.scores import model_sort_key, score_gains
+
+if TYPE_CHECKING:
+    from capfilt.pipeline.report.metrics_file import RoundMetrics
+
+log = logging.getLogger(__name__)
 
 RETRIEVAL_SHOWN = ("itc_tr@1", "itc_ir@1", "tr@1", "tr@5", "tr@10", "ir@1", "ir@5", "ir@10")
 
 
 def summary_block(
-    metrics: Mapping[str, Any] | None,
+    metrics: RoundMetrics | None,
     places: Sequence[tuple[str, str]],
     command: str,
     next_step: str = "again",
@@ -25,7 +31,7 @@ def summary_block(
     """The closing block of a run.
 
     Args:
-        metrics: a round's metrics.json, or None when no report was made; absent parts are left out.
+        metrics: of a round, or None when there is no report; empty parts are left out.
         places: (what it is, where it is), for example ("report", "runs/x/reports/1/report.html").
         command: the exact command that resumes or continues; printed on a line of its own, never wrapped.
         next_step: what that command does, printed before it: "again", "resume", "look", …
@@ -33,8 +39,8 @@ def summary_block(
     parts: list[RenderableType] = []
     if metrics is not None:
         parts += [_counts(metrics), _noise(metrics), *_filter(metrics)]
-        parts += _models("retrieval (R@k, %)", metrics.get("retrieval") or {}, RETRIEVAL_SHOWN)
-        parts += _models("captions (%)", metrics.get("caption") or {}, ("cider", "bleu@4", "rouge_l"))
+        parts += _models("retrieval (R@k, %)", metrics.retrieval, RETRIEVAL_SHOWN)
+        parts += _models("captions (%)", metrics.caption, ("cider", "bleu@4", "rouge_l"))
     parts += [line(name, place) for name, place in places]
     parts.append(line(next_step, command, style="bold"))
     return Group(*parts)
@@ -48,8 +54,8 @@ def line(label: str, value: str, style: str = "") -> Text:
     return text
 
 
-def _counts(metrics: Mapping[str, Any]) -> Text:
-    counts: Mapping[str, int] = metrics.get("counts") or {}
+def _counts(metrics: RoundMetrics) -> Text:
+    counts = metrics.counts
     order = sorted(counts, key=lambda status: (status != "success", -counts[status], status))
     shown = ", ".join(f"{counts[status]:,} {status}" for status in order)
     return Text.assemble(
@@ -57,11 +63,11 @@ def _counts(metrics: Mapping[str, Any]) -> Text:
     )
 
 
-def _noise(metrics: Mapping[str, Any]) -> Text:
+def _noise(metrics: RoundMetrics) -> Text:
     """Noise ratios as fractions, to be compared with what DuckDB prints."""
-    planted = metrics.get("planted_noise")
+    planted = metrics.planted_noise
     text = Text.assemble((f"{'noise ratio':<14}", "dim"))
-    ratios = metrics.get("noise_ratio") or {}
+    ratios = metrics.noise_ratio
     for i, origin in enumerate(sorted(ratios, reverse=True)):  # web before synthetic
         text.append(f"{'; ' if i else ''}{origin} ")
         text.append(_fraction(ratios[origin]), style="bold")
@@ -72,12 +78,12 @@ def _noise(metrics: Mapping[str, Any]) -> Text:
     return text
 
 
-def _filter(metrics: Mapping[str, Any]) -> list[Text]:
-    quality = metrics.get("filter")
-    if not quality:
+def _filter(metrics: RoundMetrics) -> list[Text]:
+    quality = metrics.filter
+    if quality is None:
         return []
-    text = Text.assemble((f"{'filter':<14}", "dim"), "AUC ", (_fraction(quality["auc"]), "bold"))
-    text.append(f", precision {_fraction(quality['precision'])}, recall {_fraction(quality['recall'])}")
+    text = Text.assemble((f"{'filter':<14}", "dim"), "AUC ", (_fraction(quality.auc), "bold"))
+    text.append(f", precision {_fraction(quality.precision)}, recall {_fraction(quality.recall)}")
     text.append(" at finding the planted noise")
     return [text]
 
@@ -89,7 +95,7 @@ def _models(
     columns = [name for name in columns if any(name in row for row in scores.values())]
     if not columns:
         return []
-    models = sorted(scores, key=model_order)
+    models = sorted(scores, key=model_sort_key)
     table = Table(title=title, title_justify="left", title_style="dim", box=None, pad_edge=False)
     table.add_column("model")
     for name in columns:
@@ -97,7 +103,7 @@ def _models(
     for model in models:
         table.add_row(model, *(_percent(scores[model].get(name)) for name in columns))
     if len(models) > 1:
-        gains = gain(scores[models[0]], scores[models[-1]])
+        gains = score_gains(scores[models[0]], scores[models[-1]])
         table.add_row("gain", *(_signed(gains.get(name)) for name in columns), style="bold")
     return [Padding(table, (0, 0, 0, 2))]
 
@@ -114,21 +120,26 @@ def _signed(value: float | None) -> str:
     return "-" if value is None else f"{value:+.1f}"
 
 
-def last_metrics(config: Any) -> dict[str, Any] | None:
-    """metrics.json of the last round that has one; imports as little as it can, as all here."""
+def last_metrics(config: Any) -> RoundMetrics | None:
+    """Metrics of the last round that has a report; None when no round has one or the store cannot be read."""
+    # Imported here to keep the start of the command line fast.
+    from capfilt.pipeline.report.metrics_file import MetricsError, read_metrics
     from capfilt.stages.storage.store import Store, StoreError
 
     store = Store(config.run.dir, config.run.storage_options)
-    with suppress(StoreError):  # it is away, which has been told
-        for round_ in range(config.run.rounds, 0, -1):
-            metrics: dict[str, Any] | None = store.find_json(f"reports/{round_}/metrics.json")
-            if metrics is not None:
-                return metrics
+    try:
+        with suppress(StoreError):  # the command itself has already printed this error
+            for round_ in range(config.run.rounds, 0, -1):
+                metrics = read_metrics(store, round_)
+                if metrics is not None:
+                    return metrics
+    except MetricsError as error:
+        log.warning("%s", error)
     return None
 
 
 def print_summary(
-    console: Console, config: Any, metrics: dict[str, Any] | None, next_step: str, command: str
+    console: Console, config: Any, metrics: RoundMetrics | None, next_step: str, command: str
 ) -> None:
     """Print the closing block of a run.
 
@@ -141,7 +152,7 @@ def print_summary(
     run_dir = config.run.dir.rstrip("/")
     places = [("run", run_dir)]
     if metrics is not None:
-        round_ = metrics["round"]
+        round_ = metrics.round
         places += [
             ("candidates", f"{run_dir}/rounds/{round_}/"),
             ("report", f"{run_dir}/reports/{round_}/report.html"),

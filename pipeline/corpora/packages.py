@@ -1,6 +1,6 @@
-"""Files that package registries carry: a Debian package unpacked, a wheel downloaded, both kept in a cache folder.
+"""Files from package registries: Debian packages, unpacked, and wheels, both kept in a cache folder.
 
-The registries' own tools are used as they are set up on the machine; nothing is installed.
+The registries are accessed with their own tools as configured on the machine; nothing is installed.
 """
 
 from __future__ import annotations
@@ -11,30 +11,35 @@ import subprocess
 import sys
 import uuid
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 TIMEOUT_SECONDS = 900
+"""Limit for each call of a tool."""
 
 
 class PackageError(ValueError):
-    """A package cannot be had on this machine; the message says why and what to do."""
+    """A package is not available on this machine; the message says why and what to do."""
 
 
-def debian_package(name: str, cache: Path) -> Path:
-    """Root of the unpacked Debian package `name` (`apt-get download`, `dpkg -x`), from the cache if it is there.
+def get_debian_package(name: str, cache: Path) -> Path:
+    """Download and unpack a Debian package (`apt-get download`, `dpkg -x`), unless it is in the cache.
 
     Args:
-        name: the package; the machine's own Debian or Ubuntu release decides the version.
-        cache: folder for the .deb and for `<name>/`, which may have been put there by hand.
+        name: the package; its version depends on the Debian or Ubuntu release of the machine.
+        cache: folder for the .deb file and for the folder `<name>`, which may also be put there by hand.
+
+    Returns:
+        Root folder of the package.
 
     Raises:
-        PackageError: no apt-get or dpkg here, or they fail.
+        PackageError: apt-get or dpkg is missing or fails.
     """
-    cache = cache.absolute()  # the tools are started inside it
+    cache = cache.absolute()  # the tools run in this folder
     unpacked = cache / name
     if unpacked.is_dir():
         return unpacked
-    archive = _downloaded(f"{name}_*.deb", cache) or _download_deb(name, cache)
+    archive = _find_cached(f"{name}_*.deb", cache) or _download_deb(name, cache)
     temporary = cache / f".{name}-{uuid.uuid4().hex[:8]}"
     temporary.mkdir()
     _run(["dpkg", "-x", str(archive), str(temporary)], cache, f"put its files into {unpacked} by hand")
@@ -42,42 +47,37 @@ def debian_package(name: str, cache: Path) -> Path:
     return unpacked
 
 
-def wheel(requirement: str, cache: Path) -> Path:
-    """The wheel of `requirement` ("name==version"), by `pip download` without its dependencies.
+def download_wheel(requirement: str, cache: Path) -> Path:
+    """Download a wheel without its dependencies (`pip download`), unless it is in the cache.
+
+    Args:
+        requirement: "name==version".
+        cache: folder for the wheel.
 
     Raises:
         PackageError: pip fails.
     """
-    cache = cache.absolute()  # as above
+    cache = cache.absolute()  # pip runs in this folder
     name, _, version = requirement.partition("==")
     pattern = f"{name.replace('-', '_')}-{version}-*.whl"
-    known = _downloaded(pattern, cache)
-    if known is not None:
-        return known
+    cached = _find_cached(pattern, cache)
+    if cached is not None:
+        return cached
     cache.mkdir(parents=True, exist_ok=True)
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--dest",
-        str(cache),
-        requirement,
-    ]
-    _run(command, cache, f"put {pattern} into {cache} by hand")
-    found = _downloaded(pattern, cache)
-    if found is None:
-        raise PackageError(f"pip downloaded {requirement}, but not as {pattern}")
-    return found
+    pip = [sys.executable, "-m", "pip"]
+    options = ["--quiet", "--no-deps", "--dest", str(cache)]
+    _run([*pip, "download", *options, requirement], cache, f"put {pattern} into {cache} by hand")
+    downloaded = _find_cached(pattern, cache)
+    if downloaded is None:
+        raise PackageError(f"pip downloaded {requirement}, but there is no {pattern} in {cache}")
+    return downloaded
 
 
-def extract(archive: Path, member_folder: str, names: tuple[str, ...], target: Path) -> Path:
-    """Copy `member_folder/<name>` of a zip archive to `target/<name>` for every name; whole or not at all.
+def extract_members(archive: Path, member_folder: str, names: Sequence[str], target: Path) -> Path:
+    """Copy `member_folder/<name>` of a zip archive to `target/<name>` for every name, or none of them.
 
     Raises:
-        PackageError: the archive lacks one of them.
+        PackageError: one of them is not in the archive.
     """
     temporary = target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}")
     temporary.mkdir(parents=True)
@@ -88,7 +88,9 @@ def extract(archive: Path, member_folder: str, names: tuple[str, ...], target: P
                     shutil.copyfileobj(source, sink)
     except KeyError as error:
         shutil.rmtree(temporary)
-        raise PackageError(f"{archive.name}: {error.args[0]}; another version of the package?") from error
+        raise PackageError(
+            f"{archive.name}: {error.args[0]}; is it another version of the package?"
+        ) from error
     shutil.rmtree(target, ignore_errors=True)
     os.replace(temporary, target)
     return target
@@ -102,24 +104,25 @@ def _download_deb(name: str, cache: Path) -> Path:
     except PackageError:
         if shutil.which("apt-get") is None:
             raise
-        # A fresh container has no package lists yet; without the right to fetch them the second try says so.
+        # A fresh container has no package lists yet. Without root the update fails, and so does the second
+        # attempt, whose message says what to do.
         subprocess.run(["apt-get", "update"], capture_output=True, timeout=TIMEOUT_SECONDS, check=False)
         _run(["apt-get", "download", name], cache, f"run apt-get update as root first, or {by_hand}")
-    found = _downloaded(f"{name}_*.deb", cache)
-    if found is None:
+    downloaded = _find_cached(f"{name}_*.deb", cache)
+    if downloaded is None:
         raise PackageError(f"apt-get downloaded {name}, but there is no {name}_*.deb in {cache}")
-    return found
+    return downloaded
 
 
-def _downloaded(pattern: str, cache: Path) -> Path | None:
+def _find_cached(pattern: str, cache: Path) -> Path | None:
     return max(cache.glob(pattern), default=None)
 
 
-def _run(command: list[str], folder: Path, remedy: str) -> None:
+def _run(command: Sequence[str], folder: Path, remedy: str) -> None:
     program = Path(command[0]).name
     if shutil.which(command[0]) is None:
         raise PackageError(
-            f"{program} is not on this machine, which {' '.join(command[1:3])} needs; {remedy}"
+            f"{program} is not installed, but needed for {' '.join([program, *command[1:3]])}; {remedy}"
         )
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)

@@ -1,0 +1,6 @@
+"""Numbers that judge a round: scores of the pretrained models, quality of the filter, diversity of the texts.
+
+Everything but `pretrained` consists of pure functions of texts, scores and verdicts. The package imports
+models, stages, the config schema and, for status lines, `cluster.board`; `pipeline.report` and
+`pipeline.console` import it. Start with `filter_quality`, then `pretrained`.
+"""

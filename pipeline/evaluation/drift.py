@@ -1,4 +1,4 @@
-"""NEW FILE."""
+"""Diversity of a round's texts. It falls from round to round when a captioner collapses."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TypedDict
 
-from capfilt.pipeline.evaluation.caption_metrics import tokenize
+from capfilt.pipeline.evaluation.words import split_words
 
 
 class TextDrift(TypedDict):
-    """Signs of a captioner that narrows from round to round (shared/docs/blip.md, 6.7)."""
+    """Diversity of a set of texts; see `compute_text_drift`."""
 
     texts: int
     distinct_1: float
@@ -19,22 +19,22 @@ class TextDrift(TypedDict):
     duplicate_share: float
 
 
-def text_drift(texts: Sequence[str]) -> TextDrift | None:
-    """Diversity of a set of texts; None for an empty set.
+def compute_text_drift(texts: Sequence[str]) -> TextDrift | None:
+    """Compute the diversity of a set of texts; None for an empty set.
 
-    distinct_n = different n-grams / all n-grams (Li et al. 2016, arXiv 1510.03055); duplicate_share = share
-    of texts that repeat another one word for word. Both fall or rise with the size of the set: compare sets
-    of one size only.
+    distinct_n is the number of different n-grams divided by the number of n-grams (Li et al. 2016, arXiv
+    1510.03055). duplicate_share is the share of texts that repeat another text word for word. Both depend on
+    the size of the set, so only sets of the same size can be compared.
     """
     if not texts:
         return None
-    words = [tokenize(text) for text in texts]
-    singles = [word for sentence in words for word in sentence]
-    pairs = [pair for sentence in words for pair in pairwise(sentence)]
+    sentences = [split_words(text) for text in texts]
+    words = [word for sentence in sentences for word in sentence]
+    pairs = [pair for sentence in sentences for pair in pairwise(sentence)]
     return {
         "texts": len(texts),
-        "distinct_1": len(set(singles)) / max(1, len(singles)),
+        "distinct_1": len(set(words)) / max(1, len(words)),
         "distinct_2": len(set(pairs)) / max(1, len(pairs)),
-        "mean_words": len(singles) / len(texts),
-        "duplicate_share": 1 - len({" ".join(sentence) for sentence in words}) / len(texts),
+        "mean_words": len(words) / len(texts),
+        "duplicate_share": 1 - len({" ".join(sentence) for sentence in sentences}) / len(texts),
     }

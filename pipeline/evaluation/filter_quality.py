@@ -1,9 +1,9 @@
-"""NEW FILE."""
+"""How well a filter finds planted noise: ROC AUC of its scores, precision and recall of its verdicts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,25 +11,31 @@ CLEAN = "clean"
 """Value of the truth column for a text that describes its image; any other value names a kind of noise."""
 
 
-class FilterQuality(TypedDict):
+@dataclass(frozen=True)
+class FilterQuality:
     """How well a filter finds planted noise; every value in [0, 1]."""
 
     auc: float
     precision: float | None
+    """None when nothing was dropped."""
     recall: float
 
 
-def filter_quality(
+def compute_filter_quality(
     truth: Sequence[str | None], itm_prob: Sequence[float | None], kept: Sequence[bool | None]
 ) -> FilterQuality | None:
-    """How well a filter finds planted noise. Positive class: noise; its score: 1 - itm_prob.
+    """Compare a filter with planted noise. The positive class is noise, and its score is 1 - itm_prob.
 
-    AUC is over the scores; precision and recall are of the verdicts as they were given (dropped = called
-    noise). Texts without a truth or a verdict do not count.
+    The AUC is computed from the scores. Precision and recall are computed from the stored verdicts, where a
+    dropped text counts as detected noise. Texts without a truth or without a verdict are left out.
+
+    Args:
+        truth: `CLEAN`, a kind of noise, or None when unknown; one value per text, like the other arguments.
+        itm_prob: score of the filter, None when the text was not judged.
+        kept: verdict, None when the text was not judged.
 
     Returns:
-        None where there is no truth, or where all texts are noise or all are clean. Precision is None when
-        nothing was dropped.
+        None unless the texts contain both noise and clean ones.
     """
     judged = [
         (label != CLEAN, score, keep)
@@ -41,15 +47,15 @@ def filter_quality(
         return None
     dropped = ~np.array([row[2] for row in judged], dtype=bool)
     hits = int((noise & dropped).sum())
-    return {
-        "auc": area_under_curve(noise, 1 - np.array([row[1] for row in judged], dtype=np.float64)),
-        "precision": hits / int(dropped.sum()) if dropped.any() else None,
-        "recall": hits / int(noise.sum()),
-    }
+    return FilterQuality(
+        auc=compute_roc_auc(noise, 1 - np.array([row[1] for row in judged], dtype=np.float64)),
+        precision=hits / int(dropped.sum()) if dropped.any() else None,
+        recall=hits / int(noise.sum()),
+    )
 
 
-def area_under_curve(positive: np.ndarray, score: np.ndarray) -> float:
-    """Probability that a positive scores above a negative, a tie counting one half (Mann-Whitney).
+def compute_roc_auc(positive: np.ndarray, score: np.ndarray) -> float:
+    """Probability that a positive scores higher than a negative; a tie counts one half (Mann-Whitney U).
 
     Args:
         positive: [n] bool, with both classes present.
@@ -57,8 +63,8 @@ def area_under_curve(positive: np.ndarray, score: np.ndarray) -> float:
     """
     _, group, sizes = np.unique(score, return_inverse=True, return_counts=True)
     last_rank = np.cumsum(sizes)
-    middle_rank = last_rank - (sizes - 1) / 2  # ranks from 1; equal scores share their mean rank
+    mean_rank = last_rank - (sizes - 1) / 2  # ranks start at 1; equal scores share their mean rank
     positives = int(positive.sum())
-    rank_sum = float(middle_rank[group][positive].sum())
+    rank_sum = float(mean_rank[group][positive].sum())
     wins = rank_sum - positives * (positives + 1) / 2
     return wins / (positives * (len(positive) - positives))

@@ -1,4 +1,4 @@
-"""How good the pretrained MEDs of a run are, on its test sources: retrieval and captions."""
+"""Evaluation of a run's pretrained models on its test sources: image-text retrieval and captioning."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from capfilt.cluster.board import NodeStatus
 from capfilt.models.caption_text import normalize_caption
 from capfilt.pipeline.config.schema import EvaluateSection
-from capfilt.pipeline.evaluation.caption_metrics import caption_metrics
+from capfilt.pipeline.evaluation.caption_metrics import compute_caption_metrics
 from capfilt.stages.pairs.parts import ShardRef
 from capfilt.stages.pairs.read import PairsConfig, ReadPairs
 from capfilt.stages.storage.artifacts import local_artifact
@@ -19,74 +19,108 @@ from capfilt.stages.storage.store import Store
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvaluationTask:
-    """One model's evaluation; picklable."""
+    """Evaluation of one model; picklable, so that it can run in a worker process."""
 
     model: str
-    run: Store
+    """Node that trained the model, for example "pretrain.0"."""
+    store: Store
+    """The run directory."""
     shards: tuple[ShardRef, ...]
+    """Shards of the test sources."""
     config: EvaluateSection
     seed: int
-    reports: NodeStatus | None = None
-    """Receives what the user should know."""
+    """Seed of the run, for captions that are sampled."""
+    status: NodeStatus | None = None
+    """Receives notices for the user; None sends them to the log."""
 
-    def notice(self, line: str) -> None:
-        """Tell the user; without a board, the log."""
-        if self.reports is None:
+    def notify(self, line: str) -> None:
+        """Show a notice to the user."""
+        if self.status is None:
             log.warning("%s: %s", self.model, line)
         else:
-            self.reports.add_notice(f"{self.model}: {line}")
+            self.status.add_notice(f"{self.model}: {line}")
 
 
-def evaluate(test: EvaluationTask) -> dict[str, Any]:
-    """Evaluate one model in this process; the driver, which only lists the tests, needs no torch.
+@dataclass(frozen=True)
+class HeldOutImages:
+    """Images with their texts, in manifest order."""
+
+    images: list[bytes]
+    """Encoded."""
+    texts: list[list[str]]
+    """Normalized captions of each image."""
+    keys: list[str]
+    """"<source>/<key>" of each image."""
+
+
+def evaluate_model(task: EvaluationTask) -> dict[str, Any]:
+    """Evaluate one model in this process.
+
+    Returns:
+        {"images", "texts": how many, "retrieval": {metric: percent}, "caption": {metric: percent}}.
 
     Raises:
-        OutOfMemory: not even one image at a time fits.
+        OutOfMemory: a single image at a time does not fit.
     """
-    checkpoint = local_artifact(test.run.address(model_folder(test.model)), test.model, test.run)
-    images, texts, keys = _read(test)
-    normal = [[normalize_caption(text) for text in of_image] for of_image in texts]
+    checkpoint = local_artifact(task.store.address(model_folder(task.model)), task.model, task.store)
+    held_out = _read_held_out(task)
     return {
-        "images": len(images),
-        "texts": sum(map(len, texts)),
-        "retrieval": _retrieval(test, checkpoint, images, normal),
-        "caption": caption_metrics(
-            _captions(test, checkpoint, images, keys), dict(zip(keys, normal, strict=True))
+        "images": len(held_out.images),
+        "texts": sum(map(len, held_out.texts)),
+        "retrieval": _evaluate_retrieval(task, checkpoint, held_out),
+        "caption": compute_caption_metrics(
+            _generate_captions(task, checkpoint, held_out),
+            dict(zip(held_out.keys, held_out.texts, strict=True)),
         ),
     }
 
 
-def _retrieval(
-    test: EvaluationTask, checkpoint: str, images: list[bytes], texts: list[list[str]]
-) -> dict[str, float]:
-    """Recalls of the model; it has left the device when the captioner comes."""
+def _read_held_out(task: EvaluationTask) -> HeldOutImages:
+    """The first `limit` images of the test sources."""
+    reader = ReadPairs(PairsConfig(run_dir=task.store))
+    held_out = HeldOutImages([], [], [])
+    for shard in task.shards:
+        for row in reader.read(shard).to_pylist():
+            if len(held_out.images) == task.config.limit:
+                return held_out
+            held_out.images.append(row["image"])
+            held_out.texts.append([normalize_caption(text) for text in row["texts"]])
+            held_out.keys.append(f"{row['source']}/{row['key']}")
+    return held_out
+
+
+# The driver imports this module to list the tasks and needs no torch, so the functions below import it.
+
+
+def _evaluate_retrieval(task: EvaluationTask, checkpoint: str, held_out: HeldOutImages) -> dict[str, float]:
+    """Recalls of the model. The model leaves the device at the end, before the captioner is loaded."""
     from capfilt.models.checkpoints.load import load_checkpoint
     from capfilt.models.tasks.placement import load_pixels, place
     from capfilt.models.tasks.retrieval import evaluate_retrieval
 
-    caption = test.config.caption
+    caption = task.config.caption
     med, tokenizer, _ = load_checkpoint(checkpoint, parts="pretrain")
     med = place(med, tokenizer, "auto", caption.precision)
     return evaluate_retrieval(
         med,
         tokenizer,
-        load_pixels(images, med.config.vision.image_size, caption.batch_size),
-        [text for of_image in texts for text in of_image],
-        [i for i, of_image in enumerate(texts) for _ in of_image],
-        test.config.k,
+        load_pixels(held_out.images, med.config.vision.image_size, caption.batch_size),
+        [text for of_image in held_out.texts for text in of_image],
+        [i for i, of_image in enumerate(held_out.texts) for _ in of_image],
+        task.config.k,
         next(med.parameters()).device,
         batch_size=caption.batch_size,
-        on_notice=test.notice,
+        on_notice=task.notify,
     )
 
 
-def _captions(test: EvaluationTask, checkpoint: str, images: list[bytes], keys: list[str]) -> dict[str, str]:
+def _generate_captions(task: EvaluationTask, checkpoint: str, held_out: HeldOutImages) -> dict[str, str]:
     """One caption of each image, by its key."""
     from capfilt.models.tasks.captioner import Captioner
 
-    caption = test.config.caption
+    caption = task.config.caption
     captioner = Captioner.from_checkpoint(
         checkpoint,
         precision=caption.precision,
@@ -94,21 +128,6 @@ def _captions(test: EvaluationTask, checkpoint: str, images: list[bytes], keys: 
         sampling=caption.sampling,
         batch_size=caption.batch_size,
     )
-    captioner.batches.on_notice = test.notice
-    written = captioner.caption(images, keys, n=1, run_seed=test.seed, round=0)
-    return {key: of_image[0].text for key, of_image in zip(keys, written, strict=True)}
-
-
-def _read(test: EvaluationTask) -> tuple[list[bytes], list[list[str]], list[str]]:
-    """Encoded images, their texts and their ids, in manifest order."""
-    reader = ReadPairs(PairsConfig(run_dir=test.run))
-    images: list[bytes] = []
-    texts: list[list[str]] = []
-    keys: list[str] = []
-    for ref in test.shards:
-        for row in reader.read(ref).to_pylist():
-            if test.config.limit is None or len(images) < test.config.limit:
-                images.append(row["image"])
-                texts.append(row["texts"])
-                keys.append(f"{row['source']}/{row['key']}")
-    return images, texts, keys
+    captioner.batches.on_notice = task.notify
+    captions = captioner.caption(held_out.images, held_out.keys, n=1, run_seed=task.seed, round=0)
+    return {key: of_image[0].text for key, of_image in zip(held_out.keys, captions, strict=True)}

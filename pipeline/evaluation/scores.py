@@ -1,53 +1,62 @@
-"""NEW FILE."""
+"""Scores of several models side by side: order of models and metrics, best values, gains."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    pass
-
-
-def model_order(model: str) -> tuple[str, int, str]:
-    """Sort key of "pretrain.0", "pretrain.1", …, "pretrain.10"."""
-    name, _, number = model.rpartition(".")
-    return (name, int(number), "") if number.isdigit() else (model, -1, model)
-
-
-def gain(first: Mapping[str, float], last: Mapping[str, float]) -> dict[str, float]:
-    """last - first of every metric both have."""
-    return {name: last[name] - first[name] for name in first if name in last}
+METRIC_ORDER = ("itc_tr", "itc_ir", "tr", "ir", "cider", "bleu", "rouge_l")
+"""Order of the columns by the part of a metric's name before "@"."""
 
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Metrics of several models, as `score_table` orders them."""
+    """Metrics of several models, in the order in which they are shown."""
 
     columns: list[str]
+    """Names of metrics."""
     rows: list[tuple[str, Mapping[str, float]]]
+    """(model, {metric: value}) in the order of the rounds."""
     best: dict[str, float]
+    """Highest value of each metric."""
     gains: dict[str, float]
     """Last model - first model; empty for one model."""
-    ends: tuple[str, str]
-    """First and last model."""
+
+    @property
+    def first_model(self) -> str:
+        return self.rows[0][0]
+
+    @property
+    def last_model(self) -> str:
+        return self.rows[-1][0]
 
 
-def score_table(scores: Mapping[str, Mapping[str, float]]) -> ScoreTable | None:
-    """Metrics by model in the order of the rounds, the best of each column, and the last's gain on the first."""
+def build_score_table(scores: Mapping[str, Mapping[str, float]]) -> ScoreTable | None:
+    """Order {model: {metric: value}} for display; None when no model has scores."""
     if not scores:
         return None
-    models = sorted(scores, key=model_order)
-    columns = sorted({name for row in scores.values() for name in row}, key=_column_order)
-    best = {name: max(row[name] for row in scores.values() if name in row) for name in columns}
-    gains = gain(scores[models[0]], scores[models[-1]]) if len(models) > 1 else {}
-    rows = [(model, scores[model]) for model in models]
-    return ScoreTable(columns, rows, best, gains, (models[0], models[-1]))
+    models = sorted(scores, key=model_sort_key)
+    columns = sorted({name for row in scores.values() for name in row}, key=_metric_sort_key)
+    return ScoreTable(
+        columns=columns,
+        rows=[(model, scores[model]) for model in models],
+        best={name: max(row[name] for row in scores.values() if name in row) for name in columns},
+        gains=score_gains(scores[models[0]], scores[models[-1]]) if len(models) > 1 else {},
+    )
 
 
-def _column_order(metric: str) -> tuple[int, int, str]:
-    """By kind of metric, then by the k in "@k" as a number."""
+def score_gains(first: Mapping[str, float], last: Mapping[str, float]) -> dict[str, float]:
+    """last - first for every metric that both have."""
+    return {name: last[name] - first[name] for name in first if name in last}
+
+
+def model_sort_key(model: str) -> tuple[str, int, str]:
+    """Sort key that orders "pretrain.0", "pretrain.1", …, "pretrain.10" by number."""
+    name, _, number = model.rpartition(".")
+    return (name, int(number), "") if number.isdigit() else (model, -1, model)
+
+
+def _metric_sort_key(metric: str) -> tuple[int, int, str]:
+    """Kind of metric, then the k of "@k" as a number."""
     kind, _, k = metric.partition("@")
-    kinds = ("itc_tr", "itc_ir", "tr", "ir", "cider", "bleu", "rouge_l")
-    return kinds.index(kind) if kind in kinds else len(kinds), int(k or 0), metric
+    return METRIC_ORDER.index(kind) if kind in METRIC_ORDER else len(METRIC_ORDER), int(k or 0), metric

@@ -36,7 +36,7 @@ def run_evaluate(context: RunContext, node: Node) -> NodeResult:
 def evaluate_models(context: RunContext, node: Node) -> dict[str, dict[str, Any]]:
     """{model: {"retrieval": …, "caption": …}}; the models run side by side where the cluster has room."""
     from capfilt.cluster.chain.engine import map_remote
-    from capfilt.pipeline.evaluation.pretrained import EvaluationTask, evaluate
+    from capfilt.pipeline.evaluation.pretrained import EvaluationTask, evaluate_model
 
     config, ledger = context.config, context.run_dir.ledger
     names = [need for need in node.needs if need.startswith("pretrain.")]
@@ -45,13 +45,20 @@ def evaluate_models(context: RunContext, node: Node) -> dict[str, dict[str, Any]
         for source in config.of_kind("test")
         for shard in ledger.committed(corpus_folder(source))
     )
-    reports = context.board.for_node(node.name)
+    status = context.board.for_node(node.name)
     tasks = [
-        EvaluationTask(name, context.run_dir.store, shards, config.evaluate, config.run.seed, reports)
+        EvaluationTask(
+            model=name,
+            store=context.run_dir.store,
+            shards=shards,
+            config=config.evaluate,
+            seed=config.run.seed,
+            status=status,
+        )
         for name in names
     ]
     gpus = min(1.0, context.sizing().gpus)
-    return dict(zip(names, map_remote(evaluate, tasks, cpus=1.0, gpus=gpus), strict=True))
+    return dict(zip(names, map_remote(evaluate_model, tasks, cpus=1.0, gpus=gpus), strict=True))
 
 
 EVALUATE = NodeKind("evaluate", outputs=_outputs, inputs=_inputs, run=run_evaluate, stale_after=("test",))

@@ -16,6 +16,7 @@ from capfilt.stages.storage.store import Store
 
 if TYPE_CHECKING:
     from capfilt.pipeline.nodes.context import RunContext
+    from capfilt.pipeline.report.metrics_file import RoundMetrics, Scores
     from capfilt.pipeline.rundir.fingerprints import Fingerprints
 
 
@@ -30,19 +31,22 @@ def _inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
 def run_report(context: RunContext, node: Node) -> NodeResult:
     """Write the report of the node's round."""
     metrics = write_report(context.run_dir, node.round)
-    ratios = ", ".join(f"{origin} {value:.3f}" for origin, value in metrics["noise_ratio"].items())
+    ratios = ", ".join(
+        f"{origin} {'-' if ratio is None else f'{ratio:.3f}'}"
+        for origin, ratio in metrics.noise_ratio.items()
+    )
     return NodeResult(f"noise ratio {ratios}", tuple(node.outputs))
 
 
-def write_report(run_dir: RunDir, round_: int) -> dict[str, Any]:
+def write_report(run_dir: RunDir, round_: int) -> RoundMetrics:
     """Write `reports/<round>/` and return its metrics."""
     from capfilt.pipeline.nodes.duplicates import most_copied_images
-    from capfilt.pipeline.report.build import build_report, previous_reports
-    from capfilt.pipeline.report.inputs import ReportInputs
+    from capfilt.pipeline.report.build import build_report
+    from capfilt.pipeline.report.inputs import ReportInputs, read_previous_reports
 
     config, store, ledger = run_dir.config, run_dir.store, run_dir.ledger
     folders = [corpus_folder(source) for source in config.sources]
-    evaluation, seconds = _evaluation_and_seconds(run_dir, round_)
+    retrieval, caption = _scores(run_dir, round_)
     return build_report(
         ReportInputs(
             run=config.run.name,
@@ -52,31 +56,37 @@ def write_report(run_dir: RunDir, round_: int) -> dict[str, Any]:
             ),
             corpus_files=_parquet_files(run_dir, [folder for folder in folders if ledger.committed(folder)]),
             read_image=ImageReader(store),
-            evaluation=evaluation,
-            seconds=seconds,
+            retrieval=retrieval,
+            caption=caption,
+            seconds=_seconds(run_dir, round_),
             config=summarize_config(config, store, round_),
-            previous=previous_reports(store / "reports", round_),
+            previous=read_previous_reports(store, round_),
             storage_options=filesystem_options(store.url, store.options),
             duplicates=most_copied_images(config, store),
             examples_per_section=max(1, config.report.examples // 4),
         ),
-        store / report_folder(round_),
+        store,
     )
 
 
-def _evaluation_and_seconds(run_dir: RunDir, round_: int) -> tuple[dict[str, Any], dict[str, float]]:
-    """Evaluation of every model up to this round, and the seconds of every node that is done."""
-    evaluation: dict[str, Any] = {"retrieval": {}, "caption": {}}
-    seconds = {}
+def _scores(run_dir: RunDir, round_: int) -> tuple[Scores, Scores]:
+    """Retrieval and caption scores of every model up to this round."""
+    retrieval: Scores = {}
+    caption: Scores = {}
     for name, node in run_dir.nodes.items():
         record = run_dir.ledger.node(name)
-        if record is None or node.round > round_:
-            continue
-        seconds[name] = record.seconds
-        for model, result in (record.results or {}).items():
-            evaluation["retrieval"][model] = result["retrieval"]
-            evaluation["caption"][model] = result["caption"]
-    return evaluation, seconds
+        if record is not None and node.round <= round_:
+            for model, result in (record.results or {}).items():
+                retrieval[model] = result["retrieval"]
+                caption[model] = result["caption"]
+    return retrieval, caption
+
+
+def _seconds(run_dir: RunDir, round_: int) -> dict[str, float]:
+    """Duration of every node up to this round that is done."""
+    nodes = [name for name, node in run_dir.nodes.items() if node.round <= round_]
+    records = {name: run_dir.ledger.node(name) for name in nodes}
+    return {name: record.seconds for name, record in records.items() if record is not None}
 
 
 def summarize_config(config: Config, store: Store, round_: int) -> dict[str, str]:

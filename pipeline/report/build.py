@@ -1,6 +1,6 @@
-"""A round's report: metrics.json for programs, Parquet tables for SQL, report.html for people.
+"""Writing of a round's report: metrics.json for programs, Parquet tables for SQL, report.html for people.
 
-`report.html` is one file without a script, a font or an address outside itself: it can be mailed and archived.
+report.html is one file without scripts, fonts or external addresses, so that it can be mailed and archived.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from capfilt.pipeline.report.inputs import ReportInputs
+from capfilt.pipeline.report.inputs import ReportInputs, RoundReport
+from capfilt.pipeline.report.metrics_file import RoundMetrics, write_metrics
 from capfilt.pipeline.report.page import render_page
-from capfilt.pipeline.report.tables import Row, RunTables, by_source
+from capfilt.pipeline.report.tables import RoundTables, Row, noise_ratio_by_source
 from capfilt.stages.status import STATUSES
+from capfilt.stages.storage.layout import report_folder
 from capfilt.stages.storage.store import Store
 
 NOISE_SCHEMA = pa.schema(
@@ -29,7 +31,7 @@ NOISE_SCHEMA = pa.schema(
         ("noise_ratio", pa.float64()),
     ]
 )
-
+"""noise.parquet: verdicts by source and origin."""
 
 STATUS_SCHEMA = pa.schema(
     [
@@ -41,7 +43,7 @@ STATUS_SCHEMA = pa.schema(
         ("rows", pa.int64()),
     ]
 )
-"""statuses.parquet: what became of the rows, by shard. `retryable`: `capfilt retry` asks for them again."""
+"""statuses.parquet: rows by shard and status. `retryable`: `capfilt retry` can process these rows again."""
 
 HOST_SCHEMA = pa.schema(
     [
@@ -54,82 +56,66 @@ HOST_SCHEMA = pa.schema(
         ("commonest_rows", pa.int64()),
     ]
 )
-"""hosts.parquet: the hosts with most failures, and the commonest of these."""
-HOSTS_LISTED = 10_000
+"""hosts.parquet: the hosts with most failures; `commonest` is the status of most of these failures."""
+
+MAX_LISTED_HOSTS = 10_000
+"""Rows of hosts.parquet."""
 
 
-def build_report(inputs: ReportInputs, out: Store) -> dict[str, Any]:
-    """Write report.html, noise.parquet, statuses.parquet, hosts.parquet, drift.json and, last, metrics.json into
-    `out`; return the metrics.
+def build_report(inputs: ReportInputs, store: Store) -> RoundMetrics:
+    """Write a round's report into a run directory and return its metrics.
 
-    The same inputs give the same bytes.
+    The files are report.html, noise.parquet, statuses.parquet, hosts.parquet, drift.json and, written last,
+    metrics.json. The same inputs give the same bytes.
     """
-    tables = RunTables(inputs.candidate_files, inputs.corpus_files, inputs.storage_options)
-    metrics = round_metrics(inputs, tables)
-    drift = {
-        "round": inputs.round,
-        "texts": tables.drift(),
-        "acceptance": {row["origin"]: _acceptance(row) for row in tables.origin_rows()},
-    }
-    out.put("report.html", render_page(inputs, tables, metrics, drift).encode())
-    out.put("noise.parquet", rows_parquet(tables.noise_rows(), NOISE_SCHEMA, inputs.round))
-    statuses = [
-        {
-            **row,
-            "rows": row["n"],
-            "retryable": row["status"] in STATUSES and STATUSES[row["status"]].retryable,
-        }
-        for row in tables.outcome_rows()
-    ]
-    out.put("statuses.parquet", rows_parquet(statuses, STATUS_SCHEMA, inputs.round))
-    out.put("hosts.parquet", rows_parquet(tables.host_rows(HOSTS_LISTED), HOST_SCHEMA, inputs.round))
-    out.put_json("drift.json", drift)
-    out.put_json("metrics.json", metrics)
-    return metrics
+    tables = RoundTables(inputs.candidate_files, inputs.corpus_files, inputs.storage_options)
+    out = store / report_folder(inputs.round)
+    report = RoundReport(_compute_metrics(inputs, tables), _compute_drift(inputs, tables))
+    out.put("report.html", render_page(inputs, tables, report).encode())
+    out.put("noise.parquet", _encode_rows(tables.noise_rows(), NOISE_SCHEMA, inputs.round))
+    out.put("statuses.parquet", _encode_rows(_status_rows(tables), STATUS_SCHEMA, inputs.round))
+    hosts = tables.host_rows(MAX_LISTED_HOSTS)
+    out.put("hosts.parquet", _encode_rows(hosts, HOST_SCHEMA, inputs.round))
+    out.put_json("drift.json", report.drift)
+    write_metrics(store, report.metrics)
+    return report.metrics
 
 
-def round_metrics(inputs: ReportInputs, tables: RunTables) -> dict[str, Any]:
-    """The content of metrics.json. Noise ratios are dropped / judged; retrieval and captions in percent.
-
-    "planted_noise" is the share of noise among the web texts that were judged and have a truth, so that it
-    compares with the web's noise ratio over the same texts.
-    """
+def _compute_metrics(inputs: ReportInputs, tables: RoundTables) -> RoundMetrics:
     origins = tables.origin_rows()
+    return RoundMetrics(
+        round=inputs.round,
+        counts={row["status"]: row["n"] for row in tables.status_rows()},
+        noise_ratio={row["origin"]: row["noise_ratio"] for row in origins},
+        noise_ratio_by_source=noise_ratio_by_source(tables.noise_rows()),
+        planted_noise=next((row["planted"] for row in origins if row["origin"] == "web"), None),
+        filter=tables.filter_quality(),
+        retrieval=inputs.retrieval,
+        caption=inputs.caption,
+        seconds=dict(inputs.seconds),
+    )
+
+
+def _compute_drift(inputs: ReportInputs, tables: RoundTables) -> dict[str, Any]:
+    """The content of drift.json."""
+    ratios = {row["origin"]: row["noise_ratio"] for row in tables.origin_rows()}
     return {
         "round": inputs.round,
-        "counts": {row["status"]: row["n"] for row in tables.status_rows()},
-        "noise_ratio": {row["origin"]: row["noise_ratio"] for row in origins},
-        "noise_ratio_by_source": by_source(tables.noise_rows()),
-        "planted_noise": next((row["planted"] for row in origins if row["origin"] == "web"), None),
-        "filter": tables.filter_quality(),
-        "retrieval": dict(inputs.evaluation.get("retrieval") or {}),
-        "caption": dict(inputs.evaluation.get("caption") or {}),
-        "seconds": dict(inputs.seconds),
+        "texts": tables.drift(),
+        "acceptance": {origin: None if ratio is None else 1 - ratio for origin, ratio in ratios.items()},
     }
 
 
-def previous_reports(reports: Store, round: int) -> list[dict[str, Any]]:
-    """{"metrics", "drift"} of every report below `reports` with a number under `round`, in order."""
-    found = []
-    for number in range(round):
-        if reports.exists(f"{number}/metrics.json"):
-            drift = f"{number}/drift.json"
-            found.append(
-                {
-                    "metrics": reports.read_json(f"{number}/metrics.json"),
-                    "drift": reports.read_json(drift) if reports.exists(drift) else {},
-                }
-            )
-    return found
+def _status_rows(tables: RoundTables) -> list[Row]:
+    return [
+        row | {"rows": row["n"], "retryable": row["status"] in STATUSES and STATUSES[row["status"]].retryable}
+        for row in tables.outcome_rows()
+    ]
 
 
-def rows_parquet(rows: Sequence[Row], schema: pa.Schema, round: int) -> bytes:
-    """Rows of a report as Parquet, with the round beside them."""
-    shown = [{name: row.get(name) for name in schema.names} | {"round": round} for row in rows]
+def _encode_rows(rows: Sequence[Row], schema: pa.Schema, round: int) -> bytes:
+    """Rows as a Parquet file of this schema, with the number of the round in each row."""
+    columns = [{name: row.get(name) for name in schema.names} | {"round": round} for row in rows]
     sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(shown, schema=schema), sink)
+    pq.write_table(pa.Table.from_pylist(columns, schema=schema), sink)
     return sink.getvalue()
-
-
-def _acceptance(row: Row) -> float | None:
-    return None if row["noise_ratio"] is None else 1 - row["noise_ratio"]

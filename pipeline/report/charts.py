@@ -1,6 +1,6 @@
-"""The report's charts as inline SVG: coloured by the page's CSS variables, so that they follow light and dark.
+"""The report's charts as inline SVG, colored by the CSS classes of the page for its light and dark mode.
 
-Every chart is a function of numbers to markup. Coordinates are in the units of its viewBox; the page scales it.
+Every chart is a function from numbers to markup. Coordinates are in units of the viewBox.
 """
 
 from __future__ import annotations
@@ -17,36 +17,68 @@ PLOT_WIDTH, PLOT_HEIGHT = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
 
 
 @dataclass(frozen=True)
+class Bars:
+    """Counts over equal bins of [0, 1], and what is counted."""
+
+    counts: Sequence[int]
+    name: str
+
+
+@dataclass(frozen=True)
 class Line:
-    """One curve: y in [0, 1] at x in [0, 1]; None breaks it. `style` is a CSS class of the page."""
+    """One curve of y in [0, 1] over x in [0, 1]."""
 
     name: str
     style: str
+    """CSS class of the page."""
     points: Sequence[tuple[float, float | None]]
+    """(x, y); a y of None interrupts the curve."""
 
 
-def histogram(
-    above: Sequence[int], below: Sequence[int] | None, names: tuple[str, str | None], threshold: float | None
-) -> Markup:
-    """Counts over equal bins of [0, 1]; a second class, if there is one, hangs below the axis.
+@dataclass(frozen=True)
+class _BarScale:
+    """Vertical scale of a histogram: bars start at y = `base`; a count of n is `unit * sqrt(n)` high."""
 
-    The scale is the square root of the count: scores crowd at both ends, and linear bars would hide the middle.
+    base: float
+    unit: float
+
+    def height(self, count: int) -> float:
+        return self.unit * math.sqrt(count)
+
+
+def draw_histogram(above: Bars, below: Bars | None, threshold: float | None) -> Markup:
+    """Draw a histogram of ITM probabilities.
+
+    The vertical scale is the square root of the count: most scores are close to 0 or 1, and a linear scale
+    would hide those between.
+
+    Args:
+        above: bars above the axis. Without `below`, their color shows the verdict by `threshold`.
+        below: a second class, drawn below the axis.
+        threshold: marked by a line; None when candidates were judged by different thresholds.
     """
-    highest = max([1, *above, *(below or [])])
-    scale = PLOT_HEIGHT / math.sqrt(highest) / (2 if below is not None else 1)
-    base = TOP + (PLOT_HEIGHT / 2 if below is not None else PLOT_HEIGHT)
-    parts = [*_verdict_background(threshold), *_count_axis(highest, scale, base, both=below is not None)]
-    parts += _bars(above, names[0], scale, base, up=True, threshold=threshold if below is None else None)
-    if below is not None:
-        parts += _bars(below, names[1] or "", scale, base, up=False, threshold=None)
-    parts.append(f'<line class="axis" x1="{LEFT}" x2="{LEFT + PLOT_WIDTH}" y1="{base:.1f}" y2="{base:.1f}"/>')
-    return _svg(
-        [*parts, *_x_axis("ITM probability"), *_threshold_line(threshold)], "histogram of ITM probabilities"
-    )
+    highest = max([1, *above.counts, *(below.counts if below else [])])
+    if below is None:
+        scale = _BarScale(TOP + PLOT_HEIGHT, PLOT_HEIGHT / math.sqrt(highest))
+        bars = _bars(above, scale, _verdict_styles(len(above.counts), threshold))
+    else:
+        scale = _BarScale(TOP + PLOT_HEIGHT / 2, PLOT_HEIGHT / math.sqrt(highest) / 2)
+        bars = _bars(above, scale, ["bar-above"] * len(above.counts))
+        bars += _bars(below, scale, ["bar-below"] * len(below.counts), downward=True)
+    base = f"{scale.base:.1f}"
+    parts = [
+        *_verdict_background(threshold),
+        *_count_axis(highest, scale, both=below is not None),
+        *bars,
+        f'<line class="axis" x1="{LEFT}" x2="{LEFT + PLOT_WIDTH}" y1="{base}" y2="{base}"/>',
+        *_x_axis("ITM probability"),
+        *_threshold_line(threshold),
+    ]
+    return _svg(parts, "histogram of ITM probabilities")
 
 
-def curves(lines: Sequence[Line], x_label: str, threshold: float | None) -> Markup:
-    """Shares against a threshold, with a dot where the run stands."""
+def draw_curves(lines: Sequence[Line], x_label: str, threshold: float | None) -> Markup:
+    """Draw shares as functions of x, with a dot on each curve at the threshold of the run."""
     parts = []
     for tick in (0, 0.25, 0.5, 0.75, 1):
         y = _y(tick)
@@ -54,8 +86,8 @@ def curves(lines: Sequence[Line], x_label: str, threshold: float | None) -> Mark
         parts.append(f'<text class="tick" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:.0%}</text>')
     parts += [*_x_axis(x_label), *_threshold_line(threshold)]
     for line in lines:
-        for run in _unbroken(line.points):
-            path = " ".join(f"{_x(x):.1f},{_y(y):.1f}" for x, y in run)
+        for segment in _split_at_gaps(line.points):
+            path = " ".join(f"{_x(x):.1f},{_y(y):.1f}" for x, y in segment)
             title = f"<title>{escape(line.name)}</title>"
             parts.append(f'<polyline class="line {escape(line.style)}" points="{path}">{title}</polyline>')
         if threshold is not None:
@@ -64,10 +96,9 @@ def curves(lines: Sequence[Line], x_label: str, threshold: float | None) -> Mark
 
 
 def _svg(parts: Iterable[str], label: str) -> Markup:
-    body = "".join(parts)
-    return Markup(
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">{body}</svg>'
-    )
+    view_box = f"0 0 {WIDTH} {HEIGHT}"
+    opening = f'<svg class="chart" viewBox="{view_box}" role="img" aria-label="{escape(label)}">'
+    return Markup(f"{opening}{''.join(parts)}</svg>")
 
 
 def _x(value: float) -> float:
@@ -76,6 +107,13 @@ def _x(value: float) -> float:
 
 def _y(share: float) -> float:
     return TOP + (1 - share) * PLOT_HEIGHT
+
+
+def _verdict_styles(bins: int, threshold: float | None) -> list[str]:
+    """CSS class of each bin: the verdict on its middle."""
+    if threshold is None:
+        return ["bar-above"] * bins
+    return ["bar-kept" if (i + 0.5) / bins >= threshold else "bar-dropped" for i in range(bins)]
 
 
 def _verdict_background(threshold: float | None) -> list[str]:
@@ -89,43 +127,44 @@ def _verdict_background(threshold: float | None) -> list[str]:
     ]
 
 
-def _bars(
-    counts: Sequence[int], name: str, scale: float, base: float, *, up: bool, threshold: float | None
-) -> list[str]:
-    """One class of a histogram; with a threshold the bars carry the colours of the verdicts."""
-    parts, width = [], PLOT_WIDTH / len(counts)
-    for i, count in enumerate(counts):
+def _bars(bars: Bars, scale: _BarScale, styles: Sequence[str], *, downward: bool = False) -> list[str]:
+    """One rectangle for each bin that is not empty, at least one unit high."""
+    parts, bins = [], len(bars.counts)
+    for i, count in enumerate(bars.counts):
         if not count:
             continue
-        height = max(1.0, math.sqrt(count) * scale)
-        low, high = i / len(counts), (i + 1) / len(counts)
-        style = "bar-above" if up else "bar-below"
-        if threshold is not None:
-            style = "bar-kept" if (low + high) / 2 >= threshold else "bar-dropped"
-        title = f"{count:,} {name} between {low:.3g} and {high:.3g}".replace("  ", " ")
+        height = max(1.0, scale.height(count))
+        low, high = i / bins, (i + 1) / bins
+        title = f"{count:,} {bars.name} between {low:.3g} and {high:.3g}"
+        y = scale.base if downward else scale.base - height
         parts.append(
-            f'<rect class="{style}" x="{_x(low) + 0.5:.1f}" y="{base - height if up else base:.1f}" '
-            f'width="{width - 1:.1f}" height="{height:.1f}"><title>{escape(title)}</title></rect>'
+            f'<rect class="{styles[i]}" x="{_x(low) + 0.5:.1f}" y="{y:.1f}" '
+            f'width="{PLOT_WIDTH / bins - 1:.1f}" height="{height:.1f}"><title>{escape(title)}</title></rect>'
         )
     return parts
 
 
-def _count_axis(highest: int, scale: float, base: float, *, both: bool) -> list[str]:
+def _count_axis(highest: int, scale: _BarScale, *, both: bool) -> list[str]:
+    """Labeled grid lines above the base, and below it as well if `both`."""
     parts = []
-    for count in _nice_counts(highest):
+    for count in _round_counts(highest):
         for sign in (1, -1) if both else (1,):
-            y = base - sign * math.sqrt(count) * scale
+            y = scale.base - sign * scale.height(count)
             parts.append(
                 f'<line class="grid" x1="{LEFT}" x2="{LEFT + PLOT_WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>'
             )
+            label = _abbreviate(count)
             parts.append(
-                f'<text class="tick" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_short(count)}</text>'
+                f'<text class="tick" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{label}</text>'
             )
     return parts
 
 
-def _nice_counts(highest: int) -> list[int]:
-    """Two round counts that stand apart on a square-root scale: about 0.7 and 0.12 of the highest."""
+def _round_counts(highest: int) -> list[int]:
+    """One or two counts to label: 1, 2 or 5 times a power of ten, at most 0.12 and 0.7 of the highest.
+
+    On a square-root scale these are far enough apart. The smallest count to label is 1.
+    """
     ticks = []
     for target in (0.7 * highest, 0.12 * highest):
         unit = 10 ** math.floor(math.log10(max(1.0, target)))
@@ -133,7 +172,7 @@ def _nice_counts(highest: int) -> list[int]:
     return sorted(set(ticks))
 
 
-def _short(count: int) -> str:
+def _abbreviate(count: int) -> str:
     for size, suffix in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
         if count >= size:
             return f"{count / size:g}{suffix}"
@@ -155,32 +194,35 @@ def _x_axis(label: str) -> list[str]:
 
 
 def _threshold_line(threshold: float | None) -> list[str]:
+    """A vertical line with its label on the side that has more room."""
     if threshold is None:
         return []
     x = _x(min(1.0, threshold))
     anchor, shift = ("end", -5) if threshold > 0.5 else ("start", 5)
+    label = f"threshold {threshold:g}"
     return [
         f'<line class="threshold" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{TOP + PLOT_HEIGHT}"/>',
-        f'<text class="tick" x="{x + shift:.1f}" y="{TOP + 11}" text-anchor="{anchor}">threshold {threshold:g}</text>',
+        f'<text class="tick" x="{x + shift:.1f}" y="{TOP + 11}" text-anchor="{anchor}">{label}</text>',
     ]
 
 
-def _unbroken(points: Sequence[tuple[float, float | None]]) -> list[list[tuple[float, float]]]:
-    runs: list[list[tuple[float, float]]] = [[]]
+def _split_at_gaps(points: Sequence[tuple[float, float | None]]) -> list[list[tuple[float, float]]]:
+    """Segments of at least two points without a None between them."""
+    segments: list[list[tuple[float, float]]] = [[]]
     for x, y in points:
         if y is None:
-            runs.append([])
+            segments.append([])
         else:
-            runs[-1].append((x, y))
-    return [run for run in runs if len(run) > 1]
+            segments[-1].append((x, y))
+    return [segment for segment in segments if len(segment) > 1]
 
 
 def _dot(line: Line, threshold: float) -> list[str]:
-    near = min(line.points, key=lambda point: abs(point[0] - threshold))
-    if near[1] is None:
+    """A dot at the point next to the threshold; none when the curve has no value there."""
+    x, y = min(line.points, key=lambda point: abs(point[0] - threshold))
+    if y is None:
         return []
-    title = f"<title>{escape(line.name)} at {threshold:g}: {near[1]:.1%}</title>"
-    style = escape(line.style)
+    title = f"<title>{escape(line.name)} at {threshold:g}: {y:.1%}</title>"
     return [
-        f'<circle class="dot {style}" cx="{_x(near[0]):.1f}" cy="{_y(near[1]):.1f}" r="4">{title}</circle>'
+        f'<circle class="dot {escape(line.style)}" cx="{_x(x):.1f}" cy="{_y(y):.1f}" r="4">{title}</circle>'
     ]

@@ -1,4 +1,4 @@
-"""NEW FILE."""
+"""What a report is made of, and the reports of earlier rounds that it is compared with."""
 
 from __future__ import annotations
 
@@ -6,34 +6,63 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from capfilt.pipeline.report.metrics_file import RoundMetrics, Scores, read_metrics
 from capfilt.pipeline.report.tables import Row
+from capfilt.stages.storage.layout import report_folder
+from capfilt.stages.storage.store import Store
+
+
+@dataclass(frozen=True)
+class RoundReport:
+    """The numbers of one round that later rounds are compared with."""
+
+    metrics: RoundMetrics
+    drift: Mapping[str, Any]
+    """Content of drift.json: {"round", "texts": {origin: TextDrift}, "acceptance": {origin: share}}."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportInputs:
-    """Everything a report says, or the places it reads it from."""
+    """Everything that a report shows, or where the report reads it."""
 
     run: str
-    """Name of the run, or where it is."""
+    """Name or address of the run, for the title."""
     round: int
-    """Which round is reported."""
     candidate_files: Sequence[str]
-    """Committed candidate files of this round: local paths or fsspec URLs, as the commit records list them."""
+    """Committed candidate files of this round: local paths or fsspec URLs."""
     corpus_files: Sequence[str]
-    """Committed row files of every source's corpus."""
+    """Committed row files of the corpus of every source."""
     read_image: Callable[[str, str], bytes | None]
-    """(source, key) → the stored image, encoded; None when there is none. Asked for the examples only."""
-    evaluation: Mapping[str, Any] = field(default_factory=dict)
-    """{"retrieval": {model: {...}}, "caption": {model: {...}}}; models are "pretrain.0", "pretrain.1", …"""
+    """(source, key) → the stored image, encoded; None when there is none. Called only for shown images."""
+    retrieval: Scores = field(default_factory=dict)
+    """Retrieval scores of the pretrained models."""
+    caption: Scores = field(default_factory=dict)
+    """Caption scores of the pretrained models."""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """Node → how long it took."""
+    """Duration of each node."""
     config: Mapping[str, str] = field(default_factory=dict)
-    """What to show of the config, in order: label → value."""
-    previous: Sequence[Mapping[str, Any]] = ()
-    """Reports of earlier rounds, as `previous_reports` reads them."""
+    """Settings to show, in order: label → value."""
+    previous: Sequence[RoundReport] = ()
+    """Reports of earlier rounds."""
     storage_options: Mapping[str, Any] = field(default_factory=dict)
-    """fsspec options of the filesystem the files are on."""
+    """fsspec options of the filesystem that holds the files."""
     duplicates: Sequence[Row] = ()
-    """Pictures with most copies, as `pipeline.nodes.duplicates.most_copied_images` lists them."""
+    """The most copied images, in the form of `pipeline.nodes.duplicates.most_copied_images`."""
     examples_per_section: int = 8
-    """Pictures in each group of examples."""
+    """Images in each group of examples."""
+
+
+def read_previous_reports(store: Store, round: int) -> list[RoundReport]:
+    """Read the reports of the rounds before `round` from a run directory, in order.
+
+    A round without a report is left out.
+
+    Raises:
+        MetricsError: a metrics.json cannot be read.
+    """
+    found = []
+    for number in range(round):
+        metrics = read_metrics(store, number)
+        if metrics is not None:
+            found.append(RoundReport(metrics, store.find_json(f"{report_folder(number)}/drift.json") or {}))
+    return found

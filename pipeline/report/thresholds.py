@@ -1,112 +1,138 @@
-"""NEW FILE."""
+"""Scores against thresholds: histograms by origin, and what another threshold would keep."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
 
 import numpy as np
+from markupsafe import Markup
 
-from capfilt.pipeline.report.charts import Line, curves, histogram
+from capfilt.pipeline.report.charts import Bars, Line, draw_curves, draw_histogram
 from capfilt.pipeline.report.tables import SCORE_BINS, Row
 
-if TYPE_CHECKING:
-    pass
-
-
 HISTOGRAM_BARS = 40
-
-
-SWEEP = tuple(round(step / 50, 2) for step in range(51))
-
-
+"""Bars of a histogram; divides `SCORE_BINS`."""
+CURVE_THRESHOLDS = tuple(round(step / 50, 2) for step in range(51))
+"""Points of the curves: 0, 0.02, …, 1."""
 TABLE_THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
+LINE_STYLES = {"web kept": "web", "synthetic kept": "synthetic", "precision": "precision", "recall": "recall"}
+"""CSS classes of the curves; every other curve is "other"."""
 
-Bins = dict[tuple[str, bool | None], np.ndarray]
-"""(origin, is planted noise or None) → counts [SCORE_BINS]."""
+ScoreCounts = dict[tuple[str, bool | None], np.ndarray]
+"""(origin, whether planted noise; None when unknown) → counts [SCORE_BINS] over equal bins of [0, 1]."""
 
 
-def single_threshold(settings: Sequence[Row]) -> float | None:
-    """The threshold of all candidates; None where there are several. Stored as float32: 0.3 is 0.30000001."""
+@dataclass(frozen=True)
+class Histogram:
+    """The histogram of one origin's scores."""
+
+    origin: str
+    by_truth: bool
+    """Clean texts above planted noise; otherwise one class, colored by verdict."""
+    svg: Markup
+
+
+@dataclass(frozen=True)
+class SweepChart:
+    """The curves of a threshold sweep, and the lines for their legend."""
+
+    svg: Markup
+    lines: list[Line]
+
+
+def common_threshold(settings: Sequence[Row]) -> float | None:
+    """The threshold of all candidates; None when there are several.
+
+    Args:
+        settings: rows of `RoundTables.settings`. The threshold is stored as float32, where 0.3 is 0.30000001.
+    """
     thresholds = {row["threshold"] for row in settings}
     value = thresholds.pop() if len(thresholds) == 1 else None
     return None if value is None else round(value, 6)
 
 
-def score_arrays(rows: Sequence[Row]) -> Bins:
-    """`RunTables.score_bins` as one array of counts per origin and truth; web before synthetic."""
-    bins: Bins = {}
+def count_scores(rows: Sequence[Row]) -> ScoreCounts:
+    """Rows of `RoundTables.score_bins` as one array of counts per origin and truth, web before synthetic."""
+    found: ScoreCounts = {}
     for row in sorted(rows, key=lambda row: row["origin"], reverse=True):
-        counts = bins.setdefault((row["origin"], row["noise"]), np.zeros(SCORE_BINS, dtype=np.int64))
+        counts = found.setdefault((row["origin"], row["noise"]), np.zeros(SCORE_BINS, dtype=np.int64))
         counts[row["bin"]] += row["n"]
-    return bins
+    return found
 
 
-def histograms(bins: Bins, threshold: float | None) -> list[dict[str, Any]]:
-    """One chart per origin: clean above noise where the truth is known, else coloured by verdict."""
+def draw_histograms(scores: ScoreCounts, threshold: float | None) -> list[Histogram]:
+    """Draw up to two histograms per origin: texts with known truth and texts with unknown truth."""
     charts = []
-    for origin in dict.fromkeys(origin for origin, _ in bins):
-        clean, noise = bins.get((origin, False)), bins.get((origin, True))
+    for origin in _origins(scores):
+        clean, noise, unknown = (scores.get((origin, truth)) for truth in (False, True, None))
         if clean is not None or noise is not None:
-            chart = histogram(_bars(clean), _bars(noise), ("clean texts", "noise texts"), threshold)
-            charts.append({"origin": origin, "truth": True, "svg": chart})
-        if (unknown := bins.get((origin, None))) is not None:
-            chart = histogram(_bars(unknown), None, ("texts", None), threshold)
-            charts.append({"origin": origin, "truth": False, "svg": chart})
+            above, below = Bars(_merge_bins(clean), "clean texts"), Bars(_merge_bins(noise), "noise texts")
+            charts.append(Histogram(origin, True, draw_histogram(above, below, threshold)))
+        if unknown is not None:
+            bars = Bars(_merge_bins(unknown), "texts")
+            charts.append(Histogram(origin, False, draw_histogram(bars, None, threshold)))
     return charts
 
 
-def _bars(counts: np.ndarray | None) -> list[int]:
+def draw_sweep(scores: ScoreCounts, threshold: float | None) -> SweepChart:
+    """Draw the values of `sweep_thresholds` as curves."""
+    table = sweep_thresholds(scores, CURVE_THRESHOLDS)
+    lines = [
+        Line(name, LINE_STYLES.get(name, "other"), [(at, values[i]) for at, values in table])
+        for i, name in enumerate(sweep_columns(scores))
+    ]
+    return SweepChart(draw_curves(lines, "threshold", threshold), lines)
+
+
+def sweep_columns(scores: ScoreCounts) -> list[str]:
+    """Names of the values of `sweep_thresholds`: "<origin> kept" for each origin, then "precision" and
+    "recall" if there are both clean texts and planted noise."""
+    names = [f"{origin} kept" for origin in _origins(scores)]
+    truths = {noise for _, noise in scores}
+    return [*names, "precision", "recall"] if {True, False} <= truths else names
+
+
+def sweep_thresholds(
+    scores: ScoreCounts, thresholds: Sequence[float]
+) -> list[tuple[float, list[float | None]]]:
+    """Compute what each threshold would keep, and how well its verdicts would find the planted noise.
+
+    Returns:
+        [(threshold, values in the order of `sweep_columns`)], each value in [0, 1], or None for 0 / 0.
+    """
+    below = {key: np.concatenate([[0], np.cumsum(counts)]) for key, counts in scores.items()}
+    rows = []
+    for threshold in thresholds:
+        cut = round(threshold * SCORE_BINS)
+        values: list[float | None] = []
+        for origin in _origins(scores):
+            total = np.sum([counts for key, counts in below.items() if key[0] == origin], axis=0)
+            values.append(_ratio(total[-1] - total[cut], total[-1]))
+        noise, clean = _sum_by_truth(below, True), _sum_by_truth(below, False)
+        if noise is not None and clean is not None:
+            values.append(_ratio(noise[cut], noise[cut] + clean[cut]))
+            values.append(_ratio(noise[cut], noise[-1]))
+        rows.append((threshold, values))
+    return rows
+
+
+def _origins(scores: ScoreCounts) -> list[str]:
+    return list(dict.fromkeys(origin for origin, _ in scores))
+
+
+def _merge_bins(counts: np.ndarray | None) -> list[int]:
+    """Counts over `HISTOGRAM_BARS` bins; zeros for None."""
     if counts is None:
         return [0] * HISTOGRAM_BARS
     return [int(n) for n in counts.reshape(HISTOGRAM_BARS, -1).sum(axis=1)]
 
 
-def sweep_names(bins: Bins) -> list[str]:
-    """Columns of `sweep`: "<origin> kept", then precision and recall where there is a truth to judge by."""
-    names = [f"{origin} kept" for origin in dict.fromkeys(origin for origin, _ in bins)]
-    known = {noise for _, noise in bins}
-    return [*names, "precision", "recall"] if {True, False} <= known else names
-
-
-def sweep(bins: Bins, thresholds: Sequence[float]) -> list[tuple[float, list[float | None]]]:
-    """What each threshold would keep, and how well its rejections would find the planted noise.
-
-    Returns:
-        [(threshold, values in the order of `sweep_names`)], each in [0, 1] or None for 0 / 0.
-    """
-    below = {key: np.concatenate([[0], np.cumsum(counts)]) for key, counts in bins.items()}
-    rows = []
-    for threshold in thresholds:
-        cut = round(threshold * SCORE_BINS)
-        values: list[float | None] = []
-        for origin in dict.fromkeys(origin for origin, _ in bins):
-            parts = [total for key, total in below.items() if key[0] == origin]
-            values.append(_share(sum(int(p[-1] - p[cut]) for p in parts), sum(int(p[-1]) for p in parts)))
-        noise, clean = _sum(below, True), _sum(below, False)
-        if noise is not None and clean is not None:
-            values.append(_share(int(noise[cut]), int(noise[cut] + clean[cut])))
-            values.append(_share(int(noise[cut]), int(noise[-1])))
-        rows.append((threshold, values))
-    return rows
-
-
-def _sum(below: Bins, noise: bool) -> np.ndarray | None:
-    parts = [total for key, total in below.items() if key[1] is noise]
+def _sum_by_truth(below: ScoreCounts, noise: bool) -> np.ndarray | None:
+    parts = [counts for key, counts in below.items() if key[1] is noise]
     return np.sum(parts, axis=0) if parts else None
 
 
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
-
-
-def sweep_chart(bins: Bins, threshold: float | None) -> dict[str, Any]:
-    """The curves of `sweep` and their legend."""
-    table = sweep(bins, SWEEP)
-    styles = {"web kept": "web", "synthetic kept": "synthetic", "precision": "precision", "recall": "recall"}
-    lines = [
-        Line(name, styles.get(name, "other"), [(t, values[i]) for t, values in table])
-        for i, name in enumerate(sweep_names(bins))
-    ]
-    return {"svg": curves(lines, "threshold", threshold), "lines": lines}
+def _ratio(part: int, whole: int) -> float | None:
+    return int(part) / int(whole) if whole else None

@@ -1,11 +1,16 @@
 """The closing block as it appears on a terminal and in a log."""
 
 import io
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from rich.console import Console
 
-from capfilt.pipeline.console.summary import summary_block
+from capfilt.pipeline.console.summary import last_metrics, summary_block
+from capfilt.pipeline.report.metrics_file import RoundMetrics, write_metrics
+from capfilt.stages.storage.store import Store
 
 METRICS: dict[str, Any] = {
     "round": 2,
@@ -27,9 +32,9 @@ COMMAND = "capfilt run 'runs/a b/[bold]config.yaml' " + "--set some.long.key=val
 
 def shown(metrics: dict[str, Any] | None, width: int = 80) -> list[str]:
     console = Console(width=width, record=True, force_terminal=False, file=io.StringIO())
-    console.print(
-        summary_block(metrics, [("report", "/x/[red]report.html")], COMMAND, "continue"), soft_wrap=True
-    )
+    round_metrics = None if metrics is None else RoundMetrics.model_validate(metrics)
+    block = summary_block(round_metrics, [("report", "/x/[red]report.html")], COMMAND, "continue")
+    console.print(block, soft_wrap=True)
     return console.export_text().splitlines()
 
 
@@ -69,3 +74,21 @@ def test_closing_block_of_a_run_without_verdicts_says_so() -> None:
     lines = shown(bare)
     assert words(lines, "rows") == ["rows", "none"]
     assert "nothing was judged" in " ".join(lines)
+
+
+def config_of(folder: Path, rounds: int) -> SimpleNamespace:
+    return SimpleNamespace(run=SimpleNamespace(dir=str(folder), storage_options={}, rounds=rounds))
+
+
+def test_last_metrics_are_those_of_the_last_reported_round(tmp_path: Path) -> None:
+    assert last_metrics(config_of(tmp_path, rounds=3)) is None
+    for number in (1, 2, 4):
+        write_metrics(Store(str(tmp_path)), RoundMetrics(round=number))
+    metrics = last_metrics(config_of(tmp_path, rounds=3))
+    assert metrics is not None and metrics.round == 2
+
+
+def test_damaged_metrics_are_reported_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Store(str(tmp_path)).put("reports/1/metrics.json", b"{")
+    assert last_metrics(config_of(tmp_path, rounds=1)) is None
+    assert "reports/1/metrics.json: not a metrics file" in caplog.text

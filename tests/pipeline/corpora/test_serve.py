@@ -1,4 +1,4 @@
-"""The folder server as a client sees it."""
+"""The folder server as its clients see it."""
 
 import threading
 import urllib.error
@@ -6,12 +6,14 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
-from capfilt.pipeline.corpora.serve import fault_of, serve_folder
+from capfilt.pipeline.corpora.serve import serve_app, serve_folder
 from capfilt.stages.fetch.config import FetchConfig
 from capfilt.stages.fetch.stage import Fetch
 from capfilt.stages.images.decode import DecodeConfig
 from capfilt.stages.rows import ROW_SCHEMA, table_of
+from tests.pipeline.corpora.faulty_server import serve_with_fault
 
 
 def status(url: str) -> int:
@@ -32,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def test_serves_files_and_nothing_else(folder: Path) -> None:
+def test_only_files_in_the_folder_are_served(folder: Path) -> None:
     with serve_folder(folder) as base:
         assert base.startswith("http://127.0.0.1:") and base.endswith("/")
         with urllib.request.urlopen(f"{base}images/a.txt", timeout=5) as reply:
@@ -43,7 +45,7 @@ def test_serves_files_and_nothing_else(folder: Path) -> None:
         urllib.request.urlopen(f"{base}images/a.txt", timeout=5)
 
 
-def test_two_at_once_and_many_in_a_row_leave_nothing_behind(folder: Path) -> None:
+def test_concurrent_and_successive_servers_leave_no_threads(folder: Path) -> None:
     before = threading.active_count()
     with serve_folder(folder) as first, serve_folder(folder) as second:
         assert first != second
@@ -54,22 +56,25 @@ def test_two_at_once_and_many_in_a_row_leave_nothing_behind(folder: Path) -> Non
     assert threading.active_count() == before
 
 
-def test_ends_when_the_body_raises(folder: Path) -> None:
+def test_server_stops_when_the_body_raises(folder: Path) -> None:
     with pytest.raises(KeyError), serve_folder(folder):
         raise KeyError
     assert not [t for t in threading.enumerate() if t.name == "serve-folder"]
 
 
-def test_faults_are_the_same_urls_every_time(folder: Path) -> None:
-    paths = [f"/images/{i}.txt" for i in range(2000)]
-    chosen = [fault_of(path, {"404": 0.1, "hang": 0.05}) for path in paths]
-    assert chosen == [fault_of(path, {"404": 0.1, "hang": 0.05}) for path in paths]
-    assert chosen != [fault_of(path, {"404": 0.1, "hang": 0.05}, seed=1) for path in paths]
-    assert 150 < chosen.count("404") < 250 and 60 < chosen.count("hang") < 140
+def test_error_during_the_start_reaches_the_caller() -> None:
+    async def fail(app: web.Application) -> None:
+        raise OSError("no port left")
+
+    app = web.Application()
+    app.on_startup.append(fail)
+    with pytest.raises(RuntimeError, match="did not start") as raised, serve_app(app):
+        pass
+    assert str(raised.value.__cause__) == "no port left"
 
 
 @pytest.mark.parametrize(
-    ("fault", "wanted"),
+    ("fault", "expected"),
     [
         ("404", "http_404"),
         ("429", "success"),
@@ -79,27 +84,17 @@ def test_faults_are_the_same_urls_every_time(folder: Path) -> None:
         ("html", "not_image"),
     ],
 )
-def test_what_the_fetch_stage_makes_of_each_fault(folder: Path, fault: str, wanted: str) -> None:
+def test_fetch_stage_gives_each_fault_its_status(folder: Path, fault: str, expected: str) -> None:
     (folder / "a.ppm").write_bytes(b"P6 32 32 255\n" + bytes(32 * 32 * 3))
     config = FetchConfig(
         allow_private=("127.0.0.1",), deadline_s=1, backoff_s=0.01, image=DecodeConfig(min_side=8)
     )
     rows = table_of([{"key": "0", "url": "a.ppm", "status": "pending"}], ROW_SCHEMA)
-    with serve_folder(folder, faults={fault: 1.0}) as base:  # type: ignore[dict-item]
+    with serve_with_fault(folder, fault) as base:
         (row,) = Fetch(FetchConfig(**(vars(config) | {"base_url": base})))(rows).to_pylist()
-    assert row["status"] == wanted, row["error_message"]
+    assert row["status"] == expected, row["error_message"]
 
 
-@pytest.mark.parametrize(
-    ("faults", "message"),
-    [
-        ({"teapot": 0.1}, "allowed: 404"),
-        ({"404": 1.5}, "not between 0 and 1"),
-        ({"404": 0.6, "hang": 0.6}, "add up to 1.2"),
-    ],
-)
-def test_mistakes(folder: Path, faults: dict[str, float], message: str) -> None:
-    with pytest.raises(ValueError, match=message), serve_folder(folder, faults=faults):  # type: ignore[arg-type]
-        pass
+def test_missing_folder_is_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="no such folder"), serve_folder(folder / "none"):
         pass

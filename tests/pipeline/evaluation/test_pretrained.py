@@ -1,4 +1,4 @@
-"""The evaluation of one model, in this process: it needs less memory when it must, and gives the same."""
+"""Evaluation of one model in this process, also when memory runs out."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -12,8 +12,7 @@ from capfilt.models.network.med import MED
 from capfilt.models.network.tokenizer import Tokenizer
 from capfilt.models.out_of_memory import OutOfMemory
 from capfilt.pipeline.config.schema import EvaluateSection
-from capfilt.pipeline.evaluation.pretrained import EvaluationTask as Evaluation
-from capfilt.pipeline.evaluation.pretrained import evaluate
+from capfilt.pipeline.evaluation.pretrained import EvaluationTask, evaluate_model
 from capfilt.stages.bootstrap.caption import CaptionConfig
 from tests.clean_pairs import clean_pairs
 
@@ -21,9 +20,9 @@ IMAGES = 14
 
 
 @pytest.fixture(scope="module")
-def evaluation(tmp_path_factory):
-    """The evaluation of a model that says and finds various things."""
-    run, shards = clean_pairs(tmp_path_factory.mktemp("evaluating"), "test", count=IMAGES)
+def task(tmp_path_factory):
+    """The evaluation of a model with random weights, large enough to give different captions and ranks."""
+    store, shards = clean_pairs(tmp_path_factory.mktemp("evaluation"), "test", count=IMAGES)
     torch.manual_seed(0)
     tokenizer = Tokenizer.train(["a red circle and a blue square next to a green star"], 120)
     text = TextConfig(
@@ -35,68 +34,79 @@ def evaluation(tmp_path_factory):
         for parameter in med.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(8)
-    save_checkpoint(run.path("models/pretrain.0"), med, tokenizer, {})
+    save_checkpoint(store.path("models/pretrain.0"), med, tokenizer, {})
     caption = CaptionConfig(
         prompt="",
         sampling=SamplingConfig(strategy="greedy", max_new_tokens=6),
         batch_size=8,
         precision="float32",
     )
-    return Evaluation("pretrain.0", run, shards, EvaluateSection(k=8, caption=caption), seed=0)
+    config = EvaluateSection(k=8, caption=caption)
+    return EvaluationTask(model="pretrain.0", store=store, shards=shards, config=config, seed=0)
 
 
-def short_of_memory(monkeypatch, most):
-    """Of any part of any model more than `most` images, texts or pairs at once find no room; returns what was tried."""
-    tried = []
-    for place in ("encode_image", "text_feature", "match"):
-        whole = getattr(MED, place)
+def limit_memory(monkeypatch, most):
+    """Raise an out-of-memory error for more than `most` images, texts or pairs at once.
 
-        def limited(med, first, *args, _whole=whole, _place=place, **options):
-            tried.append((_place, len(first)))
+    Returns:
+        [(method, number of images, texts or pairs)] of all calls.
+    """
+    calls = []
+    for name in ("encode_image", "text_feature", "match"):
+        original = getattr(MED, name)
+
+        def limited(med, first, *args, _original=original, _name=name, **options):
+            calls.append((_name, len(first)))
             if len(first) > most:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return _whole(med, first, *args, **options)
+            return _original(med, first, *args, **options)
 
-        monkeypatch.setattr(MED, place, limited)
-    return tried
+        monkeypatch.setattr(MED, name, limited)
+    return calls
 
 
-def test_out_of_memory_changes_nothing_and_is_told(evaluation, monkeypatch):
-    expected, told = evaluate(evaluation), []
+def test_out_of_memory_does_not_change_the_result_and_is_reported(task, monkeypatch):
+    expected, notices = evaluate_model(task), []
     assert expected["images"] == IMAGES and 0 < expected["retrieval"]["tr@5"] < 100
-    tried = short_of_memory(monkeypatch, most=4)
-    assert evaluate(replace(evaluation, reports=SimpleNamespace(add_notice=told.append))) == expected
-    assert {place for place, count in tried if count == 8} == {"encode_image", "text_feature", "match"}
-    of_captioner = "pretrain.0: out of memory with 8 images at once, going on with 4"
-    assert told == [
-        of_captioner,
+    calls = limit_memory(monkeypatch, most=4)
+    assert evaluate_model(replace(task, status=SimpleNamespace(add_notice=notices.append))) == expected
+    assert {name for name, count in calls if count == 8} == {"encode_image", "text_feature", "match"}
+    captioner_notice = "pretrain.0: out of memory with 8 images at once, going on with 4"
+    assert notices == [
+        captioner_notice,
         "pretrain.0: out of memory with 8 texts at once, going on with 4",
         "pretrain.0: out of memory with 8 pairs at once, going on with 4",
-        of_captioner,  # the board keeps it once
+        captioner_notice,  # the board shows equal lines once
     ]
 
 
-def test_the_batch_size_of_the_config_is_that_of_every_part(evaluation, monkeypatch):
-    tried = short_of_memory(monkeypatch, most=99)
-    expected = evaluate(evaluation)
-    assert {place: max(n for p, n in tried if p == place) for place, _ in tried} == {
+def test_batch_size_of_the_config_applies_to_every_part(task, monkeypatch):
+    calls = limit_memory(monkeypatch, most=99)
+    expected = evaluate_model(task)
+    assert {name: max(n for other, n in calls if other == name) for name, _ in calls} == {
         "encode_image": 8,
         "text_feature": 8,
         "match": 8,
     }
-    tried.clear()
-    smaller = replace(evaluation.config.caption, batch_size=3)
-    assert evaluate(replace(evaluation, config=EvaluateSection(k=8, caption=smaller))) == expected
-    assert max(count for _, count in tried) == 3
+    calls.clear()
+    smaller = replace(task.config.caption, batch_size=3)
+    assert evaluate_model(replace(task, config=EvaluateSection(k=8, caption=smaller))) == expected
+    assert max(count for _, count in calls) == 3
 
 
-def test_out_of_memory_with_one_at_a_time_is_an_error(evaluation, monkeypatch):
-    short_of_memory(monkeypatch, most=0)
+@pytest.mark.parametrize(("limit", "images"), [(5, 5), (IMAGES, IMAGES), (IMAGES + 1, IMAGES)])
+def test_limit_takes_the_first_images(task, limit, images):
+    config = task.config.model_copy(update={"limit": limit})
+    assert evaluate_model(replace(task, config=config))["images"] == images
+
+
+def test_out_of_memory_with_a_single_image_is_an_error(task, monkeypatch):
+    limit_memory(monkeypatch, most=0)
     with pytest.raises(OutOfMemory, match="images one at a time"):
-        evaluate(evaluation)
+        evaluate_model(task)
 
 
-def test_without_a_board_it_is_logged(evaluation, monkeypatch, caplog):
-    short_of_memory(monkeypatch, most=4)
-    evaluate(evaluation)
+def test_notices_are_logged_without_a_board(task, monkeypatch, caplog):
+    limit_memory(monkeypatch, most=4)
+    evaluate_model(task)
     assert "pretrain.0: out of memory with 8 pairs at once, going on with 4" in caplog.messages

@@ -1,4 +1,4 @@
-"""A run of two sources and one round whose numbers were counted by hand, for the report's tests."""
+"""A run with two sources and one round, small enough that its numbers can be counted by hand."""
 
 import io
 from pathlib import Path
@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from capfilt.pipeline.report.inputs import ReportInputs
-from capfilt.pipeline.report.tables import RunTables
+from capfilt.pipeline.report.tables import RoundTables
 from capfilt.stages.rows import CANDIDATE_SCHEMA, CORPUS_SCHEMA, table_of
 
 HOSTILE = "</li><script>alert(1)</script><img src=http://evil.example/x onerror=y> & \u202egnp.exe \x07"
@@ -26,7 +26,7 @@ CORPUS = [
     ("b", "1", "success", "images/1.png", None, HOSTILE),
     ("b", "2", "success", "images/2.png", None, "a plain text"),
 ]
-# (source, key, origin, caption_index, itm_prob): kept from 0.5 on, None is not judged
+# (source, key, origin, caption_index, itm_prob): kept from 0.5 on; None: not judged
 CANDIDATES = [
     ("a", "1", "web", 0, 0.9), ("a", "1", "synthetic", 0, 0.8),
     ("a", "2", "web", 0, 0.1), ("a", "2", "synthetic", 0, 0.7),
@@ -36,12 +36,12 @@ CANDIDATES = [
     ("b", "1", "web", 0, 0.5),
     ("b", "2", "web", 0, 0.49), ("b", "2", "synthetic", 0, 1.0),
 ]  # fmt: skip
-# web: 6 judged, dropped a2 a3 b2; with a truth 4, of which noise a2 a4.
-# synthetic: 7 judged, dropped the second of a3 and a4.
+# web: 6 judged, dropped a2 a3 b2; 4 with known truth, of which a2 a4 are noise.
+# synthetic: 7 judged, dropped the second text of a3, and a4.
 
 
 def write_run(folder: Path) -> Path:
-    """Writes CORPUS and CANDIDATES as a run's Parquet files; returns `folder`."""
+    """Write CORPUS and CANDIDATES as the Parquet files of a run directory; returns `folder`."""
     texts = {(source, key): text for source, key, *_, text in CORPUS}
     for source in "ab":
         rows = [
@@ -67,18 +67,28 @@ def write_rows(path: Path, rows: list[dict[str, Any]], schema: Any) -> None:
     pq.write_table(table_of(rows, schema), path)
 
 
+def write_candidates(run: Path, *rows: dict[str, Any], shard: int = 0) -> None:
+    defaults = {"source": "a", "origin": "web", "caption_index": 0, "threshold": 0.5}
+    write_rows(run / f"rounds/1/a{shard}/0.parquet", [defaults | row for row in rows], CANDIDATE_SCHEMA)
+
+
+def write_corpus(run: Path, *rows: dict[str, Any]) -> None:
+    defaults = {"source": "a", "shard": 0, "status": "success"}
+    write_rows(run / "corpus/a/0.parquet", [defaults | row for row in rows], CORPUS_SCHEMA)
+
+
 def files_of(run: Path, folder: str) -> list[str]:
     return [str(path) for path in sorted((run / folder).rglob("*.parquet"))]
 
 
-def tables_of(run: Path) -> RunTables:
-    return RunTables(files_of(run, "rounds/1"), files_of(run, "corpus"))
+def tables_of(run: Path) -> RoundTables:
+    return RoundTables(files_of(run, "rounds/1"), files_of(run, "corpus"))
 
 
-def picture_of(source: str, key: str) -> bytes | None:
-    """b/1 has none, and b/2 is no picture."""
+def read_image(source: str, key: str) -> bytes | None:
+    """A stored image; b/1 has none, and b/2 is not an image."""
     if (source, key) == ("b", "2"):
-        return b"not a picture"
+        return b"not an image"
     sink = io.BytesIO()
     Image.new("RGB", (8, 8), (10 * int(key), 0, 200)).save(sink, "PNG")
     return None if source == "b" else sink.getvalue()
@@ -90,11 +100,9 @@ def report_inputs(run: Path) -> ReportInputs:
         round=1,
         candidate_files=files_of(run, "rounds/1"),
         corpus_files=files_of(run, "corpus"),
-        read_image=picture_of,
-        evaluation={
-            "retrieval": {"pretrain.1": {"itc_tr@1": 82.5}, "pretrain.0": {"itc_tr@1": 70.25}},
-            "caption": {"pretrain.1": {"cider": 31.0}, "pretrain.0": {"cider": 35.5}},
-        },
+        read_image=read_image,
+        retrieval={"pretrain.1": {"itc_tr@1": 82.5}, "pretrain.0": {"itc_tr@1": 70.25}},
+        caption={"pretrain.1": {"cider": 31.0}, "pretrain.0": {"cider": 35.5}},
         seconds={"fetch": 2.5, "pretrain.0": 61.0},
         config={"threshold": "0.5"},
     )

@@ -1,0 +1,161 @@
+"""Scenes of one to three colored shapes: how they are composed, described in words, and painted.
+
+All random numbers come from `Random.random()`, whose stream is the same in every version of Python.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import TypeVar
+
+from PIL import Image, ImageDraw
+
+T = TypeVar("T")
+
+COLORS: dict[str, tuple[int, int, int]] = {
+    "red": (214, 39, 40),
+    "orange": (255, 140, 20),
+    "yellow": (245, 214, 30),
+    "green": (44, 150, 60),
+    "blue": (40, 90, 220),
+    "purple": (125, 50, 160),
+    "pink": (255, 130, 190),
+    "black": (25, 25, 25),
+}
+SHAPES: dict[str, tuple[str, ...]] = {  # words for each shape; a word that stands twice is twice as likely
+    "circle": ("circle", "circle", "disc"),
+    "square": ("square", "square", "box"),
+    "triangle": ("triangle",),
+    "star": ("star",),
+    "cross": ("cross", "cross", "plus"),
+    "ring": ("ring", "ring", "hoop"),
+}
+OUTLINES: dict[str, list[tuple[float, float]]] = {  # corners in units of the radius, y downwards
+    "square": [(-0.86, -0.86), (0.86, -0.86), (0.86, 0.86), (-0.86, 0.86)],
+    "triangle": [(0.0, -1.0), (1.0, 0.8), (-1.0, 0.8)],
+    "star": [
+        (radius * math.sin(math.pi * corner / 5), -radius * math.cos(math.pi * corner / 5))
+        for corner, radius in enumerate([1.08, 0.45] * 5)
+    ],
+    "cross": [
+        (-0.33, -1.0), (0.33, -1.0), (0.33, -0.33), (1.0, -0.33), (1.0, 0.33), (0.33, 0.33),
+        (0.33, 1.0), (-0.33, 1.0), (-0.33, 0.33), (-1.0, 0.33), (-1.0, -0.33), (-0.33, -0.33),
+    ],
+}  # fmt: skip
+LINKS = ("and", "next to", "beside", "left of")
+OBJECT_COUNTS = ((1, 0.25), (2, 0.55), (3, 0.20))
+"""(number of objects, probability)"""
+HOLE_RADIUS = 0.52
+"""Radius of the hole of a ring, in units of its radius."""
+SUPERSAMPLING = 4
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """One colored shape; center and radius are fractions of the image side."""
+
+    color: str
+    shape: str
+    x: float
+    y: float
+    radius: float
+
+
+Scene = tuple[SceneObject, ...]
+"""Objects from left to right."""
+Facts = tuple[tuple[str, str], ...]
+"""(color, shape) of each object from left to right: the content of a caption."""
+
+
+def compose_scene(random: Random, count: int | None = None) -> Scene:
+    """Compose a scene of `count` different objects in columns; without `count`, of one to three."""
+    if count is None:
+        count = _choose_count(random)
+    kinds: list[tuple[str, str]] = []
+    while len(kinds) < count:
+        kind = (choose(random, tuple(COLORS)), choose(random, tuple(SHAPES)))
+        if kind not in kinds:
+            kinds.append(kind)
+    objects = []
+    for column, (color, shape) in enumerate(kinds):
+        radius = 0.12 + 0.04 * random.random()
+        # Objects never overlap: one moves only as far as its column has room for it.
+        room = max(0.0, 1 / count - 2 * radius)
+        x = (column + 0.5) / count + room * (random.random() - 0.5)
+        y = 0.5 + (1 - 2 * radius) * 0.9 * (random.random() - 0.5)
+        objects.append(SceneObject(color, shape, x, y, radius))
+    return tuple(objects)
+
+
+def scene_facts(scene: Scene) -> Facts:
+    """Color and shape of each object of a scene."""
+    return tuple((item.color, item.shape) for item in scene)
+
+
+def describe_facts(facts: Facts, random: Random) -> str:
+    """Describe one to three objects in one of several wordings; a noun phrase, as after "a picture of"."""
+    phrases = []
+    for color, shape in facts:
+        article = "an" if color[0] in "aeiou" else "a"
+        phrases.append(f"{article} {color} {choose(random, SHAPES[shape])}")
+    if len(phrases) == 3:
+        return f"{phrases[0]} and {phrases[1]} and {phrases[2]}"
+    return f" {choose(random, LINKS)} ".join(phrases)
+
+
+def alter_facts(facts: Facts, random: Random) -> Facts:
+    """Replace one color or one shape by another one."""
+    position = int(len(facts) * random.random())
+    color, shape = facts[position]
+    if random.random() < 0.5:
+        altered = (choose(random, tuple(c for c in COLORS if c != color)), shape)
+    else:
+        altered = (color, choose(random, tuple(s for s in SHAPES if s != shape)))
+    return (*facts[:position], altered, *facts[position + 1 :])
+
+
+def paint_scene(scene: Scene, size: int, random: Random) -> Image.Image:
+    """Paint a scene, anti-aliased, on a light background.
+
+    Returns:
+        RGB image of size x size.
+    """
+    light = 228 + int(24 * random.random())
+    background = tuple(light - int(10 * random.random()) for _ in range(3))
+    side = size * SUPERSAMPLING
+    canvas = Image.new("RGB", (side, side), background)
+    pen = ImageDraw.Draw(canvas)
+    for item in scene:
+        _paint_object(pen, item, side, background)
+    return canvas.reduce(SUPERSAMPLING)
+
+
+def choose(random: Random, options: Sequence[T]) -> T:
+    """Choose one of the options with equal probability."""
+    return options[int(len(options) * random.random())]
+
+
+def _choose_count(random: Random) -> int:
+    draw = random.random()
+    for count, probability in OBJECT_COUNTS:
+        draw -= probability
+        if draw < 0:
+            return count
+    return OBJECT_COUNTS[-1][0]
+
+
+def _paint_object(
+    pen: ImageDraw.ImageDraw, item: SceneObject, side: int, background: tuple[int, ...]
+) -> None:
+    x, y, r = item.x * side, item.y * side, item.radius * side
+    color = COLORS[item.color]
+    if item.shape in ("circle", "ring"):
+        pen.ellipse((x - r, y - r, x + r, y + r), fill=color)
+        if item.shape == "ring":
+            hole = HOLE_RADIUS * r
+            pen.ellipse((x - hole, y - hole, x + hole, y + hole), fill=background)
+        return
+    pen.polygon([(x + r * dx, y + r * dy) for dx, dy in OUTLINES[item.shape]], fill=color)

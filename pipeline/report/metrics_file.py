@@ -1,0 +1,71 @@
+"""The format of `reports/<round>/metrics.json`: one model that its writer and its readers share."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from capfilt.pipeline.evaluation.filter_quality import FilterQuality
+from capfilt.stages.errors import UserError
+from capfilt.stages.storage.layout import metrics_file
+from capfilt.stages.storage.store import Store
+
+VERSION = 1
+"""Raise it when a key changes its meaning or goes; a new optional key does not need it."""
+
+Scores = dict[str, dict[str, float]]
+"""{model: {metric: percent}}; models are "pretrain.0", "pretrain.1", …"""
+
+
+class MetricsError(UserError):
+    """A metrics.json cannot be read; the message is one line that names the file and what to do."""
+
+
+class RoundMetrics(BaseModel):
+    """The numbers of one round. Missing parts of a file are empty, unknown keys are ignored."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: int = Field(default=VERSION, ge=1, le=VERSION)
+    """Files written before there was a version have the keys of version 1."""
+    round: int
+    counts: dict[str, int] = {}
+    """Rows of the corpus by status."""
+    noise_ratio: dict[str, float | None] = {}
+    """Dropped / judged candidates by origin; None when no candidate was judged."""
+    noise_ratio_by_source: dict[str, dict[str, float | None]] = {}
+    """The same by source and origin."""
+    planted_noise: float | None = None
+    """Share of noise among the judged web texts with known truth, to be compared with the noise ratio of the
+    web texts. None without known truth."""
+    filter: FilterQuality | None = None
+    """How well the filter found the planted noise; None without known truth."""
+    retrieval: Scores = {}
+    caption: Scores = {}
+    seconds: dict[str, float] = {}
+    """Duration of each node."""
+
+
+def write_metrics(store: Store, metrics: RoundMetrics) -> None:
+    """Write the metrics.json of their round into a run directory."""
+    store.put_json(metrics_file(metrics.round), metrics.model_dump())
+
+
+def read_metrics(store: Store, round: int) -> RoundMetrics | None:
+    """Read the metrics.json of a round from a run directory; None when there is none.
+
+    Raises:
+        MetricsError: the file is damaged, or was written in a later version of the format.
+        StoreError: the store cannot be read.
+    """
+    data = store.get(metrics_file(round))
+    if data is None:
+        return None
+    try:
+        return RoundMetrics.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "content"
+        raise MetricsError(
+            f"{store.address(metrics_file(round))}: not a metrics file of version {VERSION} or earlier "
+            f"({place}: {first['msg']}); write it again with `capfilt report`"
+        ) from error

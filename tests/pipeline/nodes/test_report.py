@@ -1,0 +1,18 @@
+"""The report node."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from capfilt.pipeline.nodes import report
+from capfilt.pipeline.report.metrics_file import RoundMetrics
+
+
+def test_summary_line_shows_the_noise_ratios_also_of_origins_without_verdicts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    metrics = RoundMetrics(round=1, noise_ratio={"web": 0.25, "synthetic": None})
+    monkeypatch.setattr(report, "write_report", lambda run_dir, round_: metrics)
+    node = SimpleNamespace(round=1, outputs=["reports/1"])
+    result = report.run_report(SimpleNamespace(run_dir=None), node)
+    assert result.summary == "noise ratio web 0.250, synthetic -"

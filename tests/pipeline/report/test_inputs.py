@@ -1,0 +1,28 @@
+"""The reports of earlier rounds."""
+
+from pathlib import Path
+
+import pytest
+
+from capfilt.pipeline.report.inputs import read_previous_reports
+from capfilt.pipeline.report.metrics_file import MetricsError, RoundMetrics, write_metrics
+from capfilt.stages.storage.store import Store
+
+
+def test_reports_of_earlier_rounds_are_read_in_order(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    for number in (10, 3, 2, 0):
+        write_metrics(store, RoundMetrics(round=number))
+    store.put_json("reports/2/drift.json", {"texts": {"web": None}})
+    found = read_previous_reports(store, 10)
+    assert [report.metrics.round for report in found] == [0, 2, 3]
+    assert [report.drift for report in found] == [{}, {"texts": {"web": None}}, {}]
+    assert read_previous_reports(store, 0) == []
+
+
+def test_damaged_report_of_an_earlier_round_is_an_error(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.put("reports/1/metrics.json", b"{}")
+    with pytest.raises(MetricsError, match=r"reports/1/metrics\.json"):
+        read_previous_reports(store, 2)
+    assert read_previous_reports(store, 1) == []
