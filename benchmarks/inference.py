@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BlipConfig, BlipForConditionalGeneration, BlipForImageTextRetrieval
 
-from capfilt.models.config import SamplingConfig
+from capfilt.models.decoding.config import SamplingConfig
 from capfilt.models.images.pixels import normalize
 from capfilt.models.network.tokenizer import Tokenizer
 from capfilt.models.tasks.captioner import Captioner

@@ -63,37 +63,26 @@ def _retrieval(
 ) -> dict[str, float]:
     """Recalls of the model; it has left the device when the captioner comes."""
     from capfilt.models.checkpoints.load import load_checkpoint
-    from capfilt.models.tasks.placement import load_pixels, place
-    from capfilt.models.tasks.retrieval import evaluate_retrieval
+    from capfilt.models.tasks.placement import load_pixel_batches, prepare_model
+    from capfilt.models.tasks.retrieval import RetrievalOptions, RetrievalSet, evaluate_retrieval
 
     caption = test.config.caption
     med, tokenizer, _ = load_checkpoint(checkpoint, parts="pretrain")
-    med = place(med, tokenizer, "auto", caption.precision)
-    return evaluate_retrieval(
-        med,
-        tokenizer,
-        load_pixels(images, med.config.vision.image_size, caption.batch_size),
-        [text for of_image in texts for text in of_image],
-        [i for i, of_image in enumerate(texts) for _ in of_image],
-        test.config.k,
-        next(med.parameters()).device,
-        batch_size=caption.batch_size,
-        on_notice=test.notice,
+    med = prepare_model(med, tokenizer, "auto", caption.precision)
+    data = RetrievalSet(
+        pixel_batches=load_pixel_batches(images, med.config.vision.image_size, caption.batch_size),
+        texts=[text for of_image in texts for text in of_image],
+        image_of_text=[i for i, of_image in enumerate(texts) for _ in of_image],
     )
+    options = RetrievalOptions(k=test.config.k, batch_size=caption.batch_size, on_notice=test.notice)
+    return evaluate_retrieval(med, tokenizer, data, options)
 
 
 def _captions(test: EvaluationTask, checkpoint: str, images: list[bytes], keys: list[str]) -> dict[str, str]:
     """One caption of each image, by its key."""
     from capfilt.models.tasks.captioner import Captioner
 
-    caption = test.config.caption
-    captioner = Captioner.from_checkpoint(
-        checkpoint,
-        precision=caption.precision,
-        prompt=caption.prompt,
-        sampling=caption.sampling,
-        batch_size=caption.batch_size,
-    )
+    captioner = Captioner.from_checkpoint(checkpoint, test.config.caption)
     captioner.batches.on_notice = test.notice
     written = captioner.caption(images, keys, n=1, run_seed=test.seed, round=0)
     return {key: of_image[0].text for key, of_image in zip(keys, written, strict=True)}

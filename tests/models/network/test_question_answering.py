@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from capfilt.models.checkpoints.pretrained_start import load_text_start
-from capfilt.models.config import ObjectiveConfig, SamplingConfig
+from capfilt.models.config import ObjectiveConfig
+from capfilt.models.decoding.config import SamplingConfig
 from capfilt.models.decoding.generate import generate
 from capfilt.models.decoding.state import Prompt
 from capfilt.models.images.pixels import normalize

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from capfilt.models.checkpoints.load import save_checkpoint
-from capfilt.models.config import MedConfig, SamplingConfig, TextConfig, VisionConfig
+from capfilt.models.config import MedConfig, TextConfig, VisionConfig
+from capfilt.models.decoding.config import SamplingConfig
 from capfilt.models.network.med import MED
 from capfilt.models.network.tokenizer import Tokenizer
 from capfilt.models.out_of_memory import OutOfMemory
@@ -67,11 +68,11 @@ def test_out_of_memory_changes_nothing_and_is_told(evaluation, monkeypatch):
     tried = short_of_memory(monkeypatch, most=4)
     assert evaluate(replace(evaluation, reports=SimpleNamespace(note=told.append))) == expected
     assert {place for place, count in tried if count == 8} == {"encode_image", "text_feature", "match"}
-    of_captioner = "pretrain.0: out of memory with 8 images at once, going on with 4"
+    of_captioner = "pretrain.0: out of memory with a batch of 8 images; continuing with 4"
     assert told == [
         of_captioner,
-        "pretrain.0: out of memory with 8 texts at once, going on with 4",
-        "pretrain.0: out of memory with 8 pairs at once, going on with 4",
+        "pretrain.0: out of memory with a batch of 8 texts; continuing with 4",
+        "pretrain.0: out of memory with a batch of 8 pairs; continuing with 4",
         of_captioner,  # the board keeps it once
     ]
 
@@ -92,11 +93,11 @@ def test_the_batch_size_of_the_config_is_that_of_every_part(evaluation, monkeypa
 
 def test_out_of_memory_with_one_at_a_time_is_an_error(evaluation, monkeypatch):
     short_of_memory(monkeypatch, most=0)
-    with pytest.raises(OutOfMemory, match="images one at a time"):
+    with pytest.raises(OutOfMemory, match=r"batch size of 1 \(images\)"):
         evaluate(evaluation)
 
 
 def test_without_a_board_it_is_logged(evaluation, monkeypatch, caplog):
     short_of_memory(monkeypatch, most=4)
     evaluate(evaluation)
-    assert "pretrain.0: out of memory with 8 pairs at once, going on with 4" in caplog.messages
+    assert "pretrain.0: out of memory with a batch of 8 pairs; continuing with 4" in caplog.messages
