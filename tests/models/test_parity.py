@@ -1,7 +1,7 @@
 """MED against transformers' BLIP with the same random weights: the numbers of every mode, within 1e-5.
 
-transformers' semantics, as BLIP was trained: 12 text heads at base size, vision eps 1e-6. Its matching never puts
-[ENC] at position 0, which for us is a matter of the ids given.
+transformers' semantics, as BLIP was trained: 12 text heads at base size, vision eps 1e-6. Its matching never
+puts [ENC] at position 0, which for us is a matter of the ids given.
 """
 
 import pytest
@@ -124,8 +124,8 @@ def test_the_first_token_matters_for_matching():
 def test_answer_logits_of_questions_of_unequal_lengths():
     """VQA: question and image to states, answer decoded from the states, by towers of unequal weights.
 
-    transformers 5.23 loses the question's mask on the way to cross-attention, so the right answer is the one it
-    gives to each question alone, without padding.
+    transformers 5.23 loses the question's mask on the way to cross-attention, so the right answer is the one
+    it gives to each question alone, without padding.
     """
     hf = randomised(BlipForQuestionAnswering(vqa_config(TOKENIZER)))
     med = med_of(hf)
