@@ -102,7 +102,7 @@ def test_tensor_names_convert_both_ways():
     pairs = {
         "visual_encoder.cls_token": "vision_model.embeddings.class_embedding",
         "visual_encoder.blocks.11.norm2.bias": "vision_model.encoder.layers.11.layer_norm2.bias",
-        "visual_encoder.blocks.0.attn.proj.weight": "vision_model.encoder.layers.0.self_attn.projection.weight",
+        "visual_encoder.blocks.0.attn.proj.bias": "vision_model.encoder.layers.0.self_attn.projection.bias",
         "visual_encoder.norm.weight": "vision_model.post_layernorm.weight",
         "text_decoder.cls.predictions.bias": "text_decoder.cls.predictions.bias",
     }
