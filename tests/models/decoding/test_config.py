@@ -27,3 +27,28 @@ def test_defaults_are_the_papers_and_the_preset_is_the_reference_codes():
 def test_values_out_of_range_are_rejected(field, value):
     with pytest.raises(ValueError, match=f"{field}.*{value}"):
         SamplingConfig(**{field: value})
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"top_p": 1.0},
+        {"top_p": 1e-6},
+        {"top_k": 0},
+        {"temperature": 1e-6},
+        {"repetition_penalty": 1e-6},
+        {"max_new_tokens": 1},
+        {"min_new_tokens": 0},
+        {"min_new_tokens": 16, "max_new_tokens": 16},
+        {"min_new_tokens": 0, "max_new_tokens": 1},
+        {"num_beams": 2},
+    ],
+)
+def test_values_at_the_limits_are_accepted(values):
+    config = SamplingConfig(**values)
+    assert {name: getattr(config, name) for name in values} == values
+
+
+def test_negative_min_new_tokens_is_rejected():
+    with pytest.raises(ValueError, match="min_new_tokens is -1"):
+        SamplingConfig(min_new_tokens=-1)

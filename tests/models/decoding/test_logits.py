@@ -44,6 +44,14 @@ def test_filter_logits_nucleus_by_hand():
     assert kept[0.97] == [True, True, True, True]
 
 
+@pytest.mark.parametrize(("top_p", "kept"), [(0.5, 1), (0.51, 2), (0.75, 2), (0.76, 3), (0.875, 3)])
+def test_the_nucleus_ends_when_its_mass_reaches_top_p(top_p, kept):
+    probs = torch.tensor([[0.5, 0.25, 0.125, 0.0625, 0.0625]])
+    logits = probs.log()
+    assert torch.equal(logits.softmax(-1), probs), "the boundaries are exact"
+    assert torch.isfinite(filter_logits(logits, top_p=top_p)).sum() == kept
+
+
 def test_filter_logits_keeps_all_tokens_that_tie_with_the_last_one():
     kept = torch.isfinite(filter_logits(torch.tensor([[2.0, 1.0, 1.0, 1.0, -5.0]]), top_p=0.6))
     assert kept.tolist() == [[True, True, True, True, False]]
@@ -56,6 +64,18 @@ def test_repetition_penalty_equals_transformers(penalty):
     ids = torch.randint(0, 30, (4, 12), generator=generator)  # 12 of 30 tokens, so some repeat
     theirs = RepetitionPenaltyLogitsProcessor(penalty)(ids, logits.clone())
     torch.testing.assert_close(apply_repetition_penalty(logits, ids, penalty), theirs)
+
+
+def test_repetition_penalty_by_hand():
+    logits = torch.tensor([[1.0, -1.0, 2.0, 3.0, 0.0]])
+    penalized = apply_repetition_penalty(logits, torch.tensor([[1, 2, 2, 4]]), 2.0)
+    assert penalized.tolist() == [[1.0, -2.0, 1.0, 3.0, 0.0]]
+    assert logits.tolist() == [[1.0, -1.0, 2.0, 3.0, 0.0]]
+
+
+def test_repetition_penalty_without_earlier_tokens_changes_nothing():
+    logits = torch.tensor([[1.0, -1.0]])
+    assert torch.equal(apply_repetition_penalty(logits, torch.empty(1, 0, dtype=torch.long), 2.0), logits)
 
 
 @pytest.mark.parametrize(("temperature", "top_k", "top_p"), [(1.0, 0, 0.9), (1.3, 0, 0.8), (1.0, 12, 0.95)])

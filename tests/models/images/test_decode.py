@@ -9,7 +9,7 @@ from PIL import Image, ImageCms
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from capfilt.models.images.decode import decode_image
+from capfilt.models.images.decode import decode_image, is_plain, orientation
 from capfilt.models.images.pixels import MEAN, STD, normalize, to_pixels
 
 RED, GREEN, BLUE, WHITE, BLACK = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0))
@@ -212,6 +212,33 @@ def test_decode_pixel_bomb_is_an_error(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(ValueError, match="DecompressionBomb"):
         decode_image(data)
+
+
+def reopen(image: Image.Image, format: str = "PNG", **options) -> Image.Image:
+    return Image.open(io.BytesIO(encode(image, format, **options)))
+
+
+def with_orientation(value: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    return exif
+
+
+@pytest.mark.parametrize(("value", "expected"), [(0, 1), (1, 1), (2, 2), (6, 6), (8, 8), (9, 1)])
+def test_orientation_is_1_to_8(value, expected):
+    assert orientation(reopen(corners(), exif=with_orientation(value))) == expected
+
+
+def test_a_plain_image_is_rgb_upright_opaque_and_srgb():
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    assert is_plain(reopen(corners()))
+    assert is_plain(reopen(corners(), icc_profile=srgb))
+    assert is_plain(reopen(corners(), exif=with_orientation(1)))
+    assert not is_plain(reopen(corners().convert("L")))
+    assert not is_plain(reopen(corners(), transparency=RED))
+    assert not is_plain(reopen(corners(), exif=with_orientation(3)))
+    assert not is_plain(reopen(corners(), icc_profile=lab))
 
 
 # ---- pixels

@@ -292,3 +292,43 @@ def test_invalid_arguments_are_rejected(
     with pytest.raises(ValueError, match=message):
         data = RetrievalSet(pixel_batches=[pixels], texts=texts, image_of_text=images)
         evaluate_retrieval(*med_and_tokenizer, data, RetrievalOptions(k=k))
+
+
+@pytest.mark.parametrize(("words", "unique"), [(29, 2), (30, 1)])
+def test_texts_are_compared_after_cutting_at_30_words(
+    med_and_tokenizer: tuple[MED, Tokenizer], pixels: torch.Tensor, words: int, unique: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Two texts that differ in their last word are encoded once if that word is cut off."""
+    med, tokenizer = med_and_tokenizer
+    encoded = limit_memory(med, monkeypatch, "text_feature", most=99)
+    texts = ["a " * words + last for last in ("ring", "star")]
+    data = RetrievalSet(pixel_batches=[pixels[:2]], texts=texts, image_of_text=[0, 1])
+    evaluate_retrieval(med, tokenizer, data, RetrievalOptions(k=2))
+    assert encoded == [unique]
+
+
+def test_texts_are_cut_at_35_tokens(
+    med_and_tokenizer: tuple[MED, Tokenizer], pixels: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    med, tokenizer = med_and_tokenizer
+    lengths: list[int] = []
+    for name in ("text_feature", "match"):
+        whole = getattr(med, name)
+
+        def recorded(ids: torch.Tensor, *args: object, _whole=whole, **kwargs: object) -> torch.Tensor:
+            lengths.append(ids.shape[1])
+            return _whole(ids, *args, **kwargs)
+
+        monkeypatch.setattr(med, name, recorded)
+    data = RetrievalSet(pixel_batches=[pixels[:1]], texts=["rings " * 30], image_of_text=[0])
+    evaluate_retrieval(med, tokenizer, data, RetrievalOptions(k=1))
+    assert lengths == [35, 35]
+
+
+def test_image_numbers_at_both_ends_are_named(
+    med_and_tokenizer: tuple[MED, Tokenizer], pixels: torch.Tensor
+) -> None:
+    data = RetrievalSet(pixel_batches=[pixels], texts=["a", "b", "c"], image_of_text=[3, -2, 12])
+    with pytest.raises(ValueError, match="ranges from -2 to 12: expected 0 to 8 for 9 images"):
+        evaluate_retrieval(*med_and_tokenizer, data, RetrievalOptions(k=1))
