@@ -157,6 +157,17 @@ def test_decode_float_tiff_is_scaled():
     assert out[0, :, 0].tolist() == [0, 128, 255]
 
 
+def test_decode_float_tiff_above_1_ranges_to_255_and_is_clipped():
+    values = np.array([[-5.0, 0.0, 1.5, 100.2, 255.0, 300.0]], dtype=np.float32)
+    out = pixels(decode_image(encode(Image.fromarray(values), "TIFF")))
+    assert out[0, :, 0].tolist() == [0, 0, 2, 100, 255, 255]
+
+
+def test_decode_16_bit_gray_is_rounded_to_the_nearest_level():
+    values = np.array([[2647, 2699]], dtype=np.uint16)  # 10.30 and 10.502 of 255
+    assert pixels(decode_image(encode(Image.fromarray(values), "PNG")))[0, :, 0].tolist() == [10, 11]
+
+
 def test_decode_one_bit_and_lab():
     bits = Image.new("1", (2, 1), 1)
     bits.putpixel((0, 0), 0)

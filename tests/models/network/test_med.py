@@ -87,8 +87,7 @@ def test_shared_parameters_survive_deepcopy_and_cast(med):
     assert moved.text_decoder.bert.layers[0].crossattention is moved.text_encoder.layers[0].crossattention
 
 
-# Texts of images 0, 1, 2 in every layout: in order, an image without texts, permuted, all on one image
-# (gathered).
+# Texts of images 0, 1, 2: in order, several per image, an image without texts, permuted, all of one image.
 INDEXES = [[0, 1, 2], [0, 0, 1, 1, 2, 2], [0, 0, 2], [2, 0, 1, 0], [1, 2, 1, 0, 1], [1], [2, 2, 2]]
 
 
@@ -131,6 +130,16 @@ def test_layouts_without_copies_of_keys_and_values(index, slots, in_order):
 def test_texts_of_few_of_many_images_are_gathered():
     rows = ImageRows.plan(torch.tensor([7, 7, 3]), 3, 100, torch.device("cpu"))
     assert rows.slots == 0 and rows.index_M.tolist() == [7, 7, 3]
+
+
+@pytest.mark.parametrize("index", [[7], [7, 7, 3]], ids=str)
+def test_gathered_keys_and_values_equal_repeated_images(med, states, index):
+    many = states[torch.tensor([0, 1, 2] * 3)]
+    index, ids = torch.tensor(index), tokens(len(index))
+    rows = ImageRows.plan(index, len(index), len(many), torch.device("cpu"))
+    assert rows.slots == 0
+    out = med.match(ids, None, med.cross_kv(many, "encoder"), rows)
+    torch.testing.assert_close(out, med.match(ids, None, med.cross_kv(many[index], "encoder")), **CLOSE)
 
 
 def test_a_planned_index_equals_a_plain_index(med, states):
