@@ -140,8 +140,8 @@ def test_answer_logits_of_questions_of_unequal_lengths():
     )
     assert not question_mask.all()
     for row, question in enumerate(questions):
-        of_row = slice(row, row + 1)
-        expected = hf_answer_logits(hf, pixels[of_row], question, answer[of_row], mask[of_row])
+        one = slice(row, row + 1)
+        expected = hf_answer_logits(hf, pixels[one], question, answer[one], mask[one])
         real = mask[row].bool()
         torch.testing.assert_close(ours[row, real], expected[real], **CLOSE)
     assert (with_padding - ours)[1, mask[1].bool()].abs().max() > 1e-2

@@ -178,9 +178,9 @@ def test_nucleus_draws_do_not_depend_on_other_images_or_sequences(models, pixels
     seeds = torch.tensor([[sequence_seed(0, 1, f"{i}", c) for c in range(n)] for i in range(IMAGES)])
     together, _ = decode(med, pixels, sampling, seeds=seeds.flatten(), n=n)
     for i in reversed(range(IMAGES)):
-        alone, _ = decode(med, pixels[i : i + 1], sampling, seeds=seeds[i], n=n)
+        single, _ = decode(med, pixels[i : i + 1], sampling, seeds=seeds[i], n=n)
         first_only, _ = decode(med, pixels[i : i + 1], sampling, seeds=seeds[i, :1], n=1)
-        assert alone[0] == together[i]
+        assert single[0] == together[i]
         assert first_only[0][0] == together[i][0]
     assert len({tuple(text) for image_texts in together for text in image_texts}) > IMAGES
 

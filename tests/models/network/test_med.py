@@ -249,7 +249,7 @@ def test_bfloat16_stays_near_float32(med, states):
 
 
 def test_calls_that_need_other_parts_are_rejected():
-    captioner, judge = build(parts="captioner"), build(parts="filter")
+    captioner, matcher = build(parts="captioner"), build(parts="filter")
     states = captioner.encode_image(torch.randn(1, 3, 32, 32))
     kv = captioner.cross_kv(states, "decoder")
     for call in (
@@ -260,7 +260,7 @@ def test_calls_that_need_other_parts_are_rejected():
     ):
         with pytest.raises(ValueError, match=r'"filter".*"captioner"'):
             call()
-    for call in (lambda: judge.cross_kv(states, "decoder"), lambda: judge.decode(tokens(1), kv)):
+    for call in (lambda: matcher.cross_kv(states, "decoder"), lambda: matcher.decode(tokens(1), kv)):
         with pytest.raises(ValueError, match=r'"captioner".*"filter"'):
             call()
 

@@ -67,18 +67,18 @@ def test_question_padding_does_not_change_answers_in_any_layout(med, index):
     answers, _ = TOKENIZER.encode(["two red dogs"] * len(index), 8, first="dec")
     together = med.answer(answers, Questions(kv=med.cross_kv(states, "decoder"), mask_QN=mask), index)
     for row, question in enumerate(index.tolist()):
-        alone, _ = encode_questions(med, questions[question : question + 1], pixels[question : question + 1])
-        expected = med.answer(answers[:1], Questions(kv=med.cross_kv(alone, "decoder"), mask_QN=None))
+        single, _ = encode_questions(med, questions[question : question + 1], pixels[question : question + 1])
+        expected = med.answer(answers[:1], Questions(kv=med.cross_kv(single, "decoder"), mask_QN=None))
         torch.testing.assert_close(together[row], expected[0], atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
 def test_decoding_answers_in_steps_equals_decoding_at_once(med):
     states, mask = encode_questions(med, QUESTIONS, torch.randn(3, 3, 32, 32))
-    asked, cache = Questions(kv=med.cross_kv(states, "decoder"), mask_QN=mask), DecoderCache()
+    encoded, cache = Questions(kv=med.cross_kv(states, "decoder"), mask_QN=mask), DecoderCache()
     answers, _ = TOKENIZER.encode(["two red dogs"] * 3, 8, first="dec")
-    steps = [med.answer(answers[:, i : i + 1], asked, cache=cache) for i in range(answers.shape[1])]
-    torch.testing.assert_close(torch.cat(steps, 1), med.answer(answers, asked), atol=1e-5, rtol=1e-5)
+    steps = [med.answer(answers[:, i : i + 1], encoded, cache=cache) for i in range(answers.shape[1])]
+    torch.testing.assert_close(torch.cat(steps, 1), med.answer(answers, encoded), atol=1e-5, rtol=1e-5)
 
 
 # Answers end at the first and at the last token, so finished questions leave the batch while others continue.

@@ -89,12 +89,12 @@ class PlainJudge:
             self.norm(f"{name}.attention.output.LayerNorm", new + old)
             for new, old in zip(projected, rows, strict=True)
         ]
-        of_first = self.attend(f"{name}.crossattention.self0", rows, first)
-        of_second = self.attend(f"{name}.crossattention.self1", rows, second)
+        from_first = self.attend(f"{name}.crossattention.self0", rows, first)
+        from_second = self.attend(f"{name}.crossattention.self1", rows, second)
         output = f"{name}.crossattention.output"
         rows = [
             self.norm(f"{output}.LayerNorm", self.merge(output, number, row0, row1) + old)
-            for row0, row1, old in zip(of_first, of_second, rows, strict=True)
+            for row0, row1, old in zip(from_first, from_second, rows, strict=True)
         ]
         hidden = [self.linear(f"{name}.intermediate.dense", row) for row in rows]
         hidden = [row * 0.5 * (1 + torch.erf(row / math.sqrt(2))) for row in hidden]

@@ -17,7 +17,7 @@ def rates(config: OptimizerConfig, steps: list[int], total: int, per_epoch: int)
 
 def test_warm_up_rises_linearly_to_the_decayed_rate() -> None:
     config = OptimizerConfig(lr=1e-3, warmup_steps=10, warmup_lr=0, decay_rate=0.5, min_lr=0)
-    # Two epochs of 10 steps: the decay alone is 1e-3 * 0.5 ** (step / 10).
+    # Two epochs of 10 steps: without warm-up the rate is 1e-3 * 0.5 ** (step / 10).
     expected = [0, 1e-3 * 0.5**0.5 * 0.5, 1e-3 * 0.5**1.0, 1e-3 * 0.5**1.5]
     assert rates(config, [0, 5, 10, 15], 20, 10) == pytest.approx(expected)
 
