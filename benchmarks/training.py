@@ -1,11 +1,11 @@
-"""One pretraining step (ITC + ITM + LM, AdamW): seconds, samples per second, with and without shared image keys.
+"""Seconds of a pretraining step (ITC + ITM + LM, AdamW), with shared and with repeated image keys and values.
 
     python -m benchmarks.training --size base --batch-size 8 --steps 5
 
-"shared" is the trainer as it is: each image's cross-attention keys and values are made once and read by its ITM texts,
-its negatives and the decoder. "per text" is the same model used as the reference code uses it: keys and values are
-made anew for every text that looks at the image. Both run on the same weights and batches, taking turns, and their
-losses and gradients are compared. Prints a line per variant, and stores everything in
+"shared" is the training of capfilt: the cross-attention keys and values of an image are computed once for its
+ITM texts, its negatives and the decoder. "per text" is the same model used like the reference code: keys and
+values are computed for every text that attends to the image. Both variants run alternately on the same
+weights and batches, and their gradients are compared. Prints one line per variant and stores all results in
 benchmarks/results/training-<device>-<size>-<pixels>.json.
 """
 
@@ -13,16 +13,14 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
-import platform
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.model_results import describe_machine, store_report
 from capfilt.models.config import MedConfig, ObjectiveConfig, OptimizerConfig, TextConfig, VisionConfig
 from capfilt.models.network.attention import CrossKV, DecoderCache, ImageRows
 from capfilt.models.network.med import MED
@@ -31,9 +29,8 @@ from capfilt.models.training.objectives import Objective, PairBatch
 from capfilt.models.training.optimizer import build_optimizer, set_learning_rate
 from capfilt.models.training.throughput import peak_flops, training_flops
 
-RESULTS = Path(__file__).parent / "results"
 BERT_ENTRIES = 30522
-WORDS_PER_TEXT = (5, 15)  # web texts: CC12M's mean is about 20 tokens, COCO's 11
+WORDS_PER_TEXT = (5, 15)  # the mean length is about 20 tokens in CC12M, 11 in COCO
 SIZES = {
     "tiny": (
         VisionConfig(image_size=32, width=64, depth=2, heads=4),
@@ -44,8 +41,8 @@ SIZES = {
 }
 
 
-class States(list[tuple[Tensor, Tensor]]):
-    """Image states in the place of keys and values that nobody has made yet."""
+class ImageStates(list[tuple[Tensor, Tensor]]):
+    """Image states in place of keys and values, which are computed later."""
 
     def __init__(self, states_BNW: Tensor) -> None:
         super().__init__([(states_BNW, states_BNW)])
@@ -53,12 +50,12 @@ class States(list[tuple[Tensor, Tensor]]):
 
 
 class PerTextMED(MED):
-    """A MED that makes keys and values of the image for every text, as the reference code does."""
+    """A MED that computes the keys and values of the image for every text, like the reference code."""
 
     shares_cross_kv = False  # type: ignore[assignment]
 
     def cross_kv(self, image_states: Tensor, which: Any) -> CrossKV:
-        return States(image_states)
+        return ImageStates(image_states)
 
     def match(
         self,
@@ -67,7 +64,7 @@ class PerTextMED(MED):
         cross_kv: CrossKV,
         image_index: Tensor | ImageRows | None = None,
     ) -> Tensor:
-        assert isinstance(cross_kv, States) and isinstance(image_index, Tensor)
+        assert isinstance(cross_kv, ImageStates) and isinstance(image_index, Tensor)
         return super().match(ids, mask, super().cross_kv(cross_kv.states_BNW[image_index], "encoder"))
 
     def decode_states(
@@ -78,13 +75,13 @@ class PerTextMED(MED):
         mask: Tensor | None = None,
         cache: DecoderCache | None = None,
     ) -> Tensor:
-        assert isinstance(cross_kv, States) and image_index is None
+        assert isinstance(cross_kv, ImageStates) and image_index is None
         return super().decode_states(ids, super().cross_kv(cross_kv.states_BNW, "decoder"), None, mask, cache)
 
 
 def main() -> None:
-    """Measures both variants and stores the ratio."""
-    options = parse()
+    """Measure both variants and store the ratio."""
+    options = parse_options()
     torch.manual_seed(0)
     tokenizer = make_tokenizer()
     vision, text = SIZES[options.size]
@@ -95,42 +92,39 @@ def main() -> None:
     per_text = copy.deepcopy(med)
     per_text.__class__ = PerTextMED
     batches = [make_batch(options.batch_size, vision.image_size, seed) for seed in range(options.steps + 1)]
-    sides = {"shared": Side(med, tokenizer, options), "per text": Side(per_text, tokenizer, options)}
-    agreement = compare(sides, batches[0])
-    for side in sides.values():
-        side.step(batches[0])  # warm-up
+    variants = {"shared": Variant(med, tokenizer, options), "per text": Variant(per_text, tokenizer, options)}
+    agreement = compare_gradients(variants, batches[0])
+    for variant in variants.values():
+        variant.step(batches[0])  # warm-up
     for batch in batches[1:]:
-        for side in sides.values():
-            side.seconds.append(side.step(batch))
-    results = {name: side.result() for name, side in sides.items()}
+        for variant in variants.values():
+            variant.seconds.append(variant.step(batch))
+    results = {name: variant.result() for name, variant in variants.items()}
     ratio = results["per text"]["step_seconds"] / results["shared"]["step_seconds"]
     report = {
         "options": vars(options),
         "pixels": vision.image_size,
-        "machine": machine(options.device),
+        "machine": describe_machine(options.device),
         "results": results,
         "ratio": ratio,
         "agreement": agreement,
     }
     for name, result in results.items():
-        print(line(name, result))
+        print(format_line(name, result))
     print(f"shared keys and values: {ratio:.2f} x; largest relative difference of a gradient {agreement:.1e}")
-    RESULTS.mkdir(exist_ok=True)
-    target = RESULTS / f"training-{options.device}-{options.size}-{vision.image_size}.json"
-    target.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"stored in {target.relative_to(Path.cwd()) if target.is_relative_to(Path.cwd()) else target}")
+    store_report(f"training-{options.device}-{options.size}-{vision.image_size}", report)
 
 
-def parse() -> argparse.Namespace:
-    """The command line."""
+def parse_options() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--size", choices=SIZES, default="base")
-    parser.add_argument("--image-size", type=int, help="pixels per side (default: the size's own)")
+    parser.add_argument("--image-size", type=int, help="pixels per side (default: that of --size)")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], help="default: bfloat16 on a GPU")
-    parser.add_argument("--threads", type=int, help="of torch on the CPU")
+    parser.add_argument("--threads", type=int, help="CPU threads of torch")
     options = parser.parse_args()
     options.precision = options.precision or ("bfloat16" if options.device == "cuda" else "float32")
     if options.threads:
@@ -138,8 +132,8 @@ def parse() -> argparse.Namespace:
     return options
 
 
-class Side:
-    """One variant with its optimizer and what was measured on it."""
+class Variant:
+    """A variant with its optimizer and its measurements."""
 
     def __init__(self, med: MED, tokenizer: Tokenizer, options: argparse.Namespace) -> None:
         self.options, self.device = options, torch.device(options.device)
@@ -150,34 +144,37 @@ class Side:
         self.flops = 0
 
     def step(self, batch: PairBatch) -> float:
-        """Seconds of one whole step, the device's queue included."""
+        """Run a step; returns its seconds, including queued work of the device."""
         if not self.flops:
             with self.autocast():
                 self.flops = training_flops(self.objective, batch)
-        self.wait()
+        self.synchronize()
         start = time.perf_counter()
-        self.gradients(batch)
+        self.compute_gradients(batch)
         self.optimizer.step()
         self.objective.update_momentum()
-        self.wait()
+        self.synchronize()
         return time.perf_counter() - start
 
-    def gradients(self, batch: PairBatch) -> None:
+    def compute_gradients(self, batch: PairBatch) -> None:
+        """Forward and backward pass."""
         self.optimizer.zero_grad(set_to_none=True)
         with self.autocast():
             loss = self.objective(batch, epoch=1.0)["loss"]
         loss.backward()
 
     def autocast(self) -> torch.autocast:
+        """The autocast context of the chosen precision."""
         bfloat16 = self.options.precision == "bfloat16"
         return torch.autocast(self.options.device, dtype=torch.bfloat16, enabled=bfloat16)
 
-    def wait(self) -> None:
+    def synchronize(self) -> None:
+        """Wait for queued work of the device."""
         if self.options.device == "cuda":
             torch.cuda.synchronize()
 
     def result(self) -> dict[str, Any]:
-        """What was measured."""
+        """The measurements."""
         median = statistics.median(self.seconds)
         found = {
             "step_seconds": median,
@@ -189,12 +186,13 @@ class Side:
         return found | ({"mfu": self.flops / median / peak} if peak else {})
 
 
-def compare(sides: dict[str, Side], batch: PairBatch) -> float:
-    """Largest difference of a parameter's gradient between both variants, relative to its largest entry."""
-    for side in sides.values():
-        side.gradients(batch)
+def compare_gradients(variants: dict[str, Variant], batch: PairBatch) -> float:
+    """Largest difference of a gradient between the variants, relative to the largest entry of that
+    gradient."""
+    for variant in variants.values():
+        variant.compute_gradients(batch)
     worst = 0.0
-    shared, per_text = (dict(side.objective.med.named_parameters()) for side in sides.values())
+    shared, per_text = (dict(variant.objective.med.named_parameters()) for variant in variants.values())
     for name, parameter in shared.items():
         if parameter.grad is not None:
             other = per_text[name].grad
@@ -205,7 +203,7 @@ def compare(sides: dict[str, Side], batch: PairBatch) -> float:
 
 
 def make_tokenizer() -> Tokenizer:
-    """A made-up vocabulary of BERT's size."""
+    """A tokenizer with a synthetic vocabulary of BERT's size."""
     from tokenizers import Tokenizer as Backend
     from tokenizers.models import WordPiece
     from tokenizers.pre_tokenizers import Whitespace
@@ -218,7 +216,7 @@ def make_tokenizer() -> Tokenizer:
 
 
 def make_batch(size: int, pixels: int, seed: int) -> PairBatch:
-    """Random pictures and texts of made-up words."""
+    """Random images, and texts of random words."""
     generator = torch.Generator().manual_seed(seed)
     low, high = WORDS_PER_TEXT
     lengths = torch.randint(low, high, (size,), generator=generator).tolist()
@@ -229,18 +227,8 @@ def make_batch(size: int, pixels: int, seed: int) -> PairBatch:
     return {"pixels": images, "texts": texts, "image_ids": torch.arange(size)}
 
 
-def machine(device: str) -> dict[str, Any]:
-    """What the figures were measured on."""
-    return {
-        "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def line(name: str, result: dict[str, Any]) -> str:
-    """One variant's outcome for people."""
+def format_line(name: str, result: dict[str, Any]) -> str:
+    """The result of a variant as one line."""
     mfu = f"   MFU {result['mfu']:.1%}" if "mfu" in result else ""
     return (
         f"{name:9} {result['step_seconds']:8.3f} s/step   {result['samples_per_second']:8.2f} samples/s   "

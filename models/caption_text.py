@@ -1,15 +1,20 @@
-"""Captions in the form in which the model knows them (BLIP's pre_caption)."""
+"""Caption normalization, the `pre_caption` of salesforce/BLIP (data/utils.py)."""
 
 import re
 
-# Replaced by a space before training and scoring (pre_caption of salesforce/BLIP data/utils.py).
-CAPTION_PUNCTUATION = re.compile(r"[.!\"()*#:;~]")
+MAX_WORDS = 30
+"""Words of a caption that the model reads unless configured otherwise (the default of `pre_caption`)."""
+
+REMOVED_PUNCTUATION = re.compile(r"[.!\"()*#:;~]")
 
 
 def normalize_caption(text: str, max_words: int | None = None) -> str:
-    """A caption as the model knows captions: lower case, some punctuation and all runs of blanks one space.
+    """Lowercase a caption, replace some punctuation by spaces, and collapse whitespace.
 
-    The paper's pre_caption; at most `max_words` words are kept (reference: 30 in pretraining, 50 elsewhere).
+    Args:
+        text: the caption.
+        max_words: keep only that many leading words (reference: 30 in pretraining, 50 elsewhere); None keeps
+            all.
     """
-    words = CAPTION_PUNCTUATION.sub(" ", text.lower()).split()
+    words = REMOVED_PUNCTUATION.sub(" ", text.lower()).split()
     return " ".join(words[:max_words])

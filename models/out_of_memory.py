@@ -1,5 +1,5 @@
-"""The error of a shortage of memory, apart from all that needs torch: who only passes it on imports no more."""
+"""The out-of-memory error, in a module without torch for code that only catches or forwards it."""
 
 
 class OutOfMemory(MemoryError):
-    """Memory does not even suffice for one item at a time: a shortage of the device or the host, no item's fault."""
+    """Device or host memory is too small for even one item; the item itself is not at fault."""

@@ -1,16 +1,14 @@
-"""In which numbers a model computes."""
+"""Resolves the configured precision for a device."""
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 
-Precision = Literal["auto", "float32", "bfloat16"]
+from capfilt.models.config import Precision
 
 
 def uses_bfloat16(precision: Precision, device: torch.device) -> bool:
-    """Whether to compute in bfloat16; "auto" does on GPUs that have it natively (NVIDIA: from Ampere on)."""
+    """Whether to compute in bfloat16; "auto" does so on GPUs with native support (NVIDIA Ampere or later)."""
     if precision == "auto":
         return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return precision == "bfloat16"

@@ -1,7 +1,7 @@
-"""BLIP's weights as transformers stores them: a folder of safetensors and config.json (transformers 5).
+"""The checkpoint format of transformers 5: a folder with safetensors and config.json.
 
-Read and written are `BlipForConditionalGeneration`, `BlipForImageTextRetrieval` and
-`BlipForQuestionAnswering`; no class of transformers holds a whole pretrained MED, or judges pairs of images.
+Supports `BlipForConditionalGeneration`, `BlipForImageTextRetrieval` and `BlipForQuestionAnswering`.
+transformers has no class for a whole pretrained MED or for NLVR2.
 """
 
 import re
@@ -12,21 +12,21 @@ import torch
 from torch import Tensor
 
 from capfilt.models.checkpoints.files import CheckpointError
-from capfilt.models.checkpoints.weights import OURS, TRAINING_STATE, Weights, refuse_conv_stem
+from capfilt.models.checkpoints.weights import CONFIG_KEY, TRAINING_STATE, Weights, reject_conv_stem
 from capfilt.models.config import MedConfig, Parts, TextConfig, VisionConfig
 from capfilt.models.images.pixels import MEAN, STD
 from capfilt.models.network.med import INITIAL_TEMPERATURE
 from capfilt.models.network.tokenizer import Tokenizer
 from capfilt.models.network.vit import LAYER_NORM_EPS
 
-LABEL_SMOOTHING = 0.1  # salesforce/BLIP models/network/med.py; transformers defaults to 0
+LABEL_SMOOTHING = 0.1  # salesforce/BLIP models/med.py; transformers defaults to 0
 HF_CLASSES: dict[Parts, str] = {
     "captioner": "BlipForConditionalGeneration",
     "filter": "BlipForImageTextRetrieval",
     "vqa": "BlipForQuestionAnswering",
 }
 
-# Ours (= salesforce's) beside transformers'; # stands for a block's number, a closing dot for any ending.
+# (MED's name, transformers' name); # stands for the block number, a trailing dot for any suffix.
 HF_VISION_NAMES = (
     ("visual_encoder.cls_token", "vision_model.embeddings.class_embedding"),
     ("visual_encoder.pos_embed", "vision_model.embeddings.position_embedding"),
@@ -41,51 +41,60 @@ HF_VISION_NAMES = (
 
 
 def from_hf(
-    found: Mapping[str, Tensor], metadata: Mapping[str, str], config: dict[str, Any], what: str
+    stored: Mapping[str, Tensor], metadata: Mapping[str, str], config: dict[str, Any], source: str
 ) -> Weights:
-    """The tensors, safetensors metadata and config.json of a transformers folder.
+    """Read a transformers folder.
 
-    CheckpointError for other classes than the three named above.
+    Args:
+        stored: tensors of the safetensors file.
+        metadata: metadata of the safetensors file.
+        config: content of config.json.
+        source: the folder, for error messages.
+
+    Raises:
+        CheckpointError: the model is not one of the three supported classes.
     """
-    from transformers import BlipConfig  # slow to import, and only this needs it
+    from transformers import BlipConfig  # slow to import, and needed only here
 
     blip: Any = BlipConfig.from_dict(config)
     tensors = {
-        rename_from_hf(name): tensor for name, tensor in found.items() if not TRAINING_STATE.search(name)
+        rename_from_hf(name): tensor for name, tensor in stored.items() if not TRAINING_STATE.search(name)
     }
-    parts = _parts_of(tensors, what)
+    parts = _infer_parts(tensors, source)
     if {blip.vision_config.hidden_act, blip.text_config.hidden_act} != {"gelu"}:
-        raise CheckpointError(f"{what} has another hidden_act than gelu: BLIP knows only that")
+        raise CheckpointError(f"{source}: hidden_act must be gelu, as in BLIP")
     notes = []
     if blip.vision_config.layer_norm_eps != LAYER_NORM_EPS:
         notes.append(
-            f"vision layer_norm_eps is {blip.vision_config.layer_norm_eps} there; BLIP's 1e-6 is used"
+            f"the file has vision layer_norm_eps {blip.vision_config.layer_norm_eps}; "
+            f"using BLIP's {LAYER_NORM_EPS}"
         )
     if parts == "filter":
         temperature = metadata.get("temp")
         tensors["temp"] = torch.tensor(float(temperature or INITIAL_TEMPERATURE))
         if temperature is None:
-            notes.append(f"transformers stores no temperature; {INITIAL_TEMPERATURE} is used")
-    if OURS in config:
-        return Weights(config=MedConfig.from_dict(config[OURS]), tensors=tensors, notes=notes)
+            notes.append(f"transformers does not store the temperature; using {INITIAL_TEMPERATURE}")
+    if CONFIG_KEY in config:
+        return Weights(config=MedConfig.from_dict(config[CONFIG_KEY]), tensors=tensors, notes=notes)
     return Weights(config=_config_from_hf(blip, parts), tensors=tensors, notes=notes)
 
 
-def _parts_of(tensors: Mapping[str, Tensor], what: str) -> Parts:
-    """Which class wrote tensors of these names, told by the modules they are in."""
+def _infer_parts(tensors: Mapping[str, Tensor], source: str) -> Parts:
+    """Infer from the module names which class of transformers the tensors belong to."""
     modules = {name.partition(".")[0] for name in tensors}
-    encodes, decodes, judges = (name in modules for name in ("text_encoder", "text_decoder", "itm_head"))
-    if (not encodes and not decodes) or (decodes and judges):
-        raise CheckpointError(
-            f"{what} is none of {', '.join(HF_CLASSES.values())}: give a folder of one of them"
-        )
-    if not decodes:
+    has_encoder, has_decoder, has_itm_head = (
+        name in modules for name in ("text_encoder", "text_decoder", "itm_head")
+    )
+    if (not has_encoder and not has_decoder) or (has_decoder and has_itm_head):
+        raise CheckpointError(f"{source} is not a checkpoint of {', '.join(HF_CLASSES.values())}")
+    if not has_decoder:
         return "filter"
-    return "vqa" if encodes else "captioner"
+    return "vqa" if has_encoder else "captioner"
 
 
 def _config_from_hf(blip: Any, parts: Parts) -> MedConfig:
-    """Sizes from a BlipConfig; dropout is BLIP's 0.1, since transformers' 0 is a default and no fact."""
+    """Sizes from a BlipConfig. Dropout is BLIP's 0.1; the 0 of transformers is a default, not a property of
+    BLIP."""
     vision, text = blip.vision_config, blip.text_config
     return MedConfig(
         vision=VisionConfig(
@@ -111,13 +120,14 @@ def _config_from_hf(blip: Any, parts: Parts) -> MedConfig:
 
 
 def to_hf(weights: Weights, tokenizer: Tokenizer) -> tuple[dict[str, Tensor], dict[str, str], dict[str, Any]]:
-    """Tensors, safetensors metadata and config.json of a transformers folder, with BLIP's own values.
+    """Tensors, safetensors metadata and config.json of a transformers folder.
 
-    CheckpointError for what transformers has no class for: a whole pretrained model, pairs of images, an
-    answerer whose text and image widths differ, a conv stem.
+    Raises:
+        CheckpointError: transformers has no class for the model: a whole pretrained MED, an "nlvr", a "vqa"
+            whose text and image widths differ, or a conv stem.
     """
     config = weights.config
-    _refuse_other_models(config)
+    _reject_unsupported(config)
     tensors = {rename_to_hf(name): tensor for name, tensor in weights.tensors.items() if name != "temp"}
     metadata = {"format": "pt"}
     if "temp" in weights.tensors:
@@ -128,26 +138,25 @@ def to_hf(weights: Weights, tokenizer: Tokenizer) -> tuple[dict[str, Tensor], di
         "image_text_hidden_size": config.embed_dim,
         "text_config": _text_to_hf(config, tokenizer),
         "vision_config": _vision_to_hf(config),
-        OURS: config.to_dict(),
+        CONFIG_KEY: config.to_dict(),
     }
     return tensors, metadata, blip
 
 
-def _refuse_other_models(config: MedConfig) -> None:
-    refuse_conv_stem(config)
+def _reject_unsupported(config: MedConfig) -> None:
+    reject_conv_stem(config)
     if config.parts not in HF_CLASSES:
-        way_out = {
-            "pretrain": 'export a "captioner" or a "filter" of it',
-            "nlvr": 'write it as "blip" or "capfilt"',
+        alternative = {
+            "pretrain": 'export its "captioner" or its "filter"',
+            "nlvr": 'export to "blip" or "capfilt"',
         }
         raise CheckpointError(
-            f'transformers has no class for parts "{config.parts}": {way_out[config.parts]}'
+            f'transformers has no class for parts "{config.parts}": {alternative[config.parts]}'
         )
     if config.parts == "vqa" and config.vision.width != config.text.width:
         raise CheckpointError(
-            f"BlipForQuestionAnswering reads questions as if they were as wide as the image, "
-            f"{config.vision.width}, and these are {config.text.width} wide: "
-            'write it as "blip" or "capfilt"'
+            "BlipForQuestionAnswering requires text and image of equal width, but they are "
+            f'{config.text.width} and {config.vision.width}: export to "blip" or "capfilt"'
         )
 
 
@@ -188,13 +197,13 @@ def _vision_to_hf(config: MedConfig) -> dict[str, Any]:
 
 
 def hf_image_processor(image_size: int) -> dict[str, Any]:
-    """preprocessor_config.json: squash to a square, bicubic, CLIP's mean and deviation."""
+    """Content of preprocessor_config.json: bicubic resize to a square, CLIP's mean and standard deviation."""
     return {
         "image_processor_type": "BlipImageProcessor",
         "processor_class": "BlipProcessor",
         "do_resize": True,
         "size": {"height": image_size, "width": image_size},
-        "resample": 3,  # bicubic, in Pillow's numbering
+        "resample": 3,  # Pillow's BICUBIC
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
@@ -204,12 +213,12 @@ def hf_image_processor(image_size: int) -> dict[str, Any]:
 
 
 def rename_from_hf(name: str) -> str:
-    """A tensor's name in transformers to ours; the text half's names are the same."""
-    return _rename(name, ((theirs, ours) for ours, theirs in HF_VISION_NAMES))
+    """MED's name of a tensor of transformers; names outside the image encoder are the same."""
+    return _rename(name, ((hf_name, med_name) for med_name, hf_name in HF_VISION_NAMES))
 
 
 def rename_to_hf(name: str) -> str:
-    """The reverse of `rename_from_hf`."""
+    """The inverse of `rename_from_hf`."""
     return _rename(name, HF_VISION_NAMES)
 
 

@@ -1,8 +1,10 @@
-"""Checkpoints: ours, and BLIP's as others store them, read strictly and written so that others can read them.
+"""Loads, saves and exports checkpoints.
 
-Ours is a folder: `model.safetensors` (tied tensors once), `config.json`, the tokenizer's files,
-`provenance.json`.
+The capfilt format is a folder with `model.safetensors` (tied tensors stored once), `config.json`, the files
+of the tokenizer, and `provenance.json`. Foreign formats are read strictly and written for their own loaders.
 """
+
+from __future__ import annotations
 
 import json
 import tempfile
@@ -19,11 +21,10 @@ from capfilt.models.checkpoints.blip import from_blip, to_blip
 from capfilt.models.checkpoints.files import CONFIG, PICKLED_WEIGHTS, PROVENANCE, WEIGHTS, CheckpointError
 from capfilt.models.checkpoints.finetune_start import from_pretrained
 from capfilt.models.checkpoints.huggingface import from_hf, hf_image_processor, to_hf
-from capfilt.models.checkpoints.pretrained_start import load_text_start, load_vision_start
 from capfilt.models.checkpoints.tensors import (
-    check_names,
+    check_tensors,
     complete_ties,
-    fill,
+    fill_model,
     read_pickled,
     read_safetensors,
     tied_names,
@@ -32,15 +33,6 @@ from capfilt.models.checkpoints.weights import Weights
 from capfilt.models.config import MedConfig, Parts
 from capfilt.models.network.med import MED
 from capfilt.models.network.tokenizer import Tokenizer
-
-__all__ = [
-    "CheckpointInfo",
-    "export_checkpoint",
-    "load_checkpoint",
-    "load_text_start",
-    "load_vision_start",
-    "save_checkpoint",
-]
 
 Format = Literal["capfilt", "hf", "blip"]
 
@@ -52,15 +44,15 @@ class CheckpointInfo:
     """Where a loaded model comes from."""
 
     format: Format
-    """Who wrote it: we, transformers, or salesforce/BLIP."""
+    """Format of the file: "capfilt", "hf" (transformers), or "blip" (salesforce/BLIP and LAVIS)."""
     parts: Parts
-    """What the file holds, which may be more than was loaded."""
+    """Parts in the file, possibly more than were loaded."""
     provenance: dict[str, Any]
-    """What was given to `save_checkpoint`; empty for others' files."""
+    """The provenance given to `save_checkpoint`; empty for foreign formats."""
     notes: list[str]
-    """What the file lacks or says wrongly, and what is used instead. Worth logging."""
-    new: list[str]
-    """Tensors that the file's pretrained model does not have, and that were drawn at random: finetune them."""
+    """Missing or unsupported values of the file and their replacements, for the log."""
+    initialized: list[str]
+    """Randomly initialized tensors, which the pretrained model in the file lacks; they need finetuning."""
 
 
 def load_checkpoint(
@@ -70,60 +62,77 @@ def load_checkpoint(
     tokenizer: str | Path | None = None,
     adapt: Callable[[MedConfig], MedConfig] | None = None,
 ) -> tuple[MED, Tokenizer, CheckpointInfo]:
-    """A model in float32 on the CPU, in eval mode, with its tokenizer.
+    """Load a model, in float32 on the CPU and in eval mode, with its tokenizer.
 
-    `path` is a folder of ours, a transformers BLIP folder, or a salesforce/LAVIS .pth; the last needs the
-    folder of its `tokenizer` (bert-base-uncased). `parts` says what to build: the same as the file holds, or
-    any out of a pretrained model; a "vqa" or "nlvr" of one is a start for finetuning, for some of whose
-    tensors torch's generator may be asked (`info.new`). `image_size` resamples the patch positions; `adapt`
-    changes what does not touch weights (dropout, drop_path, checkpoint_layers). CheckpointError names every
-    tensor that is missing, left over or of another shape.
+    Args:
+        path: a capfilt folder, a BLIP folder of transformers, or a .pth of salesforce/BLIP or LAVIS.
+        parts: the model to build: the parts in the file, or any other parts if the file holds a pretrained
+            model. A "vqa" or "nlvr" from a pretrained model is a start for finetuning; its new tensors are
+            initialized from torch's global generator.
+        image_size: resamples the patch positions; None keeps the image size of the file.
+        tokenizer: folder of the tokenizer, for a .pth, which contains none (bert-base-uncased).
+        adapt: changes settings of the config that do not affect weights (dropout, drop_path,
+            checkpoint_layers).
+
+    Raises:
+        CheckpointError: the file cannot provide the parts; lists all missing, unexpected and mis-shaped
+            tensors.
     """
     path = Path(path)
-    weights, form = _read(path)
-    holds = weights.config.parts
-    if parts != holds and holds != "pretrain":
+    weights, file_format = _read_weights(path)
+    stored_parts = weights.config.parts
+    if parts != stored_parts and stored_parts != "pretrain":
         raise CheckpointError(
-            f"{path} holds a {holds}, no {parts} can be made of it: give a {parts} or a pretrain"
+            f'{path} is a "{stored_parts}" and cannot be loaded as a "{parts}": '
+            f'use a "{parts}" or a "pretrain"'
         )
     config = replace(weights.config, parts=parts)
     if image_size is not None:
         config = replace(config, vision=replace(config.vision, image_size=image_size))
     if adapt is not None:
         config = adapt(config)
-    words = Tokenizer.from_folder(tokenizer or (path if path.is_dir() else _no_tokenizer(path)))
-    if words.vocab_size > config.text.vocab_size:
+    med_tokenizer = Tokenizer.from_folder(tokenizer or _own_tokenizer(path))
+    if med_tokenizer.vocab_size > config.text.vocab_size:
         raise CheckpointError(
-            f"the tokenizer of {path} has {words.vocab_size} entries, the model {config.text.vocab_size}: "
-            "give the one it was trained with"
+            f"the tokenizer of {path} has {med_tokenizer.vocab_size} entries, the model "
+            f"{config.text.vocab_size}: use the tokenizer that the model was trained with"
         )
     with torch.device("meta"):
         med = MED(config)
-    due, tensors, new = med.state_dict(), weights.tensors, list[str]()
-    if parts != holds and parts in ("vqa", "nlvr"):
-        tensors, new = from_pretrained(tensors, config)
-    check_names({name: tensor for name, tensor in tensors.items() if name in due}, due, str(path))
-    fill(med, tensors, str(path))
-    provenance = _read_json(path / PROVENANCE) if (path / PROVENANCE).is_file() else {}
-    notes = [*weights.notes, *([f"{len(new)} tensors of a {parts} are new and random"] if new else [])]
-    info = CheckpointInfo(format=form, parts=holds, provenance=provenance, notes=notes, new=new)
-    return med.eval(), words, info
-
-
-def _no_tokenizer(path: Path) -> Path:
-    raise CheckpointError(
-        f"{path} comes without a tokenizer: give the folder of bert-base-uncased's as tokenizer"
+    expected, tensors, initialized = med.state_dict(), weights.tensors, list[str]()
+    if parts != stored_parts and parts in ("vqa", "nlvr"):
+        tensors, initialized = from_pretrained(tensors, config)
+    check_tensors({name: tensor for name, tensor in tensors.items() if name in expected}, expected, str(path))
+    fill_model(med, tensors, str(path))
+    notes = [*weights.notes]
+    if initialized:
+        notes.append(f"{len(initialized)} tensors of a {parts} are randomly initialized")
+    info = CheckpointInfo(
+        format=file_format,
+        parts=stored_parts,
+        provenance=_read_json(path / PROVENANCE) if (path / PROVENANCE).is_file() else {},
+        notes=notes,
+        initialized=initialized,
     )
+    return med.eval(), med_tokenizer, info
 
 
-def _read(path: Path) -> tuple[Weights, Format]:
-    """All tensors of a checkpoint, checked against the model that its own config describes."""
-    weights, form = _read_file(path) if path.is_file() else _read_folder(path)
+def _own_tokenizer(path: Path) -> Path:
+    if not path.is_dir():
+        raise CheckpointError(
+            f"{path} contains no tokenizer: pass the folder of bert-base-uncased as tokenizer"
+        )
+    return path
+
+
+def _read_weights(path: Path) -> tuple[Weights, Format]:
+    """All tensors of a checkpoint, checked against the model that its config describes."""
+    weights, file_format = _read_file(path) if path.is_file() else _read_folder(path)
     with torch.device("meta"):
         whole = MED(weights.config)
     tensors = complete_ties(whole, weights.tensors)
-    check_names(tensors, whole.state_dict(), str(path))
-    return replace(weights, tensors=tensors), form
+    check_tensors(tensors, whole.state_dict(), str(path))
+    return replace(weights, tensors=tensors), file_format
 
 
 def _read_file(path: Path) -> tuple[Weights, Format]:
@@ -132,55 +141,61 @@ def _read_file(path: Path) -> tuple[Weights, Format]:
 
 def _read_folder(path: Path) -> tuple[Weights, Format]:
     if not (path / CONFIG).is_file():
-        raise CheckpointError(f"no {CONFIG} in {path}: give a checkpoint folder or a .pth file")
+        raise CheckpointError(f"no {CONFIG} in {path}: expected a checkpoint folder or a .pth file")
     config = _read_json(path / CONFIG)
     if (path / WEIGHTS).is_file():
         tensors, metadata = read_safetensors(path / WEIGHTS)
     elif (path / PICKLED_WEIGHTS).is_file():
-        tensors, metadata = _only_tensors(read_pickled(path / PICKLED_WEIGHTS)), {}
+        content = read_pickled(path / PICKLED_WEIGHTS)
+        tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+        metadata = {}
     else:
-        raise CheckpointError(f"neither {WEIGHTS} nor {PICKLED_WEIGHTS} in {path}: was it copied whole?")
+        raise CheckpointError(
+            f"neither {WEIGHTS} nor {PICKLED_WEIGHTS} in {path}: check that the folder is complete"
+        )
     if config.get("model_type") == "blip":
         return from_hf(tensors, metadata, config, str(path)), "hf"
     if config.get("format") != FORMAT_NAME:
-        raise CheckpointError(f"{path / CONFIG} describes neither a {FORMAT_NAME} nor a transformers BLIP")
+        raise CheckpointError(f"{path / CONFIG} describes neither a {FORMAT_NAME} nor a BLIP of transformers")
     if config.get("version") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path} has version {config.get('version')} of the format, this program reads {FORMAT_VERSION}"
-        )
+        raise CheckpointError(f"{path} has format version {config.get('version')}, expected {FORMAT_VERSION}")
     try:
         model = MedConfig.from_dict(config["model"])
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path / CONFIG} describes no model ({error}): was it edited?") from error
+        raise CheckpointError(f"{path / CONFIG} has no valid model config: {error}") from error
     return Weights(config=model, tensors=tensors), "capfilt"
 
 
-def _only_tensors(content: dict[str, object]) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
-
-
 def save_checkpoint(folder: str | Path, med: MED, tokenizer: Tokenizer, provenance: dict[str, Any]) -> None:
-    """Writes our format, and replaces what the folder held only once the new files are whole.
+    """Write a checkpoint in capfilt format. Files already in the folder are replaced once all new files are
+    complete.
 
-    `provenance` is anything JSON can hold: the run, the node, the parents' digests. ValueError if the
-    tokenizer has more entries than the model.
+    Args:
+        folder: the checkpoint folder; created if it does not exist.
+        med: the model.
+        tokenizer: its tokenizer.
+        provenance: anything that JSON can represent: the run, the node, the digests of the parents.
+
+    Raises:
+        ValueError: the tokenizer has more entries than the model.
     """
-    known = med.config.text.vocab_size
-    if tokenizer.vocab_size > known:
+    vocab_size = med.config.text.vocab_size
+    if tokenizer.vocab_size > vocab_size:
         raise ValueError(
-            f"the tokenizer has {tokenizer.vocab_size} entries, the model {known}: they are no pair"
+            f"the tokenizer has {tokenizer.vocab_size} entries, the model only {vocab_size}: "
+            "use the model's tokenizer"
         )
     first_names = tied_names(med)
 
-    def write(place: Path) -> None:
-        once = {name: tensor for name, tensor in _tensors(med).items() if first_names[name] == name}
-        save_file(once, place / WEIGHTS, metadata={"format": "pt"})
+    def write_files(target: Path) -> None:
+        untied = {name: tensor for name, tensor in _tensors_on_cpu(med).items() if first_names[name] == name}
+        save_file(untied, target / WEIGHTS, metadata={"format": "pt"})
         config = {"format": FORMAT_NAME, "version": FORMAT_VERSION, "model": med.config.to_dict()}
-        _write_json(place / CONFIG, config)
-        _write_json(place / PROVENANCE, provenance)
-        tokenizer.save(place)
+        _write_json(target / CONFIG, config)
+        _write_json(target / PROVENANCE, provenance)
+        tokenizer.save(target)
 
-    _replace_files(Path(folder), write)
+    _replace_files(Path(folder), write_files)
 
 
 def export_checkpoint(
@@ -190,41 +205,50 @@ def export_checkpoint(
     parts: Parts | None = None,
     tokenizer: str | Path | None = None,
 ) -> None:
-    """Rewrites a checkpoint of any format as "hf" (a transformers folder), "blip" (a .pth) or "capfilt".
+    """Convert a checkpoint of any format.
 
-    `parts` takes a captioner or filter out of a pretrained model, as transformers needs it; left out, all
-    there is. `tokenizer` is needed where `src` is a .pth. CheckpointError where the other format cannot hold
-    the model, or where `parts` has tensors that the checkpoint lacks.
+    Args:
+        src: the checkpoint to read.
+        dst: the folder to write, or the .pth file for "blip".
+        to: target format: "hf" (a transformers folder), "blip" (a .pth) or "capfilt".
+        parts: the parts to export, for example the captioner of a pretrained model, which transformers cannot
+            represent as a whole; None exports all parts.
+        tokenizer: tokenizer folder, if `src` is a .pth.
+
+    Raises:
+        CheckpointError: the target format cannot represent the model, or the checkpoint lacks tensors of
+            `parts`.
     """
     src, dst = Path(src), Path(dst)
-    held = parts or _read(src)[0].config.parts
-    med, words, info = load_checkpoint(src, held, tokenizer=tokenizer)
-    if info.new:
+    exported = parts or _read_weights(src)[0].config.parts
+    med, med_tokenizer, info = load_checkpoint(src, exported, tokenizer=tokenizer)
+    if info.initialized:
         raise CheckpointError(
-            f"{src} holds a {info.parts}, and a {held} has tensors that only finetuning gives: finetune it first",
-            missing=info.new,
+            f'{src} is a "{info.parts}" and lacks tensors of a "{exported}": finetune it first',
+            missing=info.initialized,
         )
     if to == "capfilt":
-        save_checkpoint(dst, med, words, info.provenance)
+        save_checkpoint(dst, med, med_tokenizer, info.provenance)
         return
-    weights = Weights(config=med.config, tensors=_tensors(med))
+    weights = Weights(config=med.config, tensors=_tensors_on_cpu(med))
     if to == "blip":
-        _replace_files(dst.parent, lambda place: torch.save(to_blip(weights), place / dst.name))
+        _replace_files(dst.parent, lambda target: torch.save(to_blip(weights), target / dst.name))
         return
-    tensors, metadata, config = to_hf(weights, words)
+    tensors, metadata, config = to_hf(weights, med_tokenizer)
 
-    def write(place: Path) -> None:
-        # safetensors refuses tensors that share memory, and older transformers wants tied ones twice.
-        apart = {name: tensor.clone() for name, tensor in tensors.items()}
-        save_file(apart, place / WEIGHTS, metadata=metadata)
-        _write_json(place / CONFIG, config)
-        _write_json(place / "preprocessor_config.json", hf_image_processor(med.config.vision.image_size))
-        words.save(place)
+    def write_files(target: Path) -> None:
+        # safetensors rejects tensors that share memory, and older versions of transformers need both tied
+        # tensors.
+        copies = {name: tensor.clone() for name, tensor in tensors.items()}
+        save_file(copies, target / WEIGHTS, metadata=metadata)
+        _write_json(target / CONFIG, config)
+        _write_json(target / "preprocessor_config.json", hf_image_processor(med.config.vision.image_size))
+        med_tokenizer.save(target)
 
-    _replace_files(dst, write)
+    _replace_files(dst, write_files)
 
 
-def _tensors(med: MED) -> dict[str, Tensor]:
+def _tensors_on_cpu(med: MED) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in med.state_dict().items()}
 
 
@@ -232,9 +256,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise CheckpointError(f"{path} is no JSON ({error}): was it copied whole?") from error
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}: an object is due")
+        raise CheckpointError(f"{path} contains a {type(content).__name__}: expected an object")
     return content
 
 
@@ -243,7 +267,7 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def _replace_files(folder: Path, write: Callable[[Path], None]) -> None:
-    """Runs `write` on a fresh folder, then moves its files into `folder` by renames, the config last."""
+    """Call `write` with an empty temporary folder, then rename its files into `folder`, the config last."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as partial:
         write(Path(partial))

@@ -1,7 +1,7 @@
-"""Named tensors in and out of a model, strictly: nothing missing, nothing left over, no other shape.
+"""Strict reading of tensors into a model: no missing, unexpected or mis-shaped tensor is accepted.
 
-The reference loads with strict=False and deletes what does not fit (salesforce/BLIP models/blip.py),
-which puts random layers into production without a word.
+The reference loads with strict=False and drops tensors that do not fit (salesforce/BLIP models/blip.py),
+which can leave layers randomly initialized without an error.
 """
 
 from collections.abc import Mapping
@@ -19,64 +19,76 @@ POSITIONS = "visual_encoder.pos_embed"
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a file and its metadata. CheckpointError if it is not one."""
+    """The tensors and the metadata of a safetensors file.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"{path} cannot be read as safetensors ({error}): was it copied whole?"
+            f"{path} cannot be read as safetensors ({error}): check that the file is complete"
         ) from error
 
 
 def read_pickled(path: Path) -> dict[str, object]:
-    """The dictionary in a torch file, read without running code that the file may carry."""
+    """The dictionary in a torch file, read without executing pickled code.
+
+    Raises:
+        CheckpointError: the file cannot be read, or needs code to be executed.
+    """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
-            f"{path} cannot be read as plain tensors ({reason}): was it copied whole?"
+            f"{path} cannot be read as plain tensors ({reason}): check that the file is complete"
         ) from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}: a dictionary of tensors is due")
+        raise CheckpointError(f"{path} contains a {type(content).__name__}: expected a dictionary of tensors")
     return content
 
 
 def tied_names(model: nn.Module) -> dict[str, str]:
-    """Every state-dict name to the first name of the same tensor (itself, where nothing is tied)."""
+    """Map every state-dict name to the first name of the same tensor (an untied tensor to itself)."""
     first: dict[int, str] = {}
     return {
         name: first.setdefault(id(tensor), name) for name, tensor in model.state_dict(keep_vars=True).items()
     }
 
 
-def check_names(found: Mapping[str, Tensor], due: Mapping[str, Tensor], what: str) -> None:
-    """CheckpointError unless names and shapes of `found` are those of `due` (the patch grid's size aside)."""
+def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str) -> None:
+    """Check that names and shapes of `tensors` are the expected ones, except for the size of the patch grid.
+
+    Raises:
+        CheckpointError: lists all tensors that are missing, unexpected or mis-shaped.
+    """
     misshaped = [
-        f"{name} {tuple(found[name].shape)} where {tuple(due[name].shape)} is due"
-        for name in due
-        if name in found and not _fits(name, found[name], due[name])
+        f"{name} {tuple(tensors[name].shape)}, expected {tuple(expected[name].shape)}"
+        for name in expected
+        if name in tensors and not _has_expected_shape(name, tensors[name], expected[name])
     ]
-    missing = [name for name in due if name not in found]
-    unexpected = [name for name in found if name not in due]
+    missing = [name for name in expected if name not in tensors]
+    unexpected = [name for name in tensors if name not in expected]
     if missing or unexpected or misshaped:
         raise CheckpointError(
-            f"{what} does not fit the model its config describes",
+            f"{source} does not match the model that its config describes",
             missing=missing,
             unexpected=unexpected,
             misshaped=misshaped,
         )
 
 
-def _fits(name: str, found: Tensor, due: Tensor) -> bool:
+def _has_expected_shape(name: str, tensor: Tensor, expected: Tensor) -> bool:
     if name == POSITIONS:
-        return found.dim() == 3 and found.shape[::2] == due.shape[::2]
-    return found.shape == due.shape
+        return tensor.dim() == 3 and tensor.shape[::2] == expected.shape[::2]
+    return tensor.shape == expected.shape
 
 
 def complete_ties(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`tensors` with those that the model knows under several names, and the file under one, under each."""
+    """Add the tensors that the file stores under only one of the names that the model ties."""
     groups: dict[str, list[str]] = {}
     for name, first in tied_names(model).items():
         groups.setdefault(first, []).append(name)
@@ -88,27 +100,30 @@ def complete_ties(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, 
     return complete
 
 
-def fill(model: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
-    """Give a model built on the meta device its weights, in float32, and keep what is tied tied.
+def fill_model(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Assign tensors, as float32, to a model on the meta device, preserving the model's ties.
 
-    Patch positions are resampled to the model's grid. Tensors that share memory, and that the model does not
-    tie, go apart. CheckpointError if tensors that the model ties differ.
+    Patch positions are resampled to the model's grid. Tensors that share memory but are not tied in the model
+    are cloned.
+
+    Raises:
+        CheckpointError: tensors that the model ties are not equal.
     """
-    taken: set[int] = set()
+    used_memory: set[int] = set()
     parameters: dict[str, nn.Parameter] = {}
-    due = model.state_dict()
+    expected = model.state_dict()
     for name, first in tied_names(model).items():
         tensor = tensors[name]
         if name != first:
             if not torch.equal(tensor, tensors[first]):
-                raise CheckpointError(f"{what}: {name} and {first} must be equal, since this model ties them")
+                raise CheckpointError(f"{source}: {name} and {first} differ, but this model ties them")
             parameters[name] = parameters[first]
             continue
         if name == POSITIONS:
-            tensor = interpolate_positions(tensor, due[name].shape[1])
+            tensor = interpolate_positions(tensor, expected[name].shape[1])
         tensor = tensor.float().contiguous()
-        if tensor.data_ptr() in taken:
+        if tensor.data_ptr() in used_memory:
             tensor = tensor.clone()
-        taken.add(tensor.data_ptr())
+        used_memory.add(tensor.data_ptr())
         parameters[name] = nn.Parameter(tensor)
     model.load_state_dict(parameters, assign=True)

@@ -1,7 +1,7 @@
-"""What BLIP's weights as others store them have in common, whether salesforce's .pth or transformers' folders.
+"""Common parts of the foreign checkpoint formats: salesforce/BLIP, LAVIS and transformers.
 
-MED's names are those of salesforce/BLIP 056a169; LAVIS 506965b writes the same, and transformers renames the
-image encoder only.
+MED has the tensor names of salesforce/BLIP 056a169. LAVIS 506965b writes the same names; transformers renames
+only the image encoder.
 """
 
 import re
@@ -12,8 +12,10 @@ from torch import Tensor
 from capfilt.models.checkpoints.files import CheckpointError
 from capfilt.models.config import MedConfig
 
-OURS = "capfilt"  # where we leave our own config in others' files, so that nothing is lost on the way back
-# Momentum copies, queues and index buffers: state of BLIP's training, no part of the model.
+CONFIG_KEY = (
+    "capfilt"  # foreign checkpoints that we write keep our config under this key, to be read back exactly
+)
+# Momentum copies, queues and index buffers are state of BLIP's training, not of the model.
 TRAINING_STATE = re.compile(
     r"^\w+_m\.|^(image_queue|text_queue|idx_queue|queue_ptr|ptr_queue)$|\.position_ids$"
 )
@@ -21,19 +23,19 @@ TRAINING_STATE = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """What a checkpoint holds, whoever wrote it."""
+    """Contents of a checkpoint of any format."""
 
     config: MedConfig
-    """Its `parts` are what the file holds."""
+    """Config of the stored model; `parts` are the parts in the file."""
     tensors: dict[str, Tensor]
-    """Under MED's names."""
+    """Tensors by MED's names."""
     notes: list[str] = field(default_factory=list)
-    """What the file lacks or says wrongly, and what is used instead."""
+    """Missing or unsupported values of the file and their replacements, for the log."""
 
 
-def refuse_conv_stem(config: MedConfig) -> None:
-    """CheckpointError for an image encoder that only we have."""
+def reject_conv_stem(config: MedConfig) -> None:
+    """Raise CheckpointError for the conv stem, which foreign formats cannot represent."""
     if config.vision.stem != "patch":
         raise CheckpointError(
-            f'vision.stem is "{config.vision.stem}": BLIP and transformers know only "patch"'
+            f'vision.stem is "{config.vision.stem}": BLIP and transformers support only "patch"'
         )

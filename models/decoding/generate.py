@@ -1,76 +1,65 @@
-"""Cached batch decoding of captions: nucleus sampling, greedy, beam search.
+"""Generates captions, or answers to questions, from image states.
 
-An image's cross-attention keys and values are computed once and shared by all its sequences; the prompt is
-read once per image; images whose sequences have all ended leave the batch.
-
-Shapes: B images, A of them still in play, n sequences (or K beams) each, P prompt tokens, L new tokens at
-most, V vocabulary, M = A * n sequences, image by image.
+The keys and values that the decoder attends to are computed once per image and shared by all of its
+sequences. The prompt is read once per image. Images whose sequences are all finished leave the batch.
 """
 
 import torch
 from torch import Tensor
 
-from capfilt.models.config import SamplingConfig
 from capfilt.models.decoding.beam import beam_search
 from capfilt.models.decoding.sample import sample_tokens
-from capfilt.models.decoding.state import Decoding, Generated, Prompt
+from capfilt.models.decoding.state import DecodingState, Generated, GenerationRequest
 from capfilt.models.network.med import MED
 
 
 @torch.inference_mode()
 def generate(
-    med: MED,
-    image_states: Tensor,
-    prompt: Prompt,
-    sampling: SamplingConfig,
-    *,
-    seeds: Tensor | None = None,
-    n: int = 1,
-    mask: Tensor | None = None,
+    med: MED, image_states: Tensor, request: GenerationRequest, *, mask: Tensor | None = None
 ) -> Generated:
-    """n continuations of the prompt for each of the image states [B, N, W] of `med.encode_image`; of a "vqa",
-    answers to the questions whose states [B, N, D] `med.encode_text` gave and whose `mask` [B, N] it was given.
+    """Continue the prompt `request.n` times for each of B images.
 
-    `seeds` int64 [B * n], image by image, decides nucleus sampling (see `sampling.uniform`); the others need
-    none. Beam search returns an image's n best beams, best first, by log-probability per token as BLIP's own
-    search. Raises ValueError for lengths, n or seeds that do not fit.
+    Beam search returns the n best beams of an image, best first, by log-probability per token as in BLIP.
+
+    Args:
+        med: the model, in eval mode.
+        image_states: [B, N, W] from `med.encode_image`. For a "vqa": the states [B, N, D] of B questions from
+            `med.encode_text`; the result are answers.
+        request: prompt, sampling, and number of sequences.
+        mask: [B, N] of a "vqa": the mask that `med.encode_text` was given.
+
+    Raises:
+        ValueError: lengths, number of sequences or seeds do not fit, or the mask of a "vqa" is missing.
     """
-    _check(med, image_states, prompt, sampling, seeds, n)
+    _check_request(med, image_states, request)
     if med.config.parts == "vqa" and mask is None:
         raise ValueError(
-            "cannot generate: answers need the mask of their questions, whose padding says nothing"
+            "cannot generate answers without the questions' mask: pass the mask given to encode_text"
         )
-    decoding = Decoding(med, image_states, prompt, sampling, mask)
-    if sampling.strategy == "beam":
-        return beam_search(decoding, n)
-    return sample_tokens(decoding, seeds, n)
+    state = DecodingState(med, image_states, request, mask)
+    return beam_search(state) if request.sampling.strategy == "beam" else sample_tokens(state)
 
 
-def _check(
-    med: MED, image_states: Tensor, prompt: Prompt, sampling: SamplingConfig, seeds: Tensor | None, n: int
-) -> None:
-    images = len(image_states)
-    if images == 0 or med.training:
-        why = "image_states is empty" if images == 0 else "med is in training mode, call med.eval() first"
-        raise ValueError(f"cannot generate: {why}")
-    limit, length = (med.config.text.max_positions, len(prompt.ids) + sampling.max_new_tokens)
-    if length > limit:
+def _check_request(med: MED, image_states: Tensor, request: GenerationRequest) -> None:
+    images, n, sampling = len(image_states), request.n, request.sampling
+    if images == 0:
+        raise ValueError("cannot generate: image_states is empty")
+    if med.training:
+        raise ValueError("cannot generate: med is in training mode, call med.eval() first")
+    prompt_length, positions = len(request.prompt.ids), med.config.text.max_positions
+    if prompt_length + sampling.max_new_tokens > positions:
         raise ValueError(
-            f"the prompt's {len(prompt.ids)} tokens and max_new_tokens {sampling.max_new_tokens} make "
-            f"{length}, but the decoder has {limit} positions: lower max_new_tokens"
+            f"the prompt's {prompt_length} tokens and max_new_tokens {sampling.max_new_tokens} add up to "
+            f"{prompt_length + sampling.max_new_tokens}, but the decoder has {positions} positions: "
+            "lower max_new_tokens"
         )
-    most = {"nucleus": n, "greedy": 1, "beam": sampling.num_beams}[sampling.strategy]
-    if not 1 <= n <= most:
+    limit = {"nucleus": n, "greedy": 1, "beam": sampling.num_beams}[sampling.strategy]
+    if not 1 <= n <= limit:
+        allowed = "at least 1" if sampling.strategy == "nucleus" else f"1 to {limit}"
         raise ValueError(
-            f"{n} captions per image asked for; strategy {sampling.strategy!r} gives at least 1 and at most "
-            f"{'any number' if sampling.strategy == 'nucleus' else most}"
+            f"cannot generate {n} sequences per image: strategy {sampling.strategy!r} allows {allowed}"
         )
+    seeds = request.seeds
     if sampling.strategy == "nucleus" and (seeds is None or seeds.shape != (images * n,)):
         given = "none" if seeds is None else f"shape {list(seeds.shape)}"
         raise ValueError(f"nucleus sampling needs seeds of shape [{images * n}] (images x n), got {given}")
-
-
-# ---- nucleus sampling and greedy
-
-
-# ---- beam search

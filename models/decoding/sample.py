@@ -1,47 +1,50 @@
-"""NEW FILE."""
+"""Token-by-token decoding: nucleus sampling and greedy decoding. Shapes are those of `state.py`."""
 
 import torch
 from torch import Tensor
 
 from capfilt.models.decoding.logits import filter_logits
-from capfilt.models.decoding.state import Decoding, Generated
-from capfilt.models.keyed_random import pick, uniform
+from capfilt.models.decoding.state import DecodingState, Generated
+from capfilt.models.keyed_random import sample_categorical, uniform
 
 
-def sample_tokens(decoding: Decoding, seeds: Tensor | None, n: int) -> Generated:
-    prompt, device = decoding.prompt, decoding.device
-    images, length = decoding.images, decoding.sampling.max_new_tokens
+def sample_tokens(state: DecodingState) -> Generated:
+    """Generate n sequences per image, one token of every sequence per step."""
+    prompt, device = state.prompt, state.device
+    images, n, length = state.images, state.request.n, state.sampling.max_new_tokens
+    seeds = state.request.seeds
     seeds = torch.zeros(images * n, dtype=torch.long) if seeds is None else seeds
     seeds = seeds.to(device)
     ids = torch.full((images * n, length), prompt.pad_id, device=device)
     logprobs = torch.zeros(images * n, device=device)
-    ended = torch.zeros(images * n, dtype=torch.bool, device=device)
-    live = torch.arange(images * n, device=device)  # which row of the results each sequence in play fills
+    finished = torch.zeros(images * n, dtype=torch.bool, device=device)
+    active = torch.arange(images * n, device=device)  # the result row of each sequence still in the batch
 
-    logits = decoding.read_prompt().repeat_interleave(n, dim=0)
-    decoding.fan_out(n)
+    logits = state.prefill().repeat_interleave(n, dim=0)
+    state.expand(n)
     for step in range(length):
-        tokens = _next_tokens(decoding, logits, ids[live, :step], seeds[live])
-        gained = logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
-        over = ended[live]
-        ids[live, step] = tokens.masked_fill(over, prompt.pad_id)
-        logprobs[live] += gained.masked_fill(over, 0)
-        ended[live] = over | (tokens == prompt.end_id)
+        tokens = _choose_tokens(state, logits, ids[active, :step], seeds[active])
+        token_logprobs = logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+        was_finished = finished[active]
+        ids[active, step] = tokens.masked_fill(was_finished, prompt.pad_id)
+        logprobs[active] += token_logprobs.masked_fill(was_finished, 0)
+        finished[active] = was_finished | (tokens == prompt.end_id)
         if step + 1 == length:
             break
-        stay = decoding.drop(ended[live].view(-1, n).all(1), step)
-        if stay is not None:
-            live = live[decoding.sequences_of(stay)]
-            if not decoding.images:
+        kept = state.drop_finished(finished[active].view(-1, n).all(1), step)
+        if kept is not None:
+            active = active[state.sequence_rows(kept)]
+            if not state.images:
                 break
-        logits = decoding.step(ids[live, step, None])
+        logits = state.next_logits(ids[active, step, None])
     return Generated(ids=ids.view(images, n, length), logprobs=logprobs.view(images, n))
 
 
-def _next_tokens(decoding: Decoding, logits: Tensor, new_ids: Tensor, seeds: Tensor) -> Tensor:
-    sampling = decoding.sampling
-    scores = decoding.adjust(logits, new_ids)
+def _choose_tokens(state: DecodingState, logits: Tensor, new_ids: Tensor, seeds: Tensor) -> Tensor:
+    """The next token of each sequence, int64 [M]."""
+    sampling = state.sampling
+    scores = state.process_scores(logits, new_ids)
     if sampling.strategy == "greedy":
         return scores.argmax(-1)
     scores = filter_logits(scores, sampling.temperature, sampling.top_k, sampling.top_p)
-    return pick(scores.softmax(-1), uniform(seeds, new_ids.shape[1]))
+    return sample_categorical(scores.softmax(-1), uniform(seeds, new_ids.shape[1]))

@@ -1,22 +1,18 @@
-"""Encoded bytes to an RGB picture, and pictures to the pixels a vision transformer takes.
-
-Whatever the file holds (a turned photograph, transparency, a palette, CMYK, 16 bits), what comes out is what
-a person would see on a white page; what cannot be decoded whole is an error, never half a picture.
-"""
+"""Converts RGB images to the pixel tensors that the image encoder takes."""
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-# CLIP's channel statistics, which BLIP uses for every task.
+# Channel mean and standard deviation of CLIP, which BLIP uses for every task.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def to_pixels(images: list[Image.Image], size: int) -> Tensor:
-    """RGB pictures -> uint8 [B, 3, size, size]: squashed to a square, bicubic, no crop (BLIP's test
-    transform)."""
+    """Resize images to a square without cropping, bicubic, as BLIP's test transform: uint8 [B, 3, size,
+    size]."""
     pixels = np.empty((len(images), size, size, 3), dtype=np.uint8)
     for row, image in enumerate(images):
         pixels[row] = np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC))
@@ -26,8 +22,14 @@ def to_pixels(images: list[Image.Image], size: int) -> Tensor:
 def normalize(
     pixels: Tensor, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None
 ) -> Tensor:
-    """uint8 [B, 3, S, S] -> (pixels / 255 - MEAN) / STD in `dtype` on `device` (moved as bytes, a quarter of
-    floats)."""
+    """Normalize uint8 pixels [B, 3, S, S]: (pixels / 255 - MEAN) / STD.
+
+    Args:
+        pixels: the pixels, on any device.
+        dtype: dtype of the result.
+        device: device of the result; pixels are moved as bytes, a quarter of the size of floats. None: their
+            own.
+    """
     pixels = pixels.to(device=device, non_blocking=True)
     mean = torch.tensor(MEAN, device=pixels.device).view(1, 3, 1, 1)
     std = torch.tensor(STD, device=pixels.device).view(1, 3, 1, 1)

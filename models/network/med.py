@@ -1,13 +1,17 @@
 """MED, the multimodal mixture of encoder-decoder of BLIP (arXiv 2201.12086, section 3.1).
 
-One image encoder and a text transformer that acts as text encoder (ITC), image-grounded encoder (ITM) and
-image-grounded decoder (LM). Encoder and decoder share what Table 3 of the paper says. For answering questions
-the decoder reads the encoder's states instead of the image; for judging a pair of images the encoder reads two
-(figure 5). State-dict names are those of salesforce/BLIP, so its files fit by name.
+One image encoder, and a text transformer that acts as text encoder (ITC), image-grounded encoder (ITM) and
+image-grounded decoder (LM). Encoder and decoder share the parameters of Table 3 of the paper. To answer
+questions, the decoder attends to the states of the encoder instead of the image; to judge a pair of images,
+the encoder attends to both (figure 5). State-dict names are those of salesforce/BLIP, so its checkpoints load
+by name.
 
-Shape suffixes: those of models/network/text.py; E is the width of the joint embedding.
+Shape suffixes: those of `models/network/text.py`; E is the dimension of the joint embedding.
 """
 
+from __future__ import annotations
+
+from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
@@ -16,14 +20,15 @@ from torch.nn import functional as F
 
 from capfilt.models.config import MedConfig, Parts, Sharing
 from capfilt.models.network.attention import CrossKV, DecoderCache, ImageRows, decoder_mask
-from capfilt.models.network.text import CrossAttention, TextDecoder, TextReads, TextTransformer
-from capfilt.models.network.two_images import TwinCrossAttention, TwinKV
+from capfilt.models.network.text import CrossAttention, TextDecoder, TextInputs, TextTransformer
+from capfilt.models.network.two_images import ImagePairCrossAttention, ImagePairKV
 from capfilt.models.network.vit import build_vit
 
-INITIAL_TEMPERATURE = 0.07  # salesforce/BLIP models/blip_pretrain.py, as CLIP and ALBEF
+INITIAL_TEMPERATURE = 0.07  # salesforce/BLIP models/blip_pretrain.py, as in CLIP and ALBEF
 
-# Table 3: the pieces of a layer that encoder and decoder have in common (unless "none", the embeddings too).
-TIED_PIECES: dict[Sharing, tuple[str, ...]] = {
+# Table 3: the modules of a layer that encoder and decoder share. Unless "none", they share the embeddings
+# too.
+SHARED_MODULES: dict[Sharing, tuple[str, ...]] = {
     "all": ("attention", "crossattention", "intermediate", "output"),
     "all_but_ca": ("attention", "intermediate", "output"),
     "all_but_sa": ("crossattention", "intermediate", "output"),
@@ -31,8 +36,18 @@ TIED_PIECES: dict[Sharing, tuple[str, ...]] = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Questions:
+    """Q questions that the decoder of a "vqa" attends to."""
+
+    kv: CrossKV
+    """`MED.cross_kv` of the decoder for the question states; questions open with [ENC]."""
+    mask_QN: Tensor | None
+    """The mask that the questions were encoded with; None if there is no padding."""
+
+
 class MED(nn.Module):
-    """The model. Images are encoded once by `encode_image`; every other method takes what that returned."""
+    """The model. `encode_image` encodes images once; the other methods take its result."""
 
     def __init__(self, config: MedConfig) -> None:
         super().__init__()
@@ -40,7 +55,7 @@ class MED(nn.Module):
         text, image_width = config.text, config.vision.width
         self.visual_encoder = build_vit(config.vision)
         if config.parts == "nlvr":
-            self.text_encoder = TextTransformer(text, image_width, TwinCrossAttention)
+            self.text_encoder = TextTransformer(text, image_width, ImagePairCrossAttention)
             self.cls_head = nn.Sequential(
                 nn.Linear(text.width, text.width), nn.ReLU(), nn.Linear(text.width, 2)
             )
@@ -56,68 +71,72 @@ class MED(nn.Module):
         elif self.has_decoder:
             self.text_decoder = TextDecoder(text, image_width)
         if self.has_encoder and self.has_decoder:
-            self._tie()
+            self._share_parameters()
 
     @property
     def has_encoder(self) -> bool:
-        """Whether ITC and ITM can run."""
+        """Whether the model has a text encoder with the heads of ITC and ITM."""
         return self.config.parts in ("pretrain", "filter")
 
     @property
     def has_decoder(self) -> bool:
-        """Whether captions can be made."""
+        """Whether the model has a decoder that attends to images."""
         return self.config.parts in ("pretrain", "captioner")
 
     @property
     def shares_cross_kv(self) -> bool:
-        """Whether `cross_kv` of the encoder also serves the decoder: one call is then enough for both."""
+        """Whether encoder and decoder share cross-attention, so that one `cross_kv` serves both."""
         both = self.has_encoder and self.has_decoder
-        return both and "crossattention" in TIED_PIECES[self.config.sharing]
+        return both and "crossattention" in SHARED_MODULES[self.config.sharing]
 
-    def _tie(self) -> None:
+    def _share_parameters(self) -> None:
         if self.config.sharing == "none":
             return
         encoder, decoder = self.text_encoder, self.text_decoder
         decoder.bert.embeddings = encoder.embeddings
         decoder.head.decoder.weight = encoder.embeddings.word_embeddings.weight
-        for ours, theirs in zip(decoder.bert.layers, encoder.layers, strict=True):
-            for piece in TIED_PIECES[self.config.sharing]:
-                setattr(ours, piece, getattr(theirs, piece))
+        for decoder_layer, encoder_layer in zip(decoder.bert.layers, encoder.layers, strict=True):
+            for module in SHARED_MODULES[self.config.sharing]:
+                setattr(decoder_layer, module, getattr(encoder_layer, module))
 
     def encode_image(self, pixels: Tensor) -> Tensor:
-        """Image tokens after the final norm, CLS first: [B, N, W].
+        """Image tokens [B, N, W] after the final norm, CLS first.
 
-        `pixels` [B, 3, S, S] are normalised floats (models/images/pixels.py). ValueError on bytes or another size.
+        Args:
+            pixels: normalized floats [B, 3, S, S] (`models.images.pixels.normalize`).
+
+        Raises:
+            ValueError: the pixels are uint8 or have another size.
         """
         side = self.config.vision.image_size
         if pixels.dtype == torch.uint8 or pixels.shape[1:] != (3, side, side):
             raise ValueError(
                 f"encode_image got {pixels.dtype} pixels {tuple(pixels.shape)}: "
-                f"normalised floats (B, 3, {side}, {side}) are due"
+                f"expected normalized floats (B, 3, {side}, {side})"
             )
         return self.visual_encoder.forward_features(pixels)
 
     def image_feature(self, image_states: Tensor) -> Tensor:
-        """The image's point on the unit sphere of ITC, from CLS: [B, E]."""
-        self._need("image_feature", "pretrain", "filter")
+        """ITC features of images, from CLS: [B, E], of unit length."""
+        self._require_parts("image_feature", "pretrain", "filter")
         return F.normalize(self.vision_proj(image_states[:, 0]).float(), dim=-1)
 
     def text_feature(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The text's point on ITC's unit sphere, [M, E]; `ids` [M, T] open with [CLS], mask as in `match`."""
-        self._need("text_feature", "pretrain", "filter")
-        states_MTD = self.text_encoder(ids, TextReads(mask_M1TS=_padding_mask(mask)))
+        """ITC features of texts: [M, E], of unit length. `ids` [M, T] open with [CLS]; mask as in `match`."""
+        self._require_parts("text_feature", "pretrain", "filter")
+        states_MTD = self.text_encoder(ids, TextInputs(mask_M1TS=_padding_mask(mask)))
         return F.normalize(self.text_proj(states_MTD[:, 0]).float(), dim=-1)
 
     def cross_kv(self, image_states: Tensor, which: Literal["encoder", "decoder"]) -> CrossKV:
-        """Every layer's keys and values of images [B, N, W], each [B, H, N, K], to be read by any texts.
+        """Cross-attention keys and values of images [B, N, W] for every layer, each [B, H, N, K].
 
-        Where `shares_cross_kv` holds both values of `which` mean the same parameters. The decoder of a "vqa"
-        reads questions instead of images: the states [Q, T, D] that `encode_text` gave.
+        If `shares_cross_kv`, both values of `which` give the same result. The decoder of a "vqa" attends to
+        questions instead of images: pass the states [Q, T, D] from `encode_text`.
         """
         if which == "encoder":
-            self._need("cross_kv of the encoder", "pretrain", "filter", "vqa")
+            self._require_parts("cross_kv of the encoder", "pretrain", "filter", "vqa")
         else:
-            self._need("cross_kv of the decoder", "pretrain", "captioner", "vqa")
+            self._require_parts("cross_kv of the decoder", "pretrain", "captioner", "vqa")
         text = self.text_encoder if which == "encoder" else self.text_decoder.bert
         return _keys_values(text, image_states)
 
@@ -128,10 +147,10 @@ class MED(nn.Module):
         cross_kv: CrossKV,
         image_index: Tensor | ImageRows | None = None,
     ) -> Tensor:
-        """States of texts that looked at their images, [M, T, D]; the arguments are those of `match`."""
-        self._need("encode_text", "pretrain", "filter", "vqa")
+        """States [M, T, D] of texts that attend to their images; the arguments are those of `match`."""
+        self._require_parts("encode_text", "pretrain", "filter", "vqa")
         rows = _plan(image_index, ids, cross_kv)
-        return self.text_encoder(ids, TextReads(mask_M1TS=_padding_mask(mask), cross=cross_kv, rows=rows))
+        return self.text_encoder(ids, TextInputs(mask_M1TS=_padding_mask(mask), cross=cross_kv, rows=rows))
 
     def match(
         self,
@@ -142,41 +161,40 @@ class MED(nn.Module):
     ) -> Tensor:
         """ITM logits, float [M, 2]; class 1 is "matched".
 
-        `ids` [M, T] open with [ENC] (paper, section 3.1; position 0 of the tokenised text). `mask` [M, T] is
-        1 on real tokens, None when nothing is padded. `cross_kv` is that of `which="encoder"`. `image_index`
-        names each text's image in any order and number, negatives included; None when text m belongs to image
-        m.
+        Args:
+            ids: [M, T], opening with [ENC] (paper, section 3.1).
+            mask: [M, T], 1 for real tokens; None if there is no padding.
+            cross_kv: `cross_kv` of the encoder.
+            image_index: [M], the image of each text, in any order; None assigns text m to image m.
         """
-        self._need("match", "pretrain", "filter")
+        self._require_parts("match", "pretrain", "filter")
         states_MTD = self.encode_text(ids, mask, cross_kv, image_index)
         return self.itm_head(states_MTD[:, 0]).float()
 
     def answer(
         self,
         ids: Tensor,
-        question_kv: CrossKV,
-        question_mask: Tensor | None,
+        questions: Questions,
         question_index: Tensor | None = None,
         mask: Tensor | None = None,
         cache: DecoderCache | None = None,
     ) -> Tensor:
-        """LM logits of the next token of answers, [M, T, V]; `ids`, `mask` and `cache` are as in `decode`.
+        """LM logits of the next token at every position of answers, [M, T, V].
 
-        `question_kv` is `cross_kv` of the states of Q questions, which open with [ENC]; `question_mask` [Q, N]
-        is the one they were read with, None when nothing is padded. (The reference's generate attends to
-        their padding, whereby an answer depends on the other questions of its batch; its training does not.)
-        `question_index` names each answer's question, None when answer m belongs to question m.
+        `ids`, `mask` and `cache` are as in `decode`. `question_index` [M] is the question of each answer;
+        None assigns answer m to question m. Unlike the generation of the reference, answers do not attend to
+        the padding of questions, so an answer does not depend on the other questions of its batch.
         """
-        self._need("answer", "vqa")
-        questions = question_kv[0][0].shape[0]
-        rows = ImageRows.plan(question_index, ids.shape[0], questions, ids.device, question_mask)
-        return self.decode(ids, question_kv, rows, mask, cache)
+        self._require_parts("answer", "vqa")
+        count = questions.kv[0][0].shape[0]
+        rows = ImageRows.plan(question_index, ids.shape[0], count, ids.device, questions.mask_QN)
+        return self.decode(ids, questions.kv, rows, mask, cache)
 
-    def pair_kv(self, first_states: Tensor, second_states: Tensor) -> TwinKV:
-        """Keys and values of pairs of images, both states [B, N, W] of `encode_image`, for `judge_pair`."""
-        self._need("pair_kv", "nlvr")
+    def pair_kv(self, first_states: Tensor, second_states: Tensor) -> ImagePairKV:
+        """Keys and values of image pairs for `judge_pair`; both arguments are states [B, N, W]."""
+        self._require_parts("pair_kv", "nlvr")
         return [
-            cast(TwinCrossAttention, layer.crossattention).keys_values(first_states, second_states)
+            cast(ImagePairCrossAttention, layer.crossattention).keys_values(first_states, second_states)
             for layer in self.text_encoder.layers
         ]
 
@@ -184,17 +202,17 @@ class MED(nn.Module):
         self,
         ids: Tensor,
         mask: Tensor | None,
-        pair_kv: TwinKV,
+        pair_kv: ImagePairKV,
         pair_index: Tensor | ImageRows | None = None,
     ) -> Tensor:
-        """Logits of NLVR2, float [M, 2]; class 1 is "the sentence is true of the two images".
+        """NLVR2 logits, float [M, 2]; class 1 is "the sentence is true of the two images".
 
-        `ids` [M, T] open with [ENC]; `mask` and `pair_index` are as in `match`, of pairs instead of images.
+        `ids` [M, T] open with [ENC]. `mask` and `pair_index` are as in `match`, with pairs instead of images.
         """
-        self._need("judge_pair", "nlvr")
+        self._require_parts("judge_pair", "nlvr")
         rows = _plan(pair_index, ids, pair_kv)
         states_MTD = self.text_encoder(
-            ids, TextReads(mask_M1TS=_padding_mask(mask), cross=pair_kv, rows=rows)
+            ids, TextInputs(mask_M1TS=_padding_mask(mask), cross=pair_kv, rows=rows)
         )
         return self.cls_head(states_MTD[:, 0]).float()
 
@@ -208,10 +226,12 @@ class MED(nn.Module):
     ) -> Tensor:
         """LM logits of the next token at every position, [M, T, V].
 
-        `ids` [M, T] open with [DEC]. With a `cache` they continue the tokens it holds, and are appended to
-        it. `mask` [M, S] covers cached and new tokens; padding to the right needs none. `cross_kv`,
-        `image_index`: as in `match`, of `which="decoder"`. In a token loop plan the index once
-        (`ImageRows.plan`). Of a "vqa" this is `answer` with the plan made.
+        Args:
+            ids: [M, T], opening with [DEC]; with a non-empty `cache`, the continuation of its tokens.
+            cross_kv: `cross_kv` of the decoder.
+            image_index: as in `match`. In a token loop, plan it once (`ImageRows.plan`).
+            mask: [M, S] over cached and new tokens; not needed for padding on the right.
+            cache: the tokens before `ids`; `ids` are appended to it.
         """
         return self.lm_logits(self.decode_states(ids, cross_kv, image_index, mask, cache))
 
@@ -223,22 +243,22 @@ class MED(nn.Module):
         mask: Tensor | None = None,
         cache: DecoderCache | None = None,
     ) -> Tensor:
-        """`decode` before the vocabulary projection, [M, T, D]; for picking positions before `lm_logits`."""
-        self._need("decode", "pretrain", "captioner", "vqa")
+        """`decode` without the vocabulary projection, [M, T, D], to select positions before `lm_logits`."""
+        self._require_parts("decode", "pretrain", "captioner", "vqa")
         start = cache.length if cache is not None else 0
         mask_M1TS, causal = decoder_mask(mask, ids.shape[1], start, ids.device)
         rows = _plan(image_index, ids, cross_kv)
-        reads = TextReads(mask_M1TS=mask_M1TS, causal=causal, cache=cache, cross=cross_kv, rows=rows)
-        return self.text_decoder.bert(ids, reads)
+        inputs = TextInputs(mask_M1TS=mask_M1TS, causal=causal, cache=cache, cross=cross_kv, rows=rows)
+        return self.text_decoder.bert(ids, inputs)
 
     def lm_logits(self, states: Tensor) -> Tensor:
-        """Vocabulary logits of decoder states: [..., D] to [..., V]."""
+        """Vocabulary logits of decoder states, [..., D] to [..., V]."""
         return self.text_decoder.head(states)
 
-    def _need(self, what: str, *parts: Parts) -> None:
+    def _require_parts(self, method: str, *parts: Parts) -> None:
         if self.config.parts not in parts:
             allowed = " or ".join(f'"{name}"' for name in parts)
-            raise ValueError(f'{what} needs parts {allowed}, but this model is a "{self.config.parts}"')
+            raise ValueError(f'{method} needs parts {allowed}, but this model is a "{self.config.parts}"')
 
 
 def _keys_values(text: TextTransformer, states_BNW: Tensor) -> CrossKV:
@@ -249,7 +269,7 @@ def _padding_mask(mask_MT: Tensor | None) -> Tensor | None:
     return None if mask_MT is None else mask_MT.bool()[:, None, None, :]
 
 
-def _plan(image_index: Tensor | ImageRows | None, ids: Tensor, cross_kv: CrossKV | TwinKV) -> ImageRows:
+def _plan(image_index: Tensor | ImageRows | None, ids: Tensor, cross_kv: CrossKV | ImagePairKV) -> ImageRows:
     if isinstance(image_index, ImageRows):
         return image_index
     return ImageRows.plan(image_index, ids.shape[0], cross_kv[0][0].shape[0], ids.device)

@@ -1,17 +1,19 @@
-"""BERT with cross-attention to image tokens: the text half of MED (BLIP, arXiv 2201.12086, section 3.1 and
-figure 2).
+"""BERT with cross-attention to image tokens: the text half of MED.
 
-A layer is self-attention, cross-attention, feed-forward, each followed by residual and norm (post-norm, as in
-BERT). The same layer serves three modes: text alone (no image given, cross-attention skipped), image-grounded
-encoder, image-grounded decoder (causal). Module names are BERT's, so BLIP's and transformers' tensors fit by
-name.
+BLIP paper (arXiv 2201.12086), section 3.1 and figure 2. A layer is self-attention, cross-attention and
+feed-forward, each followed by residual and norm (post-norm, as in BERT). The same layer serves three modes:
+text only (no image, cross-attention skipped), image-grounded encoder, and image-grounded decoder (causal).
+Module names are BERT's, so tensors of BLIP and transformers load by name.
 
-Keys and values of the image are inputs here, not computed: MED.cross_kv makes them once per image and layer.
-A layer's cross-attention is given to it: the one below, or that over two images of models/network/two_images.py.
+The keys and values of the image are inputs: `MED.cross_kv` computes them once per image and layer. The class
+of the cross-attention is a parameter: the one below, or the one for two images in
+`models/network/two_images.py`.
 
-Shape suffixes: B images, M texts (M = B when each image has one), T tokens of a text, S cached + new tokens,
+Shape suffixes: B images, M texts (M = B if each image has one), T tokens of a text, S cached + new tokens,
 N image tokens, D text width, W image width, H heads, K channels per head, V vocabulary.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,7 +29,7 @@ from capfilt.models.network.attention import DecoderCache, ImageRows
 
 
 class Projections(nn.Module):
-    """Query, key and value of one attention; `source_width` is that of the tokens attended to."""
+    """Query, key and value projections; `source_width` is the width of the tokens attended to."""
 
     def __init__(self, config: TextConfig, source_width: int) -> None:
         super().__init__()
@@ -48,7 +50,7 @@ class Projections(nn.Module):
 
 
 class ResidualNorm(nn.Module):
-    """Projection, dropout, residual, norm: how every BERT sub-layer ends."""
+    """The end of every BERT sub-layer: projection, dropout, residual, norm."""
 
     def __init__(self, config: TextConfig, width_in: int) -> None:
         super().__init__()
@@ -62,7 +64,7 @@ class ResidualNorm(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Text attends to itself."""
+    """Self-attention of texts."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -70,28 +72,28 @@ class SelfAttention(nn.Module):
         self.self = Projections(config, config.width)
         self.output = ResidualNorm(config, config.width)
 
-    def forward(self, x_MTD: Tensor, reads: "TextReads", layer: int) -> Tensor:
+    def forward(self, x_MTD: Tensor, inputs: TextInputs, layer: int) -> Tensor:
         """[M, T, D]."""
         query_MHTK = self.self.queries(x_MTD).transpose(1, 2)
         key, value = self.self.keys_values(x_MTD)
-        if reads.cache is not None:
-            key, value = reads.cache.append(layer, key, value)
+        if inputs.cache is not None:
+            key, value = inputs.cache.append(layer, key, value)
         out_MHTK = F.scaled_dot_product_attention(
             query_MHTK,
             key,
             value,
-            attn_mask=reads.mask_M1TS,
-            is_causal=reads.causal,
+            attn_mask=inputs.mask_M1TS,
+            is_causal=inputs.causal,
             dropout_p=self.attention_dropout if self.training else 0.0,
         )
         return self.output(out_MHTK.transpose(1, 2).flatten(2), x_MTD)
 
 
 class CrossAttention(nn.Module):
-    """Text attends to image tokens whose keys and values are already there."""
+    """Attention of texts to image tokens, whose keys and values are given."""
 
     def __init__(self, config: TextConfig, image_width: int, layer: int) -> None:
-        super().__init__()  # every layer's is alike, whatever its number
+        super().__init__()  # `layer` is unused: all layers are alike
         self.attention_dropout = config.dropout
         self.self = Projections(config, image_width)
         self.output = ResidualNorm(config, config.width)
@@ -100,19 +102,21 @@ class CrossAttention(nn.Module):
         """One layer's entry of a CrossKV, both [B, H, N, K]."""
         return self.self.keys_values(source_BNW)
 
-    def forward(self, x_MTD: Tensor, key_BHNK: Tensor, value_BHNK: Tensor, rows: ImageRows) -> Tensor:
+    def forward(self, x_MTD: Tensor, kv: tuple[Tensor, Tensor], rows: ImageRows) -> Tensor:
         """[M, T, D]."""
+        key_BHNK, value_BHNK = kv
         dropout = self.attention_dropout if self.training else 0.0
         out_MTHK = rows.attend(self.self.queries(x_MTD), key_BHNK, value_BHNK, dropout)
         return self.output(out_MTHK.flatten(2), x_MTD)
 
 
 CrossBuilder = Callable[[TextConfig, int, int], nn.Module]
-"""Makes one layer's cross-attention from the text's sizes, the width of what is read, the layer's number."""
+"""Builds the cross-attention of a layer from the text config, the width of the source tokens, the layer
+number."""
 
 
 class Intermediate(nn.Module):
-    """First half of the feed-forward."""
+    """First half of the feed-forward network."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -124,22 +128,22 @@ class Intermediate(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextReads:
-    """What the tokens of one forward pass may look at."""
+class TextInputs:
+    """What the tokens of one forward pass attend to."""
 
     mask_M1TS: Tensor | None = None
-    """True where a token may attend; None for everywhere (or, with `causal`, everywhere before)."""
+    """True where a token may attend; None: everywhere (with `causal`: to itself and previous tokens)."""
     causal: bool = False
     cache: DecoderCache | None = None
     cross: Sequence[tuple[Tensor, ...]] | None = None
-    """Per layer what its cross-attention takes after the text: a CrossKV, or a TwinKV (models/network/two_images.py). None:
-    text alone, cross-attention is skipped."""
+    """Keys and values for the cross-attention of each layer: a CrossKV, or an ImagePairKV of
+    `models/network/two_images.py`. None: text only, cross-attention is skipped."""
     rows: ImageRows | None = None
-    """Set whenever `cross` is."""
+    """The image of each text; required with `cross`."""
 
 
 class Layer(nn.Module):
-    """One transformer layer: self-attention, cross-attention (when an image is given), feed-forward."""
+    """One transformer layer: self-attention, cross-attention (if an image is given), feed-forward."""
 
     def __init__(self, config: TextConfig, image_width: int, layer: int, cross: CrossBuilder) -> None:
         super().__init__()
@@ -148,17 +152,17 @@ class Layer(nn.Module):
         self.intermediate = Intermediate(config)
         self.output = ResidualNorm(config, config.ffn)
 
-    def forward(self, x_MTD: Tensor, reads: TextReads, layer: int) -> Tensor:
+    def forward(self, x_MTD: Tensor, inputs: TextInputs, layer: int) -> Tensor:
         """[M, T, D]."""
-        x_MTD = self.attention(x_MTD, reads, layer)
-        if reads.cross is not None:
-            assert reads.rows is not None
-            x_MTD = self.crossattention(x_MTD, *reads.cross[layer], reads.rows)
+        x_MTD = self.attention(x_MTD, inputs, layer)
+        if inputs.cross is not None:
+            assert inputs.rows is not None
+            x_MTD = self.crossattention(x_MTD, inputs.cross[layer], inputs.rows)
         return self.output(self.intermediate(x_MTD), x_MTD)
 
 
 class Embeddings(nn.Module):
-    """Word plus position, normed. BLIP's text has no token types."""
+    """Word and position embeddings, normed. BLIP's text has no token types."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -168,18 +172,18 @@ class Embeddings(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, ids_MT: Tensor, start: int) -> Tensor:
-        """[M, T, D]; the first token stands at position `start`. ValueError past the last position."""
-        stop, positions = (start + ids_MT.shape[1], self.position_embeddings.num_embeddings)
+        """[M, T, D]; the first token has position `start`. Raises ValueError beyond the last position."""
+        stop, positions = start + ids_MT.shape[1], self.position_embeddings.num_embeddings
         if stop > positions:
             raise ValueError(
-                f"text of {stop} tokens, but the model has {positions} positions: shorten the text"
+                f"the text has {stop} tokens, but the model {positions} positions: shorten the text"
             )
         x_MTD = self.word_embeddings(ids_MT) + self.position_embeddings.weight[start:stop]
         return self.dropout(self.LayerNorm(x_MTD))
 
 
 class TextTransformer(nn.Module):
-    """Embeddings and layers; which mode it runs in is said by `TextReads`."""
+    """Embeddings and layers; `TextInputs` determines the mode."""
 
     def __init__(self, config: TextConfig, image_width: int, cross: CrossBuilder = CrossAttention) -> None:
         super().__init__()
@@ -190,19 +194,19 @@ class TextTransformer(nn.Module):
 
     @property
     def layers(self) -> list[Layer]:
-        """The layers, first to last."""
+        """The layers in order."""
         return [cast(Layer, layer) for layer in cast(nn.ModuleList, self.encoder["layer"])]
 
-    def forward(self, ids_MT: Tensor, reads: TextReads) -> Tensor:
+    def forward(self, ids_MT: Tensor, inputs: TextInputs) -> Tensor:
         """States after the last layer, [M, T, D]."""
-        x_MTD = self.embeddings(ids_MT, reads.cache.length if reads.cache is not None else 0)
+        x_MTD = self.embeddings(ids_MT, inputs.cache.length if inputs.cache is not None else 0)
         for i, layer in enumerate(self.layers):
-            x_MTD = layer(x_MTD, reads, i)
+            x_MTD = layer(x_MTD, inputs, i)
         return x_MTD
 
 
 class Transform(nn.Module):
-    """BERT's dense layer before the vocabulary projection."""
+    """The dense layer of BERT before the vocabulary projection."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -215,7 +219,7 @@ class Transform(nn.Module):
 
 
 class Predictions(nn.Module):
-    """The language-model head: its matrix is the word embedding table, its bias has two names as in BERT."""
+    """The language-model head. Its matrix is the word embedding table; its bias has two names, as in BERT."""
 
     def __init__(self, config: TextConfig, words: nn.Embedding) -> None:
         super().__init__()
@@ -230,7 +234,7 @@ class Predictions(nn.Module):
 
 
 class TextDecoder(nn.Module):
-    """A text transformer with a language-model head (`bert` and `cls.predictions` in BLIP's files)."""
+    """A text transformer with a language-model head (`bert` and `cls.predictions` in BLIP's checkpoints)."""
 
     def __init__(self, config: TextConfig, image_width: int) -> None:
         super().__init__()
@@ -245,7 +249,7 @@ class TextDecoder(nn.Module):
 
 
 def init_text_weights(module: nn.Module, std: float) -> None:
-    """BERT's initialisation: normal matrices of one spread, zero biases (norms are born as identity)."""
+    """BERT's initialization: normal weights, zero biases. Norms keep torch's initialization, the identity."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=std)
     if isinstance(module, nn.Linear) and module.bias is not None:

@@ -1,10 +1,13 @@
-"""WordPiece tokens, lower-cased as in bert-base-uncased, with BLIP's two extra tokens at the end.
+"""The WordPiece tokenizer of bert-base-uncased with BLIP's two extra tokens at the end.
 
-salesforce/BLIP models/blip.py (init_tokenizer) appends [DEC] first, then [ENC]: 30522 and 30523 after BERT's
-30522 entries. Position 0 of a text says what it is for (paper, section 3.1): [CLS] ITC, [ENC] ITM, [DEC] LM.
+salesforce/BLIP models/blip.py (init_tokenizer) appends [DEC], then [ENC]: ids 30522 and 30523 after BERT's
+30522 entries. The first token of a text selects its use (paper, section 3.1): [CLS] for ITC, [ENC] for ITM,
+[DEC] for LM.
 
 Shape suffixes: B texts, T tokens.
 """
+
+from __future__ import annotations
 
 import json
 from collections import Counter
@@ -24,23 +27,29 @@ First = Literal["cls", "enc", "dec"]
 PAD, UNKNOWN, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 BERT_SPECIALS = (PAD, UNKNOWN, CLS, SEP, MASK)
 DEC, ENC = "[DEC]", "[ENC]"
-MAX_POSITIONS = 512  # BERT's; what transformers reads as model_max_length
-MIN_VOCABULARY = 32  # below it a trained vocabulary holds hardly more than the special tokens
-MAX_ALPHABET = 1000  # characters a trained vocabulary knows, as in BERT's own
+MAX_POSITIONS = 512  # BERT's maximum, written as model_max_length for transformers
+MIN_VOCABULARY = 32  # a smaller trained vocabulary would hold little more than the special tokens
+MAX_ALPHABET = 1000  # characters of a trained vocabulary, as in BERT's
 
 
 class Tokenizer:
-    """Text to token ids and back. Make one with `from_folder` or `train`."""
+    """Encodes texts as token ids and decodes them. Create one with `from_folder` or `train`."""
 
     def __init__(self, backend: Backend) -> None:
-        """Takes a WordPiece tokenizer, appends [DEC] and [ENC]; ValueError if BERT's own are missing."""
-        lacking = [token for token in (PAD, UNKNOWN, CLS, SEP) if backend.token_to_id(token) is None]
-        if lacking:
-            raise ValueError(f"tokenizer lacks {', '.join(lacking)}: a BERT WordPiece vocabulary is due")
-        backend.add_special_tokens(_special(DEC, ENC))
+        """Wrap a WordPiece tokenizer and append [DEC] and [ENC].
+
+        Raises:
+            ValueError: the vocabulary lacks BERT's special tokens.
+        """
+        missing = [token for token in (PAD, UNKNOWN, CLS, SEP) if backend.token_to_id(token) is None]
+        if missing:
+            raise ValueError(
+                f"the tokenizer lacks {', '.join(missing)}: a BERT WordPiece vocabulary is required"
+            )
+        backend.add_special_tokens(_added_tokens(DEC, ENC))
         backend.no_truncation()
         backend.no_padding()
-        # A web text that contains "[SEP]" or "[ENC]" is spelt out like any other text, never obeyed.
+        # Treat "[SEP]" or "[ENC]" in a web text as plain text, not as a special token.
         backend.encode_special_tokens = True
         self.backend = backend
         self.pad_id, self.cls_id, self.sep_id, self.dec_id, self.enc_id = (
@@ -49,87 +58,98 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Ids run from 0 to vocab_size - 1."""
+        """Number of tokens; ids are 0 to vocab_size - 1."""
         return self.backend.get_vocab_size(with_added_tokens=True)
 
     @classmethod
-    def from_folder(cls, folder: str | Path) -> "Tokenizer":
-        """Reads `tokenizer.json`, else `vocab.txt` (one entry a line); ValueError if both are missing."""
+    def from_folder(cls, folder: str | Path) -> Tokenizer:
+        """Read `tokenizer.json`, or else `vocab.txt` (one entry per line).
+
+        Raises:
+            ValueError: the folder has neither file.
+        """
         folder = Path(folder)
         if (folder / "tokenizer.json").is_file():
             return cls(Backend.from_file(str(folder / "tokenizer.json")))
         if (folder / "vocab.txt").is_file():
             entries = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")
-            return cls(_bert({entry: i for i, entry in enumerate(entries) if entry}))
-        raise ValueError(f"no tokenizer.json or vocab.txt in {folder}: give a folder that holds one of them")
+            return cls(_bert_backend({entry: i for i, entry in enumerate(entries) if entry}))
+        raise ValueError(f"no tokenizer.json or vocab.txt in {folder}: pass a folder with one of them")
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
-        """A vocabulary of at most `vocab_size` entries learnt from `texts`, [DEC] and [ENC] included.
+    def train(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
+        """Train a vocabulary of at most `vocab_size` entries, [DEC] and [ENC] included.
 
-        The same texts always yield the same vocabulary. ValueError if `vocab_size` is below 32.
+        The same texts always give the same vocabulary.
+
+        Raises:
+            ValueError: `vocab_size` is below 32.
         """
         if vocab_size < MIN_VOCABULARY:
             raise ValueError(f"vocab_size is {vocab_size}: it must be at least {MIN_VOCABULARY}")
-        backend = _bert({})
+        backend = _bert_backend({})
         lines = [backend.normalizer.normalize_str(text) for text in texts]
         counts = Counter(character for character in chain.from_iterable(lines) if not character.isspace())
-        common = sorted(counts, key=lambda character: (-counts[character], character))
-        # A character takes two entries, as itself and as "##" piece; a quarter of all is for longer ones.
-        kept = sorted(common[: min(MAX_ALPHABET, (vocab_size - len(BERT_SPECIALS) - 2) * 3 // 8)])
-        rare = str.maketrans(dict.fromkeys(set(common) - set(kept), " "))
-        # The trainer numbers the "##" characters in an order that differs from run to run, and breaks ties
-        # between merges by these numbers. Handed over as specials they are numbered in the order given.
-        pieces = [f"##{character}" for character in kept]
+        by_frequency = sorted(counts, key=lambda character: (-counts[character], character))
+        # A character takes two entries, one of them prefixed by "##". A quarter of the vocabulary is left for
+        # longer entries.
+        alphabet = sorted(by_frequency[: min(MAX_ALPHABET, (vocab_size - len(BERT_SPECIALS) - 2) * 3 // 8)])
+        remove_rare = str.maketrans(dict.fromkeys(set(by_frequency) - set(alphabet), " "))
+        # The trainer numbers the "##" characters in an order that differs between runs, and breaks ties
+        # between merges by these numbers. Special tokens are numbered in the order given.
+        pieces = [f"##{character}" for character in alphabet]
         trainer = trainers.WordPieceTrainer(
             vocab_size=vocab_size - 2, special_tokens=[*BERT_SPECIALS, *pieces], show_progress=False
         )
-        backend.train_from_iterator((line.translate(rare) for line in lines), trainer)
-        return cls(_bert(backend.get_vocab()))
+        backend.train_from_iterator((line.translate(remove_rare) for line in lines), trainer)
+        return cls(_bert_backend(backend.get_vocab()))
 
     def encode(
         self,
         texts: Sequence[str],
         max_length: int,
         first: First = "cls",
-        pad_to: int | None = None,
         sep: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """Token ids and mask (1 on tokens, 0 on padding), both long [B, T], padded to the right.
+        """Token ids and mask (1 for tokens, 0 for padding), both int64 [B, T], padded on the right.
 
-        A row is the `first` token, the text, [SEP]; what exceeds `max_length` is cut off the text. T is the
-        longest row's length, or `pad_to`. A prompt that is to be continued has no [SEP]: `sep=False`.
-        ValueError if `max_length` leaves no room for the text or exceeds `pad_to`.
+        Args:
+            texts: B texts.
+            max_length: maximum row length; longer texts are cut.
+            first: the token in front of the text.
+            sep: whether [SEP] follows the text; False for a prompt to be continued.
+
+        Raises:
+            ValueError: `max_length` leaves no room for the text.
         """
         room = max_length - 1 - sep
-        if room < 1 or (pad_to is not None and pad_to < max_length):
-            upper = f" and at most pad_to, {pad_to}" if pad_to else ""
-            raise ValueError(f"max_length is {max_length}: it must be at least {2 + sep}{upper}")
+        if room < 1:
+            raise ValueError(f"max_length is {max_length}: it must be at least {2 + sep}")
         opening = {"cls": self.cls_id, "enc": self.enc_id, "dec": self.dec_id}[first]
         closing = [self.sep_id] if sep else []
         encodings = self.backend.encode_batch(list(texts), add_special_tokens=False)
         rows = [[opening, *encoding.ids[:room], *closing] for encoding in encodings]
-        length = pad_to or max((len(row) for row in rows), default=0)
+        length = max((len(row) for row in rows), default=0)
         padded = [row + [self.pad_id] * (length - len(row)) for row in rows]
         ids_BT = torch.tensor(padded, dtype=torch.long).reshape(len(rows), length)
         lengths_B = torch.tensor([len(row) for row in rows], dtype=torch.long)
         return ids_BT, (torch.arange(length) < lengths_B[:, None]).long()
 
     def decode(self, ids: Sequence[int] | Tensor) -> str:
-        """The text of one row of ids, special tokens left out."""
+        """The text of one row of ids, without special tokens."""
         return self.decode_batch([ids])[0]
 
     def decode_batch(self, rows: Sequence[Sequence[int] | Tensor]) -> list[str]:
-        """`decode` for many rows, of any lengths."""
+        """The texts of rows of any lengths, without special tokens."""
         lists = [row.tolist() if isinstance(row, Tensor) else list(row) for row in rows]
         return self.backend.decode_batch(lists, skip_special_tokens=True)
 
     def save(self, folder: str | Path) -> None:
-        """Writes the files from which this class and transformers' AutoTokenizer load the same tokenizer."""
+        """Write files from which this class and the AutoTokenizer of transformers load the same tokenizer."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.backend.save(str(folder / "tokenizer.json"))
-        named = {
+        names = {
             "pad_token": PAD,
             "unk_token": UNKNOWN,
             "cls_token": CLS,
@@ -137,7 +157,7 @@ class Tokenizer:
             "mask_token": MASK,
         }
         specials: dict[str, Any] = {
-            name: token for name, token in named.items() if self.backend.token_to_id(token) is not None
+            name: token for name, token in names.items() if self.backend.token_to_id(token) is not None
         }
         specials |= {"bos_token": DEC, "additional_special_tokens": [ENC]}
         settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True} | specials
@@ -145,16 +165,16 @@ class Tokenizer:
         _write_json(folder / "tokenizer_config.json", settings | {"model_max_length": MAX_POSITIONS})
 
 
-def _bert(vocabulary: dict[str, int]) -> Backend:
-    """BERT's uncased pipeline around a vocabulary (empty: to be trained)."""
+def _bert_backend(vocabulary: dict[str, int]) -> Backend:
+    """BERT's uncased pipeline with a vocabulary (empty for training)."""
     backend = Backend(WordPiece(vocabulary, unk_token=UNKNOWN))
     backend.normalizer = normalizers.BertNormalizer(lowercase=True)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(prefix="##")
     present = [token for token in BERT_SPECIALS if token in vocabulary]
-    backend.add_special_tokens(_special(*present))
+    backend.add_special_tokens(_added_tokens(*present))
     if CLS in vocabulary and SEP in vocabulary:
-        # Only for programs that read tokenizer.json: `encode` frames its rows itself.
+        # For other readers of tokenizer.json; `encode` adds these tokens itself.
         backend.post_processor = processors.TemplateProcessing(
             single=f"{CLS} $A {SEP}",
             pair=f"{CLS} $A {SEP} $B:1 {SEP}:1",
@@ -169,7 +189,7 @@ def _id_of(backend: Backend, token: str) -> int:
     return number
 
 
-def _special(*tokens: str) -> list[AddedToken]:
+def _added_tokens(*tokens: str) -> list[AddedToken]:
     return [AddedToken(token, special=True, normalized=False) for token in tokens]
 
 

@@ -1,10 +1,10 @@
-"""Cross-attention to two images at once, for NLVR2: is a sentence true of a pair? (BLIP, arXiv 2201.12086,
-section 5.4 and figure 5b.)
+"""Cross-attention to a pair of images, for NLVR2: is a sentence true of the pair?
 
-Each image has its own projections. What they find is merged: by the mean in the lower half of the layers, by
-a learned projection in the upper half. Tensor names are those of salesforce/BLIP models/nlvr_encoder.py.
+BLIP paper (arXiv 2201.12086), section 5.4 and figure 5b. Each image has its own projections. Their results
+are merged by the mean in the lower half of the layers and by a learned projection in the upper half.
+Parameter names are those of salesforce/BLIP models/nlvr_encoder.py.
 
-Shape suffixes: those of models/network/text.py; B counts pairs.
+Shape suffixes: those of `models/network/text.py`; B counts pairs.
 """
 
 import torch
@@ -14,12 +14,13 @@ from capfilt.models.config import TextConfig
 from capfilt.models.network.attention import ImageRows
 from capfilt.models.network.text import Projections
 
-TwinKV = list[tuple[Tensor, Tensor, Tensor, Tensor]]
-"""Per layer the keys and values of the first image of every pair, then of the second, each [B, H, N, K]."""
+ImagePairKV = list[tuple[Tensor, Tensor, Tensor, Tensor]]
+"""For each layer the key and value of the first image of every pair, then of the second, each [B, H, N,
+K]."""
 
 
-class TwinOutput(nn.Module):
-    """Two attentions' results through a projection each, merged; then dropout, residual, norm."""
+class ImagePairOutput(nn.Module):
+    """Projects and merges the attention results of two images; then dropout, residual, norm."""
 
     def __init__(self, config: TextConfig, learned_merge: bool) -> None:
         super().__init__()
@@ -39,31 +40,24 @@ class TwinOutput(nn.Module):
         return self.LayerNorm(self.dropout(merged_MTD) + residual_MTD)
 
 
-class TwinCrossAttention(nn.Module):
-    """Text attends to both images of its pair, whose keys and values are already there."""
+class ImagePairCrossAttention(nn.Module):
+    """Attention of texts to both images of their pair, whose keys and values are given."""
 
     def __init__(self, config: TextConfig, image_width: int, layer: int) -> None:
         super().__init__()
         self.attention_dropout = config.dropout
         self.self0 = Projections(config, image_width)
         self.self1 = Projections(config, image_width)
-        # The reference says "from layer 6 on", of its 12.
-        self.output = TwinOutput(config, learned_merge=layer >= config.depth // 2)
+        # The reference merges with a learned projection from layer 6 of its 12 layers on.
+        self.output = ImagePairOutput(config, learned_merge=layer >= config.depth // 2)
 
     def keys_values(self, first_BNW: Tensor, second_BNW: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One layer's entry of a TwinKV."""
+        """One layer's entry of an ImagePairKV."""
         return *self.self0.keys_values(first_BNW), *self.self1.keys_values(second_BNW)
 
-    def forward(
-        self,
-        x_MTD: Tensor,
-        key0_BHNK: Tensor,
-        value0_BHNK: Tensor,
-        key1_BHNK: Tensor,
-        value1_BHNK: Tensor,
-        rows: ImageRows,
-    ) -> Tensor:
+    def forward(self, x_MTD: Tensor, kv: tuple[Tensor, Tensor, Tensor, Tensor], rows: ImageRows) -> Tensor:
         """[M, T, D]."""
+        key0_BHNK, value0_BHNK, key1_BHNK, value1_BHNK = kv
         dropout = self.attention_dropout if self.training else 0.0
         first_MTHK = rows.attend(self.self0.queries(x_MTD), key0_BHNK, value0_BHNK, dropout)
         second_MTHK = rows.attend(self.self1.queries(x_MTD), key1_BHNK, value1_BHNK, dropout)

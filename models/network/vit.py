@@ -1,7 +1,7 @@
-"""The image encoder: a timm vision transformer whose parameter names are those of BLIP's `visual_encoder.*`.
+"""The image encoder: a timm vision transformer with the parameter names of BLIP's `visual_encoder`.
 
-ViT-B/16 and ViT-L/16 as in the BLIP paper (arXiv 2201.12086, section 3.1): pre-norm blocks, a final norm,
-no head, and every token (CLS first) handed on to cross-attention.
+ViT-B/16 and ViT-L/16 as in the BLIP paper (arXiv 2201.12086, section 3.1): pre-norm blocks, a final norm, no
+head. All tokens, CLS first, are inputs of cross-attention.
 
 Shape suffixes: B images, S pixels per side, G grid side, N tokens (1 CLS + G*G patches), D width.
 """
@@ -18,14 +18,14 @@ from torch.utils.checkpoint import checkpoint
 
 from capfilt.models.config import VisionConfig
 
-# Of every norm in salesforce/BLIP models/network/vit.py; transformers' BLIP defaults to 1e-5 instead.
+# Of every norm in salesforce/BLIP models/vit.py. The BLIP of transformers defaults to 1e-5.
 LAYER_NORM_EPS = 1e-6
-# The conv stem folds 4x4 pixels into channels first, then halves the grid once per convolution.
+# The conv stem first folds 4x4 pixels into channels; then each convolution halves the grid.
 STEM_FOLD = 4
 
 
-class CheckpointedBlock(Block):  # type: ignore[misc]  # timm comes without types
-    """A timm block that, once told to, keeps no activations for the backward pass but its input."""
+class CheckpointedBlock(Block):  # type: ignore[misc]  # timm has no types
+    """A timm block that, if `recompute` is set, stores only its input for the backward pass."""
 
     recompute = False
 
@@ -37,9 +37,9 @@ class CheckpointedBlock(Block):  # type: ignore[misc]  # timm comes without type
 
 
 class ConvStem(nn.Module):
-    """Pixels to tokens by a few convolutions, which learn from far less data than one big patch projection.
+    """Patch embedding by a few convolutions, which need far less training data than one large projection.
 
-    Early convolutions: Xiao et al. 2021, arXiv 2106.14881. Takes the arguments timm gives an embedding layer.
+    Xiao et al. 2021 (arXiv 2106.14881). The constructor takes the arguments that timm passes.
     """
 
     def __init__(self, img_size: int, patch_size: int, in_chans: int, embed_dim: int, **_: Any) -> None:
@@ -60,7 +60,7 @@ class ConvStem(nn.Module):
 
 
 def build_vit(config: VisionConfig) -> VisionTransformer:
-    """A randomly initialised encoder; `forward_features` maps [B, 3, S, S] to all normed tokens [B, N, D]."""
+    """A randomly initialized encoder; `forward_features` maps [B, 3, S, S] to all normed tokens [B, N, D]."""
     vit = VisionTransformer(
         img_size=config.image_size,
         patch_size=config.patch_size,
@@ -81,10 +81,19 @@ def build_vit(config: VisionConfig) -> VisionTransformer:
 
 
 def interpolate_positions(pos_1ND: Tensor, tokens: int) -> Tensor:
-    """Position embeddings for another image size: the patch grid is resampled bicubically, CLS is kept.
+    """Resample position embeddings to another image size: the patch grid bicubically, CLS unchanged.
 
-    `pos_1ND` is [1, 1 + G*G, D], `tokens` the wanted 1 + G'*G'; returns [1, tokens, D] of the same dtype.
-    As salesforce/BLIP's loader does it (bicubic, align_corners=False). ValueError where a grid is not square.
+    As in salesforce/BLIP models/vit.py (bicubic, align_corners=False).
+
+    Args:
+        pos_1ND: [1, 1 + G*G, D].
+        tokens: target number of tokens, 1 + G'*G'.
+
+    Returns:
+        [1, tokens, D] of the same dtype.
+
+    Raises:
+        ValueError: a grid is not square.
     """
     if pos_1ND.shape[1] == tokens:
         return pos_1ND
@@ -99,6 +108,6 @@ def _grid_side(tokens: int) -> int:
     side = round(max(tokens - 1, 0) ** 0.5)
     if side == 0 or 1 + side * side != tokens:
         raise ValueError(
-            f"{tokens} position embeddings are not 1 + a square number: only CLS + square grids resize"
+            f"{tokens} position embeddings are not 1 + a square number: only square grids can be resampled"
         )
     return side

@@ -1,4 +1,4 @@
-"""Images to texts: the captioner of CapFilt (BLIP paper, section 3.3)."""
+"""The captioner of CapFilt: writes texts for images (BLIP paper, section 3.3)."""
 
 from __future__ import annotations
 
@@ -11,139 +11,134 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from capfilt.models.config import SamplingConfig
 from capfilt.models.decoding.generate import generate
-from capfilt.models.decoding.state import Prompt
+from capfilt.models.decoding.state import GenerationRequest, Prompt
 from capfilt.models.images.pixels import normalize
 from capfilt.models.keyed_random import sequence_seed
 from capfilt.models.network.med import MED
 from capfilt.models.network.tokenizer import Tokenizer
-from capfilt.models.precision import Precision
 from capfilt.models.tasks.micro_batches import MicroBatches
-from capfilt.models.tasks.placement import Images, load, load_pixels, place
+from capfilt.models.tasks.options import CaptionerOptions
+from capfilt.models.tasks.placement import Images, load_model, load_pixel_batches, prepare_model
 
 
 @dataclass(frozen=True, kw_only=True)
 class Caption:
-    """A synthetic text and how it came about."""
+    """A synthetic text and how it was generated."""
 
     text: str
-    """Without the prompt."""
+    """The text without the prompt."""
     caption_index: int
-    """0 to n - 1 among the captions of its image; of beams, 0 is the best."""
+    """Index among the captions of the image, from 0; with beam search 0 is the best."""
     seed: int
-    """What its draws were keyed by (`sampling.sequence_seed`); beam search and greedy draw nothing."""
+    """Key of its random draws (`keyed_random.sequence_seed`); beam search and greedy decoding draw
+    nothing."""
     logprob: float
-    """Sum of the model's log-probabilities of its tokens, [SEP] included, natural logarithm."""
+    """Sum of the model's log-probabilities (natural logarithm) of its tokens, [SEP] included."""
 
 
 class Captioner:
-    """Writes captions. A caption depends on its image, its key, its index, run seed and round, and on nothing
-    else: not on the other images of the call, their order or the batch size.
+    """Writes captions.
 
-    (In float32 that holds but for draws within rounding, 1e-6, of the border between two tokens. In bfloat16
-    the same batches give the same captions; in batches of another shape a GPU may round otherwise, and now
-    and then a word differs.)
+    A caption depends only on its image, its key, its index, the run seed and the round: not on the other
+    images of the call, their order or the batch size. Two exceptions come from rounding. In float32 a draw
+    within 1e-6 of the border between two tokens can differ. In bfloat16 batches of another shape can be
+    rounded differently on a GPU, so that occasionally a word differs; the same batches always give the same
+    captions.
     """
 
     def __init__(
         self,
         med: MED,
         tokenizer: Tokenizer,
+        options: CaptionerOptions | None = None,
         *,
         device: str | torch.device = "auto",
-        precision: Precision = "auto",
-        prompt: str = "a picture of ",
-        sampling: SamplingConfig | None = None,
-        batch_size: int = 64,
     ) -> None:
-        """Takes the model over: it is moved, cast and put in eval mode (`inference.place`).
+        """Prepare a model for captioning; it is moved, cast and put in eval mode in place.
 
-        `prompt` opens every caption and is not part of its text; BLIP's own is the default. `batch_size` is
-        in images and is halved when the device runs out of memory. ValueError if the model has no decoder.
+        Raises:
+            ValueError: the model has no decoder that attends to images.
         """
         if not med.has_decoder:
             raise ValueError(
-                f"this model's parts are {med.config.parts!r}: it has no decoder that reads images"
+                f'the model is a "{med.config.parts}" and has no decoder for captions: '
+                'use a "captioner" or a "pretrain"'
             )
-        self.med = place(med, tokenizer, device, precision)
+        self.options = options or CaptionerOptions()
+        self.med = prepare_model(med, tokenizer, device, self.options.precision)
         self.tokenizer = tokenizer
-        self.sampling = sampling or SamplingConfig()
-        self.batches = MicroBatches(batch_size)
-        limit = med.config.text.max_positions
-        ids, _ = tokenizer.encode([prompt], max_length=limit, first="dec", sep=False)
+        self.batches = MicroBatches(self.options.batch_size)
+        max_positions = med.config.text.max_positions
+        ids, _ = tokenizer.encode([self.options.prompt], max_length=max_positions, first="dec", sep=False)
         self.prompt = Prompt(ids=ids[0], end_id=tokenizer.sep_id, pad_id=tokenizer.pad_id)
 
     @classmethod
     def from_checkpoint(
         cls,
         path: str | Path,
+        options: CaptionerOptions | None = None,
         *,
         tokenizer: str | Path | None = None,
         image_size: int | None = None,
         device: str | torch.device = "auto",
-        precision: Precision = "auto",
-        prompt: str = "a picture of ",
-        sampling: SamplingConfig | None = None,
-        batch_size: int = 64,
     ) -> Self:
-        """From any checkpoint `checkpoints.load_checkpoint` reads; of a pretrained one, the captioner's half.
+        """Load the captioner of a checkpoint of any format; see `checkpoints.load.load_checkpoint`.
 
-        `tokenizer` is a folder, for files that carry none. `image_size` None keeps the checkpoint's.
+        `tokenizer` is a folder, for checkpoints without one. `image_size` None keeps the size of the
+        checkpoint.
         """
-        med, words = load(path, "captioner", image_size, tokenizer)
-        return cls(
-            med,
-            words,
-            device=device,
-            precision=precision,
-            prompt=prompt,
-            sampling=sampling,
-            batch_size=batch_size,
-        )
+        med, med_tokenizer = load_model(path, "captioner", image_size, tokenizer)
+        return cls(med, med_tokenizer, options, device=device)
 
     @property
     def image_size(self) -> int:
-        """Side of the square input, in pixels."""
+        """Side of the square input in pixels."""
         return self.med.config.vision.image_size
 
     def caption(
         self, images: Images, keys: Sequence[str], *, n: int = 1, run_seed: int = 0, round: int = 0
     ) -> list[list[Caption]]:
-        """n captions of each image, in the images' order.
+        """Write n captions for each image.
 
-        `keys` are the images' ids in their source: with run seed, round and a caption's index they decide
-        every draw. Encoded bytes are decoded while the device works on the images before them.
+        `keys` are the ids of the images in their source. Together with run seed, round and caption index they
+        determine every random draw. Encoded images are decoded while the device processes the previous batch.
         """
         if len(keys) != len(images):
-            raise ValueError(f"{len(images)} images but {len(keys)} keys: one key per image is needed")
+            raise ValueError(f"{len(images)} images but {len(keys)} keys: pass one key per image")
         captions: list[list[Caption]] = []
-        for pixels in load_pixels(images, self.image_size, self.batches.size):
-            of_batch = keys[len(captions) : len(captions) + len(pixels)]
-            seeds = [[sequence_seed(run_seed, round, key, i) for i in range(n)] for key in of_batch]
-            captions += self.batches.run(partial(self._caption, pixels, seeds), len(pixels))
+        for pixels in load_pixel_batches(images, self.image_size, self.batches.size):
+            batch_keys = keys[len(captions) : len(captions) + len(pixels)]
+            seeds = [[sequence_seed(run_seed, round, key, i) for i in range(n)] for key in batch_keys]
+            captions += self.batches.run(partial(self._caption_slice, pixels, seeds), len(pixels))
         return captions
 
     @torch.inference_mode()
-    def _caption(self, pixels: Tensor, seeds: list[list[int]], now: slice) -> list[list[Caption]]:
-        pixels, seeds = pixels[now], seeds[now]
+    def _caption_slice(self, pixels: Tensor, seeds: list[list[int]], rows: slice) -> list[list[Caption]]:
+        pixels, seeds = pixels[rows], seeds[rows]
         weight = next(self.med.parameters())
         states = self.med.encode_image(normalize(pixels, weight.dtype, weight.device))
         n = len(seeds[0])
-        flat_seeds = torch.tensor(seeds).flatten()
-        made = generate(self.med, states, self.prompt, self.sampling, seeds=flat_seeds, n=n)
-        texts = self._texts(made.ids.flatten(0, 1))
-        logprobs = made.logprobs.tolist()
+        request = GenerationRequest(
+            prompt=self.prompt, sampling=self.options.sampling, n=n, seeds=torch.tensor(seeds).flatten()
+        )
+        generated = generate(self.med, states, request)
+        texts = self._decode(generated.ids.flatten(0, 1))
+        logprobs = generated.logprobs.tolist()
         return [
             [
                 Caption(text=texts[row * n + i], caption_index=i, seed=seed, logprob=logprobs[row][i])
-                for i, seed in enumerate(of_image)
+                for i, seed in enumerate(image_seeds)
             ]
-            for row, of_image in enumerate(seeds)
+            for row, image_seeds in enumerate(seeds)
         ]
 
-    def _texts(self, ids: Tensor) -> list[str]:
-        """New tokens [M, L] as text: decoded after the prompt, whose last word they may go on, less the prompt."""
+    def _decode(self, ids: Tensor) -> list[str]:
+        """The texts of new tokens [M, L].
+
+        The tokens are decoded after the prompt, because the first one may continue the prompt's last word;
+        then the prompt is removed.
+        """
         prompt = self.prompt.ids.tolist()
         start = len(self.tokenizer.decode(prompt))
         texts = self.tokenizer.decode_batch([prompt + row for row in ids.tolist()])

@@ -1,4 +1,4 @@
-"""NEW FILE."""
+"""Runs a model in micro-batches, and halves them when memory runs out."""
 
 from __future__ import annotations
 
@@ -13,95 +13,99 @@ from capfilt.models.out_of_memory import OutOfMemory
 
 log = logging.getLogger(__name__)
 
-Done = TypeVar("Done")
-Row = TypeVar("Row")
+Result = TypeVar("Result")
 
-
-OUT_OF_MEMORY = (
-    "out of memory",  # CUDA's runtime ("CUDA error: out of memory") and NCCL ("Cuda failure 2 'out of memory'")
-    "allocate memory",  # torch's CPU allocator, and what Linux calls ENOMEM
+OUT_OF_MEMORY_MESSAGES = (
+    "out of memory",  # CUDA runtime ("CUDA error: out of memory"), NCCL ("Cuda failure 2 'out of memory'")
+    "allocate memory",  # torch's CPU allocator, and ENOMEM on Linux
     "not enough memory",  # torch's CPU allocator on Windows
     "bad_alloc",  # C++
     "ALLOC_FAILED",  # cuBLAS, and cuDNN before version 9
     "ALLOCATION_FAILED",  # cuDNN
 )
-"""What errors say for which torch has no class of its own."""
+"""Parts of the messages of out-of-memory errors that have no exception class of their own."""
 
 
 class MicroBatches:
-    """Runs a function over images, or items of another kind, at most `size` at a time; halved for good when device or
-    host lack memory.
+    """Calls a function on at most `size` items at a time; `size` is halved permanently when memory runs out.
 
-    `on_progress` is called after each micro-batch, `on_notice` with a line for people when the size is halved.
+    `on_progress` is called after each micro-batch. `on_notice` receives a line for the user when `size` is
+    halved.
 
     Args:
-        size: items at a time.
-        of: what they are called.
+        size: maximum items at a time.
+        unit: what the items are, for messages.
     """
 
-    def __init__(self, size: int, of: str = "images") -> None:
+    def __init__(self, size: int, unit: str = "images") -> None:
         if size < 1:
-            raise ValueError(f"batch_size is {size}; it must be at least 1")
-        self.size, self.of = size, of
+            raise ValueError(f"batch_size is {size}: it must be at least 1")
+        self.size, self.unit = size, unit
         self.on_progress: Callable[[], None] = lambda: None
         self.on_notice: Callable[[str], None] = log.warning
 
-    def run(self, function: Callable[[slice], list[Row]], count: int) -> list[Row]:
-        """One result for each of `count` items, in order; `function` gives those of a slice.
+    def run(self, function: Callable[[slice], list[Result]], count: int) -> list[Result]:
+        """Compute one result for each of `count` items, in order; `function` computes those of a slice.
 
         Raises:
-            OutOfMemory: as `fit`.
+            OutOfMemory: memory does not suffice for one item.
         """
-        results: list[Row] = []
+        results: list[Result] = []
         while len(results) < count:
-            results += self.fit(partial(_next, function, len(results)), count - len(results))
+            results += self.run_once(partial(_call_with_slice, function, len(results)), count - len(results))
         return results
 
-    def fit(self, function: Callable[[int], Done], most: int) -> Done:
-        """What `function` gives for as many items at a time as there is memory for, at most `most` (at least 1).
+    def run_once(self, function: Callable[[int], Result], limit: int) -> Result:
+        """Call `function` with the number of items to process: `size`, but at most `limit` (at least 1).
 
-        It is called anew with fewer when memory did not suffice, and does again what it had done by then.
+        When memory runs out, the call is repeated with half as many items; work of the failed call is lost.
 
         Raises:
-            OutOfMemory: not even one item at a time fits.
+            OutOfMemory: memory does not suffice for one item.
         """
-        before = self.size
+        size_before = self.size
         while True:
-            tried = min(self.size, most)
+            tried = min(self.size, limit)
             try:
-                done = function(tried)
+                result = function(tried)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
                 if tried == 1:
-                    self.size = before  # what no size cures says nothing of the size
-                    raise self._shortage() from error
+                    self.size = size_before  # a failure at every size is no reason to keep the smallest
+                    raise self._out_of_memory() from error
             else:
                 self.on_progress()
-                return done
-            # Outside the handler, whose traceback held the tensors of the failed attempt.
+                return result
+            # Outside the except block, whose traceback keeps the tensors of the failed call alive.
             self._halve(tried)
 
     def _halve(self, tried: int) -> None:
         self.size = tried // 2
-        self.on_notice(f"out of memory with {tried} {self.of} at once, going on with {self.size}")
+        self.on_notice(f"out of memory with a batch of {tried} {self.unit}; continuing with {self.size}")
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _shortage(self) -> OutOfMemory:
+    def _out_of_memory(self) -> OutOfMemory:
         return OutOfMemory(
-            f"out of memory even with {self.of} one at a time; end what else holds memory of the device and the "
-            "host, or give precision bfloat16 or a smaller image_size"
+            f"out of memory even with a batch size of 1 ({self.unit}); free memory of the device and the "
+            "host, or set precision to bfloat16 or a smaller image_size"
         )
 
 
-def _next(function: Callable[[slice], Done], start: int, size: int) -> Done:
-    return function(slice(start, start + size))
-
-
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether device or host lacked memory. Beside the error torch has for the device, its CPU allocator and
-    CUDA's libraries raise plain RuntimeErrors, told by their text alone, and the system OSErrors."""
+    """Whether an error means that device or host memory ran out.
+
+    Only CUDA's allocator has an error class in torch. torch's CPU allocator and CUDA's libraries raise a
+    RuntimeError, and the operating system an OSError; these are recognized by their messages.
+    """
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, (RuntimeError, OSError)) and any(words in str(error) for words in OUT_OF_MEMORY)
+    if not isinstance(error, (RuntimeError, OSError)):
+        return False
+    message = str(error)
+    return any(part in message for part in OUT_OF_MEMORY_MESSAGES)
+
+
+def _call_with_slice(function: Callable[[slice], Result], start: int, size: int) -> Result:
+    return function(slice(start, start + size))

@@ -1,237 +1,268 @@
-"""Image-text retrieval with a MED: ITC finds the top k, ITM re-ranks them (BLIP paper, section 5.1).
+"""Evaluation of image-text retrieval: ITC selects the top k, ITM re-ranks them (BLIP paper, section 5.1).
 
-Protocol, where evaluations differ from one another:
+Choices of the protocol in which evaluations differ:
 
-* Galleries are as given: all images, all texts, duplicates included.
-* A hit is any right item: for an image every text that reads the same as one of its own, for a text every
-  image that has a text reading the same. Texts are compared as the model reads them, normalised.
-* Ties count against the model: a wrong item with the same score stands before the right one, so that a model
-  that scores everything alike gets 0 and not 100.
-* The final score of a pair is ITM logit + cosine, as in the reference's retrieval evaluation. Only the top k
-  of a query are re-ranked; an item outside them is never found, so k bounds every re-ranked recall.
+* The galleries are all images and all texts, duplicates included.
+* Positives: for an image every text that equals one of its own texts, for a text every image with an equal
+  text. Texts are compared after normalization.
+* Ties count against the model: a negative with the same score ranks before the positive, so that a model that
+  gives every pair the same score gets 0, not 100.
+* The final score of a pair is ITM logit + cosine, as in the reference. Only the top k of a query are
+  re-ranked; other items are never found, so k bounds the re-ranked recall.
 
-Each image is encoded once. Its token states wait on the host and return to the device once, with all its pairs
-of both directions, where its cross-attention keys and values are computed once. (The reference moves 13.6 TB
-in one pass over COCO's test part: shared/docs/blip.md, 6.13.)
+Each image is encoded once. Its token states wait on the host and return to the device once, for all its pairs
+of both directions, where its cross-attention keys and values are computed once. (The reference transfers 13.6
+TB in one pass over the COCO test set.)
 
-Shapes: B images of a batch, I images, G texts, U different texts, Q queries, N items of a gallery, P pairs,
-T tokens, E embedding width, D vision width.
+Shapes: B images of a batch, I images, G texts, U unique texts, Q queries, N items of a gallery, T tokens,
+E embedding dimension.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from capfilt.models.caption_text import normalize_caption
+from capfilt.models.caption_text import MAX_WORDS, normalize_caption
 from capfilt.models.images.pixels import normalize
 from capfilt.models.network.med import MED
 from capfilt.models.network.tokenizer import Tokenizer
 from capfilt.models.tasks.micro_batches import MicroBatches
+from capfilt.models.tasks.options import BATCH_SIZE, MAX_TOKENS
 
 log = logging.getLogger(__name__)
 
 RECALL_AT = (1, 5, 10)
-MAX_TOKENS = 35
-"""Longest text in tokens, as in the reference's retrieval evaluation."""
-MAX_WORDS = 30
-"""Words of a text that are read, as in the reference's pre_caption."""
-ROWS_AT_A_TIME = 1024
-"""Queries ranked together; bounds the temporaries beside the [I, G] matrices (COCO test part: 500 MB each)."""
+QUERIES_AT_A_TIME = 1024
+"""Queries ranked together, to bound temporaries beside the [I, G] matrices (500 MB each for the COCO test
+set)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalSet:
+    """Images and their texts."""
+
+    pixel_batches: Iterable[Tensor]
+    """uint8 pixels [B, 3, S, S]. Images are numbered over all batches. An image without a text belongs to the
+    gallery but is not a query."""
+    texts: Sequence[str]
+    """The G texts."""
+    image_of_text: Sequence[int]
+    """The number of the image of each text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalOptions:
+    """How `evaluate_retrieval` ranks."""
+
+    k: int
+    """Candidates per query that ITM re-ranks, at most the size of the gallery (paper: COCO 256, Flickr30K
+    128)."""
+    batch_size: int = BATCH_SIZE
+    """Images, texts or pairs per forward pass; each of the three is halved separately when the device runs
+    out of memory. The results do not depend on it, except for rounding."""
+    on_notice: Callable[[str], None] = log.warning
+    """Receives a line when a batch size is halved."""
 
 
 @torch.inference_mode()
 def evaluate_retrieval(
-    med: MED,
-    tokenizer: Tokenizer,
-    pixels_batches: Iterable[Tensor],
-    texts: Sequence[str],
-    image_of_text: Sequence[int],
-    k: int,
-    device: torch.device | str,
-    batch_size: int = 64,
-    on_notice: Callable[[str], None] = log.warning,
+    med: MED, tokenizer: Tokenizer, data: RetrievalSet, options: RetrievalOptions
 ) -> dict[str, float]:
-    """Recall at 1, 5 and 10 both ways, by ITC alone and re-ranked by ITM.
+    """Recall at 1, 5 and 10 in both directions, by ITC only and re-ranked by ITM.
 
     Args:
-        med: a MED with parts "pretrain" or "filter", on `device`.
-        pixels_batches: uint8 images [B,3,S,S]; image i is the i-th over all batches. An image without a text
-            belongs to the gallery and is no query.
-        texts: the G texts.
-        image_of_text: for each text, the number of its image.
-        k: candidates of each query that ITM re-ranks (paper: 256 for COCO, 128 for Flickr30K); cut to the
-            size of the gallery.
-        batch_size: images, texts or pairs of one forward pass; halved, for each of these alone, when the device runs
-            out of memory. The results do not depend on it (but for rounding).
-        on_notice: receives a line when that happens.
+        med: a MED with parts "pretrain" or "filter", on the device to use.
+        tokenizer: its tokenizer.
+        data: images and texts.
+        options: number of candidates, batch size.
 
     Returns:
-        Percent: "tr@1", "tr@5", "tr@10" (image → text), "ir@1", "ir@5", "ir@10" (text → image), and the same
-        six with "itc_" in front for ITC alone.
+        Percentages: "tr@1", "tr@5", "tr@10" (image to text), "ir@1", "ir@5", "ir@10" (text to image), and the
+        same six with prefix "itc_" for ITC only.
 
     Raises:
         ValueError: no texts, lists of different length, an image number out of range, or k < 1.
-        OutOfMemory: not even one image, text or pair at a time fits.
+        OutOfMemory: memory does not suffice for one image, text or pair.
     """
+    texts, image_of_text = data.texts, data.image_of_text
     if not texts or len(texts) != len(image_of_text):
         raise ValueError(
-            f"retrieval needs texts and the image of each: got {len(texts)} and {len(image_of_text)}"
+            "retrieval needs texts and the image of each: "
+            f"got {len(texts)} texts and {len(image_of_text)} images"
         )
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
-    of_images, of_texts, of_pairs = (MicroBatches(batch_size, of) for of in ("images", "texts", "pairs"))
-    of_images.on_notice = of_texts.on_notice = of_pairs.on_notice = on_notice
+    if options.k < 1:
+        raise ValueError(f"k is {options.k}: it must be at least 1")
+    batches = {unit: MicroBatches(options.batch_size, unit) for unit in ("images", "texts", "pairs")}
+    for unit_batches in batches.values():
+        unit_batches.on_notice = options.on_notice
     was_training = med.training
     med.eval()
     try:
-        states, image_features = _encode_images(med, pixels_batches, device, of_images)
-        _check_images(image_of_text, len(states))
-        unique, which = _unique_texts(texts)
-        text_features = _encode_texts(med, tokenizer, unique, device, of_texts)
+        states, image_features = _encode_images(med, data.pixel_batches, batches["images"])
+        _check_image_numbers(image_of_text, len(states))
+        unique, unique_of_text = _unique_texts(texts)
+        text_features = _encode_texts(med, tokenizer, unique, batches["texts"])
         cosine = image_features @ text_features.T  # [I, U]
-        top_texts = _top(cosine[:, which], k)  # [I, G]
-        top_images = _top(cosine[:, which].T, k).T  # [I, G]
-        wanted = _merge_texts(top_texts | top_images, which, len(unique))  # [I, U]
-        match = _match(med, tokenizer, states, unique, wanted, device, of_pairs) + cosine
+        top_texts = _top(cosine[:, unique_of_text], options.k)  # [I, G]
+        top_images = _top(cosine[:, unique_of_text].T, options.k).T  # [I, G]
+        pairs = _to_unique_texts(top_texts | top_images, unique_of_text, len(unique))  # [I, U]
+        tokens = tokenizer.encode(unique, MAX_TOKENS, first="enc")
+        final = score_pairs(med, states, tokens, pairs, batches["pairs"]) + cosine
     finally:
         med.train(was_training)
-    right = torch.zeros(len(states), len(unique), dtype=torch.bool)
-    right[torch.tensor(image_of_text), which] = True
-    right, cosine, match = right[:, which], cosine[:, which], match[:, which]  # all [I, G] from here
-    asked = right.any(dim=1)
+    positive = torch.zeros(len(states), len(unique), dtype=torch.bool)
+    positive[torch.tensor(image_of_text), unique_of_text] = True
+    # From here on all matrices are [I, G].
+    positive, cosine, final = (matrix[:, unique_of_text] for matrix in (positive, cosine, final))
+    is_query = positive.any(dim=1)
     recalls = {
-        "tr": recall_from_scores(match.masked_fill(~top_texts, -torch.inf)[asked], right[asked]),
-        "ir": recall_from_scores(match.masked_fill(~top_images, -torch.inf).T, right.T),
-        "itc_tr": recall_from_scores(cosine[asked], right[asked]),
-        "itc_ir": recall_from_scores(cosine.T, right.T),
+        "tr": recall_from_scores(final.masked_fill(~top_texts, -torch.inf)[is_query], positive[is_query]),
+        "ir": recall_from_scores(final.masked_fill(~top_images, -torch.inf).T, positive.T),
+        "itc_tr": recall_from_scores(cosine[is_query], positive[is_query]),
+        "itc_ir": recall_from_scores(cosine.T, positive.T),
     }
     return {f"{name}@{n}": value for name, recall in recalls.items() for n, value in recall.items()}
 
 
-def recall_from_scores(scores: Tensor, right: Tensor, at: Sequence[int] = RECALL_AT) -> dict[int, float]:
-    """Percent of queries with a right item among the first n, for each n of `at`.
+def recall_from_scores(scores: Tensor, positive: Tensor, at: Sequence[int] = RECALL_AT) -> dict[int, float]:
+    """Percentage of queries with a positive among the first n items, for each n of `at`.
 
-    The rank of a query is the number of wrong items that score at least as high as its best right item; a
-    right item scored -inf (not a candidate) or NaN is not found.
+    The rank of a query is the number of negatives that score at least as high as its best positive. A
+    positive with score -inf (not a candidate) or NaN is not found.
 
     Args:
         scores: [Q, N].
-        right: [Q, N] bool.
+        positive: bool [Q, N].
+        at: the values of n.
     """
     found = dict.fromkeys(at, 0)
-    for s, r in zip(scores.split(ROWS_AT_A_TIME), right.split(ROWS_AT_A_TIME), strict=True):
-        best = s.masked_fill(~r, -torch.inf).amax(dim=1)  # [Q]
-        ahead = (~(s < best[:, None]) & ~r).sum(dim=1)  # "not lower" also counts a wrong item's NaN
+    chunks = zip(scores.split(QUERIES_AT_A_TIME), positive.split(QUERIES_AT_A_TIME), strict=True)
+    for chunk, chunk_positive in chunks:
+        best = chunk.masked_fill(~chunk_positive, -torch.inf).amax(dim=1)  # [Q]
+        # "Not lower" instead of "at least" also counts negatives with score NaN.
+        ahead = (~(chunk < best[:, None]) & ~chunk_positive).sum(dim=1)
         for n in at:
             found[n] += int(((ahead < n) & (best > -torch.inf)).sum())
     return {n: 100 * count / len(scores) for n, count in found.items()}
 
 
-def _check_images(image_of_text: Sequence[int], images: int) -> None:
-    if min(image_of_text) < 0 or max(image_of_text) >= images:
-        raise ValueError(
-            f"image_of_text goes from {min(image_of_text)} to {max(image_of_text)}, but there are {images} "
-            f"images, numbered from 0"
-        )
-
-
-def _encode_images(
-    med: MED, pixels_batches: Iterable[Tensor], device: torch.device | str, batches: MicroBatches
-) -> tuple[list[Tensor], Tensor]:
-    """Token states of each image, on the host in the model's precision, and ITC features [I,E] float32."""
-    dtype = next(med.parameters()).dtype
-
-    def encode(pixels: Tensor, now: slice) -> list[tuple[Tensor, Tensor]]:
-        encoded = med.encode_image(normalize(pixels[now], dtype=dtype, device=device))  # [B,N,D]
-        features = med.image_feature(encoded).float().cpu()
-        return list(zip(encoded.cpu(), features, strict=True))
-
-    rows: list[tuple[Tensor, Tensor]] = []
-    for pixels in pixels_batches:
-        rows += batches.run(partial(encode, pixels), len(pixels))
-    features = torch.stack([feature for _, feature in rows]) if rows else torch.empty(0, 0)
-    return [states for states, _ in rows], features
-
-
-def _unique_texts(texts: Sequence[str]) -> tuple[list[str], Tensor]:
-    """The different texts as the model reads them, and for each text the number of its own [G]."""
-    number: dict[str, int] = {}
-    which = [number.setdefault(normalize_caption(text, MAX_WORDS), len(number)) for text in texts]
-    return list(number), torch.tensor(which)
-
-
-def _encode_texts(
-    med: MED, tokenizer: Tokenizer, texts: Sequence[str], device: torch.device | str, batches: MicroBatches
-) -> Tensor:
-    """ITC features of the texts [U,E], float32 on the host."""
-
-    def encode(now: slice) -> list[Tensor]:
-        ids, mask = tokenizer.encode(texts[now], MAX_TOKENS, first="cls")
-        return list(med.text_feature(ids.to(device), mask.to(device)).float().cpu())
-
-    return torch.stack(batches.run(encode, len(texts)))
-
-
-def _top(scores: Tensor, k: int) -> Tensor:
-    """Mask [Q,N] of the k best items of each row."""
-    best = scores.topk(min(k, scores.shape[1]), dim=1).indices
-    return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, best, True)
-
-
-def _merge_texts(pairs: Tensor, which: Tensor, unique: int) -> Tensor:
-    """Mask of (image, text) pairs [I,G] as a mask over different texts [I,U]."""
-    merged = torch.zeros(len(pairs), unique, dtype=torch.bool)
-    image, text = pairs.nonzero(as_tuple=True)
-    merged[image, which[text]] = True
-    return merged
-
-
-def _match(
+def score_pairs(
     med: MED,
-    tokenizer: Tokenizer,
     states: Sequence[Tensor],
-    texts: Sequence[str],
-    wanted: Tensor,
-    device: torch.device | str,
+    tokens: tuple[Tensor, Tensor],
+    pairs: Tensor,
     batches: MicroBatches,
 ) -> Tensor:
-    """ITM logit "matched" of the wanted pairs [I,U], float32 on the host; 0 elsewhere."""
-    ids, mask = tokenizer.encode(texts, MAX_TOKENS, first="enc")  # [U,T]
-    logits = torch.zeros(wanted.shape)
-    pairs = wanted.sum(dim=1).tolist()
+    """ITM logits "matched" of (image, text) pairs, float32 [I, U] on the host; 0 for other pairs.
 
-    def judge(first: int, size: int) -> int:
-        """All pairs of the images from `first` on that make up a block, `size` pairs at a time; the next image."""
-        last = _end_of_block(pairs, first, size)
-        cross_kv = med.cross_kv(torch.stack(list(states[first:last])).to(device), which="encoder")
-        image, text = wanted[first:last].nonzero(as_tuple=True)  # sorted by image
+    Args:
+        med: the model.
+        states: the token states of each image.
+        tokens: ids and mask [U, T] of the texts, opening with [ENC].
+        pairs: bool [I, U], the pairs to score.
+        batches: pairs per forward pass.
+    """
+    ids, mask = tokens
+    device = _device(med)
+    logits = torch.zeros(pairs.shape)
+    pairs_per_image = pairs.sum(dim=1).tolist()
+
+    def score_block(first: int, size: int) -> int:
+        """Score all pairs of the block of images that begins at `first`, `size` at a time; returns its
+        end."""
+        end = _end_of_block(pairs_per_image, first, size)
+        cross_kv = med.cross_kv(torch.stack(list(states[first:end])).to(device), which="encoder")
+        image, text = pairs[first:end].nonzero(as_tuple=True)  # sorted by image
         for rows, columns in zip(image.split(size), text.split(size), strict=True):
             length = int(mask[columns].sum(dim=1).max())
             scores = med.match(
                 ids[columns, :length].to(device),
                 mask[columns, :length].to(device),
                 cross_kv,
-                image_index=rows,  # on the host: the layout is planned there
+                image_index=rows,  # on the host, where it is planned
             )
             logits[first + rows, columns] = scores[:, 1].float().cpu()
-        return last
+        return end
 
     first = 0
-    while first < len(pairs):
-        of_block = sum(pairs[first : _end_of_block(pairs, first, batches.size)])
-        first = batches.fit(partial(judge, first), of_block)
+    while first < len(pairs_per_image):
+        limit = sum(pairs_per_image[first : _end_of_block(pairs_per_image, first, batches.size)])
+        first = batches.run_once(partial(score_block, first), limit)
     return logits
 
 
-def _end_of_block(pairs: Sequence[int], first: int, limit: int) -> int:
-    """End of the run of images from `first` on with at most `limit` pairs together; an image with more stands alone."""
-    last, together = first + 1, pairs[first]
-    while last < len(pairs) and together + pairs[last] <= limit:
-        together += pairs[last]
-        last += 1
-    return last
+def _end_of_block(pairs_per_image: Sequence[int], first: int, limit: int) -> int:
+    """The end of the images from `first` on that have at most `limit` pairs in total, at least one image."""
+    end, total = first + 1, pairs_per_image[first]
+    while end < len(pairs_per_image) and total + pairs_per_image[end] <= limit:
+        total += pairs_per_image[end]
+        end += 1
+    return end
+
+
+def _check_image_numbers(image_of_text: Sequence[int], images: int) -> None:
+    lowest, highest = min(image_of_text), max(image_of_text)
+    if lowest < 0 or highest >= images:
+        raise ValueError(
+            f"image_of_text ranges from {lowest} to {highest}: expected 0 to {images - 1} for {images} images"
+        )
+
+
+def _encode_images(
+    med: MED, pixel_batches: Iterable[Tensor], batches: MicroBatches
+) -> tuple[list[Tensor], Tensor]:
+    """Token states of each image in the model's precision, and ITC features [I, E] in float32, on the
+    host."""
+    dtype = next(med.parameters()).dtype
+
+    def encode(pixels: Tensor, rows: slice) -> list[tuple[Tensor, Tensor]]:
+        encoded = med.encode_image(normalize(pixels[rows], dtype=dtype, device=_device(med)))
+        features = med.image_feature(encoded).float().cpu()
+        return list(zip(encoded.cpu(), features, strict=True))
+
+    images: list[tuple[Tensor, Tensor]] = []
+    for pixels in pixel_batches:
+        images += batches.run(partial(encode, pixels), len(pixels))
+    features = torch.stack([feature for _, feature in images]) if images else torch.empty(0, 0)
+    return [states for states, _ in images], features
+
+
+def _unique_texts(texts: Sequence[str]) -> tuple[list[str], Tensor]:
+    """The U unique texts after normalization, and the number of each text among them, [G]."""
+    numbers: dict[str, int] = {}
+    unique_of_text = [numbers.setdefault(normalize_caption(text, MAX_WORDS), len(numbers)) for text in texts]
+    return list(numbers), torch.tensor(unique_of_text)
+
+
+def _encode_texts(med: MED, tokenizer: Tokenizer, texts: Sequence[str], batches: MicroBatches) -> Tensor:
+    """ITC features of the texts, float32 [U, E] on the host."""
+
+    def encode(rows: slice) -> list[Tensor]:
+        ids, mask = tokenizer.encode(texts[rows], MAX_TOKENS, first="cls")
+        return list(med.text_feature(ids.to(_device(med)), mask.to(_device(med))).float().cpu())
+
+    return torch.stack(batches.run(encode, len(texts)))
+
+
+def _top(scores: Tensor, k: int) -> Tensor:
+    """Mask [Q, N] of the k best items of each row."""
+    best = scores.topk(min(k, scores.shape[1]), dim=1).indices
+    return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, best, True)
+
+
+def _to_unique_texts(pairs: Tensor, unique_of_text: Tensor, unique: int) -> Tensor:
+    """Convert a mask of (image, text) pairs [I, G] to a mask over unique texts [I, U]."""
+    converted = torch.zeros(len(pairs), unique, dtype=torch.bool)
+    image, text = pairs.nonzero(as_tuple=True)
+    converted[image, unique_of_text[text]] = True
+    return converted
+
+
+def _device(med: MED) -> torch.device:
+    return next(med.parameters()).device

@@ -1,10 +1,9 @@
-"""Training augmentation of BLIP: random resized crop, horizontal flip, and RandAugment with the operations
-that leave a caption true (no change of colours).
+"""Training augmentation of BLIP: random resized crop, horizontal flip, and RandAugment without color changes.
 
-Values: BLIP paper section 4.1 (224 crops, RandAugment) and the reference code's `transform/randaugment.py`:
-two operations of magnitude 5, drawn with replacement, each applied with probability 0.5, grey filling.
-Every image is augmented from its own seed, so the picture a model sees does not depend on batch, worker or
-resume.
+RandAugment uses only operations that keep a caption true. The values are those of section 4.1 of the BLIP
+paper and of the reference's `transform/randaugment.py`: two operations of magnitude 5, drawn with
+replacement, each applied with probability 0.5; uncovered pixels are gray. Each image is augmented from its
+own seed, so the result does not depend on batch, worker or resume.
 """
 
 from __future__ import annotations
@@ -19,18 +18,19 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from capfilt.models.config import MAX_MAGNITUDE, AugmentConfig
 
-APPLY_PROBABILITY = 0.5  # of each drawn operation
-FILL = (128, 128, 128)  # what geometric operations uncover
-ASPECT_RATIOS = (3 / 4, 4 / 3)  # of a crop, width to height
+APPLY_PROBABILITY = 0.5  # of each operation drawn
+FLIP_PROBABILITY = 0.5
+FILL = (128, 128, 128)  # color of pixels that a geometric operation uncovers
+ASPECT_RATIOS = (3 / 4, 4 / 3)  # range of a crop's width / height
 CROP_ATTEMPTS = 10
 
 
 class TrainAugment:
-    """PIL image -> uint8 tensor of shape [3, size, size], varied as `config` says.
+    """Augments a PIL image and converts it to a uint8 tensor [3, size, size].
 
     Args:
-        size: height and width of the result, pixels.
-        config: what to vary.
+        size: height and width of the result in pixels.
+        config: the augmentation.
     """
 
     def __init__(self, size: int, config: AugmentConfig) -> None:
@@ -38,7 +38,7 @@ class TrainAugment:
         self.config = config
 
     def __call__(self, image: Image.Image, seed: int) -> torch.Tensor:
-        """Augment one RGB image; the same image and seed always give the same tensor."""
+        """Augment an RGB image; the same image and seed always give the same tensor."""
         random = Random(seed)
         if self.config.min_scale < 1:
             box = crop_box(image.width, image.height, self.config.min_scale, random)
@@ -46,7 +46,7 @@ class TrainAugment:
             box = (0, 0, image.width, image.height)
         if image.size != (self.size, self.size) or box != (0, 0, self.size, self.size):
             image = image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box)
-        if self.config.hflip and random.random() < 0.5:
+        if self.config.hflip and random.random() < FLIP_PROBABILITY:
             image = ImageOps.mirror(image)
         if self.config.randaugment:
             image = random_operations(image, self.config, random)
@@ -54,18 +54,18 @@ class TrainAugment:
 
 
 def crop_box(width: int, height: int, min_scale: float, random: Random) -> tuple[int, int, int, int]:
-    """Draw a crop of at least `min_scale` of the area and an aspect ratio of 3:4 to 4:3.
+    """Draw a crop with at least `min_scale` of the image area and an aspect ratio of 3:4 to 4:3.
 
-    When ten draws do not fit into the image, the largest centred crop of an allowed ratio is taken, as
-    torchvision's RandomResizedCrop does.
+    If ten draws do not fit into the image, the result is the largest centered crop of an allowed aspect
+    ratio, as in torchvision's RandomResizedCrop.
 
     Returns:
         (left, top, right, bottom) in pixels.
     """
     low, high = (math.log(ratio) for ratio in ASPECT_RATIOS)
     for _ in range(CROP_ATTEMPTS):
-        area = width * height * _between(random, min_scale, 1.0)
-        ratio = math.exp(_between(random, low, high))
+        area = width * height * _draw_between(random, min_scale, 1.0)
+        ratio = math.exp(_draw_between(random, low, high))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
             left, top = int(random.random() * (width - w + 1)), int(random.random() * (height - h + 1))
@@ -77,7 +77,7 @@ def crop_box(width: int, height: int, min_scale: float, random: Random) -> tuple
 
 
 def random_operations(image: Image.Image, config: AugmentConfig, random: Random) -> Image.Image:
-    """Apply `config.operations` operations, drawn with replacement, each with probability 0.5."""
+    """Draw `config.operations` operations with replacement and apply each with probability 0.5."""
     names = tuple(OPERATIONS)
     level = config.magnitude / MAX_MAGNITUDE
     for _ in range(config.operations):
@@ -129,7 +129,7 @@ def _rotate(image: Image.Image, level: float, sign: float) -> Image.Image:
 
 
 def _affine(image: Image.Image, inverse: tuple[float, ...]) -> Image.Image:
-    """`inverse` maps a pixel of the result to its place in the image (PIL's convention)."""
+    """Transform an image; `inverse` maps pixels of the result to pixels of the image, as in PIL."""
     return image.transform(
         image.size, Image.Transform.AFFINE, inverse, Image.Resampling.BILINEAR, fillcolor=FILL
     )
@@ -149,5 +149,5 @@ OPERATIONS: dict[str, Callable[[Image.Image, float, float], Image.Image]] = {
 }
 
 
-def _between(random: Random, low: float, high: float) -> float:
+def _draw_between(random: Random, low: float, high: float) -> float:
     return low + (high - low) * random.random()

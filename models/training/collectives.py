@@ -1,6 +1,6 @@
-"""Tensors of all workers, side by side in rank order; they pass through where torch.distributed is unused.
+"""Collective operations on the tensors of all workers; identities without torch.distributed.
 
-Every worker must call these with equal shapes and in the same order.
+All workers must call them in the same order and with equal shapes. Gathered tensors are in rank order.
 """
 
 from __future__ import annotations
@@ -12,16 +12,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+BUCKET_BYTES = 64 << 20
+"""Size from which `average_gradients` sends a message."""
+
 
 def world() -> tuple[int, int]:
-    """(rank, number of workers); (0, 1) outside torch.distributed."""
+    """(rank, number of workers); (0, 1) without torch.distributed."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
 
 
 def gather(tensor: Tensor) -> Tensor:
-    """[B, ...] of every worker as [workers * B, ...]; carries no gradient."""
+    """Concatenate the tensors [B, ...] of all workers to [workers * B, ...], without gradient."""
     _, workers = world()
     if workers == 1:
         return tensor.detach()
@@ -31,17 +34,17 @@ def gather(tensor: Tensor) -> Tensor:
 
 
 def gather_with_gradient(tensor: Tensor) -> Tensor:
-    """As `gather`, and each worker's part receives what all workers' losses send back to it.
+    """Like `gather`, but each worker's part receives the gradients of the losses of all workers.
 
-    The gradients are summed: a data-parallel wrapper then averages over workers, and the result is the
-    gradient of the mean of the workers' losses.
+    The gradients are summed. Averaging the parameters' gradients over workers then gives the gradient of the
+    mean of the workers' losses.
     """
     _, workers = world()
     return tensor if workers == 1 else _Gather.apply(tensor)
 
 
 def sum_over_workers(value: Tensor) -> Tensor:
-    """The sum of one value per worker; carries no gradient."""
+    """Sum a value over all workers, without gradient."""
     _, workers = world()
     total = value.detach().clone()
     if workers > 1:
@@ -50,7 +53,7 @@ def sum_over_workers(value: Tensor) -> Tensor:
 
 
 def max_over_workers(value: int, device: torch.device) -> int:
-    """The largest of one integer per worker."""
+    """The maximum of an integer over all workers."""
     _, workers = world()
     if workers == 1:
         return value
@@ -60,7 +63,7 @@ def max_over_workers(value: int, device: torch.device) -> int:
 
 
 def average_gradients(module: torch.nn.Module) -> None:
-    """Mean of the gradients over all workers, in one message per 64 MB; nothing to do alone."""
+    """Replace the gradients of a module by their mean over all workers, in messages of about 64 MB."""
     workers = world()[1]
     if workers == 1:
         return
@@ -70,7 +73,7 @@ def average_gradients(module: torch.nn.Module) -> None:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             gradients.append(parameter.grad)
-    for bucket in _buckets(gradients, 64 << 20):
+    for bucket in _make_buckets(gradients, BUCKET_BYTES):
         flat = torch.cat([gradient.flatten() for gradient in bucket])
         dist.all_reduce(flat)
         flat /= workers
@@ -79,8 +82,9 @@ def average_gradients(module: torch.nn.Module) -> None:
             gradient.copy_(part.view_as(gradient))
 
 
-def _buckets(tensors: list[torch.Tensor], limit: int) -> Iterator[list[torch.Tensor]]:
-    bucket: list[torch.Tensor] = []
+def _make_buckets(tensors: list[Tensor], limit: int) -> Iterator[list[Tensor]]:
+    """Group tensors in order; a group ends when it reaches `limit` bytes."""
+    bucket: list[Tensor] = []
     size = 0
     for tensor in tensors:
         bucket.append(tensor)

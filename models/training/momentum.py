@@ -1,6 +1,6 @@
-"""What ITC remembers: a slowly moving copy of the unimodal encoders, and a queue of its recent features.
+"""The memory of ITC: a momentum copy of the unimodal encoders, and a queue of its recent features.
 
-MoCo (arXiv 1911.05722) for image and text, as in ALBEF (arXiv 2107.07651) and BLIP (section 3.2).
+MoCo (arXiv 1911.05722) for images and texts, as in ALBEF (arXiv 2107.07651) and BLIP (section 3.2).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from capfilt.models.training.contrast import Pairs
 
 
 class PairQueue(nn.Module):
-    """The last `size` pairs, oldest overwritten first; any number of pairs can be pushed at once.
+    """The last `size` pairs. The oldest are overwritten first; any number of pairs can be pushed at a time.
 
-    Only what has been pushed is ever read: the reference starts with random features instead, which act as
-    negatives until the first lap is done.
+    An unfilled queue returns only the pairs pushed so far. The reference fills the queue with random features
+    at the start, which act as negatives until they are overwritten.
     """
 
     def __init__(self, size: int, embed_dim: int) -> None:
@@ -37,13 +37,14 @@ class PairQueue(nn.Module):
         self.register_buffer("text_ids", torch.zeros(size, dtype=torch.int64))
 
     def read(self) -> Pairs:
-        """Everything held, in slot order: views, which the next `push` overwrites."""
-        held = min(self.pushed, self.size)
-        return Pairs(self.image[:held], self.text[:held], self.image_ids[:held], self.text_ids[:held])
+        """All pairs in the queue, in slot order, as views that the next `push` overwrites."""
+        count = min(self.pushed, self.size)
+        return Pairs(self.image[:count], self.text[:count], self.image_ids[:count], self.text_ids[:count])
 
     @torch.no_grad()
     def push(self, new: Pairs) -> None:
-        """Add pairs, in order, over the oldest ones; of more than `size` only the last `size` stay."""
+        """Add pairs in order, overwriting the oldest; of more than `size` pairs only the last `size` are
+        kept."""
         count = new.image_BE.shape[0]
         kept = min(count, self.size)
         first = self.pushed + count - kept
@@ -53,19 +54,19 @@ class PairQueue(nn.Module):
         self.pushed += count
 
     def get_extra_state(self) -> dict[str, int]:
-        """The count of pushed pairs, kept on the host so that no step waits for the device to learn it."""
+        """The number of pushed pairs, which is on the host so that no step has to wait for the device."""
         return {"pushed": self.pushed}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore what `get_extra_state` gave."""
+        """Restore the result of `get_extra_state`."""
         self.pushed = int(state["pushed"])
 
 
 def make_teacher(med: MED) -> MED:
-    """A frozen copy of the image encoder, the text encoder without cross-attention, and both projections.
+    """A frozen copy of image encoder, text encoder without cross-attention, and both ITC projections.
 
-    It starts equal to `med`. It is a MED of parts "filter" of which only `encode_image`, `image_feature` and
-    `text_feature` work.
+    The result is a MED with parts "filter", of which only `encode_image`, `image_feature` and `text_feature`
+    work.
     """
     teacher = copy.deepcopy(med)
     teacher.config = replace(med.config, parts="filter")
@@ -73,13 +74,13 @@ def make_teacher(med: MED) -> MED:
         if hasattr(teacher, name):
             delattr(teacher, name)
     for layer in teacher.text_encoder.layers:
-        del layer.crossattention  # ITC reads text alone; the reference carries these weights along unused
+        del layer.crossattention  # unused by ITC, but kept in the reference
     return teacher.requires_grad_(False)
 
 
 @torch.no_grad()
-def move_teacher(teacher: MED, med: MED, momentum: float) -> None:
-    """teacher = momentum * teacher + (1 - momentum) * med, for every parameter the teacher has."""
+def update_teacher(teacher: MED, med: MED, momentum: float) -> None:
+    """Set every parameter of the teacher to momentum * teacher + (1 - momentum) * med."""
     student = dict(med.named_parameters(remove_duplicate=False))
-    names, slow = zip(*teacher.named_parameters(), strict=True)
-    torch._foreach_lerp_(list(slow), [student[name] for name in names], 1 - momentum)
+    names, parameters = zip(*teacher.named_parameters(), strict=True)
+    torch._foreach_lerp_(list(parameters), [student[name] for name in names], 1 - momentum)

@@ -1,18 +1,20 @@
-"""The three losses of BLIP (arXiv 2201.12086, section 3.2): contrast, matching, language modelling.
+"""The three losses of BLIP (arXiv 2201.12086, section 3.2): contrast (ITC), matching (ITM), language modeling
+(LM).
 
-One image forward serves three text passes, and ITM and LM read the same cross-attention keys and values of
-each image wherever encoder and decoder share them.
+The image encoder runs once for three text passes. ITM and LM use the same cross-attention keys and values if
+encoder and decoder share them.
 
-Two things differ from the reference code, which `ObjectiveConfig.reference` turns back: pairs that show the
-same image or say the same words are never negatives of one another, and contrast spans all workers' batches.
-Random choices (ITM's negatives) are keyed by seed, step and row, not drawn from a generator: resuming needs
-no generator's state, and n workers draw what one worker with an n times larger batch draws. (Dropout and
-drop-path do use torch's global generator.)
+Two differences from the reference code can be reverted with `ObjectiveConfig.reference`: pairs with the same
+image or the same text are never negatives of each other, and ITC contrasts with the batches of all workers.
+Random choices (ITM's negatives) depend on seed, step and row instead of the state of a generator. Resuming
+needs no generator state, and n workers draw the same negatives as one worker with an n times larger batch.
+(Dropout and drop-path use torch's global generator.)
 
-Under DistributedDataParallel use `broadcast_buffers=False`: the queues are equal on all workers anyway.
+With several workers, average the gradients over the workers (`collectives.average_gradients`). The queues of
+all workers stay equal without synchronization.
 
-Shape suffixes: B pairs of this worker, C candidates that a row is compared with, M texts of ITM, T tokens,
-N image tokens, W image width, E joint embedding width.
+Shape suffixes: B pairs of this worker, C candidates of ITC, M texts of ITM, T tokens, P predicted tokens,
+N image tokens, W image width, D text width, E embedding dimension, V vocabulary.
 """
 
 from __future__ import annotations
@@ -41,35 +43,36 @@ from capfilt.models.training.collectives import (
 )
 from capfilt.models.training.contrast import (
     Pairs,
-    contrast,
+    alpha_ramp,
     contrast_targets,
+    contrastive_loss,
     draw_negatives,
     find_positives,
     negative_weights,
-    ramp,
 )
-from capfilt.models.training.momentum import PairQueue, make_teacher, move_teacher
+from capfilt.models.training.momentum import PairQueue, make_teacher, update_teacher
 
 
 class PairBatch(TypedDict):
-    """Image-text pairs of one worker's step."""
+    """The image-text pairs of a worker for one step."""
 
     pixels: Tensor
     """uint8 [B, 3, S, S]."""
     texts: Sequence[str]
     """B texts."""
     image_ids: Tensor
-    """int64 [B]: equal for pairs of one image."""
+    """int64 [B]: equal for pairs with the same image."""
 
 
 class Objective(nn.Module):
-    """The model with its losses; `state_dict` holds the momentum encoder, the queue and the step as well.
+    """The model with its losses. `state_dict` includes the momentum encoder (`teacher`), the queue and the
+    step.
 
     Args:
         med: the model to train, with the parts that the losses need.
-        tokenizer: of the model's vocabulary.
+        tokenizer: the tokenizer of the model.
         config: the losses.
-        seed: of the draws of ITM's negatives.
+        seed: seed of the draws of ITM's negatives.
 
     Raises:
         ValueError: the model lacks a part that a loss needs.
@@ -77,91 +80,82 @@ class Objective(nn.Module):
 
     def __init__(self, med: MED, tokenizer: Tokenizer, config: ObjectiveConfig, seed: int = 0) -> None:
         super().__init__()
-        self._check_parts(med, config)
+        _check_parts(med, config)
         self.med = med
         self.tokenizer = tokenizer
         self.config = config
         self.step = 0
         prompt, _ = tokenizer.encode([config.prompt], config.max_tokens, first="dec", sep=False)
-        self._given = prompt.shape[1]  # tokens before the first predicted one: 4 for "a picture of "
-        self._draws = sequence_seed(seed, 0, "negatives of ITM", 0)
+        self._prompt_length = prompt.shape[1]  # tokens before the first predicted one: 4 for "a picture of "
+        self._negatives_seed = sequence_seed(seed, 0, "negatives of ITM", 0)
         self.teacher: MED | None = None
         self.queue: PairQueue | None = None
         if "itc" in config.losses and config.queue_size:
             self.teacher = make_teacher(med)
             self.queue = PairQueue(config.queue_size, med.config.embed_dim)
 
-    @staticmethod
-    def _check_parts(med: MED, config: ObjectiveConfig) -> None:
-        contrasts = "itc" in config.losses or "itm" in config.losses
-        if (contrasts and not med.has_encoder) or ("lm" in config.losses and not med.has_decoder):
-            raise ValueError(
-                f'losses {", ".join(config.losses)} cannot train a "{med.config.parts}": itc and itm need '
-                'parts "pretrain" or "filter", lm needs "pretrain" or "captioner"'
-            )
-
     def forward(self, batch: PairBatch, epoch: float = float("inf")) -> dict[str, Tensor]:
-        """The losses of one batch; in training mode the queue and the step move on.
+        """The losses of a batch. In training mode the queue and the step advance.
 
-        Every worker's batch must have the same B. The mean over workers of each value is the value over all
-        pairs; so is the gradient that DistributedDataParallel makes of it.
+        The batches of all workers must have the same B. The mean of a result over the workers is its value
+        over all pairs, and the mean of the gradients is the gradient over all pairs.
 
         Args:
             batch: the pairs.
-            epoch: epochs done so far, as a fraction; only the ramp of `alpha` reads it.
+            epoch: epochs completed so far, a fraction; used only for the ramp of `alpha`.
 
         Returns:
-            Scalars: "loss" (to differentiate), the losses by name, and "itm_accuracy", "temperature".
+            Scalars: "loss" (to differentiate), each loss by name, "itm_accuracy", "temperature".
         """
-        wanted = self.config.losses
+        names = self.config.losses
         texts = [normalize_caption(text, self.config.max_words) for text in batch["texts"]]
         pixels = normalize(batch["pixels"], device=next(self.med.parameters()).device)
         states_BNW = self.med.encode_image(pixels)
         losses: dict[str, Tensor] = {}
-        facts: dict[str, Tensor] = {}
+        metrics: dict[str, Tensor] = {}
         kv: CrossKV | None = None
-        if "itc" in wanted or "itm" in wanted:
+        if "itc" in names or "itm" in names:
             self._clamp_temperature()
             encoded = self.tokenizer.encode(texts, self.config.max_tokens, first="cls")
             ids_BT, mask_BT = (x.to(states_BNW.device) for x in encoded)
-            pairs = self._pairs(states_BNW, ids_BT, mask_BT, texts, batch["image_ids"])
-            if "itc" in wanted:
-                losses["itc"] = self._itc(pairs, pixels, ids_BT, mask_BT, epoch)
-                facts["temperature"] = self.med.temp.detach().clone()
-            if "itm" in wanted:
-                losses["itm"], facts["itm_accuracy"], kv = self._itm(pairs, states_BNW, ids_BT, mask_BT)
-        if "lm" in wanted:
+            own = self._encode_pairs(states_BNW, ids_BT, mask_BT, texts, batch["image_ids"])
+            if "itc" in names:
+                losses["itc"] = self._itc(own, pixels, ids_BT, mask_BT, epoch)
+                metrics["temperature"] = self.med.temp.detach().clone()
+            if "itm" in names:
+                losses["itm"], metrics["itm_accuracy"], kv = self._itm(own, states_BNW, ids_BT, mask_BT)
+        if "lm" in names:
             if kv is None or not self.med.shares_cross_kv:
                 kv = self.med.cross_kv(states_BNW, which="decoder")
             losses["lm"] = self._lm(texts, kv)
         if self.training:
             self.step += 1
         loss = torch.stack(list(losses.values())).sum()
-        return {"loss": loss, **{name: value.detach() for name, value in losses.items()}, **facts}
+        return {"loss": loss, **{name: value.detach() for name, value in losses.items()}, **metrics}
 
     def update_momentum(self) -> None:
-        """Move the momentum encoder; to be called once after every optimizer step."""
+        """Update the momentum encoder; call it once after every optimizer step."""
         if self.teacher is not None:
-            move_teacher(self.teacher, self.med, self.config.momentum)
+            update_teacher(self.teacher, self.med, self.config.momentum)
 
     def train(self, mode: bool = True) -> Objective:
-        """As nn.Module; the momentum encoder stays in evaluation mode unless `teacher_dropout`."""
+        """Like `nn.Module.train`, but the momentum encoder stays in eval mode unless `teacher_dropout`."""
         super().train(mode)
         if self.teacher is not None:
             self.teacher.train(mode and self.config.teacher_dropout)
         return self
 
     def get_extra_state(self) -> dict[str, int]:
-        """The step, which keys the draws."""
+        """The step, on which the random draws depend."""
         return {"step": self.step}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore what `get_extra_state` gave."""
+        """Restore the result of `get_extra_state`."""
         self.step = int(state["step"])
 
     # ---- image-text contrast
 
-    def _pairs(
+    def _encode_pairs(
         self, states_BNW: Tensor, ids_BT: Tensor, mask_BT: Tensor, texts: list[str], image_ids_B: Tensor
     ) -> Pairs:
         text_ids_B = torch.tensor([_text_id(text) for text in texts])
@@ -177,42 +171,42 @@ class Objective(nn.Module):
         self.med.temp.clamp_(self.config.temp_min, self.config.temp_max)
 
     def _itc(self, own: Pairs, pixels: Tensor, ids_BT: Tensor, mask_BT: Tensor, epoch: float) -> Tensor:
-        teacher = self._teach(own, pixels, ids_BT, mask_BT)
-        candidates, offset = self._candidates(own, teacher)
+        teacher = self._encode_by_teacher(own, pixels, ids_BT, mask_BT)
+        candidates, offset = self._itc_candidates(own, teacher)
         positive_BC = find_positives(own, candidates, offset, self.config.positives)
-        alpha = self.config.alpha * ramp(epoch, self.config.alpha_ramp_epochs)
+        alpha = self.config.alpha * alpha_ramp(epoch, self.config.alpha_ramp_epochs)
         temp = self.med.temp
         total = positive_BC.new_zeros((), dtype=torch.float32)
-        with torch.autocast(pixels.device.type, enabled=False):  # a cosine / 0.07 is beyond bf16
-            for asks, answers in ((0, 1), (1, 0)):  # image to text, text to image
+        with torch.autocast(pixels.device.type, enabled=False):  # bfloat16 is too coarse for cosine / 0.07
+            for query, other in ((0, 1), (1, 0)):  # indices of Pairs: image to text, text to image
                 soft_BC = None
                 if teacher is not None:
-                    soft_BC = teacher[asks] @ candidates[answers].detach().T / temp.detach()
+                    soft_BC = teacher[query] @ candidates[other].detach().T / temp.detach()
                 targets_BC = contrast_targets(positive_BC, soft_BC, alpha)
-                total = total + contrast(own[asks] @ candidates[answers].T / temp, targets_BC) / 2
+                total = total + contrastive_loss(own[query] @ candidates[other].T / temp, targets_BC) / 2
         return total
 
     @torch.no_grad()
-    def _teach(self, own: Pairs, pixels: Tensor, ids_BT: Tensor, mask_BT: Tensor) -> Pairs | None:
+    def _encode_by_teacher(self, own: Pairs, pixels: Tensor, ids_BT: Tensor, mask_BT: Tensor) -> Pairs | None:
         if self.teacher is None:
             return None
         image_BE = self.teacher.image_feature(self.teacher.encode_image(pixels))
         return own._replace(image_BE=image_BE, text_BE=self.teacher.text_feature(ids_BT, mask_BT))
 
-    def _candidates(self, own: Pairs, teacher: Pairs | None) -> tuple[Pairs, int]:
-        """What ITC compares with, and which of it is the first own pair."""
-        spread = self.config.contrast_all_workers
-        offset = world()[0] * len(own.image_ids_B) if spread else 0
+    def _itc_candidates(self, own: Pairs, teacher: Pairs | None) -> tuple[Pairs, int]:
+        """The pairs to contrast with, and the position of the first own pair among them."""
+        all_workers = self.config.contrast_all_workers
+        offset = world()[0] * len(own.image_ids_B) if all_workers else 0
         if teacher is None or self.queue is None:
-            if not spread:
+            if not all_workers:
                 return own, 0
             features = gather_with_gradient(own.image_BE), gather_with_gradient(own.text_BE)
             return Pairs(*features, gather(own.image_ids_B), gather(own.text_ids_B)), offset
-        everywhere = Pairs(*(gather(part) for part in teacher))
-        now = everywhere if spread else teacher
-        candidates = Pairs(*(torch.cat(both) for both in zip(now, self.queue.read(), strict=True)))
+        gathered = Pairs(*(gather(part) for part in teacher))
+        current = gathered if all_workers else teacher
+        candidates = Pairs(*(torch.cat(both) for both in zip(current, self.queue.read(), strict=True)))
         if self.training:
-            self.queue.push(everywhere)
+            self.queue.push(gathered)
         return candidates, offset
 
     # ---- image-text matching
@@ -220,23 +214,24 @@ class Objective(nn.Module):
     def _itm(
         self, own: Pairs, states_BNW: Tensor, ids_BT: Tensor, mask_BT: Tensor
     ) -> tuple[Tensor, Tensor, CrossKV]:
-        """The loss, the accuracy, and the keys and values of the B images."""
+        """The loss, the accuracy, and the cross-attention keys and values of the B images."""
         workers = world()[1]
         pairs_count, device = ids_BT.shape[0], ids_BT.device
-        image_B, text_B, valid_2B = self._negatives(own)
-        everywhere_ids, everywhere_mask = ids_BT, mask_BT
-        images_M = torch.arange(pairs_count, device=device)
+        image_B, text_B, valid_2B = self._draw_itm_negatives(own)
+        candidate_ids, candidate_mask = ids_BT, mask_BT
+        images_B = torch.arange(pairs_count, device=device)
         if self.config.negative_all_rank and workers > 1:
-            everywhere_ids, everywhere_mask = self._gather_texts(ids_BT, mask_BT)
-            ids_BT, mask_BT = (F.pad(x, (0, everywhere_ids.shape[1] - x.shape[1])) for x in (ids_BT, mask_BT))
+            candidate_ids, candidate_mask = self._gather_texts(ids_BT, mask_BT)
+            padding = (0, candidate_ids.shape[1] - ids_BT.shape[1])
+            ids_BT, mask_BT = F.pad(ids_BT, padding), F.pad(mask_BT, padding)
             states_BNW = torch.cat([states_BNW, gather_with_gradient(states_BNW)[image_B]])
-            image_B = images_M + pairs_count
+            image_B = images_B + pairs_count
         kv = self.med.cross_kv(states_BNW, which="encoder")
-        # Matched pairs, then each text with a wrong image, then each image with a wrong text.
-        ids_MT = torch.cat([ids_BT, ids_BT, everywhere_ids[text_B]])
+        # The positive pairs, then each text with a negative image, then each image with a negative text.
+        ids_MT = torch.cat([ids_BT, ids_BT, candidate_ids[text_B]])
         ids_MT[:, 0] = self.tokenizer.enc_id
-        mask_MT = torch.cat([mask_BT, mask_BT, everywhere_mask[text_B]])
-        logits_M2 = self.med.match(ids_MT, mask_MT, kv, torch.cat([images_M, image_B, images_M]))
+        mask_MT = torch.cat([mask_BT, mask_BT, candidate_mask[text_B]])
+        logits_M2 = self.med.match(ids_MT, mask_MT, kv, torch.cat([images_B, image_B, images_B]))
         labels_M = torch.arange(3 * pairs_count, device=device).lt(pairs_count).long()
         weight_M = torch.cat([valid_2B.new_ones(pairs_count), valid_2B]).float()
         weight_M = weight_M * workers / sum_over_workers(weight_M.sum())
@@ -245,49 +240,61 @@ class Objective(nn.Module):
         return loss, accuracy, [(key[:pairs_count], value[:pairs_count]) for key, value in kv]
 
     @torch.no_grad()
-    def _negatives(self, own: Pairs) -> tuple[Tensor, Tensor, Tensor]:
-        """For each text a wrong image [B], for each image a wrong text [B], and which of both exist [2B]."""
-        spread = self.config.negative_all_rank
-        candidates = Pairs(*(gather(part) for part in own)) if spread else own
+    def _draw_itm_negatives(self, own: Pairs) -> tuple[Tensor, Tensor, Tensor]:
+        """A negative image for each text [B], a negative text for each image [B], and which of both exist
+        [2B]."""
+        all_workers = self.config.negative_all_rank
+        candidates = Pairs(*(gather(part) for part in own)) if all_workers else own
         first = world()[0] * len(own.image_ids_B)
-        positive_BC = find_positives(own, candidates, first if spread else 0, self.config.positives)
+        positive_BC = find_positives(own, candidates, first if all_workers else 0, self.config.positives)
         rows_B = torch.arange(first, first + len(own.image_ids_B), device=positive_BC.device)
-        drawn = []
+        draws = []
         with torch.autocast(positive_BC.device.type, enabled=False):
-            for asks, answers in ((1, 0), (0, 1)):
-                logits_BC = own[asks] @ candidates[answers].T / self.med.temp
+            for query, other in ((1, 0), (0, 1)):  # indices of Pairs: text to image, image to text
+                logits_BC = own[query] @ candidates[other].T / self.med.temp
                 weights_BC = negative_weights(logits_BC, positive_BC, self.config.negative_floor)
-                drawn.append(draw_negatives(weights_BC, self._draws + 2 * rows_B + answers, self.step))
-        (image_B, image_valid_B), (text_B, text_valid_B) = drawn
+                draws.append(draw_negatives(weights_BC, self._negatives_seed + 2 * rows_B + other, self.step))
+        (image_B, image_valid_B), (text_B, text_valid_B) = draws
         return image_B, text_B, torch.cat([image_valid_B, text_valid_B])
 
     def _gather_texts(self, ids_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
         longest = max_over_workers(ids_BT.shape[1], ids_BT.device)
-        room = (0, longest - ids_BT.shape[1])
-        ids = F.pad(ids_BT, room, value=self.tokenizer.pad_id)
-        return gather(ids), gather(F.pad(mask_BT, room))
+        padding = (0, longest - ids_BT.shape[1])
+        ids = F.pad(ids_BT, padding, value=self.tokenizer.pad_id)
+        return gather(ids), gather(F.pad(mask_BT, padding))
 
-    # ---- language modelling
+    # ---- language modeling
 
     def _lm(self, texts: list[str], kv: CrossKV) -> Tensor:
         device = kv[0][0].device
         captions = [self.config.prompt + text for text in texts]
         ids_BT, mask_BT = self.tokenizer.encode(captions, self.config.max_tokens, first="dec")
         predicted_BT = mask_BT.bool()
-        predicted_BT[:, : self._given] = False
-        # Positions are picked on the host, where the mask is: the vocabulary projection then skips the rest.
-        where_P = predicted_BT[:, 1:].flatten().nonzero()[:, 0].to(device)
+        predicted_BT[:, : self._prompt_length] = False
+        # Select positions on the host, where the mask is, so that only they go through the vocabulary
+        # projection.
+        positions_P = predicted_BT[:, 1:].flatten().nonzero()[:, 0].to(device)
         inputs_BT, targets_BT = ids_BT[:, :-1].to(device), ids_BT[:, 1:].to(device)
         states_BTD = self.med.decode_states(inputs_BT, kv)
-        logits_PV = self.med.lm_logits(states_BTD.flatten(0, 1)[where_P]).float()
+        logits_PV = self.med.lm_logits(states_BTD.flatten(0, 1)[positions_P]).float()
         total = F.cross_entropy(
             logits_PV,
-            targets_BT.flatten()[where_P],
+            targets_BT.flatten()[positions_P],
             reduction="sum",
             label_smoothing=self.config.label_smoothing,
         )
-        return total * world()[1] / sum_over_workers(total.new_tensor(max(len(where_P), 1)))
+        return total * world()[1] / sum_over_workers(total.new_tensor(max(len(positions_P), 1)))
+
+
+def _check_parts(med: MED, config: ObjectiveConfig) -> None:
+    needs_encoder = "itc" in config.losses or "itm" in config.losses
+    if (needs_encoder and not med.has_encoder) or ("lm" in config.losses and not med.has_decoder):
+        raise ValueError(
+            f'losses {", ".join(config.losses)} cannot train a "{med.config.parts}": itc and itm need '
+            'parts "pretrain" or "filter", lm needs "pretrain" or "captioner"'
+        )
 
 
 def _text_id(text: str) -> int:
+    """A 64-bit hash of a text, the same on every worker."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)

@@ -1,7 +1,7 @@
-"""How much of a device a training uses: arithmetic per step by count, and the device's peak by name.
+"""Floating-point operations of a training step, and the peak of the device.
 
-Model FLOPs utilisation as in PaLM (arXiv 2204.02311, appendix B): the arithmetic that the model needs, not what
-recomputation adds, over what the device could do.
+Model FLOPs utilization as in PaLM (arXiv 2204.02311, appendix B): the operations that the model requires,
+without recomputation, divided by those that the device could perform.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from capfilt.models.training.objectives import Objective, PairBatch
 
-BACKWARD = 2  # gradients cost twice the forward pass: one product for the inputs, one for the weights
+BACKWARD_COST = 2  # relative to forward: one product for the gradient of inputs, one for that of weights
 
-# Dense bfloat16 tensor-core peaks, FLOP/s, from NVIDIA's data sheets; the first name found in the device's counts.
+# Dense bfloat16 peaks in FLOP/s from NVIDIA's data sheets. The first entry contained in the device name
+# applies.
 PEAK_BFLOAT16 = {
     "H200": 989e12,
     "H100 PCIe": 756e12,
@@ -30,25 +31,26 @@ PEAK_BFLOAT16 = {
 
 
 def training_flops(objective: Objective, batch: PairBatch) -> int:
-    """Floating-point operations of one training step on `batch`: forward and backward of the model, forward of the
-    momentum encoder. Matrix products, convolutions and attention count; norms and activations do not.
+    """Floating-point operations of one training step: forward and backward of the model, forward of the
+    teacher.
 
-    Nothing of the objective's state changes, and no random number is drawn.
+    Counts matrix products, convolutions and attention, not norms and activations. Neither the state of the
+    objective nor that of torch's random generator changes.
     """
     training, teacher = objective.training, objective.teacher
     objective.eval()
     try:
-        everything = _forward_flops(objective, batch)
+        with_teacher = _forward_flops(objective, batch)
         objective.teacher = None
         model = _forward_flops(objective, batch)
     finally:
         objective.teacher = teacher
         objective.train(training)
-    return (1 + BACKWARD) * model + (everything - model)
+    return (1 + BACKWARD_COST) * model + (with_teacher - model)
 
 
 def peak_flops(device: torch.device, bfloat16: bool) -> float | None:
-    """FLOP/s that the device could do in bfloat16; None where no data sheet says it (CPUs, float32)."""
+    """Peak FLOP/s of the device in bfloat16; None if unknown (CPUs, float32, GPUs not listed)."""
     if device.type != "cuda" or not bfloat16:
         return None
     name = torch.cuda.get_device_name(device)

@@ -97,37 +97,28 @@ def _read_held_out(task: EvaluationTask) -> HeldOutImages:
 def _evaluate_retrieval(task: EvaluationTask, checkpoint: str, held_out: HeldOutImages) -> dict[str, float]:
     """Recalls of the model. The model leaves the device at the end, before the captioner is loaded."""
     from capfilt.models.checkpoints.load import load_checkpoint
-    from capfilt.models.tasks.placement import load_pixels, place
-    from capfilt.models.tasks.retrieval import evaluate_retrieval
+    from capfilt.models.tasks.placement import load_pixel_batches, prepare_model
+    from capfilt.models.tasks.retrieval import RetrievalOptions, RetrievalSet, evaluate_retrieval
 
     caption = task.config.caption
     med, tokenizer, _ = load_checkpoint(checkpoint, parts="pretrain")
-    med = place(med, tokenizer, "auto", caption.precision)
-    return evaluate_retrieval(
-        med,
-        tokenizer,
-        load_pixels(held_out.images, med.config.vision.image_size, caption.batch_size),
-        [text for of_image in held_out.texts for text in of_image],
-        [i for i, of_image in enumerate(held_out.texts) for _ in of_image],
-        task.config.k,
-        next(med.parameters()).device,
-        batch_size=caption.batch_size,
-        on_notice=task.notify,
+    med = prepare_model(med, tokenizer, "auto", caption.precision)
+    data = RetrievalSet(
+        pixel_batches=load_pixel_batches(
+            held_out.images, med.config.vision.image_size, caption.batch_size
+        ),
+        texts=[text for of_image in held_out.texts for text in of_image],
+        image_of_text=[i for i, of_image in enumerate(held_out.texts) for _ in of_image],
     )
+    options = RetrievalOptions(k=task.config.k, batch_size=caption.batch_size, on_notice=task.notify)
+    return evaluate_retrieval(med, tokenizer, data, options)
 
 
 def _generate_captions(task: EvaluationTask, checkpoint: str, held_out: HeldOutImages) -> dict[str, str]:
     """One caption of each image, by its key."""
     from capfilt.models.tasks.captioner import Captioner
 
-    caption = task.config.caption
-    captioner = Captioner.from_checkpoint(
-        checkpoint,
-        precision=caption.precision,
-        prompt=caption.prompt,
-        sampling=caption.sampling,
-        batch_size=caption.batch_size,
-    )
+    captioner = Captioner.from_checkpoint(checkpoint, task.config.caption)
     captioner.batches.on_notice = task.notify
     captions = captioner.caption(held_out.images, held_out.keys, n=1, run_seed=task.seed, round=0)
     return {key: of_image[0].text for key, of_image in zip(held_out.keys, captions, strict=True)}

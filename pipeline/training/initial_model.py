@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from capfilt.models.checkpoints.load import load_checkpoint, load_text_start, load_vision_start
+from capfilt.models.checkpoints.load import load_checkpoint
+from capfilt.models.checkpoints.pretrained_start import load_text_start, load_vision_start
 from capfilt.models.config import MedConfig
 from capfilt.models.network.med import MED
 from capfilt.models.network.tokenizer import Tokenizer

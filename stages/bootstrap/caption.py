@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from typing import Annotated, ClassVar, Literal
+from dataclasses import asdict, dataclass
+from typing import Annotated
 
 import pyarrow as pa
 from annotated_types import Ge
 
-from capfilt.models.config import SamplingConfig
+from capfilt.models.tasks.options import CaptionerOptions
 from capfilt.stages.rows import CAPTION, with_column
 from capfilt.stages.storage.artifacts import local_artifact
 from capfilt.stages.storage.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptionConfig:
+class CaptionConfig(CaptionerOptions):
     """How synthetic texts are written."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     captions_per_image: Annotated[int, Ge(0)] = 1
     """Texts written for each image; the paper writes one. 0 = none: only the web texts are judged."""
-    prompt: str = "a picture of "
-    """Text the decoder continues (reference: configs/caption_coco.yaml); not part of the stored caption."""
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    """Decoding; the paper's nucleus sampling with p = 0.9 unless told otherwise."""
-    batch_size: Annotated[int, Ge(1)] = 64
-    """Images per forward pass; halved by itself when the device runs out of memory."""
     image_size: Annotated[int, Ge(8)] | None = None
     """Side of the square input in pixels; the checkpoint's own when not given, else positions are resampled."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """`auto`: bfloat16 on GPUs that have it, else float32."""
 
 
 class Caption:
@@ -65,13 +55,10 @@ class Caption:
         self.config, self.seed, self.round = config, seed, round
         self.captioner = Captioner.from_checkpoint(
             local_artifact(checkpoint, "captioner.checkpoint", run),
+            config,
             tokenizer=tokenizer and local_artifact(tokenizer, "captioner.tokenizer", run),
-            device=device,
-            precision=config.precision,
             image_size=config.image_size,
-            prompt=config.prompt,
-            sampling=config.sampling,
-            batch_size=config.batch_size,
+            device=device,
         )
 
     def on_progress(self, callback: Callable[[], None]) -> None:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any
 
 import pyarrow as pa
 from annotated_types import Ge, Le
 
-from capfilt.models.caption_text import normalize_caption
+from capfilt.models.caption_text import MAX_WORDS, normalize_caption
+from capfilt.models.tasks.options import MatcherOptions
 from capfilt.stages.bootstrap.candidates import gather_candidates
 from capfilt.stages.rows import CANDIDATE, with_column, without_images
 from capfilt.stages.storage.artifacts import local_artifact
@@ -20,24 +21,15 @@ from capfilt.stages.storage.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)
-class FilterConfig:
+class FilterConfig(MatcherOptions):
     """How candidates are judged."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     threshold: Annotated[float, Ge(0), Le(1)] = 0.5
     """A candidate is kept when its ITM probability reaches this; 0.5 is the paper's "the ITM head predicts it
     as matched"."""
-    itm_token: Literal["enc", "cls"] = "enc"
-    """Token that opens a text for the ITM head: `enc` as the head was trained, `cls` for parity with
-    transformers and the reference's blip_itm.py."""
-    batch_size: Annotated[int, Ge(1)] = 64
-    """Images per forward pass, with all their texts; halved by itself when the device runs out of memory."""
     image_size: Annotated[int, Ge(8)] | None = None
     """Side of the square input in pixels; the checkpoint's own when not given."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """`auto`: bfloat16 on GPUs that have it, else float32."""
-    max_words: Annotated[int, Ge(1)] = 30
+    max_words: Annotated[int, Ge(1)] = MAX_WORDS
     """Words of a text that are read, as in the reference's pre_caption."""
 
 
@@ -73,12 +65,10 @@ class Filter:
         self.config, self.keep_images = config, keep_images
         self.matcher = Matcher.from_checkpoint(
             local_artifact(checkpoint, "filter.checkpoint", run),
+            config,
             tokenizer=tokenizer and local_artifact(tokenizer, "filter.tokenizer", run),
-            device=device,
-            precision=config.precision,
             image_size=config.image_size,
-            itm_token=config.itm_token,
-            batch_size=config.batch_size,
+            device=device,
         )
 
     def on_progress(self, callback: Callable[[], None]) -> None:

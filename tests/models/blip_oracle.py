@@ -1,6 +1,7 @@
-"""Tiny BLIPs of transformers with random weights, the same weights as a MED, and words to feed both.
+"""Tiny BLIPs of transformers with random weights, and MEDs with the same weights.
 
-transformers' implementation shares no code with ours; what it answers is the right answer in these tests.
+The implementation of transformers shares no code with ours, so its results are the expected ones in these
+tests.
 """
 
 import re
@@ -25,7 +26,7 @@ PARTS = {
 }
 WORDS = "a picture of the red blue green small large dog cat bird tree house car boat on in under near two"
 
-# transformers' names -> salesforce/BLIP's, which are ours (shared/docs/blip.md, section 2).
+# Tensor names of transformers -> those of salesforce/BLIP, which MED has too.
 _RENAME = [
     (r"^vision_model\.embeddings\.class_embedding$", "visual_encoder.cls_token"),
     (r"^vision_model\.embeddings\.position_embedding$", "visual_encoder.pos_embed"),
@@ -73,7 +74,7 @@ def hf_config(tokenizer: Tokenizer) -> BlipConfig:
 
 
 def vqa_config(tokenizer: Tokenizer) -> BlipConfig:
-    """One width for image and text: transformers' answers know no other."""
+    """Text and image have the same width, as question answering in transformers requires."""
     config = hf_config(tokenizer)
     config.text_config.encoder_hidden_size = config.vision_config.hidden_size = 32
     config.vision_config.intermediate_size = 128
@@ -81,7 +82,7 @@ def vqa_config(tokenizer: Tokenizer) -> BlipConfig:
 
 
 def hf_answerer(tokenizer: Tokenizer, seed: int = 0, ends: float = 3.0) -> BlipForQuestionAnswering:
-    """An answerer whose answers differ from question to question; the higher `ends`, the sooner they end."""
+    """A model whose answers differ between questions; the higher `ends`, the shorter they are."""
     model = _random_weights(BlipForQuestionAnswering, vqa_config(tokenizer), seed)
     with torch.no_grad():
         model.text_decoder.cls.predictions.bias[tokenizer.sep_id] += ends
@@ -89,7 +90,7 @@ def hf_answerer(tokenizer: Tokenizer, seed: int = 0, ends: float = 3.0) -> BlipF
 
 
 def hf_captioner(tokenizer: Tokenizer, seed: int = 0, ends: float = 3.0) -> BlipForConditionalGeneration:
-    """A captioner whose texts differ from image to image; the higher `ends`, the sooner they end."""
+    """A model whose captions differ between images; the higher `ends`, the shorter they are."""
     model = _random_weights(BlipForConditionalGeneration, hf_config(tokenizer), seed)
     with torch.no_grad():
         model.text_decoder.cls.predictions.bias[tokenizer.sep_id] += ends
@@ -106,13 +107,13 @@ def _random_weights(kind, config, seed):
         model = kind(config)
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape)
-            # Wide enough that images and tokens matter; norms and biases are moved off 1 and 0 too.
+            # Large enough that images and tokens matter; norms and biases differ from 1 and 0 too.
             parameter.add_(noise * 0.3 if parameter.dim() > 1 else noise * 0.1)
     return model.eval()
 
 
 def med_of(hf) -> MED:
-    """The same model as ours."""
+    """A MED with the same weights."""
     text, vision = hf.config.text_config, hf.config.vision_config
     med = MED(
         MedConfig(
@@ -150,7 +151,7 @@ def med_of(hf) -> MED:
 
 
 def random_pixels(images: int, seed: int = 0) -> torch.Tensor:
-    """uint8 [B, 3, SIZE, SIZE]: flat colours under noise, so that images differ widely."""
+    """Pixels uint8 [B, 3, SIZE, SIZE] of random colors with noise, so that images differ strongly."""
     generator = torch.Generator().manual_seed(seed)
     flat = torch.randint(0, 256, (images, 3, 1, 1), generator=generator).float()
     noise = torch.randn(images, 3, SIZE, SIZE, generator=generator) * 60

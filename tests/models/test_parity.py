@@ -1,7 +1,7 @@
-"""MED against transformers' BLIP with the same random weights: the numbers of every mode, within 1e-5.
+"""MED against the BLIP of transformers with the same random weights: the numbers of every mode, within 1e-5.
 
-transformers' semantics, as BLIP was trained: 12 text heads at base size, vision eps 1e-6. Its matching never puts
-[ENC] at position 0, which for us is a matter of the ids given.
+The config is that of BLIP's training: 12 text heads at base size, vision epsilon 1e-6. Matching in
+transformers never has [ENC] at position 0; here that depends on the ids passed to both.
 """
 
 import pytest
@@ -14,8 +14,8 @@ from transformers import (
 )
 
 from capfilt.models.checkpoints.huggingface import from_hf
-from capfilt.models.checkpoints.tensors import complete_ties, fill
-from capfilt.models.network.med import MED
+from capfilt.models.checkpoints.tensors import complete_ties, fill_model
+from capfilt.models.network.med import MED, Questions
 from tests.models.blip_oracle import hf_config, tiny_tokenizer, vqa_config
 
 TOKENIZER = tiny_tokenizer()
@@ -24,19 +24,19 @@ TEXTS = ["a red dog on a blue car", "two birds"]
 
 
 def base_config(pixels: int) -> BlipConfig:
-    """BLIP base, with the values that transformers' defaults get wrong."""
+    """BLIP base, with the values of BLIP where the defaults of transformers differ."""
     text = {"num_attention_heads": 12, "vocab_size": 30524, "encoder_hidden_size": 768}
     vision = {"image_size": pixels, "layer_norm_eps": 1e-6, "initializer_range": 0.02}
     return BlipConfig(text_config=text, vision_config=vision)
 
 
 def case(name: str) -> tuple[BlipConfig, float]:
-    """Config and the noise on its weights: "tiny" or base at so many pixels."""
+    """Config and standard deviation of the noise on the weights: "tiny", or base with this image size."""
     return (hf_config(TOKENIZER), 0.2) if name == "tiny" else (base_config(int(name)), 0.0)
 
 
-def randomised(model, noise: float = 0.2):
-    """Moves the parameters, so that biases and norms count, and images and tokens matter."""
+def randomize(model, noise: float = 0.2):
+    """Add noise to the parameters, so that biases, norms, images and tokens matter."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -47,10 +47,10 @@ def randomised(model, noise: float = 0.2):
 
 
 def med_of(hf) -> MED:
-    weights = from_hf(hf.state_dict(), {}, hf.config.to_dict(), "the oracle")
+    weights = from_hf(hf.state_dict(), {}, hf.config.to_dict(), "transformers")
     with torch.device("meta"):
         med = MED(weights.config)
-    fill(med, complete_ties(med, weights.tensors), "the oracle")
+    fill_model(med, complete_ties(med, weights.tensors), "transformers")
     return med.eval()
 
 
@@ -62,14 +62,14 @@ def pixels_for(med, images):
 @pytest.fixture(scope="module", params=["tiny", "224", pytest.param("384", marks=pytest.mark.long)])
 def captioners(request):
     config, noise = case(request.param)
-    hf = randomised(BlipForConditionalGeneration(config), noise)
+    hf = randomize(BlipForConditionalGeneration(config), noise)
     return hf, med_of(hf)
 
 
 @pytest.fixture(scope="module", params=["tiny", "224", pytest.param("384", marks=pytest.mark.long)])
 def matchers(request):
     config, noise = case(request.param)
-    hf = randomised(BlipForImageTextRetrieval(config), noise)
+    hf = randomize(BlipForImageTextRetrieval(config), noise)
     return hf, med_of(hf)
 
 
@@ -113,8 +113,8 @@ def test_similarities(matchers):
 
 @torch.no_grad()
 def test_the_first_token_matters_for_matching():
-    """Why the [ENC] that others forget is worth its place."""
-    med = med_of(randomised(BlipForImageTextRetrieval(hf_config(TOKENIZER))))
+    """So [ENC] cannot be replaced by [CLS]."""
+    med = med_of(randomize(BlipForImageTextRetrieval(hf_config(TOKENIZER))))
     kv = med.cross_kv(med.encode_image(pixels_for(med, 2)), "encoder")
     scores = {first: med.match(*TOKENIZER.encode(TEXTS, 20, first=first), kv) for first in ("cls", "enc")}
     assert (scores["cls"] - scores["enc"]).abs().max() > 1e-3
@@ -122,35 +122,35 @@ def test_the_first_token_matters_for_matching():
 
 @torch.no_grad()
 def test_answer_logits_of_questions_of_unequal_lengths():
-    """VQA: question and image to states, answer decoded from the states, by towers of unequal weights.
+    """The question is encoded with the image, and the answer is decoded from its states, by separate weights.
 
-    transformers 5.23 loses the question's mask on the way to cross-attention, so the right answer is the one it
-    gives to each question alone, without padding.
+    transformers 5.23 does not pass the question's mask to cross-attention. Therefore the expected logits are
+    those of each question by itself, without padding.
     """
-    hf = randomised(BlipForQuestionAnswering(vqa_config(TOKENIZER)))
+    hf = randomize(BlipForQuestionAnswering(vqa_config(TOKENIZER)))
     med = med_of(hf)
     pixels, questions = pixels_for(med, 2), ["on a red car near a tree", "a cat"]
     ids, question_mask = TOKENIZER.encode(questions, 20, first="enc")
     answer, mask = TOKENIZER.encode(["two dogs", "tree"], 8, first="dec")
     states = med.encode_text(ids, question_mask, med.cross_kv(med.encode_image(pixels), "encoder"))
     kv = med.cross_kv(states, "decoder")
-    ours, padding_read = (
-        med.answer(answer, kv, question_mask, mask=mask),
-        med.answer(answer, kv, None, mask=mask),
+    ours, with_padding = (
+        med.answer(answer, Questions(kv=kv, mask_QN=question_mask), mask=mask),
+        med.answer(answer, Questions(kv=kv, mask_QN=None), mask=mask),
     )
     assert not question_mask.all()
     for row, question in enumerate(questions):
-        of_row = slice(row, row + 1)
-        due = hf_answer_logits(hf, pixels[of_row], question, answer[of_row], mask[of_row])
+        one = slice(row, row + 1)
+        expected = hf_answer_logits(hf, pixels[one], question, answer[one], mask[one])
         real = mask[row].bool()
-        torch.testing.assert_close(ours[row, real], due[real], **CLOSE)
-    assert (padding_read - ours)[1, mask[1].bool()].abs().max() > 1e-2
+        torch.testing.assert_close(ours[row, real], expected[real], **CLOSE)
+    assert (with_padding - ours)[1, mask[1].bool()].abs().max() > 1e-2
 
 
 def hf_answer_logits(hf, pixels, question, answer, mask):
-    """Logits [T, V] of one answer's tokens; transformers' forward keeps them to itself."""
-    seen = []
-    hook = hf.text_decoder.register_forward_hook(lambda _module, _inputs, out: seen.append(out.logits[0]))
+    """Logits [T, V] of the tokens of one answer, from a hook because transformers does not return them."""
+    outputs = []
+    hook = hf.text_decoder.register_forward_hook(lambda _module, _inputs, out: outputs.append(out.logits[0]))
     ids, attention_mask = TOKENIZER.encode([question], 20, first="enc")
     hf(
         pixel_values=pixels,
@@ -160,4 +160,4 @@ def hf_answer_logits(hf, pixels, question, answer, mask):
         decoder_attention_mask=mask,
     )
     hook.remove()
-    return seen[0]
+    return outputs[0]

@@ -1,4 +1,4 @@
-"""A tiny MED with random weights, biases and norms included, and its words."""
+"""A tiny MED with random weights, biases and norms, and its tokenizer."""
 
 import torch
 
@@ -11,7 +11,7 @@ VISION = VisionConfig(image_size=32, patch_size=8, width=24, depth=2, heads=3, d
 TEXT = TextConfig(
     vocab_size=TOKENIZER.vocab_size, width=32, depth=2, heads=4, ffn=48, max_positions=20, dropout=0.05
 )
-# Widths of which salesforce's files, which hold no head counts, tell the heads: 64 channels each.
+# Heads of 64 channels, because checkpoints of salesforce/BLIP do not store the number of heads.
 FILE_VISION = VisionConfig(image_size=48, patch_size=16, width=128, depth=1, heads=2)
 FILE_TEXT = TextConfig(
     vocab_size=TOKENIZER.vocab_size, width=64, depth=2, heads=1, ffn=48, max_positions=20, dropout=0.1
@@ -28,7 +28,7 @@ def build(**changes) -> MED:
 
 
 def from_file(**changes) -> MED:
-    """A MED whose sizes a file without a config tells."""
+    """A MED whose sizes can be inferred from a checkpoint without config."""
     return build(vision=FILE_VISION, text=FILE_TEXT, **changes)
 
 

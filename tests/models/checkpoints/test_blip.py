@@ -1,4 +1,5 @@
-"""Checkpoints in the layout of salesforce/BLIP's .pth files: round trips to the bit, strictness, no code is run."""
+"""Checkpoints in the format of salesforce/BLIP: exact round trips, strictness, no execution of pickled
+code."""
 
 import pickle
 from dataclasses import replace
@@ -14,18 +15,19 @@ from tests.models.tiny_med import TEXT, TOKENIZER, VISION, assert_same, build
 
 @pytest.mark.parametrize("sharing", ["all_but_sa", "none"])
 @pytest.mark.parametrize("parts", ["pretrain", "captioner", "filter"])
-def test_ours_to_pth_and_back_to_the_bit(tmp_path, parts, sharing):
+def test_a_round_trip_through_pth_is_exact(tmp_path, parts, sharing):
     med = build(parts=parts, sharing=sharing)
-    save_checkpoint(tmp_path / "ours", med, TOKENIZER, {})
-    export_checkpoint(tmp_path / "ours", tmp_path / "blip.pth", to="blip")
-    back, _, info = load_checkpoint(tmp_path / "blip.pth", parts, tokenizer=tmp_path / "ours")
+    save_checkpoint(tmp_path / "capfilt", med, TOKENIZER, {})
+    export_checkpoint(tmp_path / "capfilt", tmp_path / "blip.pth", to="blip")
+    back, _, info = load_checkpoint(tmp_path / "blip.pth", parts, tokenizer=tmp_path / "capfilt")
     assert_same(back, med)
     assert info.format == "blip"
     assert len(checkpoint_digest(tmp_path / "blip.pth")) == 64
 
 
 def reference_file(path, med, **extra):
-    """What salesforce/BLIP writes: the model, momentum copies, queues and index buffers, no config of ours."""
+    """Write what salesforce/BLIP writes: the model, momentum copies, queues and index buffers, but no
+    MedConfig."""
     state = dict(med.state_dict())
     copies = {f"{name}_m.weight": torch.zeros(3) for name in ("visual_encoder", "text_proj")}
     buffers = {
@@ -40,7 +42,7 @@ def reference_file(path, med, **extra):
 
 
 @pytest.mark.parametrize("sharing", ["all_but_sa", "all_but_ca", "all", "none"])
-def test_a_reference_file_tells_its_sizes_and_sharing(tmp_path, sharing):
+def test_sizes_and_sharing_are_inferred_from_a_reference_file(tmp_path, sharing):
     vision = VisionConfig(image_size=48, patch_size=16, width=128, depth=1, heads=2)
     text = replace(TEXT, width=64, heads=1, dropout=0.1)
     med = build(vision=vision, text=text, sharing=sharing)
@@ -60,7 +62,7 @@ def test_reference_files_are_read_strictly(tmp_path):
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(tmp_path / "nlvr.pth", "pretrain", tokenizer=tmp_path)
     assert caught.value.unexpected == ["cls_head.0.weight"]
-    with pytest.raises(CheckpointError, match="comes without a tokenizer"):
+    with pytest.raises(CheckpointError, match="contains no tokenizer: pass the folder"):
         reference_file(tmp_path / "good.pth", med)
         load_checkpoint(tmp_path / "good.pth", "pretrain")
     torch.save({"model": {"weight": torch.zeros(2)}}, tmp_path / "other.pth")
@@ -74,7 +76,7 @@ class Bomb:
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_code_inside_a_pickle_is_never_run(tmp_path, capsys):
+def test_code_in_a_pickle_is_not_executed(tmp_path, capsys):
     TOKENIZER.save(tmp_path)
     torch.save({"model": {"visual_encoder.pos_embed": Bomb()}}, tmp_path / "zip.pth")
     (tmp_path / "legacy.pth").write_bytes(pickle.dumps({"model": Bomb()}))
@@ -84,19 +86,19 @@ def test_code_inside_a_pickle_is_never_run(tmp_path, capsys):
     assert "ran" not in capsys.readouterr().out
 
 
-def test_momentum_copies_cost_no_room_in_a_pth(tmp_path):
-    """The reference's loaders want them; they share their tensors' storage."""
-    save_checkpoint(tmp_path / "ours", build(parts="filter"), TOKENIZER, {})
-    export_checkpoint(tmp_path / "ours", tmp_path / "blip.pth", to="blip")
+def test_momentum_copies_need_no_space_in_a_pth(tmp_path):
+    """The loaders of the reference need them; they share the storage of the originals."""
+    save_checkpoint(tmp_path / "capfilt", build(parts="filter"), TOKENIZER, {})
+    export_checkpoint(tmp_path / "capfilt", tmp_path / "blip.pth", to="blip")
     content = torch.load(tmp_path / "blip.pth", weights_only=True)["model"]
     online = content["visual_encoder.pos_embed"]
     assert content["visual_encoder_m.pos_embed"].data_ptr() == online.data_ptr()
     assert content["text_encoder.embeddings.position_ids"].tolist() == [list(range(20))]
-    parameters = sum(file.stat().st_size for file in (tmp_path / "ours").glob("*.safetensors"))
+    parameters = sum(file.stat().st_size for file in (tmp_path / "capfilt").glob("*.safetensors"))
     assert (tmp_path / "blip.pth").stat().st_size < 1.5 * parameters
 
 
-def test_a_conv_stem_stays_ours(tmp_path):
+def test_a_conv_stem_cannot_be_exported(tmp_path):
     save_checkpoint(tmp_path, build(vision=replace(VISION, stem="conv")), TOKENIZER, {})
     for to, parts in (("blip", "pretrain"), ("hf", "filter")):
         with pytest.raises(CheckpointError, match=r'vision\.stem is "conv"'):

@@ -1,4 +1,4 @@
-"""LAVIS's files: laid out as its runner writes them (LAVIS 506965b, lavis/runners/runner_base.py)."""
+"""Checkpoints of LAVIS, as its runner writes them (LAVIS 506965b, lavis/runners/runner_base.py)."""
 
 import pytest
 import torch
@@ -9,14 +9,15 @@ from tests.models.tiny_med import TOKENIZER, assert_same, from_file
 
 
 @pytest.fixture
-def words(tmp_path):
-    """Folder of the tokenizer that a .pth needs."""
+def folder(tmp_path):
+    """A folder with the tokenizer that a .pth needs."""
     TOKENIZER.save(tmp_path)
     return tmp_path
 
 
 def lavis_file(path, med, *, without=(), buffers=(), **extra):
-    """What LAVIS's runner writes: tensors that learn (so no momentum copies) and buffers, and its own state."""
+    """Write what the runner of LAVIS writes: trained tensors (no momentum copies), buffers, and its own
+    state."""
     size = med.config.text.max_positions
     text = [
         name
@@ -55,39 +56,39 @@ MOMENTUM_BUFFERS = ("text_encoder_m",)
         ("blip_nlvr", "nlvr", ()),
     ],
 )
-def test_files_of_lavis_load(words, arch, parts, buffers):
+def test_lavis_checkpoints_load(folder, arch, parts, buffers):
     med = from_file(parts=parts)
-    lavis_file(words / f"{arch}.pth", med, buffers=buffers)
-    again, _, info = load_checkpoint(words / f"{arch}.pth", parts, tokenizer=words)
+    lavis_file(folder / f"{arch}.pth", med, buffers=buffers)
+    again, _, info = load_checkpoint(folder / f"{arch}.pth", parts, tokenizer=folder)
     contrasts = parts in ("pretrain", "filter")
     assert_same(again, med if contrasts else from_file(parts=parts, embed_dim=256))
     assert (info.format, info.parts, info.notes) == ("blip", parts, [])
 
 
-def test_the_matcher_of_lavis_has_no_temperature(words):
+def test_the_missing_temperature_of_the_lavis_matcher_is_replaced(folder):
     med = from_file(parts="filter")
-    lavis_file(words / "blip_image_text_matching.pth", med, without=["temp"])
-    again, _, info = load_checkpoint(words / "blip_image_text_matching.pth", "filter", tokenizer=words)
+    lavis_file(folder / "blip_image_text_matching.pth", med, without=["temp"])
+    again, _, info = load_checkpoint(folder / "blip_image_text_matching.pth", "filter", tokenizer=folder)
     assert again.temp.item() == pytest.approx(0.07) and info.notes == [
-        "the file holds no temperature; 0.07 is used"
+        "the file has no temperature; using 0.07"
     ]
     assert torch.equal(again.itm_head.weight, med.itm_head.weight)
 
 
-def test_models_of_lavis_that_are_none_of_ours_are_named(words):
+def test_unsupported_lavis_models_are_rejected(folder):
     med = from_file(parts="filter")
-    lavis_file(words / "blip_feature_extractor.pth", med, without=["itm_head"])
+    lavis_file(folder / "blip_feature_extractor.pth", med, without=["itm_head"])
     with pytest.raises(CheckpointError) as caught:
-        load_checkpoint(words / "blip_feature_extractor.pth", "filter", tokenizer=words)
+        load_checkpoint(folder / "blip_feature_extractor.pth", "filter", tokenizer=folder)
     assert caught.value.missing == ["itm_head.weight", "itm_head.bias"] and not caught.value.unexpected
     heads = {f"cls_head.{number}.bias": torch.zeros(2) for number in (0, 2)}
     lavis_file(
-        words / "blip_classification.pth",
+        folder / "blip_classification.pth",
         med,
         without=["vision_proj", "text_proj", "itm_head", "temp"],
         **heads,
     )
     with pytest.raises(CheckpointError) as caught:
-        load_checkpoint(words / "blip_classification.pth", "filter", tokenizer=words)
+        load_checkpoint(folder / "blip_classification.pth", "filter", tokenizer=folder)
     assert caught.value.unexpected == list(heads)
     assert "itm_head.weight" in caught.value.missing and len(caught.value.missing) == 6

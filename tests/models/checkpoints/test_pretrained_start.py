@@ -1,4 +1,4 @@
-"""Starting weights, against transformers' BERT and timm's ViT as oracles."""
+"""Initialization from BERT and ViT, compared with the BERT of transformers and the ViT of timm."""
 
 import json
 from dataclasses import replace
@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, BertModel
 
 from capfilt.models.checkpoints.files import CheckpointError
-from capfilt.models.checkpoints.load import load_text_start, load_vision_start
+from capfilt.models.checkpoints.pretrained_start import load_text_start, load_vision_start
 from capfilt.models.config import MedConfig, TextConfig, VisionConfig
 from capfilt.models.network.med import MED
 from capfilt.models.network.tokenizer import Tokenizer
@@ -43,7 +43,7 @@ def build(text=TEXT, vision=VISION, **changes) -> MED:
 
 
 def bert_folder(folder, kind, **changes):
-    """A BERT of transformers with random weights, saved with its vocabulary."""
+    """Save a BERT of transformers with random weights, and its vocabulary."""
     sizes = {
         "vocab_size": len(ENTRIES),
         "hidden_size": 32,
@@ -62,37 +62,37 @@ def bert_folder(folder, kind, **changes):
     return bert
 
 
-def sample(words, first="cls"):
-    return words.encode(["a red dog on the blue cats", "the car"], 12, first=first)
+def sample(tokenizer, first="cls"):
+    return tokenizer.encode(["a red dog on the blue cats", "the car"], 12, first=first)
 
 
 @torch.no_grad()
-def test_the_text_encoder_becomes_bert(tmp_path):
+def test_the_text_encoder_equals_bert(tmp_path):
     bert = bert_folder(tmp_path, BertModel)
     med = build(parts="filter")
     load_text_start(med, tmp_path)
     ids, mask = sample(Tokenizer.from_folder(tmp_path))
-    due = bert(input_ids=ids, attention_mask=mask).last_hidden_state
-    ours = torch.nn.functional.normalize(med.text_proj(due[:, 0]), dim=-1)
-    torch.testing.assert_close(med.text_feature(ids, mask), ours, **CLOSE)
+    states = bert(input_ids=ids, attention_mask=mask).last_hidden_state
+    expected = torch.nn.functional.normalize(med.text_proj(states[:, 0]), dim=-1)
+    torch.testing.assert_close(med.text_feature(ids, mask), expected, **CLOSE)
 
 
 @torch.no_grad()
-def test_a_shallower_text_encoder_becomes_the_lowest_layers_when_asked(tmp_path):
+def test_first_layers_takes_the_first_layers_of_a_deeper_bert(tmp_path):
     bert = bert_folder(tmp_path, BertModel, num_hidden_layers=3)
     med = build(parts="filter")
     load_text_start(med, tmp_path, first_layers=True)
     ids, mask = sample(Tokenizer.from_folder(tmp_path))
-    due = bert(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states[2]
-    ours = torch.nn.functional.normalize(med.text_proj(due[:, 0]), dim=-1)
-    torch.testing.assert_close(med.text_feature(ids, mask), ours, **CLOSE)
+    states = bert(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states[2]
+    expected = torch.nn.functional.normalize(med.text_proj(states[:, 0]), dim=-1)
+    torch.testing.assert_close(med.text_feature(ids, mask), expected, **CLOSE)
     with pytest.raises(CheckpointError, match=r"missing: encoder.layer.3"):
         load_text_start(build(text=replace(TEXT, depth=4)), tmp_path, first_layers=True)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", [BertForMaskedLM, BertForPreTraining])
-def test_the_language_model_head_comes_along(tmp_path, kind):
+def test_the_language_model_head_is_copied(tmp_path, kind):
     bert = bert_folder(tmp_path, kind)
     med = build(parts="captioner")
     load_text_start(med, tmp_path)
@@ -103,25 +103,25 @@ def test_the_language_model_head_comes_along(tmp_path, kind):
 
 @torch.no_grad()
 @pytest.mark.parametrize("sharing", ["all_but_sa", "none"])
-def test_both_towers_start_equal_and_the_rest_stays(tmp_path, sharing):
+def test_encoder_and_decoder_start_equal_and_other_tensors_are_unchanged(tmp_path, sharing):
     bert_folder(tmp_path, BertForMaskedLM)
-    med, untouched = build(sharing=sharing), build(sharing=sharing)
+    med, unchanged = build(sharing=sharing), build(sharing=sharing)
     load_text_start(med, tmp_path)
     encoder, decoder = med.text_encoder.state_dict(), med.text_decoder.bert.state_dict()
-    textual = [name for name in encoder if ".crossattention." not in name]
-    assert all(torch.equal(encoder[name], decoder[name]) for name in textual if "word" not in name)
-    known = len(ENTRIES)
-    for tower, old in ((encoder, untouched.text_encoder), (decoder, untouched.text_decoder.bert)):
+    text_only = [name for name in encoder if ".crossattention." not in name]
+    assert all(torch.equal(encoder[name], decoder[name]) for name in text_only if "word" not in name)
+    entries = len(ENTRIES)
+    for part, old in ((encoder, unchanged.text_encoder), (decoder, unchanged.text_decoder.bert)):
         before = old.state_dict()
-        for name in tower:
+        for name in part:
             if ".crossattention." in name:
-                assert torch.equal(tower[name], before[name])
+                assert torch.equal(part[name], before[name])
             elif "intermediate" in name:
-                assert not torch.equal(tower[name], before[name])
-        words = "embeddings.word_embeddings.weight"
-        assert torch.equal(tower[words][known:], before[words][known:])
-        assert not (tower[words][:known] == before[words][:known]).any()
-    assert torch.equal(med.vision_proj.weight, untouched.vision_proj.weight)
+                assert not torch.equal(part[name], before[name])
+        word_table = "embeddings.word_embeddings.weight"
+        assert torch.equal(part[word_table][entries:], before[word_table][entries:])
+        assert not (part[word_table][:entries] == before[word_table][:entries]).any()
+    assert torch.equal(med.vision_proj.weight, unchanged.vision_proj.weight)
 
 
 @torch.no_grad()
@@ -130,17 +130,17 @@ def test_another_vocabulary_is_matched_by_entry(tmp_path):
     own = tmp_path / "own"
     own.mkdir()
     (own / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\nzebra\ndog\nred\n")
-    words = Tokenizer.from_folder(own)
-    med = build(text=replace(TEXT, vocab_size=words.vocab_size), parts="filter")
+    tokenizer = Tokenizer.from_folder(own)
+    med = build(text=replace(TEXT, vocab_size=tokenizer.vocab_size), parts="filter")
     before = med.text_encoder.embeddings.word_embeddings.weight.clone()
-    load_text_start(med, tmp_path, words)
+    load_text_start(med, tmp_path, tokenizer)
     after, theirs = med.text_encoder.embeddings.word_embeddings.weight, bert.get_input_embeddings().weight
     for row, entry in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", None, "dog", "red", None, None]):
-        due = before[row] if entry is None else theirs[ENTRIES.index(entry)]
-        assert torch.equal(after[row], due), entry
+        expected = before[row] if entry is None else theirs[ENTRIES.index(entry)]
+        assert torch.equal(after[row], expected), entry
 
 
-def test_files_with_a_prefix_and_old_norm_names_load_the_same(tmp_path):
+def test_old_files_with_prefix_and_old_norm_names_load_equally(tmp_path):
     bert_folder(tmp_path, BertModel)
     plain = build(parts="filter")
     load_text_start(plain, tmp_path)
@@ -162,24 +162,28 @@ def break_tensors(folder, change):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "text", "named"),
+    ("sizes", "text", "message"),
     [
         ({"hidden_size": 64}, TEXT, "mis-shaped"),
         ({"num_hidden_layers": 3}, TEXT, "unexpected: encoder.layer.2"),
         ({"num_hidden_layers": 1}, TEXT, "missing: encoder.layer.1"),
         ({"num_attention_heads": 2}, TEXT, "2 attention heads, the model 4: set text.heads to 2"),
-        ({"max_position_embeddings": 8}, TEXT, "8 positions, the model 32 and 12"),
-        ({}, replace(TEXT, vocab_size=9), "14 words, the model 9: give the model's tokenizer"),
+        (
+            {"max_position_embeddings": 8},
+            TEXT,
+            "width 32 and 8 positions, the model width 32 and 12 positions: change text.width",
+        ),
+        ({}, replace(TEXT, vocab_size=9), "14 words, the model 9: pass the model's tokenizer"),
     ],
 )
-def test_a_bert_of_another_size_is_refused(tmp_path, sizes, text, named):
+def test_a_bert_of_another_size_is_rejected(tmp_path, sizes, text, message):
     bert_folder(tmp_path, BertModel, **sizes)
     with pytest.raises(CheckpointError) as caught:
         load_text_start(build(text=text), tmp_path)
-    assert named in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_a_folder_without_bert_is_named(tmp_path):
+def test_a_folder_without_bert_is_rejected(tmp_path):
     with pytest.raises(CheckpointError, match="neither model"):
         load_text_start(build(), tmp_path)
     bert_folder(tmp_path, BertModel)
@@ -198,7 +202,7 @@ def timm_vit(size=32, classes=10):
 
 
 @torch.no_grad()
-def test_the_image_encoder_becomes_timms(tmp_path):
+def test_the_image_encoder_equals_timms(tmp_path):
     vit = timm_vit()
     save_file(vit.state_dict(), tmp_path / "vit.safetensors")
     med = build()
@@ -217,23 +221,23 @@ def test_positions_of_another_size_are_resampled(tmp_path):
     assert torch.equal(med.visual_encoder.blocks[1].mlp.fc2.weight, vit.blocks[1].mlp.fc2.weight)
 
 
-def test_a_name_is_fetched_by_timm(monkeypatch):
-    """What timm would download is stood in for; a checkout has no network to rely on."""
-    vit, asked = timm_vit(), []
+def test_a_model_name_is_loaded_by_timm(monkeypatch):
+    """timm's download is replaced, because tests must not need a network."""
+    vit, calls = timm_vit(), []
 
     def create(name, pretrained):
-        asked.append((name, pretrained))
+        calls.append((name, pretrained))
         return vit
 
     monkeypatch.setattr("capfilt.models.checkpoints.pretrained_start.timm.create_model", create)
     med = build()
     load_vision_start(med, "deit_base_patch16_224")
-    assert asked == [("deit_base_patch16_224", True)]
+    assert calls == [("deit_base_patch16_224", True)]
     assert torch.equal(med.visual_encoder.norm.weight, vit.norm.weight)
     assert torch.equal(med.visual_encoder.cls_token, vit.cls_token)
 
 
-def test_a_vit_that_does_not_fit_is_refused(tmp_path):
+def test_a_vit_that_does_not_match_is_rejected(tmp_path):
     vit = timm_vit()
     tensors = dict(vit.state_dict()) | {"dist_token": torch.zeros(1, 1, 24)}
     tensors["blocks.0.mlp.fc1.weight"] = torch.zeros(48, 24)
@@ -245,7 +249,7 @@ def test_a_vit_that_does_not_fit_is_refused(tmp_path):
         load_vision_start(med, tmp_path / "vit.safetensors")
     assert caught.value.missing == ["visual_encoder.norm.bias"]
     assert caught.value.unexpected == ["visual_encoder.dist_token"]
-    assert caught.value.misshaped == ["visual_encoder.blocks.0.mlp.fc1.weight (48, 24) where (96, 24) is due"]
+    assert caught.value.misshaped == ["visual_encoder.blocks.0.mlp.fc1.weight (48, 24), expected (96, 24)"]
     assert all(torch.equal(tensor, before[name]) for name, tensor in med.state_dict().items())
-    with pytest.raises(CheckpointError, match="neither a safetensors file nor a model that timm knows"):
+    with pytest.raises(CheckpointError, match="neither a safetensors file nor the name of a timm model"):
         load_vision_start(med, "no_such_vit")

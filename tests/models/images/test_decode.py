@@ -1,4 +1,4 @@
-"""Decoding against pictures made by hand whose right answer is known pixel by pixel."""
+"""Decoding of images made by hand, whose expected pixels are known."""
 
 import io
 
@@ -9,7 +9,7 @@ from PIL import Image, ImageCms
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from capfilt.models.images.decode import decode_image
+from capfilt.models.images.decode import decode_image, is_plain, orientation
 from capfilt.models.images.pixels import MEAN, STD, normalize, to_pixels
 
 RED, GREEN, BLUE, WHITE, BLACK = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0))
@@ -23,9 +23,9 @@ def encode(image: Image.Image, format: str, **options) -> bytes:
 
 def corners() -> Image.Image:
     """24 x 16 pixels, four quarters: red top left, green top right, blue bottom left, white bottom right."""
-    picture = np.zeros((16, 24, 3), dtype=np.uint8)
-    picture[:8, :12], picture[:8, 12:], picture[8:, :12], picture[8:, 12:] = (RED, GREEN, BLUE, WHITE)
-    return Image.fromarray(picture)
+    quarters = np.zeros((16, 24, 3), dtype=np.uint8)
+    quarters[:8, :12], quarters[:8, 12:], quarters[8:, :12], quarters[8:, 12:] = (RED, GREEN, BLUE, WHITE)
+    return Image.fromarray(quarters)
 
 
 def pixels(image: Image.Image) -> np.ndarray:
@@ -33,9 +33,9 @@ def pixels(image: Image.Image) -> np.ndarray:
     return np.asarray(image).astype(int)
 
 
-# What a camera stores so that, turned as the tag says, the picture is `corners()` again (TIFF 6.0, tag 274:
-# the stored row 0 and column 0 are the visual top/left, top/right, bottom/right, bottom/left, left/top,
-# right/top, right/bottom, left/bottom).
+# The stored pixels that display as `corners()` with each orientation. By TIFF 6.0, tag 274, row 0 and column
+# 0 of the stored image are displayed at top/left, top/right, bottom/right, bottom/left, left/top, right/top,
+# right/bottom, left/bottom.
 STORED = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
@@ -62,19 +62,19 @@ def test_decode_exif_orientation_is_undone(orientation, format):
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 6553])
-def test_decode_unknown_orientation_is_left_alone(orientation):
+def test_decode_ignores_an_unknown_orientation(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     assert (pixels(decode_image(encode(corners(), "PNG", exif=exif))) == pixels(corners())).all()
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about the damage
-def test_decode_damaged_exif_leaves_the_picture_whole():
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns about the damage
+def test_decode_ignores_damaged_exif():
     data = encode(corners(), "PNG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff\x12\x01")
     assert (pixels(decode_image(data)) == pixels(corners())).all()
 
 
-def test_decode_alpha_goes_on_white():
+def test_decode_puts_alpha_on_white():
     rgba = np.zeros((2, 2, 4), dtype=np.uint8)
     rgba[0, 0], rgba[0, 1], rgba[1, 0], rgba[1, 1] = ((*RED, 255), (*RED, 0), (*BLACK, 128), (*BLACK, 0))
     out = pixels(decode_image(encode(Image.fromarray(rgba), "PNG")))
@@ -83,13 +83,13 @@ def test_decode_alpha_goes_on_white():
     assert abs(out[1, 0] - 127).max() <= 1  # half-transparent black over white
 
 
-def test_decode_grey_with_alpha_goes_on_white():
+def test_decode_puts_gray_with_alpha_on_white():
     la = Image.new("LA", (2, 1), (0, 0))
     la.putpixel((1, 0), (100, 255))
     assert pixels(decode_image(encode(la, "PNG")))[0].tolist() == [[255] * 3, [100] * 3]
 
 
-def test_decode_palette_and_its_transparent_colour():
+def test_decode_palette_and_its_transparent_color():
     palette = Image.new("P", (3, 1))
     palette.putpalette([*RED, *GREEN, *BLUE])
     for x in range(3):
@@ -100,19 +100,19 @@ def test_decode_palette_and_its_transparent_colour():
         assert out[0].tolist() == [list(RED), list(WHITE), list(BLUE)]
 
 
-def test_decode_rgb_and_grey_with_a_transparent_colour():
+def test_decode_rgb_and_gray_with_a_transparent_color():
     rgb = Image.new("RGB", (2, 1), RED)
     rgb.putpixel((1, 0), BLACK)
     assert pixels(decode_image(encode(rgb, "PNG", transparency=BLACK)))[0].tolist() == [
         list(RED),
         list(WHITE),
     ]
-    grey = Image.new("L", (2, 1), 10)
-    grey.putpixel((1, 0), 20)
-    assert pixels(decode_image(encode(grey, "PNG", transparency=20)))[0].tolist() == [[10] * 3, [255] * 3]
+    gray = Image.new("L", (2, 1), 10)
+    gray.putpixel((1, 0), 20)
+    assert pixels(decode_image(encode(gray, "PNG", transparency=20)))[0].tolist() == [[10] * 3, [255] * 3]
 
 
-def test_decode_cmyk_jpeg_has_the_right_colours():
+def test_decode_cmyk_jpeg_has_the_right_colors():
     cmyk = Image.new("CMYK", (32, 32), (0, 255, 255, 0))  # no cyan, full magenta and yellow: red
     cmyk.paste((255, 255, 0, 0), (16, 0, 32, 32))  # cyan and magenta: blue
     out = pixels(decode_image(encode(cmyk, "JPEG", quality=95)))
@@ -121,7 +121,7 @@ def test_decode_cmyk_jpeg_has_the_right_colours():
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
-def test_decode_16_bit_grey_is_scaled_not_cut(format):
+def test_decode_16_bit_gray_is_scaled_not_clipped(format):
     ramp = np.array([[0, 257, 32768, 65278, 65535]], dtype=np.uint16)
     out = pixels(decode_image(encode(Image.fromarray(ramp), format)))
     assert out[0, :, 0].tolist() == [0, 1, 128, 254, 255]
@@ -134,7 +134,7 @@ def test_decode_16_bit_netpbm_is_scaled():
     assert out[0, :, 0].tolist() == [0, 4, 128, 255]
 
 
-def test_decode_16_bit_colour_png_keeps_its_high_bytes():
+def test_decode_16_bit_color_png_keeps_its_high_bytes():
     import struct
     import zlib
 
@@ -157,6 +157,17 @@ def test_decode_float_tiff_is_scaled():
     assert out[0, :, 0].tolist() == [0, 128, 255]
 
 
+def test_decode_float_tiff_above_1_ranges_to_255_and_is_clipped():
+    values = np.array([[-5.0, 0.0, 1.5, 100.2, 255.0, 300.0]], dtype=np.float32)
+    out = pixels(decode_image(encode(Image.fromarray(values), "TIFF")))
+    assert out[0, :, 0].tolist() == [0, 0, 2, 100, 255, 255]
+
+
+def test_decode_16_bit_gray_is_rounded_to_the_nearest_level():
+    values = np.array([[2647, 2699]], dtype=np.uint16)  # 10.30 and 10.502 of 255
+    assert pixels(decode_image(encode(Image.fromarray(values), "PNG")))[0, :, 0].tolist() == [10, 11]
+
+
 def test_decode_one_bit_and_lab():
     bits = Image.new("1", (2, 1), 1)
     bits.putpixel((0, 0), 0)
@@ -170,7 +181,7 @@ def test_decode_one_bit_and_lab():
 
 @pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP"])
 def test_decode_animation_gives_the_first_frame(format):
-    frames = [Image.new("RGB", (4, 4), colour) for colour in (RED, BLUE)]
+    frames = [Image.new("RGB", (4, 4), color) for color in (RED, BLUE)]
     out = pixels(decode_image(encode(frames[0], format, save_all=True, append_images=frames[1:])))
     assert abs(out - RED).max() < 8
 
@@ -188,13 +199,13 @@ def test_decode_truncated_image_is_an_error(format):
 @pytest.mark.parametrize(
     "data", [b"", b"<html>not found</html>", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"BM"]
 )
-def test_decode_what_is_no_image_is_an_error(data):
+def test_decode_of_other_data_is_an_error(data):
     with pytest.raises(ValueError, match="cannot decode the image"):
         decode_image(data)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about the damage
-def test_decode_any_flipped_byte_gives_a_picture_or_a_value_error():
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns about the damage
+def test_decode_any_flipped_byte_gives_an_image_or_a_value_error():
     rng = np.random.default_rng(1)
     for format in ("JPEG", "PNG", "GIF", "TIFF"):
         data = encode(corners(), format)
@@ -214,6 +225,33 @@ def test_decode_pixel_bomb_is_an_error(monkeypatch):
         decode_image(data)
 
 
+def reopen(image: Image.Image, format: str = "PNG", **options) -> Image.Image:
+    return Image.open(io.BytesIO(encode(image, format, **options)))
+
+
+def with_orientation(value: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    return exif
+
+
+@pytest.mark.parametrize(("value", "expected"), [(0, 1), (1, 1), (2, 2), (6, 6), (8, 8), (9, 1)])
+def test_orientation_is_1_to_8(value, expected):
+    assert orientation(reopen(corners(), exif=with_orientation(value))) == expected
+
+
+def test_a_plain_image_is_rgb_upright_opaque_and_srgb():
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    assert is_plain(reopen(corners()))
+    assert is_plain(reopen(corners(), icc_profile=srgb))
+    assert is_plain(reopen(corners(), exif=with_orientation(1)))
+    assert not is_plain(reopen(corners().convert("L")))
+    assert not is_plain(reopen(corners(), transparency=RED))
+    assert not is_plain(reopen(corners(), exif=with_orientation(3)))
+    assert not is_plain(reopen(corners(), icc_profile=lab))
+
+
 # ---- pixels
 
 
@@ -227,9 +265,7 @@ def test_to_pixels_is_the_papers_test_transform():
         [
             transforms.Resize((32, 32), interpolation=InterpolationMode.BICUBIC),
             transforms.ToTensor(),
-            transforms.Normalize(
-                (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-            ),  # blip.md 1.8
+            transforms.Normalize((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
         ]
     )
     out = to_pixels(images, 32)
@@ -238,7 +274,7 @@ def test_to_pixels_is_the_papers_test_transform():
     torch.testing.assert_close(normalize(out), expected, rtol=0, atol=1e-5)
 
 
-def test_normalise_black_and_white_in_bf16():
+def test_normalize_black_and_white_in_bfloat16():
     out = normalize(
         torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 1, 1), torch.bfloat16
     )

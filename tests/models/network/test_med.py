@@ -1,6 +1,6 @@
-"""MED: what is shared, that one image's keys and values serve many texts, cache, masks, gradients, errors.
+"""MED: shared parameters, shared keys and values of images, cache, masks, gradients, errors.
 
-That the numbers are BLIP's is tested in test_parity.py.
+The numbers are compared with BLIP in test_parity.py.
 """
 
 import copy
@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from capfilt.models.config import MedConfig, TextConfig, VisionConfig
-from capfilt.models.network.med import MED, DecoderCache, ImageRows
+from capfilt.models.network.attention import DecoderCache, ImageRows
+from capfilt.models.network.med import MED
 
 VISION = VisionConfig(image_size=32, patch_size=8, width=24, depth=1, heads=3)
 TEXT = TextConfig(vocab_size=40, width=32, depth=2, heads=4, ffn=48, max_positions=16)
@@ -18,7 +19,7 @@ CLOSE = {"atol": 1e-6, "rtol": 1e-5}
 
 
 def build(**changes) -> MED:
-    """A tiny model whose biases and norms are random too, so that dropping one shows."""
+    """A tiny model with random biases and norms, so that leaving one out changes the result."""
     torch.manual_seed(0)
     med = MED(MedConfig(**({"vision": VISION, "text": TEXT, "embed_dim": 8} | changes)))
     with torch.no_grad():
@@ -80,13 +81,13 @@ def test_what_encoder_and_decoder_share(sharing, tied):
     assert whole.text_decoder.head.decoder.bias is whole.text_decoder.head.bias
 
 
-def test_ties_outlive_copies_and_moves(med):
+def test_shared_parameters_survive_deepcopy_and_cast(med):
     moved = copy.deepcopy(med).to(torch.bfloat16)
     assert moved.text_decoder.head.decoder.weight is moved.text_encoder.embeddings.word_embeddings.weight
     assert moved.text_decoder.bert.layers[0].crossattention is moved.text_encoder.layers[0].crossattention
 
 
-# Texts of image 0, 1, 2 in every layout: in order, one image without any, permuted, all on one image (gathered).
+# Texts of images 0, 1, 2: in order, several per image, an image without texts, permuted, all of one image.
 INDEXES = [[0, 1, 2], [0, 0, 1, 1, 2, 2], [0, 0, 2], [2, 0, 1, 0], [1, 2, 1, 0, 1], [1], [2, 2, 2]]
 
 
@@ -121,17 +122,27 @@ def test_shared_keys_and_values_equal_repeated_images(med, states, index, mode):
         ([2] * 8, 8, False),
     ],
 )
-def test_layouts_that_need_no_copy_of_keys_and_values(index, slots, in_order):
+def test_layouts_without_copies_of_keys_and_values(index, slots, in_order):
     rows = ImageRows.plan(torch.tensor(index), len(index), 3, torch.device("cpu"))
     assert (rows.slots, rows.in_order) == (slots, in_order)
 
 
-def test_texts_crowded_on_few_of_many_images_gather_instead():
+def test_texts_of_few_of_many_images_are_gathered():
     rows = ImageRows.plan(torch.tensor([7, 7, 3]), 3, 100, torch.device("cpu"))
     assert rows.slots == 0 and rows.index_M.tolist() == [7, 7, 3]
 
 
-def test_a_planned_index_serves_as_well(med, states):
+@pytest.mark.parametrize("index", [[7], [7, 7, 3]], ids=str)
+def test_gathered_keys_and_values_equal_repeated_images(med, states, index):
+    many = states[torch.tensor([0, 1, 2] * 3)]
+    index, ids = torch.tensor(index), tokens(len(index))
+    rows = ImageRows.plan(index, len(index), len(many), torch.device("cpu"))
+    assert rows.slots == 0
+    out = med.match(ids, None, med.cross_kv(many, "encoder"), rows)
+    torch.testing.assert_close(out, med.match(ids, None, med.cross_kv(many[index], "encoder")), **CLOSE)
+
+
+def test_a_planned_index_equals_a_plain_index(med, states):
     index, kv = torch.tensor([2, 0, 1, 0]), med.cross_kv(states, "encoder")
     rows = ImageRows.plan(index, 4, 3, torch.device("cpu"))
     assert torch.equal(med.match(tokens(4), None, kv, rows), med.match(tokens(4), None, kv, index))
@@ -147,7 +158,7 @@ def test_decoding_in_steps_equals_decoding_at_once(med, states, steps):
     assert cache.length == 6
 
 
-def test_selected_rows_continue_where_they_were(med, states):
+def test_selected_cache_rows_continue_their_texts(med, states):
     ids, kv = tokens(3), med.cross_kv(states, "decoder")
     cache, rows = DecoderCache(), torch.tensor([2, 0, 2, 1])
     med.decode(ids[:, :4], kv, cache=cache)
@@ -156,7 +167,7 @@ def test_selected_rows_continue_where_they_were(med, states):
     torch.testing.assert_close(out, med.decode(ids, kv)[rows, 4:], **CLOSE)
 
 
-def test_the_decoder_does_not_look_ahead_and_the_encoder_does(med, states):
+def test_the_decoder_is_causal_and_the_encoder_is_not(med, states):
     ids, kv = tokens(3), med.cross_kv(states, "decoder")
     changed = ids.clone()
     changed[:, 4] = (ids[:, 4] + 1) % 40
@@ -166,7 +177,7 @@ def test_the_decoder_does_not_look_ahead_and_the_encoder_does(med, states):
     assert (med.match(changed, None, kv) - med.match(ids, None, kv)).abs().max() > 1e-3
 
 
-def test_padding_changes_nothing(med, states):
+def test_padding_does_not_change_results(med, states):
     ids, kv = tokens(3), med.cross_kv(states, "encoder")
     padded = torch.cat([ids, torch.zeros(3, 4, dtype=torch.long)], dim=1)
     mask = (torch.arange(10) < 6).long().expand(3, -1)
@@ -177,8 +188,8 @@ def test_padding_changes_nothing(med, states):
     torch.testing.assert_close(med.decode(padded, kv, mask=mask)[:, :6], plain, **CLOSE)
 
 
-def test_a_mask_may_cover_cached_tokens(med, states):
-    """The first cached token hidden: the same as never having seen it, but for its position."""
+def test_a_mask_can_hide_cached_tokens(med, states):
+    """A mask that hides the first token gives the same result in steps and at once."""
     ids, kv = tokens(3), med.cross_kv(states, "decoder")
     mask = torch.ones(3, 6)
     mask[:, 0] = 0
@@ -192,14 +203,13 @@ def test_a_mask_may_cover_cached_tokens(med, states):
     assert hidden[0] < 1e-6 and hidden[1:].min() > 1e-3
 
 
-def test_features_lie_on_the_unit_sphere(med, states):
+def test_features_have_unit_length(med, states):
     for feature in (med.image_feature(states), med.text_feature(tokens(4))):
         assert feature.shape[1] == 8
         torch.testing.assert_close(feature.norm(dim=-1), torch.ones(len(feature)))
 
 
-def test_one_call_of_cross_kv_trains_both_directions(med, states):
-    """ITM and LM through the same keys and values give the sum of their gradients."""
+def test_gradients_of_itm_and_lm_add_up_in_shared_keys_and_values(med, states):
     ids, weight = tokens(3), med.text_encoder.layers[0].crossattention.self.key.weight
 
     def gradient(loss):
@@ -212,7 +222,7 @@ def test_one_call_of_cross_kv_trains_both_directions(med, states):
     torch.testing.assert_close(together, itm + lm, atol=1e-4, rtol=1e-4)
 
 
-def test_every_parameter_learns_from_the_three_losses():
+def test_every_parameter_gets_a_gradient_from_the_three_losses():
     med = build().train()
     states = med.encode_image(torch.randn(3, 3, 32, 32))
     kv, ids = med.cross_kv(states, "encoder"), tokens(3)
@@ -238,8 +248,8 @@ def test_bfloat16_stays_near_float32(med, states):
     torch.testing.assert_close(matched, med.match(ids, None, kv), atol=0.1, rtol=0.1)
 
 
-def test_parts_say_what_they_lack():
-    captioner, judge = build(parts="captioner"), build(parts="filter")
+def test_calls_that_need_other_parts_are_rejected():
+    captioner, matcher = build(parts="captioner"), build(parts="filter")
     states = captioner.encode_image(torch.randn(1, 3, 32, 32))
     kv = captioner.cross_kv(states, "decoder")
     for call in (
@@ -250,12 +260,12 @@ def test_parts_say_what_they_lack():
     ):
         with pytest.raises(ValueError, match=r'"filter".*"captioner"'):
             call()
-    for call in (lambda: judge.cross_kv(states, "decoder"), lambda: judge.decode(tokens(1), kv)):
+    for call in (lambda: matcher.cross_kv(states, "decoder"), lambda: matcher.decode(tokens(1), kv)):
         with pytest.raises(ValueError, match=r'"captioner".*"filter"'):
             call()
 
 
-def test_wrong_inputs_are_named(med, states):
+def test_invalid_inputs_are_rejected(med, states):
     kv = med.cross_kv(states, "encoder")
     with pytest.raises(ValueError, match="uint8"):
         med.encode_image(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
@@ -265,13 +275,13 @@ def test_wrong_inputs_are_named(med, states):
         med.match(tokens(4), None, kv)
     with pytest.raises(ValueError, match=r"shape \(3,\)"):
         med.match(tokens(4), None, kv, torch.tensor([0, 1, 2]))
-    with pytest.raises(ValueError, match="0 to 2"):
+    with pytest.raises(ValueError, match="expected 0 to 2"):
         med.match(tokens(2), None, kv, torch.tensor([0, 3]))
     with pytest.raises(ValueError, match=r"17 tokens.*16 positions"):
         med.text_feature(tokens(1, 17))
 
 
-def test_config_survives_json_and_refuses_unknown_keys():
+def test_config_survives_a_dict_and_rejects_unknown_keys():
     assert MedConfig.from_dict(CONFIG.to_dict()) == CONFIG
     assert MedConfig.from_dict({}) == MedConfig()
     values = CONFIG.to_dict()

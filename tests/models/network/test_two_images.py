@@ -1,10 +1,12 @@
-"""Judging pairs of images (NLVR2) against a plain implementation: float64, one text, head and token at a time.
+"""Judging pairs of images (NLVR2) against a plain implementation in float64, with loops over texts, heads and
+tokens.
 
-No class of transformers does this. The oracle is written from the facts of salesforce/BLIP 056a169
-(models/nlvr_encoder.py, models/blip_nlvr.py): one projection of queries, keys and values per image, both read
-with the states that self-attention gave; scores over the root of a head's width; an output projection per
-image; their mean in layers 0 to 5 of 12, a linear layer over both, the first image's first and without an
-activation, in layers 6 to 11; one residual and norm after that; ReLU in the head's middle.
+transformers has no class for NLVR2. The reference implementation below follows salesforce/BLIP 056a169
+(models/nlvr_encoder.py, models/blip_nlvr.py). Each image has its own projections of queries, keys and values;
+both attend with the states after self-attention. Scores are divided by the square root of the head width.
+Each image has its own output projection. The results are merged by their mean in layers 0 to 5 of 12, and by
+a linear layer without activation over both, the first image first, in layers 6 to 11. One residual and norm
+follow. The head has a ReLU between its two layers.
 """
 
 import math
@@ -15,6 +17,7 @@ import torch
 
 from capfilt.models.checkpoints.pretrained_start import load_text_start
 from capfilt.models.config import ObjectiveConfig
+from capfilt.models.network.med import Questions
 from capfilt.models.tasks.captioner import Captioner
 from capfilt.models.tasks.matcher import Matcher
 from capfilt.models.training.objectives import Objective
@@ -31,14 +34,14 @@ def med():
 
 @pytest.fixture(scope="module")
 def images(med):
-    """States of the first and the second image of every pair, [B, N, W] each."""
+    """States of the first and of the second image of every pair, each [B, N, W]."""
     pixels = torch.randn(2 * PAIRS, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         return med.encode_image(pixels).split(PAIRS)
 
 
 class PlainJudge:
-    """Logits of one sentence and two images, in explicit loops."""
+    """Logits of one sentence and two images, computed with loops."""
 
     def __init__(self, med):
         self.config = med.config.text
@@ -53,7 +56,7 @@ class PlainJudge:
         return row * self.weights[f"{name}.weight"] + self.weights[f"{name}.bias"]
 
     def attend(self, name, rows, source):
-        """Every row's mixture of the source's values, head by head."""
+        """The attention result of every row, head by head."""
         size = self.config.width // self.config.heads
         queries = [self.linear(f"{name}.query", row) for row in rows]
         keys = [self.linear(f"{name}.key", row) for row in source]
@@ -86,12 +89,12 @@ class PlainJudge:
             self.norm(f"{name}.attention.output.LayerNorm", new + old)
             for new, old in zip(projected, rows, strict=True)
         ]
-        of_first = self.attend(f"{name}.crossattention.self0", rows, first)
-        of_second = self.attend(f"{name}.crossattention.self1", rows, second)
+        from_first = self.attend(f"{name}.crossattention.self0", rows, first)
+        from_second = self.attend(f"{name}.crossattention.self1", rows, second)
         output = f"{name}.crossattention.output"
         rows = [
             self.norm(f"{output}.LayerNorm", self.merge(output, number, row0, row1) + old)
-            for row0, row1, old in zip(of_first, of_second, rows, strict=True)
+            for row0, row1, old in zip(from_first, from_second, rows, strict=True)
         ]
         hidden = [self.linear(f"{name}.intermediate.dense", row) for row in rows]
         hidden = [row * 0.5 * (1 + torch.erf(row / math.sqrt(2))) for row in hidden]
@@ -117,22 +120,22 @@ class PlainJudge:
 
 @torch.no_grad()
 @pytest.mark.parametrize("depth", [2, 3])
-def test_logits_are_those_of_the_plain_implementation(depth, images):
+def test_logits_equal_the_plain_implementation(depth, images):
     med = build(parts="nlvr", text=replace(TEXT, depth=depth)).eval()
     plain, (first, second) = PlainJudge(med), images
     ids, mask = TOKENIZER.encode(TEXTS, 20, first="enc")
     ours = med.judge_pair(ids, mask, med.pair_kv(first, second))
     assert ours.shape == (PAIRS, 2) and ours.dtype == torch.float32 and not mask.all()
-    due = [plain(ids[i, : int(mask[i].sum())], first[i], second[i]) for i in range(PAIRS)]
-    torch.testing.assert_close(ours.double(), torch.stack(due), atol=1e-5, rtol=0)
+    expected = [plain(ids[i, : int(mask[i].sum())], first[i], second[i]) for i in range(PAIRS)]
+    torch.testing.assert_close(ours.double(), torch.stack(expected), atol=1e-5, rtol=0)
     assert ours.std(0).min() > 1e-2
 
 
 @torch.no_grad()
 def test_the_order_of_the_images_matters(med, images):
     ids, mask = TOKENIZER.encode(TEXTS, 20, first="enc")
-    there, back = (med.judge_pair(ids, mask, med.pair_kv(*pair)) for pair in (images, images[::-1]))
-    assert (there - back).abs().min() > 1e-4
+    forward, swapped = (med.judge_pair(ids, mask, med.pair_kv(*pair)) for pair in (images, images[::-1]))
+    assert (forward - swapped).abs().min() > 1e-4
 
 
 @torch.no_grad()
@@ -145,7 +148,7 @@ def test_one_pair_serves_many_sentences(med, images, index):
     torch.testing.assert_close(shared, repeated, atol=1e-6, rtol=1e-5)
 
 
-def test_only_the_upper_half_learns_to_merge_and_everything_learns(med):
+def test_only_the_upper_half_has_a_learned_merge_and_all_parameters_get_gradients(med):
     merging = [
         n for n, layer in enumerate(med.text_encoder.layers) if layer.crossattention.output.merge_layer
     ]
@@ -155,25 +158,25 @@ def test_only_the_upper_half_learns_to_merge_and_everything_learns(med):
     ids, mask = TOKENIZER.encode(TEXTS[:1], 20, first="enc")
     logits = learner.judge_pair(ids, mask, learner.pair_kv(states[:1], states[1:]))
     torch.nn.functional.cross_entropy(logits, torch.tensor([1])).backward()
-    still = [name for name, p in learner.named_parameters() if p.grad is None or not p.grad.any()]
-    assert still == []
+    without_gradient = [name for name, p in learner.named_parameters() if p.grad is None or not p.grad.any()]
+    assert without_gradient == []
 
 
-def test_what_makes_no_sense_is_refused_in_a_line(med, tmp_path):
+def test_unsupported_calls_are_rejected_with_one_line(med, tmp_path):
     ids, kv = torch.zeros(1, 4, dtype=torch.long), []
     for call in (
         lambda: med.match(ids, None, kv),
         lambda: med.text_feature(ids),
         lambda: med.decode(ids, kv),
-        lambda: med.answer(ids, kv, None),
+        lambda: med.answer(ids, Questions(kv=kv, mask_QN=None)),
         lambda: med.cross_kv(torch.zeros(1, 17, 24), "encoder"),
         lambda: med.encode_text(ids, None, kv),
     ):
         with pytest.raises(ValueError, match=r'needs parts "[^\n]*but this model is a "nlvr"$'):
             call()
-    with pytest.raises(ValueError, match=r"'nlvr'.*no text encoder with"):
+    with pytest.raises(ValueError, match=r'"nlvr".*no text encoder with'):
         Matcher(med, TOKENIZER)
-    with pytest.raises(ValueError, match=r"'nlvr'.*no decoder"):
+    with pytest.raises(ValueError, match=r'"nlvr".*no decoder'):
         Captioner(med, TOKENIZER)
     with pytest.raises(ValueError, match='losses itm cannot train a "nlvr"'):
         Objective(med, TOKENIZER, ObjectiveConfig(losses=("itm",)))

@@ -1,4 +1,4 @@
-"""The image encoder: names, sizes, position resampling against a hand-written bicubic, checkpointed blocks."""
+"""The image encoder: names, sizes, position resampling against a bicubic by hand, checkpointed blocks."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ TINY = {"image_size": 32, "patch_size": 8, "width": 24, "depth": 3, "heads": 3}
 
 
 def cubic(x: float) -> float:
-    """Keys' kernel with a = -0.75, the one of OpenCV and torch."""
+    """The cubic kernel of Keys with a = -0.75, as in OpenCV and torch."""
     a, x = -0.75, abs(x)
     if x <= 1:
         return (a + 2) * x**3 - (a + 3) * x**2 + 1
@@ -20,17 +20,17 @@ def cubic(x: float) -> float:
 
 
 def resampling(old: int, new: int) -> np.ndarray:
-    """[new, old]: pixel centres at half integers, edges repeated."""
+    """Weights [new, old] of bicubic resampling, with pixel centers at half integers and repeated edges."""
     weights = np.zeros((new, old))
     for target in range(new):
-        centre = (target + 0.5) * old / new - 0.5
-        for source in range(int(np.floor(centre)) - 1, int(np.floor(centre)) + 3):
-            weights[target, min(max(source, 0), old - 1)] += cubic(centre - source)
+        center = (target + 0.5) * old / new - 0.5
+        for source in range(int(np.floor(center)) - 1, int(np.floor(center)) + 3):
+            weights[target, min(max(source, 0), old - 1)] += cubic(center - source)
     return weights
 
 
 @pytest.mark.parametrize(("old", "new"), [(4, 6), (6, 4), (14, 24)])
-def test_positions_are_resampled_bicubically_and_cls_is_kept(old, new):
+def test_positions_are_resampled_bicubically_and_cls_is_unchanged(old, new):
     positions = torch.randn(1, 1 + old * old, 5, generator=torch.Generator().manual_seed(old))
     resized = interpolate_positions(positions, 1 + new * new)
     grid = positions[0, 1:].double().numpy().reshape(old, old, 5)
@@ -40,15 +40,15 @@ def test_positions_are_resampled_bicubically_and_cls_is_kept(old, new):
     np.testing.assert_allclose(resized[0, 1:].numpy(), expected, atol=2e-5)
 
 
-def test_positions_of_the_same_size_are_untouched():
+def test_positions_of_the_same_size_are_unchanged():
     positions = torch.randn(1, 17, 5)
     assert interpolate_positions(positions, 17) is positions
 
 
-@pytest.mark.parametrize(("stored", "wanted"), [(16, 17), (17, 30), (1, 17)])
-def test_positions_off_the_square_grid_are_refused(stored, wanted):
+@pytest.mark.parametrize(("stored", "tokens"), [(16, 17), (17, 30), (1, 17)])
+def test_positions_without_a_square_grid_are_rejected(stored, tokens):
     with pytest.raises(ValueError, match="square"):
-        interpolate_positions(torch.zeros(1, stored, 4), wanted)
+        interpolate_positions(torch.zeros(1, stored, 4), tokens)
 
 
 def test_names_and_shapes_are_those_of_timm():
@@ -64,7 +64,7 @@ def test_tokens_at_the_papers_sizes(size):
 
 
 @pytest.mark.parametrize("stem", ["patch", "conv"])
-def test_all_tokens_come_out_normed(stem):
+def test_all_tokens_are_normed(stem):
     config = VisionConfig(**TINY, stem=stem)
     states = build_vit(config).eval().forward_features(torch.randn(2, 3, 32, 32))
     assert states.shape == (2, config.tokens, 24)
@@ -86,13 +86,16 @@ def gradients(vit, pixels):
 
 
 def test_checkpointed_blocks_give_the_same_gradients_and_run_twice():
-    plain, thrifty = build_vit(VisionConfig(**TINY)), build_vit(VisionConfig(**TINY, checkpoint_layers=2))
-    thrifty.load_state_dict(plain.state_dict())
+    plain, checkpointed = (
+        build_vit(VisionConfig(**TINY)),
+        build_vit(VisionConfig(**TINY, checkpoint_layers=2)),
+    )
+    checkpointed.load_state_dict(plain.state_dict())
     runs = []
-    for i, block in enumerate(thrifty.blocks):
+    for i, block in enumerate(checkpointed.blocks):
         block.norm1.register_forward_hook(lambda *_, i=i: runs.append(i))
     pixels = torch.randn(2, 3, 32, 32)
-    torch.testing.assert_close(gradients(thrifty, pixels), gradients(plain, pixels))
+    torch.testing.assert_close(gradients(checkpointed, pixels), gradients(plain, pixels))
     assert sorted(runs) == [0, 1, 1, 2, 2]
 
 
@@ -100,11 +103,11 @@ def test_checkpointed_blocks_give_the_same_gradients_and_run_twice():
     ("change", "named"),
     [
         ({"image_size": 30}, "image_size 30"),
-        ({"heads": 5}, "5 heads"),
+        ({"heads": 5}, "width 24 is not divisible by heads 5"),
         ({"checkpoint_layers": 4}, "checkpoint_layers 4"),
         ({"stem": "conv", "patch_size": 4}, "patch_size 4"),
     ],
 )
-def test_impossible_sizes_are_refused(change, named):
+def test_invalid_sizes_are_rejected(change, named):
     with pytest.raises(ValueError, match=named):
         VisionConfig(**(TINY | change))

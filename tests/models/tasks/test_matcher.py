@@ -10,10 +10,10 @@ from capfilt.models.images.pixels import normalize
 from capfilt.models.network.tokenizer import DEC, ENC
 from capfilt.models.out_of_memory import OutOfMemory
 from capfilt.models.tasks.matcher import Matcher
+from capfilt.models.tasks.options import MatcherOptions
 from tests.models.blip_oracle import SIZE, hf_captioner, hf_matcher, med_of, random_pixels, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
-CPU = {"device": "cpu", "precision": "float32"}
 TEXTS = [
     ["a red dog", "the small blue cat under a tree near the large house", "a"],
     ["two birds on the boat"],
@@ -39,8 +39,12 @@ def pixels():
     return random_pixels(len(TEXTS), seed=4)
 
 
+def make_matcher(med, **options):
+    return Matcher(med, TOKENIZER, MatcherOptions(**({"precision": "float32"} | options)), device="cpu")
+
+
 def expected_scores(hf, pixels, first="cls", max_tokens=35):
-    """Pair by pair, without padding, by transformers."""
+    """The scores of transformers, pair by pair and without padding."""
     scores = []
     for image, texts in zip(normalize(pixels), TEXTS, strict=True):
         scores.append([])
@@ -55,49 +59,49 @@ def expected_scores(hf, pixels, first="cls", max_tokens=35):
 
 
 def pairs(scores):
-    return [(score.itm_prob, score.itc_sim) for of_image in scores for score in of_image]
+    return [(score.itm_prob, score.itc_sim) for image_scores in scores for score in image_scores]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
 @pytest.mark.parametrize("itm_token", ["cls", "enc"])
 def test_scores_equal_transformers(hf, med, pixels, itm_token, batch_size):
-    scores = Matcher(med, TOKENIZER, **CPU, itm_token=itm_token, batch_size=batch_size).match(pixels, TEXTS)
+    scores = make_matcher(med, itm_token=itm_token, batch_size=batch_size).match(pixels, TEXTS)
     expected = expected_scores(hf, pixels, first=itm_token)
-    assert [len(of_image) for of_image in scores] == [len(of_image) for of_image in expected]
+    assert [len(image_scores) for image_scores in scores] == [len(image_scores) for image_scores in expected]
     torch.testing.assert_close(
         torch.tensor(pairs(scores)),
-        torch.tensor([pair for of_image in expected for pair in of_image]),
+        torch.tensor([pair for image_scores in expected for pair in image_scores]),
         rtol=1e-4,
         atol=1e-5,
     )
-    assert torch.tensor(pairs(scores)).std(0).min() > 0.05  # else anything would pass
+    assert torch.tensor(pairs(scores)).std(0).min() > 0.05  # otherwise the comparison would prove nothing
 
 
-def test_default_opens_itm_texts_with_enc_which_makes_a_difference(med, pixels):
-    default = pairs(Matcher(med, TOKENIZER, **CPU).match(pixels, TEXTS))
-    enc = pairs(Matcher(med, TOKENIZER, **CPU, itm_token="enc").match(pixels, TEXTS))
-    cls = pairs(Matcher(med, TOKENIZER, **CPU, itm_token="cls").match(pixels, TEXTS))
+def test_itm_texts_open_with_enc_by_default_and_the_token_matters(med, pixels):
+    default = pairs(make_matcher(med).match(pixels, TEXTS))
+    enc = pairs(make_matcher(med, itm_token="enc").match(pixels, TEXTS))
+    cls = pairs(make_matcher(med, itm_token="cls").match(pixels, TEXTS))
     assert default == enc
     assert max(abs(a[0] - b[0]) for a, b in zip(enc, cls, strict=True)) > 1e-3
-    assert [a[1] for a in enc] == [b[1] for b in cls]  # ITC has [CLS] either way
+    assert [a[1] for a in enc] == [b[1] for b in cls]  # ITC always uses [CLS]
 
 
 def test_each_image_is_encoded_once_for_all_its_texts(hf, pixels):
-    matcher = Matcher(med_of(hf), TOKENIZER, **CPU, batch_size=2)
+    matcher = make_matcher(med_of(hf), batch_size=2)
     encode, seen = matcher.med.encode_image, []
     matcher.med.encode_image = lambda images: seen.append(len(images)) or encode(images)
-    keys_read = []
+    projected = []
     layers = matcher.med.text_encoder.layers
     for layer in layers:
-        layer.crossattention.self.key.register_forward_hook(lambda _m, x, _o: keys_read.append(len(x[0])))
+        layer.crossattention.self.key.register_forward_hook(lambda _m, x, _o: projected.append(len(x[0])))
     matcher.match(pixels, TEXTS)
     assert seen == [2, 2, 1]  # five of the six images have texts
-    assert sum(keys_read) == 5 * len(layers)
+    assert sum(projected) == 5 * len(layers)
 
 
-def test_texts_of_a_length_share_a_pass_so_that_padding_is_small(hf):
-    """16 texts of 3 tokens and 16 of 20 for 16 images: in image order every pass would be padded to 20."""
-    matcher = Matcher(med_of(hf), TOKENIZER, **CPU, batch_size=16)
+def test_texts_of_similar_length_share_a_pass_to_avoid_padding(hf):
+    """With 16 texts of 3 tokens and 16 of 20, passes in image order would all be padded to 20 tokens."""
+    matcher = make_matcher(med_of(hf), batch_size=16)
     match, tokens = matcher.med.match, []
 
     def watched(ids, *rest, **options):
@@ -109,28 +113,28 @@ def test_texts_of_a_length_share_a_pass_so_that_padding_is_small(hf):
     assert sum(tokens) == 16 * 3 + 16 * 20
 
 
-def test_no_images_or_no_texts_no_scores(med, pixels):
-    matcher = Matcher(med, TOKENIZER, **CPU)
+def test_no_images_or_no_texts_give_no_scores(med, pixels):
+    matcher = make_matcher(med)
     assert matcher.match([], []) == []
     assert matcher.match(pixels[:2], [[], []]) == [[], []]
 
 
-def test_special_tokens_in_a_text_are_not_obeyed(med, pixels):
-    matcher = Matcher(med, TOKENIZER, **CPU)
-    [[plain, spelt]] = matcher.match(pixels[:1], [["dog", f"dog [SEP] {ENC} {DEC}"]])
-    assert plain != spelt
+def test_special_tokens_in_a_text_are_plain_text(med, pixels):
+    matcher = make_matcher(med)
+    [[plain, with_specials]] = matcher.match(pixels[:1], [["dog", f"dog [SEP] {ENC} {DEC}"]])
+    assert plain != with_specials
 
 
 def test_bfloat16_scores_are_close(hf, med, pixels):
-    exact = Matcher(med, TOKENIZER, **CPU).match(pixels, TEXTS)
-    half = Matcher(med_of(hf), TOKENIZER, device="cpu", precision="bfloat16").match(pixels, TEXTS)
+    exact = make_matcher(med).match(pixels, TEXTS)
+    half = make_matcher(med_of(hf), precision="bfloat16").match(pixels, TEXTS)
     difference = (torch.tensor(pairs(exact)) - torch.tensor(pairs(half))).abs()
     assert difference.median() < 0.02
 
 
-def short_of_memory(matcher, *, images=99, texts=99):
-    """Makes the model fail as CUDA does when more images or texts come at once; returns what was tried, as (images,
-    texts)."""
+def limit_memory(matcher, *, images=99, texts=99):
+    """Make the model run out of memory beyond these batch sizes; returns the list of (images, texts)
+    tried."""
     match, tried = matcher.med.match, []
 
     def watched(ids, mask, cross_kv, image_index):
@@ -143,55 +147,55 @@ def short_of_memory(matcher, *, images=99, texts=99):
     return tried
 
 
-def test_out_of_memory_halves_the_batch_and_changes_nothing(hf, med, pixels, caplog):
-    expected = Matcher(med, TOKENIZER, **CPU).match(pixels, TEXTS)
-    matcher = Matcher(med_of(hf), TOKENIZER, **CPU, batch_size=4)
-    tried = short_of_memory(matcher, images=2)
+def test_out_of_memory_halves_the_batch_without_changing_scores(hf, med, pixels, caplog):
+    expected = make_matcher(med).match(pixels, TEXTS)
+    matcher = make_matcher(med_of(hf), batch_size=4)
+    tried = limit_memory(matcher, images=2)
     with caplog.at_level(logging.WARNING):
         scores = matcher.match(pixels, TEXTS)
     torch.testing.assert_close(torch.tensor(pairs(scores)), torch.tensor(pairs(expected)))
     assert matcher.batches.size == 2
     assert tried[0][0] == 4 and max(images for images, _ in tried[1:]) == 2
-    assert caplog.messages == ["out of memory with 4 images or texts at once, going on with 2"]
+    assert caplog.messages == ["out of memory with a batch of 4 images or texts; continuing with 2"]
 
 
-def test_halved_batches_give_what_batches_of_that_size_give_to_the_bit(hf, med, pixels):
-    matcher = Matcher(med_of(hf), TOKENIZER, **CPU, batch_size=4)
-    short_of_memory(matcher, images=2)
-    assert matcher.match(pixels, TEXTS) == Matcher(med, TOKENIZER, **CPU, batch_size=2).match(pixels, TEXTS)
+def test_halved_batches_equal_batches_of_that_size_exactly(hf, med, pixels):
+    matcher = make_matcher(med_of(hf), batch_size=4)
+    limit_memory(matcher, images=2)
+    assert matcher.match(pixels, TEXTS) == make_matcher(med, batch_size=2).match(pixels, TEXTS)
 
 
-def test_the_texts_of_a_lone_image_are_halved_too(hf, med, pixels):
+def test_the_texts_of_a_single_image_are_halved_too(hf, med, pixels):
     texts = [[f"{word} dog" for word in ("a", "the", "red", "small", "blue", "two", "green", "one", "black")]]
-    expected = Matcher(med, TOKENIZER, **CPU).match(pixels[:1], texts)
-    matcher = Matcher(med_of(hf), TOKENIZER, **CPU, batch_size=64)
-    tried = short_of_memory(matcher, texts=3)
+    expected = make_matcher(med).match(pixels[:1], texts)
+    matcher = make_matcher(med_of(hf), batch_size=64)
+    tried = limit_memory(matcher, texts=3)
     scores = matcher.match(pixels[:1], texts)
     torch.testing.assert_close(torch.tensor(pairs(scores)), torch.tensor(pairs(expected)))
     assert [texts for _, texts in tried] == [9, 4, 2, 2, 2, 2, 1]
 
 
 def test_out_of_memory_with_one_text_is_an_error(hf, pixels):
-    matcher = Matcher(med_of(hf), TOKENIZER, **CPU, batch_size=4)
-    short_of_memory(matcher, texts=0)
-    with pytest.raises(OutOfMemory, match="even with images or texts one at a time"):
+    matcher = make_matcher(med_of(hf), batch_size=4)
+    limit_memory(matcher, texts=0)
+    with pytest.raises(OutOfMemory, match=r"even with a batch size of 1 \(images or texts\)"):
         matcher.match(pixels, TEXTS)
 
 
-@pytest.mark.parametrize("kind", ["ours", "transformers"])
+@pytest.mark.parametrize("kind", ["capfilt", "transformers"])
 def test_from_checkpoint_gives_the_same_scores(tmp_path, hf, med, pixels, kind):
-    if kind == "ours":
+    if kind == "capfilt":
         save_checkpoint(tmp_path, med, TOKENIZER, {})
     else:
         hf.save_pretrained(tmp_path)
         TOKENIZER.save(tmp_path)
-    matcher = Matcher.from_checkpoint(tmp_path, **CPU)
+    matcher = Matcher.from_checkpoint(tmp_path, MatcherOptions(precision="float32"), device="cpu")
     assert matcher.image_size == SIZE
-    assert matcher.match(pixels, TEXTS) == Matcher(med, TOKENIZER, **CPU).match(pixels, TEXTS)
+    assert matcher.match(pixels, TEXTS) == make_matcher(med).match(pixels, TEXTS)
 
 
-def test_refuses_a_captioner_and_lists_that_do_not_fit(med, pixels):
-    with pytest.raises(ValueError, match=r"'captioner'.*no text encoder"):
-        Matcher(med_of(hf_captioner(TOKENIZER)), TOKENIZER, **CPU)
+def test_a_model_without_text_encoder_and_mismatched_lists_are_rejected(med, pixels):
+    with pytest.raises(ValueError, match=r'"captioner".*no text encoder'):
+        make_matcher(med_of(hf_captioner(TOKENIZER)))
     with pytest.raises(ValueError, match="6 images but 1 lists"):
-        Matcher(med, TOKENIZER, **CPU).match(pixels, [["a"]])
+        make_matcher(med).match(pixels, [["a"]])

@@ -1,4 +1,4 @@
-"""A tiny MED, a batch, and BLIP's losses written as plain loops: what the objective is compared with."""
+"""A tiny MED, a batch, and BLIP's losses as plain loops, for comparison with the objective."""
 
 import math
 
@@ -12,12 +12,12 @@ from capfilt.models.network.tokenizer import Tokenizer
 TEXTS = (
     "a red circle next to a blue square",
     "two dogs on a beach",
-    "a red circle next to a blue square",  # the words of the first
+    "a red circle next to a blue square",  # the text of the first pair
     "free shipping on all orders",
     "a cat",
     "the green star",
 )
-IMAGE_IDS = (10, 11, 12, 13, 13, 15)  # the fourth and the fifth pair show one image
+IMAGE_IDS = (10, 11, 12, 13, 13, 15)  # the fourth and the fifth pair have the same image
 
 
 def make_tokenizer() -> Tokenizer:
@@ -33,7 +33,7 @@ def make_med(
         vocab_size=tokenizer.vocab_size, width=16, depth=2, heads=2, ffn=32, max_positions=40, dropout=0.0
     )
     med = MED(MedConfig(vision=vision, text=text, embed_dim=8, parts=parts, sharing=sharing))
-    with torch.no_grad():  # at an initial std of 0.02 everything is alike and no error would show
+    with torch.no_grad():  # with the initial std of 0.02 all outputs are similar and errors would not show
         for name, parameter in med.named_parameters():
             if parameter.ndim > 1:
                 parameter.normal_(std=0.25)
@@ -48,13 +48,13 @@ def make_batch(texts: tuple[str, ...] = TEXTS, ids: tuple[int, ...] = IMAGE_IDS,
     return {"pixels": pixels, "texts": list(texts), "image_ids": torch.tensor(ids)}
 
 
-def loop_contrast(asks: Tensor, answers: Tensor, targets: list[list[float]], temperature: float) -> float:
-    """Mean over rows of -sum_j target_j log softmax_j(ask . answer / temperature)."""
+def loop_contrast(queries: Tensor, others: Tensor, targets: list[list[float]], temperature: float) -> float:
+    """Mean over rows of -sum_j target_j log softmax_j(query . other / temperature)."""
     total = 0.0
     for i, row in enumerate(targets):
         logits = [
-            sum(float(a) * float(b) for a, b in zip(asks[i], answers[j], strict=True)) / temperature
-            for j in range(len(answers))
+            sum(float(a) * float(b) for a, b in zip(queries[i], others[j], strict=True)) / temperature
+            for j in range(len(others))
         ]
         log_sum = math.log(math.fsum(math.exp(x - max(logits)) for x in logits)) + max(logits)
         total -= math.fsum(t * (x - log_sum) for t, x in zip(row, logits, strict=True))
@@ -64,23 +64,24 @@ def loop_contrast(asks: Tensor, answers: Tensor, targets: list[list[float]], tem
 def loop_targets(
     own: list[tuple[int, str]],
     candidates: list[tuple[int, str]],
-    offset: int,
-    teacher: tuple[Tensor, Tensor] | None,
-    alpha: float,
-    temperature: float,
+    teacher: tuple[Tensor, Tensor] | None = None,
+    alpha: float = 0.0,
+    temperature: float = 1.0,
 ) -> list[list[float]]:
-    """(1 - alpha) * evenly over positives + alpha * softmax of the teacher's similarities; pairs are (image
-    id, text)."""
+    """(1 - alpha) * evenly distributed positives + alpha * softmax of the teacher's similarities.
+
+    Pairs are (image id, text); the first candidates are the own pairs.
+    """
     rows = []
     for i, (image, text) in enumerate(own):
         hits = [
-            float(j == offset + i or image == other_image or text == other_text)
+            float(j == i or image == other_image or text == other_text)
             for j, (other_image, other_text) in enumerate(candidates)
         ]
         row = [hit / sum(hits) for hit in hits]
         if teacher is not None:
-            asks, answers = teacher
-            logits = [float(asks[i].double() @ answer.double()) / temperature for answer in answers]
+            queries, others = teacher
+            logits = [float(queries[i].double() @ other.double()) / temperature for other in others]
             weights = [math.exp(x - max(logits)) for x in logits]
             row = [
                 (1 - alpha) * hard + alpha * weight / sum(weights)
@@ -102,7 +103,7 @@ def in_batch(**changes: object) -> ObjectiveConfig:
 
 
 class MatchSpy:
-    """Records what ITM asks the model: the texts, and the image of each."""
+    """Records the texts that ITM scores, and the image of each."""
 
     def __init__(self, med: MED) -> None:
         self.calls: list[tuple[Tensor, Tensor, Tensor]] = []

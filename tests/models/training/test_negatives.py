@@ -1,4 +1,4 @@
-"""ITM's hard negatives: never of the same image or words, drawn in proportion to similarity, the same at every resume."""
+"""ITM's negatives: never with the same image or text, drawn in proportion to similarity, reproducible."""
 
 import copy
 import math
@@ -50,7 +50,7 @@ def drawn_pairs(
             yield row, None, texts[2 * count + row]
 
 
-def test_negatives_are_never_of_the_same_image_nor_of_the_same_words(med: MED, tokenizer: Tokenizer) -> None:
+def test_negatives_never_have_the_same_image_or_the_same_text(med: MED, tokenizer: Tokenizer) -> None:
     seen = set()
     for row, image, text in drawn_pairs(med, tokenizer, make_batch(), steps=60):
         if text is None:
@@ -61,13 +61,13 @@ def test_negatives_are_never_of_the_same_image_nor_of_the_same_words(med: MED, t
             assert text != TEXTS[row]
             assert IMAGE_IDS[TEXTS.index(text)] != IMAGE_IDS[row]
         seen.add((row, image, text))
-    assert len(seen) > 20  # they are drawn, not fixed
+    assert len(seen) > 20  # they vary
 
 
-def test_the_reference_s_rule_excludes_only_the_pair_itself(med: MED, tokenizer: Tokenizer) -> None:
+def test_the_rule_of_the_reference_excludes_only_the_pair_itself(med: MED, tokenizer: Tokenizer) -> None:
     rows = list(drawn_pairs(med, tokenizer, make_batch(), 200, positives="pairs", negative_floor=0.2))
     assert all(image != row for row, image, text in rows if text is None)
-    assert any(TEXTS[row] == text for row, _, text in rows)  # the third pair says what the first says
+    assert any(TEXTS[row] == text for row, _, text in rows)  # the third pair has the text of the first
 
 
 def test_negatives_are_drawn_in_proportion_to_similarity() -> None:
@@ -86,16 +86,16 @@ def test_negatives_are_drawn_in_proportion_to_similarity() -> None:
     assert valid.all()
     assert counts[4] == 0
     chi_square = ((counts - draws * expected) ** 2 / (draws * expected).clamp(min=1e-9))[:4].sum()
-    assert chi_square < 16.3  # 0.1 % of chance at three degrees of freedom
+    assert chi_square < 16.3  # p = 0.1 % with three degrees of freedom
 
 
-def test_similarities_far_apart_do_not_underflow_to_no_negative() -> None:
+def test_weights_do_not_underflow_for_very_different_similarities() -> None:
     logits = torch.tensor([[1000.0, -1000.0, -1001.0]])
     weights = negative_weights(logits, torch.tensor([[True, False, False]]), 0.0)
     torch.testing.assert_close(weights[0], torch.tensor([0.0, 0.7310586, 0.2689414]))
 
 
-def test_a_batch_without_any_negative_trains_on_its_pairs_alone(med: MED, tokenizer: Tokenizer) -> None:
+def test_a_batch_without_negatives_trains_on_its_positive_pairs(med: MED, tokenizer: Tokenizer) -> None:
     batch = make_batch(("a cat",) * 4, (1, 2, 3, 4))
     config = in_batch(losses=("itc", "itm"))
     got = Objective(med, tokenizer, config)(batch)
@@ -109,7 +109,7 @@ def test_a_batch_without_any_negative_trains_on_its_pairs_alone(med: MED, tokeni
     assert got["itm"].item() == pytest.approx(expected, rel=2e-5, abs=2e-5)
 
 
-def test_draws_depend_on_seed_and_step_and_not_on_torch_s_generator(med: MED, tokenizer: Tokenizer) -> None:
+def test_draws_depend_on_seed_and_step_but_not_on_torchs_generator(med: MED, tokenizer: Tokenizer) -> None:
     def losses(seed: int, torch_seed: int) -> list[float]:
         objective = Objective(copy.deepcopy(med), tokenizer, in_batch(losses=("itm",)), seed=seed).train()
         torch.manual_seed(torch_seed)
@@ -118,6 +118,3 @@ def test_draws_depend_on_seed_and_step_and_not_on_torch_s_generator(med: MED, to
     assert losses(1, 0) == losses(1, 99)
     assert losses(1, 0) != losses(2, 0)
     assert len(set(losses(1, 0))) > 1
-
-
-# ---- language modelling

@@ -1,4 +1,4 @@
-"""Two workers with half a batch each train as one worker with the whole batch does."""
+"""Two workers with half a batch each train like one worker with the whole batch."""
 
 from pathlib import Path
 
@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from torch.nn.parallel import DistributedDataParallel
 
 from capfilt.models.config import ObjectiveConfig
+from capfilt.models.training.collectives import average_gradients
 from capfilt.models.training.objectives import Objective
 from tests.models.training.objective_cases import IMAGE_IDS, TEXTS, make_batch, make_med, make_tokenizer
 
@@ -18,26 +18,23 @@ CONFIGS = {
     "in_batch": ObjectiveConfig(queue_size=0, alpha=0.0, negative_all_rank=True),
     "own_batch": ObjectiveConfig(queue_size=0, alpha=0.0, contrast_all_workers=False, losses=("itc",)),
 }
-# Sums run in another order; five SGD steps of rate 0.02 blow float32 rounding up to about 1e-5.
+# The order of sums differs; five SGD steps amplify the float32 rounding to about 1e-5.
 TOLERANCE = 1e-4
 
 
 def train(name: str, rank: int, workers: int) -> dict[str, list[float]]:
-    """Loss by loss, the values of each step on this worker's share of the pairs."""
+    """The values of each loss in each step, on this worker's share of the pairs."""
     tokenizer = make_tokenizer()
     objective = Objective(make_med(tokenizer), tokenizer, CONFIGS[name], seed=3).train()
-    model = objective
-    if workers > 1:
-        unused = name == "own_batch"  # ITC alone trains no decoder
-        model = DistributedDataParallel(objective, broadcast_buffers=False, find_unused_parameters=unused)
     optimizer = torch.optim.SGD([p for p in objective.parameters() if p.requires_grad], lr=0.02)
-    mine = slice(rank * 6 // workers, (rank + 1) * 6 // workers)
+    share = slice(rank * 6 // workers, (rank + 1) * 6 // workers)
     history: dict[str, list[float]] = {}
     for step in range(STEPS):
         whole = make_batch(TEXTS, IMAGE_IDS, seed=step)
-        got = model({key: values[mine] for key, values in whole.items()}, epoch=step / 4)
+        got = objective({key: values[share] for key, values in whole.items()}, epoch=step / 4)
         optimizer.zero_grad()
         got["loss"].backward()
+        average_gradients(objective)
         optimizer.step()
         objective.update_momentum()
         for key, value in got.items():
@@ -60,16 +57,14 @@ def histories(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
 
 
 @pytest.mark.parametrize("name", ["queue", "in_batch"])
-def test_two_workers_follow_the_loss_curves_of_one_with_the_same_pairs(
-    histories: list[dict], name: str
-) -> None:
-    alone = train(name, 0, 1)
-    for loss, values in alone.items():
+def test_losses_of_two_workers_average_to_those_of_one(histories: list[dict], name: str) -> None:
+    single = train(name, 0, 1)
+    for loss, values in single.items():
         both = [sum(pair) / 2 for pair in zip(*(history[name][loss] for history in histories), strict=True)]
         assert both == pytest.approx(values, rel=TOLERANCE), loss
 
 
-def test_without_contrast_across_workers_each_contrasts_its_own_half(histories: list[dict]) -> None:
+def test_without_contrast_across_workers_each_uses_only_its_own_half(histories: list[dict]) -> None:
     tokenizer = make_tokenizer()
     whole = make_batch(TEXTS, IMAGE_IDS, seed=0)
     for rank, history in enumerate(histories):

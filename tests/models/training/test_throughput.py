@@ -1,4 +1,4 @@
-"""Arithmetic per training step, counted without touching the training."""
+"""Floating-point operations per training step, counted without side effects."""
 
 import pytest
 import torch
@@ -24,16 +24,16 @@ def batch(med):
     return {"pixels": pixels, "texts": TEXTS, "image_ids": torch.arange(4)}
 
 
-def test_count_is_that_of_a_step_that_is_run():
+def test_the_count_is_close_to_that_of_a_real_step():
     model = objective(0)
     pairs = batch(model.med)
     with FlopCounterMode(display=False) as counter:
         model(pairs)["loss"].backward()
-    # A little above what was run: nobody needs gradients with respect to pixels and ids.
+    # Slightly above the real count, which needs no gradients of pixels and ids.
     assert counter.get_total_flops() <= training_flops(model, pairs) < 1.15 * counter.get_total_flops()
 
 
-def test_momentum_encoder_costs_a_forward_pass_of_the_unimodal_encoders():
+def test_the_momentum_encoder_costs_a_forward_pass_of_the_unimodal_encoders():
     model = objective(8)
     pairs = batch(model.med)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -46,7 +46,7 @@ def test_momentum_encoder_costs_a_forward_pass_of_the_unimodal_encoders():
     assert extra == counter.get_total_flops() + similarities
 
 
-def test_counting_leaves_no_trace():
+def test_counting_has_no_side_effects():
     model = objective(8)
     pairs = batch(model.med)
     state, draws = {k: str(v) for k, v in model.state_dict().items()}, torch.get_rng_state()
@@ -59,7 +59,7 @@ def test_counting_leaves_no_trace():
 @pytest.mark.parametrize(
     ("name", "peak"), [("NVIDIA H200", 989e12), ("NVIDIA H100 PCIe", 756e12), ("Tesla T4", None)]
 )
-def test_peak_of_the_device_by_its_name(monkeypatch, name, peak):
+def test_the_peak_depends_on_the_device_name(monkeypatch, name, peak):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
     assert peak_flops(torch.device("cuda"), bfloat16=True) == peak
     assert peak_flops(torch.device("cuda"), bfloat16=False) is None

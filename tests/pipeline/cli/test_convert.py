@@ -35,11 +35,11 @@ def test_the_command_line_converts_there_and_back(tmp_path, parts):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"parts": "nlvr"}, 'transformers has no class for parts "nlvr": write it as "blip" or "capfilt"'),
-        ({}, 'transformers has no class for parts "pretrain": export a "captioner" or a "filter" of it'),
+        ({"parts": "nlvr"}, 'transformers has no class for parts "nlvr": export to "blip" or "capfilt"'),
+        ({}, 'transformers has no class for parts "pretrain": export its "captioner" or its "filter"'),
         (
             {"parts": "vqa"},
-            'as wide as the image, 24, and these are 32 wide: write it as "blip" or "capfilt"',
+            'they are 32 and 24: export to "blip" or "capfilt"',
         ),
     ],
 )
@@ -55,7 +55,7 @@ def test_a_part_of_a_pretrained_model_converts_but_never_with_random_weights(tmp
     assert convert(tmp_path / "ours", tmp_path / "hf", "--to", "hf", "--parts", "captioner")[0] == 0
     assert load_checkpoint(tmp_path / "hf", "captioner")[2].format == "hf"
     code, said = convert(tmp_path / "ours", tmp_path / "a.pth", "--to", "blip", "--parts", "vqa")
-    assert code == 2 and "only finetuning gives: finetune it first" in said and "4 missing" in said
+    assert code == 2 and 'lacks tensors of a "vqa": finetune it first' in said and "4 missing" in said
     with pytest.raises(CheckpointError, match="finetune it first; 6 missing: text_encoder"):
         export_checkpoint(tmp_path / "ours", tmp_path / "b", to="capfilt", parts="nlvr")
 

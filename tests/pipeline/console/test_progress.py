@@ -76,17 +76,17 @@ def test_a_halved_batch_is_said_once_for_a_stage_and_a_size(actor, shown):
         shown.draw()
     shown.draw()
     assert shown.lines() == [
-        "bootstrap.1 caption: out of memory with 4 images at once, going on with 2",
-        "bootstrap.1 caption: out of memory with 2 images at once, going on with 1",
-        "bootstrap.1 filter: out of memory with 4 images at once, going on with 2",
-        "bootstrap.1 filter: out of memory with 2 images at once, going on with 1",
+        "bootstrap.1 caption: out of memory with a batch of 4 images; continuing with 2",
+        "bootstrap.1 caption: out of memory with a batch of 2 images; continuing with 1",
+        "bootstrap.1 filter: out of memory with a batch of 4 images; continuing with 2",
+        "bootstrap.1 filter: out of memory with a batch of 2 images; continuing with 1",
     ]
 
 
 def test_without_a_board_it_is_logged(actor, shown, caplog):
     StageRunner(replace(step(actor, Halves), node_status=None))(pa.table({"n": [1, 2]}))
     shown.draw()
-    assert shown.lines() == [] and caplog.messages == ["out of memory with 2 images at once, going on with 1"]
+    assert shown.lines() == [] and caplog.messages == ["out of memory with a batch of 2 images; continuing with 1"]
 
 
 def test_a_stage_that_has_nothing_to_tell_is_left_alone(actor):

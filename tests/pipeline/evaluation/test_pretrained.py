@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from capfilt.models.checkpoints.load import save_checkpoint
-from capfilt.models.config import MedConfig, SamplingConfig, TextConfig, VisionConfig
+from capfilt.models.config import MedConfig, TextConfig, VisionConfig
+from capfilt.models.decoding.config import SamplingConfig
 from capfilt.models.network.med import MED
 from capfilt.models.network.tokenizer import Tokenizer
 from capfilt.models.out_of_memory import OutOfMemory
@@ -71,11 +72,11 @@ def test_out_of_memory_does_not_change_the_result_and_is_reported(task, monkeypa
     calls = limit_memory(monkeypatch, most=4)
     assert evaluate_model(replace(task, status=SimpleNamespace(add_notice=notices.append))) == expected
     assert {name for name, count in calls if count == 8} == {"encode_image", "text_feature", "match"}
-    captioner_notice = "pretrain.0: out of memory with 8 images at once, going on with 4"
+    captioner_notice = "pretrain.0: out of memory with a batch of 8 images; continuing with 4"
     assert notices == [
         captioner_notice,
-        "pretrain.0: out of memory with 8 texts at once, going on with 4",
-        "pretrain.0: out of memory with 8 pairs at once, going on with 4",
+        "pretrain.0: out of memory with a batch of 8 texts; continuing with 4",
+        "pretrain.0: out of memory with a batch of 8 pairs; continuing with 4",
         captioner_notice,  # the board shows equal lines once
     ]
 
@@ -102,11 +103,11 @@ def test_limit_takes_the_first_images(task, limit, images):
 
 def test_out_of_memory_with_a_single_image_is_an_error(task, monkeypatch):
     limit_memory(monkeypatch, most=0)
-    with pytest.raises(OutOfMemory, match="images one at a time"):
+    with pytest.raises(OutOfMemory, match=r"batch size of 1 \(images\)"):
         evaluate_model(task)
 
 
 def test_notices_are_logged_without_a_board(task, monkeypatch, caplog):
     limit_memory(monkeypatch, most=4)
     evaluate_model(task)
-    assert "pretrain.0: out of memory with 8 pairs at once, going on with 4" in caplog.messages
+    assert "pretrain.0: out of memory with a batch of 8 pairs; continuing with 4" in caplog.messages

@@ -1,0 +1,48 @@
+"""Options of the captioner and the matcher, and the only definition of their defaults. Does not import
+torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge
+
+from capfilt.models.config import Precision
+from capfilt.models.decoding.config import SamplingConfig
+
+BATCH_SIZE = 64
+MAX_TOKENS = 35
+"""Longest text that matching and retrieval read, in tokens, as in the reference's retrieval evaluation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionerOptions:
+    """How `models.tasks.captioner.Captioner` writes captions."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    prompt: str = "a picture of "
+    """Text that the decoder continues (reference: configs/caption_coco.yaml); not part of the caption."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """Decoding. Default: the paper's nucleus sampling with top_p 0.9."""
+    batch_size: Annotated[int, Ge(1)] = BATCH_SIZE
+    """Images per forward pass; halved automatically when the device runs out of memory."""
+    precision: Precision = "auto"
+    """`auto`: bfloat16 on GPUs that support it, else float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatcherOptions:
+    """How `models.tasks.matcher.Matcher` scores texts."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    itm_token: Literal["enc", "cls"] = "enc"
+    """First token of a text for the ITM head: `enc` as in training, `cls` as in transformers and in the
+    reference's blip_itm.py."""
+    batch_size: Annotated[int, Ge(1)] = BATCH_SIZE
+    """Images per forward pass, and texts per forward pass; halved automatically when the device runs out of
+    memory."""
+    precision: Precision = "auto"
+    """`auto`: bfloat16 on GPUs that support it, else float32."""
