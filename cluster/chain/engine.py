@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal
@@ -55,6 +56,8 @@ class Step:
     """Given for what maps rows: a row on which it raises, or its process dies, fails alone."""
     limits: Limits = field(default_factory=Limits)
     """Time and memory after which the stage's process is ended; no limit unless told otherwise."""
+    log_context: Callable[[str], AbstractContextManager[object]] | None = None
+    """Entered with a shard's name while the stage works on it, to name the shard in log records."""
     reports: NodeStatus | None = None
     """Receives the cause when the stage fails on a shard (Ray itself keeps it in its logs), and what the stage wants
     the user to know; remembers which shards the processes of the stage have in hand."""
@@ -82,7 +85,8 @@ class StageRunner:
             return batch
         start = time.perf_counter()
         try:
-            out = self._run(batch)
+            with self._log_context(batch):
+                out = self._run(batch)
         except Exception as error:
             if self.step.reports is not None:
                 line = " ".join(str(error).split())
@@ -93,6 +97,12 @@ class StageRunner:
             return out
         seconds = pa.array([time.perf_counter() - start] * out.num_rows, type=pa.float32())
         return out.append_column(f"seconds_{self.step.name}", seconds)
+
+    def _log_context(self, batch: pa.Table) -> AbstractContextManager[object]:
+        step = self.step
+        if step.log_context is None or step.isolation is None:
+            return nullcontext()
+        return step.log_context(step.isolation.name(batch))
 
     def _run(self, batch: pa.Table) -> pa.Table:
         step = self.step

@@ -8,7 +8,7 @@ from typing import Any
 
 from capfilt.cluster.board import NodeStatus
 from capfilt.models.caption_text import normalize_caption
-from capfilt.pipeline.config.schema import EvaluateSection
+from capfilt.pipeline.config.sections import EvaluateSection
 from capfilt.pipeline.evaluation.caption_metrics import caption_metrics
 from capfilt.stages.pairs.parts import ShardRef
 from capfilt.stages.pairs.read import PairsConfig, ReadPairs

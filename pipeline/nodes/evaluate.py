@@ -36,6 +36,7 @@ def run_evaluate(context: RunContext, node: Node) -> NodeResult:
 def evaluate_models(context: RunContext, node: Node) -> dict[str, dict[str, Any]]:
     """{model: {"retrieval": …, "caption": …}}; the models run side by side where the cluster has room."""
     from capfilt.cluster.chain.engine import call_all
+    from capfilt.pipeline.console.logs import with_worker_logging
     from capfilt.pipeline.evaluation.pretrained import EvaluationTask, evaluate
 
     config, ledger = context.config, context.run_dir.ledger
@@ -51,7 +52,8 @@ def evaluate_models(context: RunContext, node: Node) -> dict[str, dict[str, Any]
         for name in names
     ]
     gpus = min(1.0, context.sizing().gpus)
-    return dict(zip(names, call_all(evaluate, tasks, cpus=1.0, gpus=gpus), strict=True))
+    work = with_worker_logging(evaluate, node=node.name)
+    return dict(zip(names, call_all(work, tasks, cpus=1.0, gpus=gpus), strict=True))
 
 
 EVALUATE = NodeKind("evaluate", outputs=_outputs, inputs=_inputs, run=run_evaluate, stale_after=("test",))

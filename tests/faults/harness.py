@@ -150,7 +150,7 @@ def stop_when(process: subprocess.Popen[str], config: Path, run: Path, records: 
     process.send_signal(signum)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + signum, output
-    assert "finishing what is in flight" in output, output
+    assert "finishing the shards in flight" in output, output
     assert f"resume        capfilt run {config}" in output, output
 
 

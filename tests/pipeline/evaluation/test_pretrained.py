@@ -11,7 +11,7 @@ from capfilt.models.config import MedConfig, SamplingConfig, TextConfig, VisionC
 from capfilt.models.network.med import MED
 from capfilt.models.network.tokenizer import Tokenizer
 from capfilt.models.out_of_memory import OutOfMemory
-from capfilt.pipeline.config.schema import EvaluateSection
+from capfilt.pipeline.config.sections import EvaluateSection
 from capfilt.pipeline.evaluation.pretrained import EvaluationTask as Evaluation
 from capfilt.pipeline.evaluation.pretrained import evaluate
 from capfilt.stages.bootstrap.caption import CaptionConfig

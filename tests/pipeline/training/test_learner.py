@@ -16,7 +16,7 @@ from capfilt.models.config import (
     VisionConfig,
 )
 from capfilt.models.network.tokenizer import Tokenizer
-from capfilt.pipeline.config.schema import ModelSection, TrainSection
+from capfilt.pipeline.config.sections import ModelSection, TrainSection
 from capfilt.pipeline.training import learner as training
 from capfilt.pipeline.training.learner import PairLearner
 from capfilt.pipeline.training.spec import LearnerSpec
