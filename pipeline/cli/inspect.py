@@ -60,7 +60,7 @@ def verify(
         else:
             found, undone = verify_run(open_run(config)), []
     for problem in found.problems:
-        print_labeled(console, "differs", problem, "bold red")
+        print_labeled(console, "differs", str(problem), "bold red")
     console.print(
         f"{found.shards:,} shards, {found.rows:,} rows, {found.bytes / 1e6:,.1f} MB: "
         f"{len(found.problems)} differences; {found.unfinished} not finished",

@@ -10,6 +10,7 @@ from capfilt.pipeline.cli import amend
 from capfilt.pipeline.cli import inspect as inspect_module
 from capfilt.pipeline.cli.app import app
 from capfilt.pipeline.console.signals import Interrupted
+from capfilt.pipeline.maintenance.verify import Problem
 from capfilt.pipeline.prepare import open_run
 from capfilt.pipeline.rundir.ledger import Ledger
 from tests.tiny import tiny_data, write_config
@@ -45,7 +46,7 @@ COUNTS = "1,200 shards, 34,000 rows, 5.6 MB"
 
 
 def test_verify_lists_differences_and_the_command_that_repairs(run_dir, monkeypatch):
-    found = verification(["corpus/web/000001: [/x] is damaged"], unfinished=2)
+    found = verification([Problem("corpus/web/000001", "[/x] is damaged", "fetch")], unfinished=2)
     monkeypatch.setattr("capfilt.pipeline.maintenance.verify.verify_run", lambda *_: found)
     result = call("verify", run_dir, "--set", "run.name=a b")
     assert result.exit_code == 1
