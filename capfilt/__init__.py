@@ -6,5 +6,7 @@ level up, so that `python -m pipeline` and `ray job submit --working-dir .` need
 
 from pathlib import Path
 
+__version__ = "0.1.0"
+
 if not (Path(__file__).parent / "pipeline").is_dir():
     __path__.append(str(Path(__file__).resolve().parent.parent))

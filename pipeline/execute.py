@@ -11,8 +11,9 @@ from rich.console import Console
 
 from capfilt.cluster.board import StatusBoard
 from capfilt.cluster.session import session
+from capfilt.pipeline.console.logs import log_context
 from capfilt.pipeline.console.progress import POLL_SECONDS, Progress
-from capfilt.pipeline.console.signals import Interrupted, Stop, Stopped
+from capfilt.pipeline.console.signals import Interrupted, NodeStopped, StopSignal
 from capfilt.pipeline.node import Node
 from capfilt.pipeline.nodes.context import RunContext
 from capfilt.pipeline.nodes.failures import describe_failure
@@ -47,7 +48,7 @@ def execute(prepared: Prepared, console: Console) -> Outcome:
     if not todo:
         return outcome
     config, store = run_dir.config, run_dir.store
-    with session(config.cluster), Stop(store, config.run.grace_seconds, console.print) as stop:
+    with session(config.cluster), StopSignal(store, config.run.grace_seconds, console.print) as stop:
         board = StatusBoard()
         progress.poll = board.read
         context = RunContext(run_dir, progress, board, stop)
@@ -98,7 +99,7 @@ def _record_end(context: RunContext, name: str, future: Future[str], outcome: Ou
         outcome.done.append(name)
         context.progress.end(name, future.result())
         return
-    if isinstance(error, Stopped):
+    if isinstance(error, NodeStopped):
         context.progress.end(name, str(error), "stopped")
         return
     outcome.failed[name] = describe_failure(context, name, error)
@@ -116,7 +117,8 @@ def _run_node(context: RunContext, node: Node, state: State) -> str:
     context.progress.begin(node.name, resumed="going on where it stopped" if state == "half" else "")
     ledger.start(node.name, inputs)
     start = time.monotonic()
-    result = node.kind.run(context, node)
+    with log_context(node=node.name):
+        result = node.kind.run(context, node)
     ledger.finish(node.name, inputs, result, round(time.monotonic() - start, 1))
     store.remove_file(failure_log(node.name))
     corpora = (folder(source) for source in node.sources for folder in (corpus_folder, index_folder))

@@ -12,7 +12,7 @@ from typing import Any
 
 from capfilt.pipeline.config.load import ConfigError, dump_config
 from capfilt.pipeline.config.schema import Config
-from capfilt.pipeline.config.start_weights import check_starts
+from capfilt.pipeline.config.start_weights import check_start_weights
 from capfilt.pipeline.node import Node
 from capfilt.pipeline.plan import check_node, downstream, plan, select
 from capfilt.pipeline.rundir.fingerprints import Fingerprints
@@ -93,7 +93,7 @@ def prepare(run_dir: RunDir, *, until: str | None = None, fresh: str | None = No
     state = states(run_dir)
     ledger.clear_starts(name for name in nodes if state[name] == "done")
     prepared = Prepared(run_dir, wanted, state)
-    check_starts(config, store, {node.kind.name for node in prepared.todo.values()})
+    check_start_weights(config, store, {node.kind.name for node in prepared.todo.values()})
     ledger.save_config(dump_config(config))
     return prepared
 

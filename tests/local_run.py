@@ -6,7 +6,7 @@ from rich.console import Console
 
 from capfilt.cluster.sizing import divide_resources
 from capfilt.pipeline.console.progress import Progress
-from capfilt.pipeline.console.signals import Stop
+from capfilt.pipeline.console.signals import StopSignal
 from capfilt.pipeline.nodes.context import RunContext
 from tests.runs import prepared_run
 
@@ -21,5 +21,5 @@ def local_run(config):
     board = SimpleNamespace(
         for_node=lambda node: None, failures=lambda node: {}, failed_shards=lambda node: set()
     )
-    stop = Stop(prepared.run_dir.store, 0, print)
+    stop = StopSignal(prepared.run_dir.store, 0, print)
     return LocalRun(prepared.run_dir, Progress(Console(quiet=True)), board, stop)

@@ -1,4 +1,5 @@
-"""The shipped recipes, and tiny twins of them: the same structure, small enough to train in a second on a CPU."""
+"""The shipped recipes, and scaled-down copies: the same structure, small enough to train in a second on a
+CPU."""
 
 from functools import cache
 from pathlib import Path
@@ -19,13 +20,13 @@ def recipe(name: str) -> Config:
     return load_config(FOLDER / f"{name}.yaml")
 
 
-def tiny_twin(name: str, folder: Path) -> dict[str, Any]:
-    """Config data of a recipe's tiny twin, which lives below `folder`.
+def scaled_down(name: str, folder: Path) -> dict[str, Any]:
+    """Config data of a scaled-down recipe, with its corpus and run directory in `folder`.
 
-    Losses, schedules, augmentation, parts, prompts, token limits, which source trains what and which blocks
-    recompute stay. Smaller are the model (ViT-L's stays the deeper one), the pictures (224 pixels become 32, 384
-    become 48), batch, queue, warm-up and corpora. Learning rates, momentum and dropout are those at which so small
-    a model learns in ten steps.
+    Unchanged are the losses, schedules, augmentation, parts, prompts, token limits, the sources of each
+    training and which blocks recompute activations. Smaller are the model (that of ViT-L is still the deeper
+    one), the images (224 pixels become 32, 384 become 48), batch, queue, warm-up and corpora. Learning rates,
+    momentum and dropout are those with which so small a model learns in ten steps.
     """
     data = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
     data["run"]["dir"] = str(folder / "run")
@@ -61,7 +62,7 @@ def _shrink_source(source: dict[str, Any], shapes: Path) -> None:
 
 
 def _shrink_model(model: dict[str, Any]) -> None:
-    model["vision_start"] = model["text_start"] = None  # what a start gives must be downloaded
+    model["vision_start"] = model["text_start"] = None  # start weights would have to be downloaded
     model["vocab_size"] = 200
     vision = model["med"]["vision"]
     vision |= {"image_size": 32, "patch_size": 8, "heads": 2}
@@ -84,7 +85,7 @@ def _shrink_training(section: dict[str, Any], rate: float, depth: int) -> None:
     section |= {"batch_size": 8, "image_size": section["image_size"] // 7 // 8 * 8}
     section |= {"decode_threads": 0, "workers": {"gpus_per_worker": 0}}
     if "queue_size" in section["objective"]:
-        # At the paper's 0.995 the teacher would be the untrained model through all of a twin's few steps.
+        # With the paper's 0.995 the momentum encoder would stay the untrained model for all of the few steps.
         section["objective"] = {**section["objective"], "queue_size": 16, "momentum": 0.5}
     optimizer = section["optimizer"]
     section["optimizer"] = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal
@@ -62,6 +63,8 @@ class Step:
     """How rows are marked on which the stage raises or its process dies; without it, they fail the shard."""
     limits: Limits = field(default_factory=Limits)
     """Time and memory above which the stage's process is terminated."""
+    log_context: Callable[[str], AbstractContextManager[object]] | None = None
+    """Entered with a shard's name while the stage works on it, to name the shard in log records."""
     node_status: NodeStatus | None = None
     """Receives causes of failure and notices for the user, which Ray would only write to its log files, and
     records which shards the processes of the stage work on."""
@@ -94,7 +97,8 @@ class StageRunner:
             return batch
         start = time.perf_counter()
         try:
-            out = self._run(batch)
+            with self._log_context(batch):
+                out = self._run(batch)
         except Exception as error:
             self._report_error(error, batch)
             raise
@@ -102,6 +106,12 @@ class StageRunner:
             return out
         seconds = pa.array([time.perf_counter() - start] * out.num_rows, type=pa.float32())
         return out.append_column(f"seconds_{self.step.name}", seconds)
+
+    def _log_context(self, batch: pa.Table) -> AbstractContextManager[object]:
+        step = self.step
+        if step.log_context is None or step.isolation is None:
+            return nullcontext()
+        return step.log_context(step.isolation.shard_name(batch))
 
     def _run(self, batch: pa.Table) -> pa.Table:
         step = self.step

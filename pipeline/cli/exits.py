@@ -1,4 +1,4 @@
-"""What the command line prints at the end, and how it ends."""
+"""How a command ends: error lines for the user and exit codes."""
 
 from __future__ import annotations
 
@@ -8,38 +8,51 @@ from typing import NoReturn
 
 from capfilt.pipeline.console.streams import BrokenPipeSafe, flush_output
 
+USAGE_ERROR = 2
+"""Exit code after a mistake in config, input or usage."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 + SIGINT."""
+
 
 class UserErrors:
-    """Turns the mistakes a user can make into one line and exit code 2; anything else is a defect and raises."""
+    """Context manager that turns errors of the user into `error: ...` lines and exit code 2.
+
+    Any other exception is a defect of the program and is raised. Ctrl-C exits with code 130.
+
+    Args:
+        resume: the command that is printed after Ctrl-C.
+    """
 
     def __init__(self, resume: str | None = None) -> None:
         self.resume = resume
 
-    def __enter__(self) -> None:
-        return None
+    def __enter__(self) -> UserErrors:
+        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         from capfilt.pipeline.errors import USER_ERRORS
         from capfilt.pipeline.rundir.lease import LeaseError
 
         if isinstance(error, KeyboardInterrupt):
-            _interrupted(self.resume)
+            _exit_interrupted(self.resume)
         if isinstance(error, USER_ERRORS):
             for line in str(error).splitlines():
                 print(f"error: {line}", file=BrokenPipeSafe(sys.stderr))
             if isinstance(error, LeaseError):
-                exit_now(2)  # the directory is another's: nodes still at work in threads must not go on
-            raise SystemExit(2) from None
+                exit_now(
+                    USAGE_ERROR
+                )  # another process owns the run directory: node threads must not continue
+            raise SystemExit(USAGE_ERROR) from None
 
 
-def _interrupted(resume: str | None) -> NoReturn:
-    print(
-        f"\ninterrupted; go on with: {resume}" if resume else "\ninterrupted", file=BrokenPipeSafe(sys.stderr)
-    )
-    exit_now(130)
+def _exit_interrupted(resume: str | None) -> NoReturn:
+    hint = f"; resume with: {resume}" if resume else ""
+    print(f"\ninterrupted{hint}", file=BrokenPipeSafe(sys.stderr))
+    exit_now(INTERRUPTED)
 
 
 def exit_now(code: int) -> NoReturn:
-    """End at once: node threads may wait inside Ray and cannot be joined; records on disk decide what is done."""
+    """Exit without joining threads: node threads may be blocked inside Ray. Commit records on disk decide
+    what is done."""
     flush_output()
     os._exit(code)

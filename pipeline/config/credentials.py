@@ -1,5 +1,8 @@
-"""Credentials have no place in a config or an address: a config is written into the run directory, shown by `check`, and
-sent to bug reports, and so are the addresses in it. Nothing here ever repeats a value."""
+"""Find credentials in configs and addresses.
+
+A config is written into the run directory, printed by `capfilt check` and pasted into bug reports, and so are
+the addresses in it. Credentials are therefore refused there, and no message repeats one.
+"""
 
 from __future__ import annotations
 
@@ -8,70 +11,76 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
 
-_SECRET = (
+_SECRET_NAME = (
     r".*(secret|token|password|passwd|pwd|passphrase|apikey|accesskey|accesskeyid|secretkey|signature|credentials?"
     r"|authorization)|auth"
 )
-IN_QUERIES = re.compile(_SECRET)
-"""Keys of a query that carry a credential: presigned urls (S3, GCS), bearer tokens. In lower case, letters and digits
-alone, as all names here."""
-IN_OPTIONS = re.compile(rf"{_SECRET}|.*(?<!kms)key|.*cookies?|.*connectionstring|username|pass|bearer")
-"""Storage options, and headers among them, that fsspec's filesystems and their clients take credentials by. A KMS key is
-named, not given."""
-AZURE_SAS = ({"sig", "sv"}, {"sig", "se"})
-"""Keys that make a query one of Azure's signatures; `sig` alone may be anything."""
-HARMLESS = (None, "", True, False, "anon", "cloud", "google_default", "cache")
-"""Values that say where credentials are found and are none (gcsfs' `token`)."""
-CONTAINER_BEFORE_AT = ("abfs", "abfss", "git", "github", "hf", "wasb", "wasbs")
-"""Schemes in which no user stands before the @, but a container or a repository."""
+SECRET_QUERY_KEY = re.compile(_SECRET_NAME)
+"""Query keys of an address that carry a credential: presigned urls (S3, GCS), bearer tokens. As in all
+patterns here, names are in lower case and without punctuation."""
+SECRET_OPTION = re.compile(
+    rf"{_SECRET_NAME}|.*(?<!kms)key|.*cookies?|.*connectionstring|username|pass|bearer"
+)
+"""Storage options, HTTP headers included, through which fsspec's filesystems and their clients take
+credentials. A KMS key id is a name, not a credential."""
+AZURE_SIGNATURES = ({"sig", "sv"}, {"sig", "se"})
+"""Query keys that together make an Azure SAS signature; `sig` by itself can mean anything."""
+NOT_SECRET = (None, "", True, False, "anon", "cloud", "google_default", "cache")
+"""Values of such keys that only say where to find a credential (gcsfs's `token`)."""
+CONTAINER_SCHEMES = ("abfs", "abfss", "git", "github", "hf", "wasb", "wasbs")
+"""Schemes where the part before the @ is a container or a repository, not a user."""
 
-# A port, and the colons of an ARN or of an IPv6 address, begin no password. One of AWS may have slashes in it.
+# The colon of a port, an ARN or an IPv6 address does not start a password. A secret key of AWS may contain
+# slashes.
 _USER = re.compile(r"(?:^|::)\s*([\w+.-]+)://(?:[^/?#\s@]*@|(?!arn:|\[)[^/@\s:]+:(?!\d*[/?#])[^@\s]*@)")
 _QUERY = re.compile(r"[?&;#]([^=&;#?\s]+)=([^&;#\s]*)")
 
-INSTEAD = (
-    "configs and addresses are written down, so put it into the environment (AWS_ACCESS_KEY_ID, "
-    "AWS_SECRET_ACCESS_KEY, ...) or into a profile, and give that one's name (profile: ...)"
+ADVICE = (
+    "configs and addresses are stored in plain text, so set it in the environment (AWS_ACCESS_KEY_ID, "
+    "AWS_SECRET_ACCESS_KEY, ...) or in a profile, and name the profile here (profile: ...)"
 )
 
 
-def credentials_in(data: Any, path: str = "") -> Iterator[str]:
-    """One line for every credential in a config's data: among storage options by name, in addresses by their form.
+def find_credentials(data: Any, path: str = "") -> Iterator[str]:
+    """One line for every credential in a config's data.
+
+    Storage options are recognized by name, addresses by their form.
 
     Args:
-        data: a config, a section or a value of it.
-        path: dotted, of `data`; what the lines begin with.
+        data: a config, a section or a value.
+        path: dotted path of `data`; the lines start with it.
     """
     if isinstance(data, dict):
         for name, value in data.items():
             inside = f"{path}.{name}" if path else str(name)
-            option = "storage_options" in path and IN_OPTIONS.fullmatch(_plain(str(name)))
-            if option and value not in HARMLESS:
-                yield f"{inside}: this is a credential; {INSTEAD}"
+            is_secret = "storage_options" in path and SECRET_OPTION.fullmatch(_normalize(str(name)))
+            if is_secret and value not in NOT_SECRET:
+                yield f"{inside}: this is a credential; {ADVICE}"
             else:
-                yield from credentials_in(value, inside)
+                yield from find_credentials(value, inside)
     elif isinstance(data, (list, tuple)):
         for number, value in enumerate(data):
-            yield from credentials_in(value, f"{path}.{number}")
-    elif isinstance(data, str) and (what := _credential_of(data)) is not None:
-        yield f"{path}: this address holds {what}, which is a credential: leave it out; {INSTEAD}"
+            yield from find_credentials(value, f"{path}.{number}")
+    elif isinstance(data, str) and (what := _credential_in_address(data)) is not None:
+        yield f"{path}: this address contains {what}, which is a credential: remove it; {ADVICE}"
 
 
-def _credential_of(text: str) -> str | None:
-    """What an address has that is a credential, without its value; None if it has none, or `text` is no address."""
+def _credential_in_address(text: str) -> str | None:
+    """What in an address is a credential, without its value; None if nothing is, or if `text` is no
+    address."""
     if "://" not in text:
         return None
-    if any(found[1].lower() not in CONTAINER_BEFORE_AT for found in _USER.finditer(text)):
+    if any(found[1].lower() not in CONTAINER_SCHEMES for found in _USER.finditer(text)):
         return "a user or password before the @"
-    named = {unquote(name): value for name, value in _QUERY.findall(text)}
-    for name, value in named.items():
-        if IN_QUERIES.fullmatch(_plain(name)) and value not in HARMLESS:
+    query = {unquote(name): value for name, value in _QUERY.findall(text)}
+    for name, value in query.items():
+        if SECRET_QUERY_KEY.fullmatch(_normalize(name)) and value not in NOT_SECRET:
             return name
-    if any(keys <= set(named) for keys in AZURE_SAS):
+    if any(keys <= set(query) for keys in AZURE_SIGNATURES):
         return "sig"
     return None
 
 
-def _plain(name: str) -> str:
-    """A name as it is compared: X-Api-Key, x_api_key and xApiKey are one."""
+def _normalize(name: str) -> str:
+    """Name for comparison: X-Api-Key, x_api_key and xApiKey are the same."""
     return re.sub(r"[^a-z0-9]", "", name.lower())

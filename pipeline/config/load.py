@@ -1,23 +1,36 @@
-"""Config files: read, override, check. One line per mistake, with its dotted path and the way out."""
+"""Load config files: read, apply overrides, check.
+
+Every mistake is one line with its dotted path, the value, and how to fix it.
+"""
 
 from __future__ import annotations
 
 import difflib
 import os
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from capfilt.pipeline.config.credentials import credentials_in
+from capfilt.pipeline.config.credentials import find_credentials
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.config.shipped import resolve_shipped, shipped_configs
+from capfilt.pipeline.config.tree import (
+    accepts_list,
+    accepts_null,
+    accepts_text,
+    annotation_at,
+    section_keys,
+    section_of,
+)
 from capfilt.stages.errors import UserError
 from capfilt.stages.storage.store import Store
+
+NULL_TEXTS = ("", "~", "null", "Null", "NULL")
+"""What YAML reads as null."""
 
 
 class ConfigError(UserError):
@@ -25,17 +38,24 @@ class ConfigError(UserError):
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Config of a YAML file (a path, a shipped one's name, or any fsspec URL) with `a.b=value` overrides on top. A
-    URL is opened with the overrides' own run.storage_options.
+    """Read the config of a YAML file and apply overrides.
+
+    Args:
+        path: a local path, the name of a shipped config, or any fsspec URL. A URL is opened with the
+            `run.storage_options` among the overrides.
+        overrides: `a.b=value` each, as given to `--set`. A key of type string takes the text unchanged; the
+            value of any other key is read as YAML.
 
     Raises:
-        ConfigError: no such file, not YAML, or values that are unknown, mistyped or out of range; a credential.
-        StoreError: a store that is away.
+        ConfigError: the file does not exist or is not YAML; a key is unknown; a value has the wrong type, is
+            out of range or contains a credential.
+        StoreError: the store of a URL cannot be reached.
     """
     refuse_credentials(str(path), "CONFIG")
     folder, name = os.path.split(resolve_shipped(str(path)))
+    options = storage_options_in(overrides)
     try:
-        data = yaml.safe_load(Store(folder, storage_options(overrides)).read(name).decode())
+        data = yaml.safe_load(Store(folder, options).read(name).decode())
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         hint = f"shipped configs: {', '.join(shipped_configs())}"
         raise ConfigError(f"{path}: no such config file; {hint}") from error
@@ -44,46 +64,58 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(data, dict):
-        raise ConfigError(
-            f"{path}: a config is a mapping with keys such as run and sources, not {_kind(data)}"
-        )
+        kind = "empty" if data is None else type(data).__name__
+        raise ConfigError(f"{path}: a config is a mapping with keys such as run and sources, not {kind}")
     for override in overrides:
-        _set(data, override)
+        apply_override(data, override)
     return parse_config(data, str(path))
 
 
 def refuse_credentials(address: str, name: str) -> None:
-    """An address that a command is given has no credential in it; `name` opens the line that says so.
+    """Check that an address given on the command line contains no credential.
+
+    Args:
+        name: of the argument; the error line starts with it.
 
     Raises:
-        ConfigError: it has one.
+        ConfigError: the address contains one.
     """
-    if found := list(credentials_in(address, name)):
+    if found := list(find_credentials(address, name)):
         raise ConfigError("\n".join(found))
 
 
-def storage_options(overrides: Sequence[str]) -> dict[str, Any]:
-    """run.storage_options as overrides have them: all that is known before the config itself can be opened.
+def storage_options_in(overrides: Sequence[str]) -> dict[str, Any]:
+    """`run.storage_options` of the overrides: all that is known before the config itself can be opened.
 
     Raises:
-        ConfigError: they are no mapping.
+        ConfigError: `run.storage_options` is not a mapping, or an override contains a credential.
     """
     data: dict[str, Any] = {}
     for override in overrides:
-        _set(data, override)
+        apply_override(data, override)
     section = data.get("run")
     options = section.get("storage_options") if isinstance(section, dict) else None
     if options is not None and not isinstance(options, dict):
-        raise ConfigError(f"--set run.storage_options={options}: it is a section; set its keys, for example "
-                          "--set run.storage_options.endpoint_url=https://minio.example.org")  # fmt: skip
-    if found := list(credentials_in(data)):
+        raise ConfigError(
+            "--set run.storage_options: this is a section; set its keys, for example "
+            "--set run.storage_options.endpoint_url=https://minio.example.org"
+        )
+    if found := list(find_credentials(data)):
         raise ConfigError("\n".join(f"--set {line}" for line in found))
     return options or {}
 
 
 def parse_config(data: dict[str, Any], origin: str) -> Config:
-    """Checked config of plain data; `origin` opens every error line."""
-    if found := [f"{origin}: {line}" for line in credentials_in(data)]:
+    """Check the data of a config.
+
+    Args:
+        data: nested dicts, as YAML gives them.
+        origin: where the data is from; every error line starts with it.
+
+    Raises:
+        ConfigError: one line for every mistake.
+    """
+    if found := [f"{origin}: {line}" for line in find_credentials(data)]:
         raise ConfigError("\n".join(found))
     try:
         return Config.model_validate(data)
@@ -93,28 +125,53 @@ def parse_config(data: dict[str, Any], origin: str) -> Config:
 
 
 def dump_config(config: Config) -> str:
-    """The resolved config as YAML: every key with the value it has."""
-    return yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True, width=110)
+    """The resolved config as YAML: every key with its value."""
+    return yaml.safe_dump(to_json_data(config), sort_keys=False, allow_unicode=True, width=110)
 
 
-def plain(config: BaseModel) -> dict[str, Any]:
-    """Resolved config as JSON-like data."""
+def to_json_data(config: BaseModel) -> dict[str, Any]:
+    """A config or a section as JSON-like data, defaults included."""
     return config.model_dump(mode="json")
 
 
-def _set(data: dict[str, Any], override: str) -> None:
+def apply_override(data: dict[str, Any], override: str) -> None:
+    """Set one key of a config's data in place.
+
+    Args:
+        override: `a.b=value`. A key of type string takes the text unchanged, also where YAML would read a
+            comment, a number or a boolean; if the key may be null, `null`, `~` or nothing means null. The
+            value of any other key is read as YAML, and so is text in brackets where a key takes a list of
+            strings.
+
+    Raises:
+        ConfigError: the override is not `key.path=value`, its value is not YAML, or a parent key has a plain
+            value.
+    """
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise ConfigError(f"--set {override}: write it as key.path=value, for example --set run.seed=1")
-    *parents, last = path.strip().split(".")
-    node = data
+    *parents, last = keys = path.strip().split(".")
+    section = data
     for name in parents:
-        if node.get(name) is None:
-            node[name] = {}
-        node = node[name]
-        if not isinstance(node, dict):
+        if section.get(name) is None:
+            section[name] = {}
+        section = section[name]
+        if not isinstance(section, dict):
             raise ConfigError(f"--set {path}: {name} is a value, not a section")
-    node[last] = yaml.safe_load(text) if text else None
+    section[last] = _parse_value(keys, text)
+
+
+def _parse_value(keys: Sequence[str], text: str) -> Any:
+    annotation = annotation_at(keys)
+    if accepts_null(annotation) and text in NULL_TEXTS:
+        return None
+    is_list = accepts_list(annotation) and text.lstrip().startswith("[")
+    if accepts_text(annotation) and not is_list:
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {'.'.join(keys)}: the value is not YAML; quote what is text") from error
 
 
 def _explain(detail: ErrorDetails) -> str:
@@ -134,35 +191,6 @@ def _explain(detail: ErrorDetails) -> str:
     return f"{path}: {message}, got {value!r}"
 
 
-def _known_keys(loc: Sequence[int | str]) -> list[str]:
-    """Keys allowed at a place of the config tree."""
-    current: Any = Config
-    for part in loc:
-        current = _type_of(current, str(part))
-    return _keys(current)
-
-
-def _keys(type_: Any) -> list[str]:
-    if isinstance(type_, type) and issubclass(type_, BaseModel):
-        return list(type_.model_fields)
-    return [f.name for f in fields(type_)] if is_dataclass(type_) else []
-
-
-def _type_of(type_: Any, key: str) -> Any:
-    """Type of the section at `key`; unions and named mappings are looked through."""
-    if get_origin(type_) is dict:
-        return _section_in(get_args(type_)[1])
-    if isinstance(type_, type) and issubclass(type_, BaseModel):
-        field = type_.model_fields.get(key)
-        return _section_in(field.annotation) if field is not None else None
-    return _section_in(get_type_hints(type_).get(key)) if is_dataclass(type_) else None
-
-
-def _section_in(annotation: Any) -> Any:
-    if get_origin(annotation) is dict:
-        return annotation
-    return next((t for t in (annotation, *get_args(annotation)) if _keys(t)), None)
-
-
-def _kind(value: Any) -> str:
-    return "empty" if value is None else type(value).__name__
+def _known_keys(path: Sequence[int | str]) -> list[str]:
+    """Keys allowed in the section at a path."""
+    return section_keys(section_of(annotation_at(path)))

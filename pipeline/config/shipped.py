@@ -1,21 +1,25 @@
-"""Files under configs/ come with the program: what names one is found wherever the program is called."""
+"""Files under `configs/` are shipped with the program and found from any working directory."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-FOLDER = Path(__file__).parent.parent.parent
-"""The clone, or where packages are installed."""
+SHIPPED_ROOT = Path(__file__).parent.parent.parent
+"""Folder that holds `configs/`: the repository root in a checkout, the package folder in an installed
+wheel."""
 
 
 def resolve_shipped(address: str) -> str:
-    """The address of a shipped file if this names one and nothing of that name is here; else as it is."""
-    beside = FOLDER / address
-    if address.startswith("configs/") and not Path(address).exists() and beside.exists():
-        return str(beside)
+    """Path of the shipped file that `address` names, unless that path exists in the working directory.
+
+    Any other address is returned unchanged.
+    """
+    shipped = SHIPPED_ROOT / address
+    if address.startswith("configs/") and not Path(address).exists() and shipped.exists():
+        return str(shipped)
     return address
 
 
 def shipped_configs() -> list[str]:
-    """Names of the configs, as `capfilt run` takes them."""
-    return sorted(str(path.relative_to(FOLDER)) for path in (FOLDER / "configs").rglob("*.yaml"))
+    """Names of the shipped configs, as `capfilt run` takes them."""
+    return sorted(str(path.relative_to(SHIPPED_ROOT)) for path in (SHIPPED_ROOT / "configs").rglob("*.yaml"))

@@ -1,11 +1,12 @@
-"""What models start from besides the run's own: found before anything runs, and known by what they hold.
+"""Weights and tokenizers that the config names and a run does not make itself.
 
-`model.vision_start`, `model.text_start`, `model.tokenizer`, and the tokenizers of given checkpoints.
+These are `model.vision_start`, `model.text_start`, `model.tokenizer`, and the tokenizers of given
+checkpoints. They are looked up before anything runs, and a fingerprint identifies them by content.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from capfilt.models.checkpoints.files import checkpoint_digest
@@ -16,35 +17,44 @@ from capfilt.stages.storage.store import Store
 
 
 def resolve_address(address: str) -> str:
-    """An address of a start in a form that means the same in every process; what is nowhere stays as it is."""
+    """The address in a form that every process resolves to the same file; unchanged if no such file
+    exists."""
     address = resolve_shipped(address)
     return absolute(address) if "://" in address or Path(address).expanduser().exists() else address
 
 
-def identity(address: str | None) -> str | None:
-    """What a fingerprint says of a start: of a local one its name and content, wherever it lies; of one on a store, of
-    timm's models and of what is not there (yet) the address."""
+def start_identity(address: str | None) -> str | None:
+    """How a fingerprint identifies start weights or a tokenizer.
+
+    A local file or folder is identified by its name and content, whatever folder it is in. Anything else (a
+    URL, the name of a timm model, a path that does not exist) is identified by its address.
+    """
     if address is None or "://" in address or not (path := Path(resolve_address(address))).exists():
         return address
     return f"{path.name} (sha256 {checkpoint_digest(path)[:16]})"
 
 
-def check_starts(config: Config, run: Store, kinds: set[str]) -> None:
-    """Check that everything exists that nodes of these kinds start from, so that a wrong address is reported before hours of
-    downloads.
+def check_start_weights(config: Config, run_dir: Store, kinds: Collection[str]) -> None:
+    """Check that all start weights and tokenizers exist, so that a wrong address fails before hours of
+    fetching.
+
+    Args:
+        run_dir: an address on the same kind of store is opened with its storage options.
+        kinds: of the nodes that will run, such as "pretrain"; only what they need is checked.
 
     Raises:
-        ArtifactError: the first that is not; one line with its key.
+        ArtifactError: the first that does not exist; one line with its config key.
     """
-    for key, address in _addresses(config, kinds):
+    for key, address in _needed_addresses(config, kinds):
         if key == "model.vision_start" and "://" not in address:
             _check_vision_start(address)
         else:
-            check_artifact(resolve_address(address), key, run)
+            check_artifact(resolve_address(address), key, run_dir)
 
 
-def _addresses(config: Config, kinds: set[str]) -> Iterator[tuple[str, str]]:
-    """(config key, address) of what nodes of these kinds start from; given checkpoints are hashed anyway."""
+def _needed_addresses(config: Config, kinds: Collection[str]) -> Iterator[tuple[str, str]]:
+    """(config key, address) of what nodes of these kinds need. Checkpoints are left out: fingerprints read
+    them."""
     if "pretrain" in kinds:
         model = config.model
         for name in ("vision_start", "text_start", "tokenizer"):
@@ -57,15 +67,14 @@ def _addresses(config: Config, kinds: set[str]) -> Iterator[tuple[str, str]]:
 
 
 def _check_vision_start(address: str) -> None:
-    """A file, or the name of a model that timm knows, which is looked up only then: torch comes with it."""
     if Path(resolve_address(address)).is_file():
         return
     if not address.endswith(".safetensors") and "/" not in address:
-        import timm
+        import timm  # imports torch, which a file does not need
 
         if timm.is_model(address):
             return
     raise ArtifactError(
-        f"model.vision_start: {address} is neither a file nor a model that timm knows; give a safetensors file with a "
-        "timm state dict, or a name such as deit_base_patch16_224"
+        f"model.vision_start: {address} is neither a file nor a timm model; give a safetensors file with a "
+        "timm state dict, or a model name such as deit_base_patch16_224"
     )

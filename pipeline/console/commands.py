@@ -1,4 +1,4 @@
-"""NEW FILE."""
+"""Commands that are printed for the user to copy into a shell."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import shlex
 from collections.abc import Sequence
 
 
-def ratio_query(run_dir: str, round_: int) -> str:
-    """The noise ratio of each origin, for DuckDB."""
+def noise_ratio_query(run_dir: str, round_: int) -> str:
+    """SQL for DuckDB: the noise ratio of each origin in a round."""
     return f"SELECT origin, 1-avg(kept::int) FROM '{run_dir}/rounds/{round_}/**/*.parquet' GROUP BY 1"
 
 
-def with_overrides(words: Sequence[str], overrides: Sequence[str]) -> str:
-    """A command with its overrides, as a shell reads it."""
+def shell_command(words: Sequence[str], overrides: Sequence[str]) -> str:
+    """A command with its `--set` overrides, quoted for a shell."""
     return shlex.join([*words, *(word for override in overrides for word in ("--set", override))])
 
 
 def resume_command(run_dir: str, overrides: Sequence[str]) -> str:
-    """The command that makes the rest of a run, wherever its directory has been moved to."""
+    """The command that resumes a run from its directory, also after the directory was moved."""
     place = run_dir.rstrip("/")
-    return with_overrides(["capfilt", "run", f"{place}/config.yaml"], [f"run.dir={place}", *overrides])
+    return shell_command(["capfilt", "run", f"{place}/config.yaml"], [f"run.dir={place}", *overrides])

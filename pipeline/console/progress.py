@@ -1,43 +1,54 @@
-"""What the run is doing, on a terminal as a live table, elsewhere as a line now and then."""
+"""Progress of the running nodes: a live table on a terminal, timestamped lines elsewhere."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
-COLOURS = {"done": "green", "failed": "red", "stopped": "yellow"}
+TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
+STATUS_COLORS = {"done": "green", "failed": "red", "stopped": "yellow"}
+NAME_WIDTH = 13
+POLL_SECONDS = 0.5
+"""Pause between two calls of `Progress.draw`."""
 LINE_EVERY_SECONDS = 15.0
-"""Pause between two lines of a node where the output is no terminal."""
+"""Pause between two lines of a running node where the output is no terminal."""
 
 
 @dataclass
 class NodeProgress:
-    """How far one running node is."""
+    """How far a running node is."""
 
     node: str
+    started: float
+    printed: float
+    """When its last line was printed."""
     unit: str = "rows"
     done: int = 0
     total: int | None = None
     note: str = ""
-    started: float = field(default_factory=time.monotonic)
-    printed: float = field(default_factory=time.monotonic)
 
 
 class Progress:
-    """Thread-safe: nodes tell, the main thread draws."""
+    """Shows the running nodes. Thread-safe: node threads update it, the main thread draws.
+
+    Args:
+        console: where to print.
+        poll: returns the latest values of each node from the workers (`cluster.board.StatusBoard.read`).
+    """
 
     def __init__(self, console: Console, poll: Callable[[], dict[str, dict[str, Any]]] | None = None) -> None:
         self.console, self.poll = console, poll
         self._nodes: dict[str, NodeProgress] = {}
-        self._noticed: set[tuple[str, str]] = set()
+        self._printed_notices: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
         self._live: Live | None = None
 
@@ -53,9 +64,11 @@ class Progress:
             self._live = None
 
     def begin(self, node: str, *, unit: str = "rows", total: int | None = None, resumed: str = "") -> None:
+        """Add a node; `resumed` is printed in its first line."""
+        now = time.monotonic()
         with self._lock:
-            self._nodes[node] = NodeProgress(node, unit=unit, total=total, note=resumed)
-        self.console.print(f"[bold]{node:<13}[/] started{f', {resumed}' if resumed else ''}", highlight=False)
+            self._nodes[node] = NodeProgress(node, now, now, unit=unit, total=total, note=resumed)
+        self._print(node, f"started, {resumed}" if resumed else "started", style="bold")
 
     def advance(self, node: str, done: int, note: str = "") -> None:
         """Set how much of a node is done."""
@@ -63,30 +76,33 @@ class Progress:
             self._nodes[node].done, self._nodes[node].note = done, note
 
     def set_total(self, node: str, total: int, *, unit: str | None = None) -> None:
+        """Set how much there is to do, and in which unit."""
         with self._lock:
             entry = self._nodes[node]
             entry.total, entry.unit = total, unit or entry.unit
 
-    def end(self, node: str, summary: str, how: Literal["done", "failed", "stopped"] = "done") -> None:
+    def end(self, node: str, summary: str, status: Literal["done", "failed", "stopped"] = "done") -> None:
+        """Remove a node and print how it ended."""
         with self._lock:
             entry = self._nodes.pop(node, None)
         seconds = time.monotonic() - entry.started if entry is not None else 0.0
-        word = f"[bold {COLOURS[how]}]{how}[/]"
-        self.console.print(f"[bold]{node:<13}[/] {word} in {seconds:.0f} s  {summary}", highlight=False)
+        outcome = Text.assemble((status, f"bold {STATUS_COLORS[status]}"), f" in {seconds:.0f} s  {summary}")
+        self._print(node, outcome, style="bold")
 
     def say(self, node: str, line: str) -> None:
-        """A line that stays."""
-        self.console.print(f"{node:<13} {line}", highlight=False, markup=False)
+        """Print a line about a node that stays on the screen."""
+        self._print(node, line)
 
     def skip(self, node: str) -> None:
-        self.console.print(f"[bold]{node:<13}[/] [dim]done before[/]", highlight=False)
+        """Print that a node was done by an earlier command."""
+        self._print(node, Text("done before", style="dim"), style="bold")
 
     def draw(self) -> None:
-        """Show the present state; called about twice a second by the main thread."""
+        """Show the present state; the main thread calls it every `POLL_SECONDS`."""
         if self.poll is not None:
             board = self.poll()
-            self._take(board)
-            self._say_notices(board)
+            self._update_trainings(board)
+            self._print_notices(board)
         with self._lock:
             nodes = list(self._nodes.values())
         if self._live is not None:
@@ -96,10 +112,15 @@ class Progress:
         for entry in nodes:
             if now - entry.printed >= LINE_EVERY_SECONDS:
                 entry.printed = now
-                self.console.print(f"{entry.node:<13} {_amount(entry)}  {entry.note}", highlight=False)
+                self._print(entry.node, f"{_amount(entry)}  {entry.note}")
 
-    def _take(self, board: dict[str, dict[str, Any]]) -> None:
-        """Numbers that training workers posted."""
+    def _print(self, node: str, message: str | Text, style: str = "") -> None:
+        timestamp = "" if self.console.is_terminal else f"{time.strftime(TIME_FORMAT)}  "
+        line = Text.assemble(timestamp, (f"{node:<{NAME_WIDTH}}", style), " ", message)
+        self.console.print(line, soft_wrap=not self.console.is_terminal)
+
+    def _update_trainings(self, board: dict[str, dict[str, Any]]) -> None:
+        """Take over the numbers that training workers posted."""
         with self._lock:
             for name, values in board.items():
                 entry = self._nodes.get(name)
@@ -107,17 +128,18 @@ class Progress:
                     entry.done, entry.total, entry.unit = values["step"], values["total"], "steps"
                     entry.note = training_note(values)
 
-    def _say_notices(self, board: dict[str, dict[str, Any]]) -> None:
-        """What workers want the user to know; the board repeats it at every look."""
+    def _print_notices(self, board: dict[str, dict[str, Any]]) -> None:
+        """Print the workers' messages for the user, each once; the board returns all of them at every
+        poll."""
         for node, values in board.items():
             for line in values.get("notices", ()):
-                if (node, line) not in self._noticed:
-                    self._noticed.add((node, line))
+                if (node, line) not in self._printed_notices:
+                    self._printed_notices.add((node, line))
                     self.say(node, line)
 
 
 def training_note(values: dict[str, Any]) -> str:
-    """Losses, speed and what is left of a training, in a few words."""
+    """Losses, speed and remaining time of a training, in one line."""
     losses = "  ".join(f"{k} {values[k]:.3f}" for k in ("loss", "itc", "itm", "lm") if k in values)
     speed = values.get("steps_per_second", 0.0)
     left = (values["total"] - values["step"]) / speed if speed else 0.0
@@ -135,8 +157,5 @@ def _table(nodes: list[NodeProgress]) -> Table:
     table = Table.grid(padding=(0, 2))
     for entry in nodes:
         bar = ProgressBar(total=entry.total or 1, completed=entry.done, width=24, pulse=not entry.total)
-        table.add_row(f"[bold]{entry.node}[/]", bar, _amount(entry), entry.note)
+        table.add_row(Text(entry.node, style="bold"), bar, _amount(entry), Text(entry.note))
     return table
-
-
-POLL_SECONDS = 0.5

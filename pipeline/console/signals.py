@@ -1,8 +1,9 @@
-"""SIGINT, SIGTERM and SIGHUP: what is in flight is finished and committed, then the program ends; a second signal ends it at
-once.
+"""Stopping a run by SIGINT, SIGTERM or SIGHUP.
 
-The reading stage is told by a file in the run directory, because its processes may run on other machines: from then
-on it gives no rows, and the shards that are under way run dry through the chain.
+After the first signal, shards in flight are finished and committed, then the program exits; a second signal
+exits at once. The reading stage learns of the stop from a file in the run directory, because its processes
+may run on other
+machines: it returns no more rows, and the shards in flight drain through the chain.
 """
 
 from __future__ import annotations
@@ -19,49 +20,58 @@ from capfilt.stages.storage.layout import STOP_FILE
 from capfilt.stages.storage.store import Store
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Those that are ignored stay so, as SIGHUP is under `nohup`."""
+"""Signals that stop a run. One that the process ignores stays ignored, as SIGHUP under `nohup`."""
 
 
-class Stopped(Exception):
-    """A node that ended early because the run is to stop."""
+class NodeStopped(Exception):
+    """A node ended early because the run is stopping."""
 
 
 class Interrupted(Exception):
-    """The run was asked to stop, and has."""
+    """The run was stopped by a signal.
+
+    Attributes:
+        exit_code: 128 + number of the signal.
+    """
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
         self.exit_code = 128 + signum
 
 
-class Stop:
-    """Whether the run is to stop. As a context, listens to the signals; only the main thread can.
+class StopSignal:
+    """Whether the run has been asked to stop. As a context manager it handles the signals, in the main thread
+    only.
 
     Args:
-        run: the run directory.
-        grace: seconds for what is in flight.
-        tell: receives one line when the first signal comes.
+        run_dir: the run directory, where the file for the reading stages is written.
+        grace: seconds in which shards in flight may finish.
+        notify: called with one line at the first signal.
+
+    Attributes:
+        signum: the signal that was received, None before.
     """
 
-    def __init__(self, run: Store, grace: float, tell: Callable[[str], None]) -> None:
-        self.run, self.grace, self.tell = run, grace, tell
+    def __init__(self, run_dir: Store, grace: float, notify: Callable[[str], None]) -> None:
+        self.run_dir, self.grace, self.notify = run_dir, grace, notify
         self.signum: int | None = None
         self._deadline = float("inf")
-        self._before: dict[int, Any] = {}
+        self._previous_handlers: dict[int, Any] = {}
 
-    def __enter__(self) -> Stop:
-        self.run.remove_file(STOP_FILE)
+    def __enter__(self) -> StopSignal:
+        self.run_dir.remove_file(STOP_FILE)
         if threading.current_thread() is threading.main_thread():
-            heeded = [each for each in SIGNALS if signal.getsignal(each) != signal.SIG_IGN]
-            self._before = {signum: signal.signal(signum, self._on_signal) for signum in heeded}
+            handled = [each for each in SIGNALS if signal.getsignal(each) != signal.SIG_IGN]
+            self._previous_handlers = {each: signal.signal(each, self._on_signal) for each in handled}
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for signum, handler in self._before.items():
+        for signum, handler in self._previous_handlers.items():
             signal.signal(signum, handler)
 
     @property
     def requested(self) -> bool:
+        """Whether a signal was received."""
         return self.signum is not None
 
     @property
@@ -73,8 +83,9 @@ class Stop:
         if self.requested:
             os._exit(128 + signum)
         self.signum, self._deadline = signum, time.monotonic() + self.grace
-        # In a thread: a signal may come while this one is inside the very library that writes the file.
-        threading.Thread(target=self.run.put, args=(STOP_FILE, b"stop\n"), daemon=True).start()
-        self.tell(
-            f"{signal.Signals(signum).name}: finishing what is in flight, up to {self.grace:g} s; once more to stop at once"
+        # In a thread: the signal may interrupt this thread inside the library that writes the file.
+        threading.Thread(target=self.run_dir.put, args=(STOP_FILE, b"stop\n"), daemon=True).start()
+        self.notify(
+            f"{signal.Signals(signum).name}: finishing the shards in flight, up to {self.grace:g} s; "
+            "send the signal again to exit at once"
         )

@@ -1,4 +1,4 @@
-"""NEW FILE."""
+"""Output streams whose errors do not end the program, and the console that writes to stdout."""
 
 from __future__ import annotations
 
@@ -8,11 +8,17 @@ from contextlib import suppress
 from typing import Any, TextIO, cast
 
 from rich.console import Console
+from rich.text import Text
+
+PIPE_WIDTH = 160
+"""Columns of output that is not a terminal: rich's default of 80 would break paths and commands."""
 
 
 class BrokenPipeSafe:
-    """A stream that may lose its reader: a terminal that is closed, a pipe's other end, a full disk under a log. What
-    was to be said is lost then, the run is not."""
+    """A text stream that ignores write errors: a closed terminal or pipe, or a full disk under a log file.
+
+    The output is lost, the run continues.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -31,13 +37,18 @@ class BrokenPipeSafe:
 
 
 def make_console() -> Console:
-    """Where everything is printed."""
-    # Piped output has no width of its own; 80 columns would break paths and commands.
-    return Console(file=cast(TextIO, BrokenPipeSafe(sys.stdout)), width=None if sys.stdout.isatty() else 160)
+    """The console on stdout, for everything a command prints as its result."""
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    return Console(file=cast(TextIO, BrokenPipeSafe(sys.stdout)), width=width)
+
+
+def print_labeled(console: Console, label: str, message: str, style: str) -> None:
+    """Print `label message` on one line, the label in `style`. Brackets in the message are no markup."""
+    console.print(Text.assemble((label, style), " ", message), soft_wrap=True)
 
 
 def flush_output() -> None:
-    """What is still to be written is written, or dropped if it cannot be: Python would end with another exit code."""
+    """Write what is buffered, or drop it if that fails: Python would otherwise exit with code 120."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

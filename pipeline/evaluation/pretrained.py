@@ -8,7 +8,7 @@ from typing import Any
 
 from capfilt.cluster.board import NodeStatus
 from capfilt.models.caption_text import normalize_caption
-from capfilt.pipeline.config.schema import EvaluateSection
+from capfilt.pipeline.config.sections import EvaluateSection
 from capfilt.pipeline.evaluation.caption_metrics import compute_caption_metrics
 from capfilt.stages.pairs.parts import ShardRef
 from capfilt.stages.pairs.read import PairsConfig, ReadPairs
@@ -104,9 +104,7 @@ def _evaluate_retrieval(task: EvaluationTask, checkpoint: str, held_out: HeldOut
     med, tokenizer, _ = load_checkpoint(checkpoint, parts="pretrain")
     med = prepare_model(med, tokenizer, "auto", caption.precision)
     data = RetrievalSet(
-        pixel_batches=load_pixel_batches(
-            held_out.images, med.config.vision.image_size, caption.batch_size
-        ),
+        pixel_batches=load_pixel_batches(held_out.images, med.config.vision.image_size, caption.batch_size),
         texts=[text for of_image in held_out.texts for text in of_image],
         image_of_text=[i for i, of_image in enumerate(held_out.texts) for _ in of_image],
     )

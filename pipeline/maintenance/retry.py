@@ -17,7 +17,7 @@ from capfilt.cluster.board import StatusBoard
 from capfilt.cluster.session import session
 from capfilt.pipeline.config.load import ConfigError
 from capfilt.pipeline.console.progress import POLL_SECONDS, Progress
-from capfilt.pipeline.console.signals import Interrupted, Stop
+from capfilt.pipeline.console.signals import Interrupted, StopSignal
 from capfilt.pipeline.nodes.chain import fetch_configs, retry_steps
 from capfilt.pipeline.nodes.context import RunContext
 from capfilt.pipeline.nodes.failures import describe_failure, failure_causes
@@ -73,7 +73,7 @@ def retry_rows(run_dir: RunDir, classes: tuple[str, ...], console: Console) -> R
     rows = _rows_to_retry(run_dir, classes, console)
     found = Retried(failed=None)
     if rows:
-        with session(config.cluster), Stop(store, config.run.grace_seconds, console.print) as stop:
+        with session(config.cluster), StopSignal(store, config.run.grace_seconds, console.print) as stop:
             progress, board = Progress(console), StatusBoard()
             progress.poll = board.read
             context = RunContext(run_dir, progress, board, stop)

@@ -8,7 +8,7 @@ from capfilt.cluster.board import StatusBoard
 from capfilt.cluster.sizing import Sizing, divide_cluster
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.console.progress import Progress
-from capfilt.pipeline.console.signals import Stop
+from capfilt.pipeline.console.signals import StopSignal
 from capfilt.pipeline.rundir.fingerprints import Fingerprints
 from capfilt.pipeline.rundir.ledger import Ledger
 from capfilt.pipeline.rundir.run_dir import RunDir
@@ -22,7 +22,7 @@ class RunContext:
     run_dir: RunDir
     progress: Progress
     board: StatusBoard
-    stop: Stop
+    stop: StopSignal
 
     @property
     def config(self) -> Config:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from msgspec.structs import replace
 
 from capfilt.pipeline.config.schema import Config
-from capfilt.pipeline.console.signals import Stopped
+from capfilt.pipeline.console.signals import NodeStopped
 from capfilt.pipeline.node import Node
 from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.stages.bootstrap.duplicates import (
@@ -130,7 +130,7 @@ def mark_round(context: RunContext, node: Node, *, fetched: bool) -> int:
         The number of shards whose marks have changed.
 
     Raises:
-        Stopped: the run is to stop; the shards that are marked stay so.
+        NodeStopped: the run is to stop; the shards that are marked stay so.
     """
     run_dir, store = context.run_dir, context.store
     if context.config.duplicates.policy == "keep":
@@ -152,7 +152,7 @@ def mark_round(context: RunContext, node: Node, *, fetched: bool) -> int:
         with ThreadPoolExecutor(THREADS) as pool:
             marked += sum(pool.map(mark, records))
     if context.stop.requested:
-        raise Stopped("all shards are judged, duplicate images are not marked yet")
+        raise NodeStopped("all shards are judged, duplicate images are not marked yet")
     return marked
 
 

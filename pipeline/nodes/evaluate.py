@@ -36,6 +36,7 @@ def run_evaluate(context: RunContext, node: Node) -> NodeResult:
 def evaluate_models(context: RunContext, node: Node) -> dict[str, dict[str, Any]]:
     """{model: {"retrieval": …, "caption": …}}; the models run side by side where the cluster has room."""
     from capfilt.cluster.chain.engine import map_remote
+    from capfilt.pipeline.console.logs import with_worker_logging
     from capfilt.pipeline.evaluation.pretrained import EvaluationTask, evaluate_model
 
     config, ledger = context.config, context.run_dir.ledger
@@ -58,7 +59,8 @@ def evaluate_models(context: RunContext, node: Node) -> dict[str, dict[str, Any]
         for name in names
     ]
     gpus = min(1.0, context.sizing().gpus)
-    return dict(zip(names, map_remote(evaluate_model, tasks, cpus=1.0, gpus=gpus), strict=True))
+    work = with_worker_logging(evaluate_model, node=node.name)
+    return dict(zip(names, map_remote(work, tasks, cpus=1.0, gpus=gpus), strict=True))
 
 
 EVALUATE = NodeKind("evaluate", outputs=_outputs, inputs=_inputs, run=run_evaluate, stale_after=("test",))

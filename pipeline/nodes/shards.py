@@ -12,11 +12,12 @@ import msgspec
 from capfilt.cluster.chain.engine import Step, run_chain
 from capfilt.cluster.chain.shrinking import ClusterShrunk
 from capfilt.cluster.sizing import Sizing
-from capfilt.pipeline.console.signals import Stopped
+from capfilt.pipeline.console.signals import NodeStopped
 from capfilt.pipeline.errors import NodeFailed, root_cause
 from capfilt.pipeline.node import Node
 from capfilt.pipeline.nodes.context import RunContext
 from capfilt.pipeline.nodes.failures import check_failed_fraction, failure_causes
+from capfilt.pipeline.nodes.worker_logs import with_step_logging
 from capfilt.stages.manifest.index import Index, build_index
 from capfilt.stages.pairs.parts import check_parts
 from capfilt.stages.rows import name_of
@@ -57,7 +58,7 @@ def run_shards(
 
     Raises:
         NodeFailed: shards are left that fail every time, or too many rows fail.
-        Stopped: the run is to stop; what is committed stays.
+        NodeStopped: the run is to stop; what is committed stays.
     """
     config = context.config
     indexes: dict[str, Index] = {}
@@ -71,7 +72,7 @@ def run_shards(
     missing = stream_shards(context, work)
     shards = sum(index.shards for index in indexes.values())
     if missing and context.stop.requested:
-        raise Stopped(f"{shards - len(missing)} of {shards} shards are done")
+        raise NodeStopped(f"{shards - len(missing)} of {shards} shards are done")
     if missing:
         first = f"shard {missing[0]['shard']} of {missing[0]['source']}"
         raise NodeFailed(
@@ -111,7 +112,10 @@ def _run_once(context: RunContext, work: ShardWork, todo: list[Shard]) -> Except
     status = context.board.for_node(work.name)
     try:
         sizing = context.sizing()
-        chain = [replace(step, node_status=status, limits=sizing.limits) for step in work.steps(sizing)]
+        chain = [
+            replace(with_step_logging(step, work.name), node_status=status, limits=sizing.limits)
+            for step in work.steps(sizing)
+        ]
         for result in run_chain(todo, chain, segment=context.config.cluster.segment, name=work.name):
             work.on_result(result)
     except NodeFailed:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from capfilt.pipeline.config.schema import ModelSection, TrainSection
+from capfilt.pipeline.config.sections import ModelSection, TrainSection
 from capfilt.pipeline.config.start_weights import resolve_address
 from capfilt.pipeline.errors import NodeFailed
 from capfilt.pipeline.node import Node, NodeKind, NodeResult
@@ -131,6 +131,7 @@ def _learner_spec(
 
 def _training_job(context: RunContext, spec: LearnerSpec, shards: TrainingShards) -> Any:
     from capfilt.cluster.training.trainer import TrainJob
+    from capfilt.pipeline.console.logs import with_worker_logging
     from capfilt.pipeline.training.build import build_learner
 
     store, workers = context.store, spec.train.workers
@@ -144,7 +145,7 @@ def _training_job(context: RunContext, spec: LearnerSpec, shards: TrainingShards
         storage_filesystem=None if store.is_local else _arrow_filesystem(store),
         workers=workers,
         gpus_per_worker=gpus if gpus is not None else float(min(1.0, context.sizing().gpus)),
-        build=partial(build_learner, spec),
+        build=with_worker_logging(partial(build_learner, spec), node=spec.node),
         board=context.board,
     )
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 from capfilt.models.checkpoints.files import checkpoint_digest
-from capfilt.pipeline.config.load import plain
-from capfilt.pipeline.config.schema import Config, TrainSection
-from capfilt.pipeline.config.start_weights import identity
+from capfilt.pipeline.config.load import to_json_data
+from capfilt.pipeline.config.schema import Config
+from capfilt.pipeline.config.sections import TrainSection
+from capfilt.pipeline.config.start_weights import start_identity
 from capfilt.pipeline.node import Node
 from capfilt.pipeline.rundir.ledger import fingerprint
 from capfilt.stages.fetch.http.blocklist import block_list_digest
@@ -32,7 +33,7 @@ class Fingerprints:
 
     def __init__(self, config: Config, nodes: dict[str, Node]) -> None:
         self.config, self.nodes = config, nodes
-        self.config_data = plain(config)
+        self.config_data = to_json_data(config)
         """The config as JSON-like data."""
         self._inputs: dict[str, dict[str, Any]] = {}
         self._digests: dict[str, str] = {}
@@ -76,16 +77,18 @@ class Fingerprints:
 
     def tokenizer(self, role: str) -> str | None:
         """Identity of the tokenizer given for "captioner" or "filter", None where none is given."""
-        return identity(getattr(self.config, role).tokenizer)
+        return start_identity(getattr(self.config, role).tokenizer)
 
     def start_weights(self) -> dict[str, str | None]:
         """Identity of each file that a new model starts from, by its key in the section `model`."""
         model = self.config.model
-        return {name: identity(getattr(model, name)) for name in ("vision_start", "text_start", "tokenizer")}
+        return {
+            name: start_identity(getattr(model, name)) for name in ("vision_start", "text_start", "tokenizer")
+        }
 
     def training(self, section: TrainSection) -> dict[str, Any]:
         """What of a training's section determines the trained model."""
-        return {k: v for k, v in plain(section).items() if k not in TRAINING_SPEED_FIELDS}
+        return {k: v for k, v in to_json_data(section).items() if k not in TRAINING_SPEED_FIELDS}
 
     def _block_lists(self, addresses: tuple[str, ...]) -> str | None:
         """Identity of what block lists hold: their contents, not their names."""

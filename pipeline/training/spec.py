@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from capfilt.pipeline.config.schema import ModelSection, TrainSection
+from capfilt.pipeline.config.sections import ModelSection, TrainSection
 from capfilt.stages.pairs.parts import ShardRef
 from capfilt.stages.storage.store import Store
 

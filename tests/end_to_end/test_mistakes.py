@@ -92,7 +92,7 @@ def test_an_unreachable_bucket_is_one_line(tmp_path, data):
         (["run", "{config}", "--until", "bootstrap.7"], "--until bootstrap.7: no such node; this config has"),
         (["run", "{config}", "--fresh", "captoiner.1"], "--fresh captoiner.1: no such node; this config has"),
         (["run", "{config}", "--set", "run.seed"], "write it as key.path=value"),
-        (["report", "{dir}/nothing"], "no run directory"),
+        (["report", "{dir}/nothing"], "not a run directory"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_line(tmp_path, data, arguments, message):

@@ -98,7 +98,7 @@ def test_mistakes_are_one_line(finished):
 
     assert command("nowhere") == (
         2,
-        "error: nowhere: no run directory (it has no config.yaml); give what run.dir was",
+        "error: nowhere: not a run directory, it has no config.yaml; give the directory that run.dir named",
     )
     code, message = command(str(finished[0]), "--class", "dns,slow")
     assert code == 2 and message.startswith("error: --class: slow: no such status; allowed: dns, connect,")

@@ -163,7 +163,7 @@ def signal_after_records(
     process.send_signal(signum)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + signum, output
-    assert "finishing what is in flight" in output, output
+    assert "finishing the shards in flight" in output, output
     assert f"resume        capfilt run {config}" in output, output
 
 

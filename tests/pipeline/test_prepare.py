@@ -135,8 +135,8 @@ class TestStarts:
     @pytest.mark.parametrize(
         ("key", "value", "said"),
         [
-            ("vision_start", "no/such.safetensors", "is neither a file nor a model that timm knows"),
-            ("vision_start", "no_such_vit", "is neither a file nor a model that timm knows"),
+            ("vision_start", "no/such.safetensors", "is neither a file nor a timm model"),
+            ("vision_start", "no_such_vit", "is neither a file nor a timm model"),
             ("text_start", "no/such", "nothing at no/such"),
             ("tokenizer", "no/such", "nothing at no/such"),
         ],

@@ -1,4 +1,4 @@
-"""`capfilt convert`: between layouts and back, and one line for what cannot be."""
+"""`capfilt convert`: between layouts and back, and one error line for what is impossible."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ def convert(*arguments):
 
 
 @pytest.mark.parametrize("parts", ["vqa", "nlvr"])
-def test_the_command_line_converts_there_and_back(tmp_path, parts):
+def test_checkpoint_converts_to_another_layout_and_back(tmp_path, parts):
     TOKENIZER.save(tmp_path)
     med = build(parts=parts, vision=ONE_WIDTH)
     save_checkpoint(tmp_path / "ours", med, TOKENIZER, {})
@@ -43,26 +43,26 @@ def test_the_command_line_converts_there_and_back(tmp_path, parts):
         ),
     ],
 )
-def test_directions_that_are_impossible_are_told_in_a_line(tmp_path, changes, message):
+def test_impossible_conversion_is_one_line(tmp_path, changes, message):
     save_checkpoint(tmp_path / "ours", build(**changes), TOKENIZER, {})
-    code, said = convert(tmp_path / "ours", tmp_path / "hf", "--to", "hf")
-    assert code == 2 and message in said and said.count("\n") == 1
+    code, error = convert(tmp_path / "ours", tmp_path / "hf", "--to", "hf")
+    assert code == 2 and message in error and error.count("\n") == 1
     assert not (tmp_path / "hf").exists()
 
 
-def test_a_part_of_a_pretrained_model_converts_but_never_with_random_weights(tmp_path):
+def test_part_of_a_pretrained_model_converts_unless_it_would_need_random_weights(tmp_path):
     save_checkpoint(tmp_path / "ours", build(), TOKENIZER, {})
     assert convert(tmp_path / "ours", tmp_path / "hf", "--to", "hf", "--parts", "captioner")[0] == 0
     assert load_checkpoint(tmp_path / "hf", "captioner")[2].format == "hf"
-    code, said = convert(tmp_path / "ours", tmp_path / "a.pth", "--to", "blip", "--parts", "vqa")
-    assert code == 2 and 'lacks tensors of a "vqa": finetune it first' in said and "4 missing" in said
+    code, error = convert(tmp_path / "ours", tmp_path / "a.pth", "--to", "blip", "--parts", "vqa")
+    assert code == 2 and 'lacks tensors of a "vqa": finetune it first' in error and "4 missing" in error
     with pytest.raises(CheckpointError, match="finetune it first; 6 missing: text_encoder"):
         export_checkpoint(tmp_path / "ours", tmp_path / "b", to="capfilt", parts="nlvr")
 
 
-def test_what_is_there_is_never_overwritten(tmp_path):
+def test_existing_file_is_not_overwritten(tmp_path):
     save_checkpoint(tmp_path / "ours", build(), TOKENIZER, {})
-    (tmp_path / "mine.pth").write_text("something of mine")
-    code, said = convert(tmp_path / "ours", tmp_path / "mine.pth", "--to", "blip")
-    assert code == 2 and "mine.pth: exists already; name another place" in said and said.count("\n") == 1
-    assert (tmp_path / "mine.pth").read_text() == "something of mine"
+    (tmp_path / "mine.pth").write_text("not a checkpoint")
+    code, error = convert(tmp_path / "ours", tmp_path / "mine.pth", "--to", "blip")
+    assert code == 2 and "mine.pth: already exists; name another path" in error and error.count("\n") == 1
+    assert (tmp_path / "mine.pth").read_text() == "not a checkpoint"

@@ -1,8 +1,8 @@
-"""No credential gets into a config, and thereby into a run directory or onto a terminal."""
+"""Credentials in configs and addresses are refused and never repeated."""
 
 import pytest
 
-from capfilt.pipeline.config.credentials import credentials_in
+from capfilt.pipeline.config.credentials import find_credentials
 from capfilt.pipeline.config.load import (
     ConfigError,
     dump_config,
@@ -12,7 +12,7 @@ from capfilt.pipeline.config.load import (
 )
 from tests.tiny import tiny_data, write_config
 
-OPTIONS = [  # storage options with a credential, what of them is named
+OPTIONS = [  # storage options with a credential, and the key that the error names
     ({"key": "AKIAX", "endpoint_url": "http://a"}, "key"),
     ({"secret": "s3cr3t"}, "secret"),
     ({"client_kwargs": {"aws_secret_access_key": "s3cr3t"}}, "client_kwargs.aws_secret_access_key"),
@@ -24,16 +24,22 @@ OPTIONS = [  # storage options with a credential, what of them is named
     ({"sas_token": "s3cr3t"}, "sas_token"),
     ({"connection_string": "AccountKey=s3cr3t"}, "connection_string"),
     ({"s3_additional_kwargs": {"SSECustomerKey": "s3cr3t"}}, "s3_additional_kwargs.SSECustomerKey"),
-    ({"s3_additional_kwargs": {"CopySourceSSECustomerKey": "s3cr3t"}}, "s3_additional_kwargs.CopySourceSSECustomerKey"),
-    ({"client_kwargs": {"headers": {"Authorization": "Bearer s3cr3t"}}}, "client_kwargs.headers.Authorization"),
+    (
+        {"s3_additional_kwargs": {"CopySourceSSECustomerKey": "s3cr3t"}},
+        "s3_additional_kwargs.CopySourceSSECustomerKey",
+    ),
+    (
+        {"client_kwargs": {"headers": {"Authorization": "Bearer s3cr3t"}}},
+        "client_kwargs.headers.Authorization",
+    ),
     ({"headers": {"Cookie": "s3cr3t"}}, "headers.Cookie"),
     ({"headers": {"X-Api-Key": "s3cr3t"}}, "headers.X-Api-Key"),
     ({"headers": {"x-amz-security-token": "s3cr3t"}}, "headers.x-amz-security-token"),
     ({"encryptionKey": "s3cr3t"}, "encryptionKey"),
-]  # fmt: skip
-ADDRESSES = {  # address, what of it is named
+]
+ADDRESSES = {  # address, and what the error names
     "s3://AKIAX:s3cr3t@bucket/run": "user or password",
-    "s3://AKIAX:s3/cr/3t@bucket/run": "user or password",  # as every second secret of AWS
+    "s3://AKIAX:s3/cr/3t@bucket/run": "user or password",  # AWS secret keys may contain slashes
     "https://me:s3cr3t@host/a.parquet": "user or password",
     "https://s3cr3t@host/a.parquet": "user or password",
     "https://s3cr3t:@host:8080/a.parquet": "user or password",
@@ -59,7 +65,7 @@ PLACES = [
     "captioner.checkpoint", "model.tokenizer", "run.storage_options.endpoint_url",
     "sources.web.rows.storage_options.client_kwargs.endpoint_url",
 ]  # fmt: skip
-INNOCENT = [
+ALLOWED = [
     "s3://bucket/run@2",
     "s3://bucket/key=3/token=4",
     "s3://arn:aws:s3:us-east-1:1234:accesspoint/mine/run@2",
@@ -85,8 +91,8 @@ def put(data, path, value):
     data[last] = value
 
 
-def refused(data):
-    """The one line with which a config is refused, after its path and file."""
+def error_line(data):
+    """The error of a config with one credential: a single line that does not repeat it."""
     with pytest.raises(ConfigError) as error:
         parse_config(data, "c.yaml")
     line = str(error.value)
@@ -97,57 +103,69 @@ def refused(data):
 
 @pytest.mark.parametrize("section", ["run", "sources.web.rows", "fetch"])
 @pytest.mark.parametrize(("options", "where"), OPTIONS, ids=[where for _, where in OPTIONS])
-def test_an_option_is_refused_by_name_and_never_repeated(tmp_path, section, options, where):
+def test_storage_option_is_refused_by_name_and_not_repeated(tmp_path, section, options, where):
     data = tiny_data(tmp_path)
     put(data, f"{section}.storage_options", options)
-    assert refused(data).startswith(f"c.yaml: {section}.storage_options.{where}: this is a credential; ")
+    assert error_line(data).startswith(f"c.yaml: {section}.storage_options.{where}: this is a credential; ")
 
 
 @pytest.mark.parametrize(("address", "what"), ADDRESSES.items())
-def test_an_address_is_refused_by_its_form_and_never_repeated(tmp_path, address, what):
+def test_address_is_refused_by_its_form_and_not_repeated(tmp_path, address, what):
     data = tiny_data(tmp_path)
     data["run"]["dir"] = address
-    line = refused(data)
-    assert line.startswith("c.yaml: run.dir: this address holds ") and what in line
+    line = error_line(data)
+    assert line.startswith("c.yaml: run.dir: this address contains ") and what in line
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_an_address_is_refused_wherever_it_stands(tmp_path, place):
+def test_address_is_refused_in_every_key(tmp_path, place):
     data = tiny_data(tmp_path)
     put(data, place, "https://host/a?token=s3cr3t")
-    assert refused(data).startswith(f"c.yaml: {place}: this address holds token, ")
+    assert error_line(data).startswith(f"c.yaml: {place}: this address contains token, ")
 
 
 @pytest.mark.parametrize("place", ["sources.web.rows.manifest", "fetch.blocked"])
-def test_each_address_of_a_list_is_looked_at(tmp_path, place):
+def test_every_address_of_a_list_is_checked(tmp_path, place):
     data = tiny_data(tmp_path)
     put(data, place, ["https://host/a", "https://s3cr3t@host/a"])
-    assert refused(data).startswith(f"c.yaml: {place}.1: this address holds a user ")
+    assert error_line(data).startswith(f"c.yaml: {place}.1: this address contains a user ")
 
 
-@pytest.mark.parametrize("address", INNOCENT)
-def test_other_addresses_are_taken(address):
-    assert list(credentials_in({"run": {"dir": address}})) == []
+@pytest.mark.parametrize("address", ALLOWED)
+def test_addresses_without_credentials_are_accepted(address):
+    assert list(find_credentials({"run": {"dir": address}})) == []
 
 
-def test_an_address_on_the_command_line_is_refused_before_anything_is_asked():
+def test_address_on_the_command_line_is_refused_before_any_request():
     for call in (
         lambda: load_config("https://host/c.yaml?token=s3cr3t"),
         lambda: refuse_credentials("https://host/c.yaml?token=s3cr3t", "CONFIG"),
     ):
-        with pytest.raises(ConfigError, match=r"^CONFIG: this address holds token, .*environment") as error:
+        with pytest.raises(
+            ConfigError, match=r"^CONFIG: this address contains token, .*environment"
+        ) as error:
             call()
         assert "s3cr3t" not in str(error.value)
     refuse_credentials("s3://bucket/run", "RUN")
 
 
-def test_an_override_that_fits_nowhere_is_named_without_its_value(tmp_path):
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("run.dir.x=s3cr3t", "--set run.dir.x: dir is a value, not a section"),
+        ("run.storage_options=s3cr3t", "--set run.storage_options: this is a section; set its keys, "),
+        ("run.seed=[s3cr3t", "--set run.seed: the value is not YAML; "),
+        ("run.storage_options.secret=s3cr3t", "--set run.storage_options.secret: this is a credential; "),
+    ],
+)
+def test_error_of_an_override_does_not_repeat_its_value(tmp_path, override, message):
     config = write_config(tmp_path / "c.yaml", tiny_data(tmp_path))
-    with pytest.raises(ConfigError, match=r"^--set run\.dir\.x: dir is a value, not a section$"):
-        load_config(config, ["run.dir.x=s3cr3t"])
+    with pytest.raises(ConfigError) as error:
+        load_config(config, [override])
+    assert str(error.value).startswith(message) and "s3cr3t" not in str(error.value)
 
 
-def test_what_only_says_where_credentials_are_is_taken(tmp_path):
+def test_options_that_only_say_where_credentials_are_stored_are_accepted(tmp_path):
     options = {
         "endpoint_url": "http://host:9000", "profile": "me", "anon": True, "token": "anon", "auth": None,
         "s3_additional_kwargs": {"SSEKMSKeyId": "alias/mine", "SSECustomerAlgorithm": "AES256"},

@@ -1,4 +1,4 @@
-"""The shipped recipes against the figures of the paper (arXiv 2201.12086) and of its code (salesforce/BLIP)."""
+"""The shipped recipes have the values of the paper (arXiv 2201.12086) and of its code (salesforce/BLIP)."""
 
 import json
 from dataclasses import replace
@@ -20,8 +20,8 @@ from tests.recipes import RECIPES, recipe
 
 BASE, LARGE, CODE = ("vit-b-14m", "vit-b-129m"), ("vit-l-129m",), ("reference-14m",)
 
-# (recipes, section of the recipe, {key: figure}, where the figure stands)
-FIGURES = [
+# (recipes, section of the recipe, {key: value}, source of the value)
+VALUES = [
     (RECIPES, "pretrain", {"epochs": 20, "image_size": 224}, "section 4.1"),
     (BASE, "pretrain", {"batch_size": 2880, "optimizer.lr": 3e-4}, "section 4.1"),
     (LARGE, "pretrain", {"batch_size": 2400, "optimizer.lr": 2e-4}, "section 4.1"),
@@ -87,20 +87,20 @@ FIGURES = [
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_has_the_figures_of_the_paper(name):
+def test_recipe_has_the_values_of_the_paper(name):
     config = recipe(name)
     wrong = [
-        f"{section}.{key} is {found}, {where}: {figure}"
-        for names, section, figures, where in FIGURES
+        f"{section}.{key} is {found}, {where}: {value}"
+        for names, section, values, where in VALUES
         if name in names
-        for key, figure in figures.items()
-        if (found := attrgetter(f"{section}.{key}")(config)) != figure
+        for key, value in values.items()
+        if (found := attrgetter(f"{section}.{key}")(config)) != value
     ]
     assert wrong == []
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_both_finetunings_are_of_coco_at_384_with_cosine_and_gentler_crops(name):
+def test_both_finetunings_use_coco_at_384_pixels_a_cosine_schedule_and_larger_crops(name):
     config = recipe(name)
     for kind, section in (("captioner", config.captioner.finetune), ("filter", config.filter.finetune)):
         assert config.trains_on(kind) == ["coco"]  # section 3.3
@@ -113,7 +113,7 @@ def test_both_finetunings_are_of_coco_at_384_with_cosine_and_gentler_crops(name)
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_data_is_table_15_s_and_human_pictures_are_never_too_small(name):
+def test_sources_are_those_of_table_15_and_no_human_image_is_too_small(name):
     config = recipe(name)
     web = ["cc3m", "cc12m", "sbu"] + (["laion"] if "129m" in name else [])
     assert config.of_kind("human") == ["coco", "vg"] and config.of_kind("web") == web
@@ -123,16 +123,16 @@ def test_data_is_table_15_s_and_human_pictures_are_never_too_small(name):
     parts = {source: section.parts for source, section in config.sources.items() if section.parts > 1}
     if "129m" in name:  # footnote 1: a fifth per epoch; shorter edge larger than 256 pixels
         assert parts == {"laion": 5} and config.sources["laion"].fetch.image.min_side == 257
-        assert config.run.rounds == 1 and config.pretrain.epochs % 5 == 0, "every fifth equally often"
+        assert config.run.rounds == 1 and config.pretrain.epochs % 5 == 0, "every part is read equally often"
     else:
         assert parts == {}
 
 
-def test_the_reference_recipe_is_the_reference_presets():
+def test_reference_recipe_equals_the_reference_presets():
     config = recipe("reference-14m")
     assert config.pretrain.objective == ObjectiveConfig.reference()
     assert config.pretrain.optimizer == OptimizerConfig.reference()
-    # Its finetuning of the filter knows image ids (models/blip_retrieval.py: idx_queue) and adds no floor.
+    # The code's finetuning of the filter uses image ids (models/blip_retrieval.py: idx_queue) and no floor.
     assert config.filter.finetune.objective == ObjectiveConfig.reference(
         losses=("itc", "itm"),
         positives="ids",
@@ -146,8 +146,9 @@ def test_the_reference_recipe_is_the_reference_presets():
     )
 
 
-# Steps per epoch from the texts of table 15: 15.2 M / 2,880 (600 in the code), + 115 M / 5 of LAION, / 2,400 for
-# ViT-L; COCO's 567 k / 256. Rates at the first step, in mid warm-up, at its end, after 1 and after 10 epochs.
+# Steps per epoch from the texts of table 15: 15.2 M / 2,880 (600 in the code), + 115 M / 5 of LAION, / 2,400
+# for ViT-L; COCO's 567 k / 256. Rates at the first step, in mid warm-up, at its end, after 1 and after 10
+# epochs.
 PRETRAINING = {
     "vit-b-14m": (5276, 1e-6, 1.505e-4, 3e-4, 2.55e-4, 5.90623e-5),  # 0.85 ** 10 = 0.1968744
     "vit-b-129m": (13262, 1e-6, 1.505e-4, 3e-4, 2.55e-4, 5.90623e-5),
@@ -157,7 +158,7 @@ PRETRAINING = {
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_pretraining_warms_up_to_the_paper_s_rate_and_decays_per_epoch(name):
+def test_pretraining_warms_up_to_the_rate_of_the_paper_and_decays_per_epoch(name):
     per_epoch, *expected = PRETRAINING[name]
     section = recipe(name).pretrain
     steps = [0, 1500, 3000, per_epoch, 10 * per_epoch]
@@ -167,7 +168,7 @@ def test_pretraining_warms_up_to_the_paper_s_rate_and_decays_per_epoch(name):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_finetuning_follows_half_a_cosine_in_steps_of_an_epoch(name):
+def test_finetuning_rate_follows_a_cosine_in_steps_of_an_epoch(name):
     config, per_epoch = recipe(name), 2214
     # (1 + cos(pi e / E)) / 2: E = 5 gives 0.9045085 after one epoch and 0.0954915 in the last, E = 6 gives
     # 0.9330127 and 0.0669873.
@@ -187,10 +188,13 @@ def test_finetuning_follows_half_a_cosine_in_steps_of_an_epoch(name):
     ("name", "sizes"),
     [
         ("vit-b-14m", {"pretrain": 252.4, "captioner": 224.0, "filter": 223.7}),  # table 3: 252 M
-        ("vit-l-129m", {"captioner": 446.3, "filter": 446.1}),  # these and the two above: counted in the code
+        (
+            "vit-l-129m",
+            {"captioner": 446.3, "filter": 446.1},
+        ),  # these, and captioner and filter above: counted in the code
     ],
 )
-def test_models_have_the_paper_s_parameters_and_fit_their_start(name, sizes):
+def test_models_have_as_many_parameters_as_in_the_paper_and_fit_their_start_weights(name, sizes):
     config = recipe(name)
     model = config.model
     with torch.device("meta"):
@@ -230,7 +234,7 @@ INPUTS = {  # the files of docs/recipes.md, two rows each
 }
 
 
-def test_the_input_files_are_read_as_the_recipes_say(tmp_path):
+def test_input_files_are_read_as_the_recipes_say(tmp_path):
     sources = recipe("vit-b-129m").sources
     assert set(INPUTS) == set(sources)
     for name, (ending, write) in INPUTS.items():

@@ -1,4 +1,5 @@
-"""Every recipe's tiny twin trains: fetch, pretraining and both finetunings in this process, without Ray."""
+"""Every recipe trains when scaled down: fetch, pretraining and both finetunings in this process, without
+Ray."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -19,11 +20,12 @@ from capfilt.stages.pairs.read import PAIRS_SCHEMA
 from capfilt.stages.pairs.stream import PairStream, Position
 from tests.local_chain import run_local
 from tests.local_run import local_run
-from tests.recipes import RECIPES, recipe, tiny_twin
+from tests.recipes import RECIPES, recipe, scaled_down
 
 STEPS = 10
-FILLED = 2
-"""Steps after which a twin's queue holds pairs in place of the noise it begins with, which is easy to tell apart."""
+QUEUE_STEPS = 2
+"""Steps after which the queue of a scaled-down recipe holds pairs instead of the initial noise, which is easy
+to tell from pairs."""
 
 
 def local_blocks(items, step):
@@ -35,7 +37,7 @@ def local_blocks(items, step):
 
 @dataclass
 class Trained:
-    """What a node's training was told, and its losses (of each step, and on its one batch without dropout)."""
+    """The spec of a node's training, and its losses: of each step, and on its one batch without dropout."""
 
     spec: object
     steps: list
@@ -44,8 +46,8 @@ class Trained:
     recomputing: int
 
 
-class Cluster:
-    """Stands in for Ray under the nodes: shards through the stages one by one; of each training ten steps."""
+class LocalCluster:
+    """Replaces Ray: runs the stages shard by shard in this process, and ten steps of each training."""
 
     def __init__(self, monkeypatch):
         self.trained = {}
@@ -56,10 +58,10 @@ class Cluster:
     def fit(self, job):
         learner = job.build(Worker(0, 1, torch.device("cpu")))
         batch = next(learner.open_batches())
-        learner._batches = repeat(batch)  # one batch again and again: whatever can learn learns that
-        steps = [learner.train_step()() for _ in range(FILLED)]
+        learner._batches = repeat(batch)  # the same batch in every step, so that the loss must fall
+        steps = [learner.train_step()() for _ in range(QUEUE_STEPS)]
         before = losses_of(learner.objective, batch)
-        steps += [learner.train_step()() for _ in range(STEPS - FILLED)]
+        steps += [learner.train_step()() for _ in range(STEPS - QUEUE_STEPS)]
         after = losses_of(learner.objective, batch)
         recomputing = sum(block.recompute for block in learner.med.visual_encoder.blocks)
         learner.finish()
@@ -67,7 +69,7 @@ class Cluster:
 
 
 def losses_of(objective, batch):
-    """Losses without dropout and, in both calls, with the same draws of negatives."""
+    """Losses without dropout, and with the same draws of negatives in every call."""
     objective.eval()
     step, objective.step = objective.step, 0
     with torch.no_grad():
@@ -77,10 +79,10 @@ def losses_of(objective, batch):
 
 
 def make_run(data):
-    return local_run(parse_config(data, "twin"))
+    return local_run(parse_config(data, "recipe"))
 
 
-def do(run, *names):
+def run_nodes(run, *names):
     for name in names:
         run.progress.begin(name)
         node = run.run_dir.nodes[name]
@@ -89,20 +91,20 @@ def do(run, *names):
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory):
-    return tmp_path_factory.mktemp("twins")
+    return tmp_path_factory.mktemp("recipes")
 
 
-def twin(name, shapes, folder):
-    """Config data of a twin; all twins read one corpus of shapes."""
-    data = tiny_twin(name, shapes)
+def small_recipe(name, shapes, folder):
+    """Config data of a scaled-down recipe; all of them read the same corpus of shapes."""
+    data = scaled_down(name, shapes)
     data["run"]["dir"] = str(folder / "run")
     return data
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_twin_trains_and_its_losses_fall(name, shapes, tmp_path, monkeypatch):
-    cluster, run = Cluster(monkeypatch), make_run(twin(name, shapes, tmp_path))
-    do(run, "fetch", "pretrain.0", "captioner.1", "filter.1")
+def test_losses_of_a_scaled_down_recipe_fall(name, shapes, tmp_path, monkeypatch):
+    cluster, run = LocalCluster(monkeypatch), make_run(small_recipe(name, shapes, tmp_path))
+    run_nodes(run, "fetch", "pretrain.0", "captioner.1", "filter.1")
     for node, losses in (
         ("pretrain.0", {"itc", "itm", "lm"}),
         ("captioner.1", {"lm"}),
@@ -117,45 +119,47 @@ def test_a_twin_trains_and_its_losses_fall(name, shapes, tmp_path, monkeypatch):
         assert sources == set(recipe(name).trains_on(node.split(".")[0]))
 
 
-KEPT = {
+CHANGED = {
     "objective": {"queue_size", "momentum"},
     "optimizer": {"lr", "warmup_steps"},
     "augment": set(),
 }
-"""What differs between a recipe's trainings and its twin's, by section; everything else is equal."""
+"""Keys that scaling down changes in a training, by section."""
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_twin_has_its_recipe_s_structure(name, tmp_path):
-    whole, small = recipe(name), parse_config(tiny_twin(name, tmp_path), name)
+def test_scaled_down_recipe_has_the_structure_of_the_recipe(name, tmp_path):
+    whole, small = recipe(name), parse_config(scaled_down(name, tmp_path), name)
     for kind, section in whole.trainings().items():
         other = small.trainings()[kind]
         assert section.epochs == other.epochs and section.sources == other.sources
         assert (section.checkpoint_layers is None) == (other.checkpoint_layers is None)
-        for part, changed in KEPT.items():
+        for part, changed in CHANGED.items():
             before, after = asdict(getattr(section, part)), asdict(getattr(other, part))
             assert {key for key in before if before[key] != after[key]} <= changed
-            assert all(bool(before[key]) == bool(after[key]) for key in changed), "what is off stays off"
+            assert all(bool(before[key]) == bool(after[key]) for key in changed), (
+                "scaling down turns nothing on or off"
+            )
     assert {n: s.parts for n, s in whole.sources.items()} == {n: s.parts for n, s in small.sources.items()}
     assert small.model.med.vision.drop_path == whole.model.med.vision.drop_path
     assert small.pretrain.image_size < small.filter.finetune.image_size == small.captioner.finetune.image_size
 
 
-def test_each_epoch_of_a_twin_has_one_part_of_laion_and_everything_else(shapes, tmp_path, monkeypatch):
-    Cluster(monkeypatch)
-    run, specs = make_run(twin("vit-b-129m", shapes, tmp_path)), []
+def test_each_epoch_reads_one_part_of_laion_and_all_of_the_other_sources(shapes, tmp_path, monkeypatch):
+    LocalCluster(monkeypatch)
+    run, specs = make_run(small_recipe("vit-b-129m", shapes, tmp_path)), []
     monkeypatch.setattr(trainer, "fit", lambda job: specs.append(job.build.args[0]))
-    do(run, "fetch")
+    run_nodes(run, "fetch")
     with pytest.raises(NodeFailed, match="ended without a checkpoint"):
-        do(run, "pretrain.0")
+        run_nodes(run, "pretrain.0")
     # Two human sources of 16 pairs, three web sources of 30, and a fifth of LAION's 30.
     assert (specs[0].steps_per_epoch, specs[0].total_steps) == (128 // 8, 20 * (128 // 8))
     everything = {(source, 0) for source in ("coco", "vg", "cc3m", "cc12m", "sbu")}
     for epoch in range(6):
-        asked = []
+        requested = []
 
-        def read(items, asked=asked):
-            asked += [(item["source"], item["shard"]) for item in items]
+        def read(items, requested=requested):
+            requested += [(item["source"], item["shard"]) for item in items]
             return [PAIRS_SCHEMA.empty_table() for _ in items]
 
         list(
@@ -163,12 +167,12 @@ def test_each_epoch_of_a_twin_has_one_part_of_laion_and_everything_else(shapes, 
                 specs[0].shards, read, seed=0, window_shards=2, position=Position(epoch), epochs=epoch + 1
             )
         )
-        assert sorted(asked) == sorted(everything | {("laion", epoch % 5)})
+        assert sorted(requested) == sorted(everything | {("laion", epoch % 5)})
 
 
-def test_more_parts_than_shards_is_told_before_anything_is_fetched(shapes, tmp_path, monkeypatch):
-    data = twin("vit-b-129m", shapes, tmp_path)
+def test_more_parts_than_shards_fail_before_any_download(shapes, tmp_path, monkeypatch):
+    data = small_recipe("vit-b-129m", shapes, tmp_path)
     data["sources"]["laion"]["parts"] = 6
     monkeypatch.setattr(shard_nodes, "run_chain", lambda *_, **__: pytest.fail("a shard was fetched"))
     with pytest.raises(PartsError, match=r"^sources\.laion\.parts: 6 parts of 5 shards"):
-        do(make_run(data), "fetch")
+        run_nodes(make_run(data), "fetch")

@@ -1,14 +1,12 @@
-"""The closing block as it appears on a terminal and in a log."""
+"""The closing block of a command, as printed."""
 
 import io
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 from rich.console import Console
 
-from capfilt.pipeline.console.summary import last_metrics, summary_block
+from capfilt.pipeline.console.summary import load_last_metrics, print_fields, print_summary, summary_block
 from capfilt.pipeline.report.metrics_file import RoundMetrics, write_metrics
 from capfilt.stages.storage.store import Store
 
@@ -42,7 +40,7 @@ def words(lines: list[str], start: str) -> list[str]:
     return next(line for line in lines if line.strip().startswith(start)).split()
 
 
-def test_closing_block_puts_the_noise_ratio_beside_the_planted_one() -> None:
+def test_noise_ratio_is_beside_the_planted_one() -> None:
     lines = shown(METRICS)
     assert " ".join(words(lines, "rows")) == "rows 1,300 = 1,200 success, 70 timeout, 30 http_404"
     assert (
@@ -51,7 +49,7 @@ def test_closing_block_puts_the_noise_ratio_beside_the_planted_one() -> None:
     assert " ".join(words(lines, "filter")).startswith("filter AUC 0.9100, precision -, recall 0.5000")
 
 
-def test_closing_block_compares_the_last_model_with_the_first() -> None:
+def test_last_model_is_compared_with_the_first() -> None:
     lines = shown(METRICS)
     models = [line.split() for line in lines if line.strip().startswith("pretrain")]
     assert models[:3] == [
@@ -62,33 +60,88 @@ def test_closing_block_compares_the_last_model_with_the_first() -> None:
     assert words(lines, "gain") == ["gain", "+13.2", "-1.0", "+46.0"]
 
 
-def test_closing_block_ends_with_the_command_whole_and_as_written() -> None:
+def test_single_model_has_no_gain() -> None:
+    one = METRICS | {"retrieval": {"pretrain.0": METRICS["retrieval"]["pretrain.0"]}}
+    lines = shown(one)
+    assert words(lines, "pretrain.0") == ["pretrain.0", "69.2", "81.0", "14.0"]
+    assert not [line for line in lines if line.strip().startswith("gain")]
+
+
+def test_last_line_is_the_command_unwrapped_and_without_markup() -> None:
     for metrics in (METRICS, None):
         lines = shown(metrics)
         assert lines[-1].rstrip() == f"continue      {COMMAND}".rstrip()
         assert lines[-2].split() == ["report", "/x/[red]report.html"]
 
 
-def test_closing_block_of_a_run_without_verdicts_says_so() -> None:
+def test_run_without_verdicts_says_so() -> None:
     bare = {"round": 1, "counts": {}, "noise_ratio": {}, "planted_noise": None, "filter": None}
     lines = shown(bare)
     assert words(lines, "rows") == ["rows", "none"]
     assert "nothing was judged" in " ".join(lines)
 
 
-def config_of(folder: Path, rounds: int) -> SimpleNamespace:
-    return SimpleNamespace(run=SimpleNamespace(dir=str(folder), storage_options={}, rounds=rounds))
+def config_of(folder: str, rounds: int = 3) -> Any:
+    """The parts of a config that the closing block needs."""
+    return SimpleNamespace(run=SimpleNamespace(dir=folder, rounds=rounds, storage_options={}))
 
 
-def test_last_metrics_are_those_of_the_last_reported_round(tmp_path: Path) -> None:
-    assert last_metrics(config_of(tmp_path, rounds=3)) is None
+def test_last_metrics_are_those_of_the_last_round_that_has_a_report(tmp_path) -> None:
+    config = config_of(str(tmp_path))
+    assert load_last_metrics(config) is None
     for number in (1, 2, 4):
         write_metrics(Store(str(tmp_path)), RoundMetrics(round=number))
-    metrics = last_metrics(config_of(tmp_path, rounds=3))
+    metrics = load_last_metrics(config)
     assert metrics is not None and metrics.round == 2
 
 
-def test_damaged_metrics_are_reported_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_metrics_are_reported_and_left_out(tmp_path, caplog) -> None:
     Store(str(tmp_path)).put("reports/1/metrics.json", b"{")
-    assert last_metrics(config_of(tmp_path, rounds=1)) is None
+    assert load_last_metrics(config_of(str(tmp_path), rounds=1)) is None
     assert "reports/1/metrics.json: not a metrics file" in caplog.text
+
+
+def test_last_metrics_of_a_store_that_cannot_be_reached_are_none(monkeypatch) -> None:
+    from capfilt.stages.storage.store import StoreError
+
+    def get(self: Store, name: str) -> None:
+        raise StoreError("no such bucket")
+
+    monkeypatch.setattr(Store, "get", get)
+    assert load_last_metrics(config_of("/x")) is None
+
+
+def printed(print_: Any, *arguments: Any) -> list[str]:
+    text = io.StringIO()
+    print_(Console(file=text, width=40), *arguments)
+    return [line.rstrip() for line in text.getvalue().splitlines()]
+
+
+def test_summary_names_the_files_of_the_last_round() -> None:
+    lines = printed(
+        print_summary,
+        config_of("runs/x/"),
+        RoundMetrics.model_validate(METRICS),
+        "again",
+        "capfilt run x.yaml",
+    )
+    assert lines[-5:] == [
+        "run           runs/x",
+        "candidates    runs/x/rounds/2/",
+        "report        runs/x/reports/2/report.html",
+        "metrics       runs/x/reports/2/metrics.json",
+        "again         capfilt run x.yaml",
+    ]
+    assert printed(print_summary, config_of("runs/x"), None, "resume", "capfilt run x.yaml") == [
+        "",
+        "run           runs/x",
+        "resume        capfilt run x.yaml",
+    ]
+
+
+def test_fields_are_not_wrapped_and_have_no_markup() -> None:
+    value = "[red]" + "a long path " * 10 + "[/x]"
+    assert printed(print_fields, [("a", value), ("trained before", "b")]) == [
+        f"a             {value}",
+        "trained beforeb",
+    ]

@@ -12,7 +12,7 @@ from capfilt.models.decoding.config import SamplingConfig
 from capfilt.models.network.med import MED
 from capfilt.models.network.tokenizer import Tokenizer
 from capfilt.models.out_of_memory import OutOfMemory
-from capfilt.pipeline.config.schema import EvaluateSection
+from capfilt.pipeline.config.sections import EvaluateSection
 from capfilt.pipeline.evaluation.pretrained import EvaluationTask, evaluate_model
 from capfilt.stages.bootstrap.caption import CaptionConfig
 from tests.clean_pairs import clean_pairs

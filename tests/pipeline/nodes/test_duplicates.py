@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from capfilt.pipeline.config.load import parse_config
-from capfilt.pipeline.console.signals import Stopped
+from capfilt.pipeline.console.signals import NodeStopped
 from capfilt.pipeline.nodes import duplicates
 from capfilt.pipeline.nodes.context import RunContext
 from capfilt.pipeline.nodes.duplicates import (
@@ -300,7 +300,7 @@ def test_a_shard_that_is_being_marked_counts_as_it_was_or_not_or_marked(made, at
 
 def test_a_run_that_is_to_stop_marks_no_further_shard(made):
     made.stop.requested = True
-    with pytest.raises(Stopped, match="not marked yet"):
+    with pytest.raises(NodeStopped, match="not marked yet"):
         mark_round(made, made.run_dir.nodes["bootstrap.1"], fetched=True)
     assert flagged(made) == []
 

@@ -7,7 +7,6 @@ import pytest
 from typer.testing import CliRunner
 
 from capfilt.pipeline.cli.app import app
-from capfilt.pipeline.console.commands import resume_command
 from capfilt.pipeline.rundir.probe import check_writable
 from capfilt.stages.storage.store import Store, StoreError
 from tests.s3_server import ENVIRONMENT
@@ -65,7 +64,7 @@ def test_commands_open_a_run_directory_with_the_options_they_are_given(s3, on_s3
     [
         (
             "run.storage_options=minio",
-            "error: --set run.storage_options=minio: it is a section; set its keys",
+            "error: --set run.storage_options: this is a section; set its keys",
         ),
         ("run.storage_options.secret=abc", "error: --set run.storage_options.secret: this is a credential"),
     ],
@@ -73,10 +72,3 @@ def test_commands_open_a_run_directory_with_the_options_they_are_given(s3, on_s3
 def test_options_that_are_none_are_one_line(tmp_path, override, said):
     result = call("verify", str(tmp_path), "--set", override)
     assert result.exit_code == 2 and result.output.startswith(said) and "abc" not in result.output
-
-
-def test_the_command_that_goes_on_knows_where_the_run_is_now():
-    assert (
-        resume_command("moved here/", ["run.seed=1"])
-        == "capfilt run 'moved here/config.yaml' --set 'run.dir=moved here' --set run.seed=1"
-    )

@@ -1,0 +1,75 @@
+"""Commands that look at a run directory: `report` and `verify`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from capfilt.pipeline.cli.exits import UserErrors
+from capfilt.pipeline.cli.options import RunArgument, SetOption, load_run_config
+from capfilt.pipeline.cli.run import run_config
+from capfilt.pipeline.console.commands import noise_ratio_query, resume_command, shell_command
+from capfilt.pipeline.console.logs import log_run
+from capfilt.pipeline.console.streams import make_console, print_labeled
+from capfilt.pipeline.console.summary import print_fields, print_summary
+
+
+def report(run_dir: RunArgument, set_: SetOption = None) -> None:
+    """Write the report pages of a run again and print its closing block."""
+    from capfilt.pipeline.config.load import ConfigError
+    from capfilt.pipeline.nodes.report import write_report
+    from capfilt.pipeline.prepare import open_run
+
+    with UserErrors():
+        config = load_run_config(run_dir, set_ or [])
+        log_run(run_dir)
+        opened = open_run(config)
+        judging = [node for node in opened.nodes.values() if node.kind.judges]
+        rounds = [node.round for node in judging if opened.ledger.node(node.name) is not None]
+        if not rounds:
+            raise ConfigError(f"{run_dir}: no round is bootstrapped yet; finish one with capfilt run")
+        metrics = None
+        for round_ in rounds:
+            metrics = write_report(opened, round_)
+        query = f'duckdb -c "{noise_ratio_query(run_dir, rounds[-1])}"'
+        print_summary(make_console(), config, metrics, "look", query)
+
+
+def verify(
+    run_dir: RunArgument,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Remove what is damaged, make it again, and finish the run."),
+    ] = False,
+    set_: SetOption = None,
+) -> None:
+    """Hash every file of a run and account for every row; exit code 1 if anything differs."""
+    from capfilt.pipeline.maintenance.repair import repair_run
+    from capfilt.pipeline.maintenance.verify import verify_run
+    from capfilt.pipeline.prepare import hold_run, open_run
+
+    console, overrides = make_console(), set_ or []
+    repair_command = shell_command(["capfilt", "verify", run_dir, "--repair"], overrides)
+    with UserErrors(resume=repair_command if repair else None):
+        config = load_run_config(run_dir, overrides)
+        log_run(run_dir)
+        if repair:
+            with hold_run(config, console.print) as held:
+                found, undone = repair_run(held)
+        else:
+            found, undone = verify_run(open_run(config)), []
+    for problem in found.problems:
+        print_labeled(console, "differs", str(problem), "bold red")
+    console.print(
+        f"{found.shards:,} shards, {found.rows:,} rows, {found.bytes / 1e6:,.1f} MB: "
+        f"{len(found.problems)} differences; {found.unfinished} not finished",
+        highlight=False,
+    )
+    if found.problems and not repair:
+        print_fields(console, [("repair", repair_command)])
+        raise SystemExit(1)
+    if repair and (found.problems or found.unfinished):
+        if undone:
+            print_fields(console, [("making again", ", ".join(undone))])
+        run_config(config, resume_command(run_dir, overrides))

@@ -1,0 +1,107 @@
+"""Commands that run a config: `quickstart`, `run` and `check`."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from capfilt.pipeline.cli.exits import UserErrors, exit_now
+from capfilt.pipeline.cli.options import ConfigArgument, FreshOption, SetOption
+from capfilt.pipeline.console.commands import shell_command
+from capfilt.pipeline.console.logs import log_run
+from capfilt.pipeline.console.streams import make_console, print_labeled
+from capfilt.pipeline.console.summary import load_last_metrics, print_summary
+
+if TYPE_CHECKING:
+    from capfilt.pipeline.config.schema import Config
+
+QUICKSTART = "configs/quickstart.yaml"
+
+
+def quickstart(set_: SetOption = None, fresh: FreshOption = None) -> None:
+    """Run one whole round on a procedural corpus: about 5 minutes on 2 CPU cores, no network."""
+    resume = shell_command(["capfilt", "quickstart"], set_ or [])
+    run_config(_load(QUICKSTART, set_, resume, fresh), resume, fresh=fresh)
+
+
+def run(
+    config: ConfigArgument,
+    set_: SetOption = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="NODE", help="Stop after this node, e.g. bootstrap.1.")
+    ] = None,
+    fresh: FreshOption = None,
+) -> None:
+    """Run a config, or resume it: finished nodes are skipped, unfinished ones continue."""
+    resume = shell_command(["capfilt", "run", config], set_ or [])
+    run_config(_load(config, set_, resume, fresh), resume, until=until, fresh=fresh)
+
+
+def check(config: ConfigArgument, set_: SetOption = None) -> None:
+    """Print the resolved config and the nodes with their states; starts nothing."""
+    from capfilt.pipeline.config.load import dump_config, load_config
+    from capfilt.pipeline.prepare import check_sources, open_run, states
+
+    console = make_console()
+    with UserErrors():
+        checked = load_config(config, set_ or [])
+        if checked.shapes is None and checked.clipart is None:  # the run itself makes these corpora
+            check_sources(checked)
+        run_dir = open_run(checked)
+        run_dir.ledger.check_place()
+        state_of = states(run_dir)
+        console.print(dump_config(checked), highlight=False, markup=False, soft_wrap=True)
+        table = Table("node", "state", "needs", box=None, pad_edge=False, header_style="dim")
+        for name, node in run_dir.nodes.items():
+            table.add_row(name, state_of[name], ", ".join(node.needs))
+        console.print(table)
+
+
+def run_config(config: Config, resume: str, *, until: str | None = None, fresh: str | None = None) -> None:
+    """Run a config's nodes and print the closing block.
+
+    Args:
+        resume: the command that resumes this run, without `--fresh`.
+        until: the last node to run; None runs all.
+        fresh: the node to redo, with every node that depends on it.
+
+    Raises:
+        SystemExit: with code 1 if a node failed, 2 after an error of the user.
+    """
+    from capfilt.pipeline.console.signals import Interrupted
+    from capfilt.pipeline.prepare import hold_run, prepare
+
+    console = make_console()
+    log_run(config.run.dir)
+    with UserErrors(resume=_with_fresh(resume, fresh)) as errors:
+        try:
+            with hold_run(config, console.print) as run_dir:
+                prepared = prepare(run_dir, until=until, fresh=fresh)
+                errors.resume = resume  # the outputs of `fresh` are removed now
+                # Imports Ray, which takes seconds; mistakes have been reported by now.
+                from capfilt.pipeline.execute import execute
+
+                outcome = execute(prepared, console)
+        except Interrupted as interrupted:
+            print_summary(console, config, load_last_metrics(config), "resume", resume)
+            exit_now(interrupted.exit_code)
+    for line in outcome.failed.values():
+        print_labeled(console, "error", line, "bold red")
+    next_step = "resume" if outcome.failed else "again" if until is None else "continue"
+    print_summary(console, config, load_last_metrics(config), next_step, resume)
+    if outcome.failed:
+        raise SystemExit(1)
+
+
+def _load(path: str, overrides: list[str] | None, resume: str, fresh: str | None) -> Config:
+    from capfilt.pipeline.config.load import load_config
+
+    with UserErrors(resume=_with_fresh(resume, fresh)):
+        return load_config(path, overrides or [])
+
+
+def _with_fresh(command: str, fresh: str | None) -> str:
+    return command if fresh is None else f"{command} --fresh {shlex.quote(fresh)}"

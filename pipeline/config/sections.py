@@ -1,0 +1,211 @@
+"""The sections of a config that belong to the pipeline itself.
+
+Settings of a stage, a model or the cluster, with their defaults, are defined beside the code that owns them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from capfilt.cluster.config import WorkersConfig
+from capfilt.models.config import AugmentConfig, MedConfig, ObjectiveConfig, OptimizerConfig
+from capfilt.stages.bootstrap.caption import CaptionConfig
+from capfilt.stages.bootstrap.filter import FilterConfig
+from capfilt.stages.fetch.config import FetchConfig
+from capfilt.stages.manifest.config import ManifestConfig
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are errors, and values are immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class RunSection(Section):
+    """The run directory, the name of the run, and settings that concern all nodes."""
+
+    dir: str = Field(min_length=1)
+    """Run directory: local path or any fsspec URL (s3://, gs://)."""
+    name: str = "capfilt"
+    """Title of the report page."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of every random draw: captions, data order, augmentation, initial weights."""
+    rounds: Annotated[int, Field(ge=1)] = 1
+    """Bootstrapping rounds. Each round trains a captioner and a filter, judges all web images and trains a
+    new model."""
+    max_failed_fraction: Annotated[float, Field(ge=0, le=1)] = 0.9
+    """Share of a source's rows that may fail; beyond it the node fails. High by default: many links of web
+    lists are dead."""
+    grace_seconds: Annotated[float, Field(ge=0)] = 30
+    """Seconds in which shards in flight may finish after SIGINT, SIGTERM or SIGHUP. `ray job stop` kills
+    after 3 s unless RAY_JOB_STOP_WAIT_TIME_S is set on the cluster."""
+    storage_options: dict[str, Any] = {}
+    """fsspec options for `run.dir` (endpoint_url, profile, anon), and for checkpoints on the same kind of
+    store. Credentials are refused here: set them in the environment or in a profile."""
+
+
+class SourceSection(Section):
+    """A named input: a manifest, and how its images are fetched."""
+
+    kind: Literal["human", "web", "test"]
+    """`human`: clean pairs, captioned by people; never filtered. `web`: noisy pairs; captioned and filtered.
+    `test`: clean pairs held out for evaluation."""
+    rows: ManifestConfig
+    """The manifest and its columns."""
+    images: str | None = None
+    """Folder (any fsspec URL) of the images, if the urls of the manifest are relative paths."""
+    base_url: str | None = None
+    """Web address to which relative urls of the manifest are joined."""
+    serve: str | None = None
+    """Local folder that the driver serves over HTTP during the fetch; relative urls are paths in it. For
+    demonstrations: the real fetch stage runs without a network."""
+    fetch: FetchConfig | None = None
+    """Fetch settings of this source, in place of the top-level `fetch`; keys left out have the defaults, not
+    its values."""
+    parts: Annotated[int, Field(ge=1)] = 1
+    """Web sources: number of equal parts into which the shards are divided. Each pretraining epoch reads one
+    part, in turn (paper: 5 for LAION, one fifth per epoch)."""
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> SourceSection:
+        if self.parts > 1 and self.kind != "web":
+            raise ValueError(
+                f"parts is {self.parts}, but only a source of kind web can be read in parts; remove the key"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_place(self) -> SourceSection:
+        given = [n for n in ("images", "base_url", "serve") if getattr(self, n) is not None]
+        if len(given) > 1:
+            raise ValueError(
+                f"{' and '.join(given)} are given, but relative urls belong to one place; keep one"
+            )
+        return self
+
+
+class ModelSection(Section):
+    """The model (MED) that is pretrained: its size and its start weights."""
+
+    med: MedConfig = MedConfig()
+    """Sizes. `text.vocab_size` is set from the tokenizer."""
+    vision_start: str | None = None
+    """Start of the image encoder: a timm model name or a local safetensors file. Default: random weights."""
+    text_start: str | None = None
+    """Start of the text transformer: a BERT checkpoint folder. Default: random weights."""
+    text_start_layers: Literal["all", "first"] = "all"
+    """`first`: use the lowest layers of a BERT that is deeper than the text transformer. `all`: both must
+    have the same depth."""
+    tokenizer: str | None = None
+    """Folder with a WordPiece tokenizer (vocab.txt or tokenizer.json). Default: the tokenizer of
+    `text_start`; without one, a tokenizer is trained on the texts of the corpus."""
+    vocab_size: Annotated[int, Field(ge=64)] = 30522
+    """Maximum vocabulary size of a tokenizer that is trained."""
+
+    @model_validator(mode="after")
+    def _check_med_parts(self) -> ModelSection:
+        if self.med.parts in ("vqa", "nlvr"):
+            raise ValueError(
+                f'parts "{self.med.parts}" exists only after finetuning; remove the key, '
+                "because this model is pretrained"
+            )
+        return self
+
+
+class TrainSection(Section):
+    """One training: objective, optimizer, data and workers."""
+
+    objective: ObjectiveConfig
+    """The losses."""
+    optimizer: OptimizerConfig
+    """The optimizer and its schedule."""
+    augment: AugmentConfig = AugmentConfig()
+    """Augmentation of the images."""
+    batch_size: Annotated[int, Field(ge=2)] = 2400
+    """Pairs per optimizer step, over all workers (paper: 2,880 for ViT-B, 2,400 for ViT-L)."""
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Gradient accumulation: number of pieces into which each worker's batch is divided, to save memory. ITC
+    and ITM compare pairs within a piece (and with the queue)."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the matrix products; weights and losses are float32. `auto`: bfloat16 on GPUs that support
+    it."""
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    """Passes over the pairs (paper: 20 for pretraining). Give either this or `steps`."""
+    steps: Annotated[int, Field(ge=1)] | None = None
+    """Optimizer steps. Give either this or `epochs`."""
+    image_size: Annotated[int, Field(ge=8)] | None = None
+    """Side of the square input in pixels. Default: that of the model it starts from."""
+    window_shards: Annotated[int, Field(ge=1)] = 16
+    """Number of shards whose pairs are shuffled together."""
+    decode_threads: Annotated[int, Field(ge=0)] = 4
+    """Threads that decode and augment the next batches during a step; 0: the training loop does it itself."""
+    sources: tuple[str, ...] | None = None
+    """Names of the sources to train on. Default: all human and web sources for pretraining, all human sources
+    for a finetuning (paper: only COCO)."""
+    checkpoint_layers: Annotated[int, Field(ge=0)] | None = None
+    """Number of last blocks of the image encoder that recompute their activations in the backward pass: saves
+    memory, costs time, does not change the result (reference: 0 to 12 by task and size). Default:
+    `model.med.vision.checkpoint_layers`."""
+    workers: WorkersConfig = WorkersConfig()
+    """Worker processes and their resources."""
+
+    @model_validator(mode="after")
+    def _check_length_and_batch(self) -> TrainSection:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give either epochs or steps")
+        shares = self.workers.workers * self.accumulate
+        if self.batch_size % shares:
+            raise ValueError(
+                f"batch_size {self.batch_size} cannot be divided among {self.workers.workers} workers x "
+                f"{self.accumulate} pieces (accumulate); allowed: multiples of {shares}"
+            )
+        return self
+
+
+class CaptionerSection(Section):
+    """The captioner: a given checkpoint or a finetuning, and how it generates captions."""
+
+    checkpoint: str | None = None
+    """Checkpoint for round 1, in place of a finetuning: a capfilt or transformers folder, or a BLIP or LAVIS
+    .pth file."""
+    tokenizer: str | None = None
+    """Tokenizer folder, for a checkpoint without one (BLIP .pth)."""
+    finetune: TrainSection | None = None
+    """Finetuning of the last pretrained model on the human pairs, with the LM loss."""
+    generate: CaptionConfig = CaptionConfig()
+    """How captions are generated."""
+
+
+class FilterSection(Section):
+    """The filter: a given checkpoint or a finetuning, and how it judges texts."""
+
+    checkpoint: str | None = None
+    """Checkpoint for round 1, in place of a finetuning: a capfilt or transformers folder, or a BLIP or LAVIS
+    .pth file."""
+    tokenizer: str | None = None
+    """Tokenizer folder, for a checkpoint without one (BLIP .pth)."""
+    finetune: TrainSection | None = None
+    """Finetuning of the last pretrained model on the human pairs, with the ITC and ITM losses."""
+    judge: FilterConfig = FilterConfig()
+    """How texts are scored and kept or dropped."""
+
+
+class EvaluateSection(Section):
+    """Evaluation of every pretrained model on the test sources."""
+
+    k: Annotated[int, Field(ge=1)] = 256
+    """Number of best ITC candidates that the ITM head reranks (reference: k_test, 256 for COCO, 128 for
+    Flickr30k)."""
+    caption: CaptionConfig = CaptionConfig()
+    """How captions are generated for the caption metrics."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """Maximum number of test images. Default: all."""
+
+
+class ReportSection(Section):
+    """The report page."""
+
+    examples: Annotated[int, Field(ge=0)] = 24
+    """Number of images shown with their kept and dropped texts."""

@@ -1,0 +1,292 @@
+"""The nodes that each config key affects: the table of `test_config_leaves.py`.
+
+`{dir}` in a value is a folder with the files that the values name.
+"""
+
+NODES = "fetch pretrain.0 captioner.1 filter.1 bootstrap.1 pretrain.1 evaluate.1 report.1"
+"""Nodes of the base config, in order."""
+
+# Prefixes of a group of keys with the nodes whose own inputs each key changes, and a new value for each key.
+FETCHES = {"fetch": "fetch bootstrap.1", "sources.more.fetch": "fetch"}
+ROWS = {"sources.web.rows": "fetch bootstrap.1", "sources.human.rows": "fetch"}
+TRAININGS = {
+    "pretrain": "pretrain.0 pretrain.1",
+    "captioner.finetune": "captioner.1",
+    "filter.finetune": "filter.1",
+}
+SAMPLING = {"captioner.generate.sampling": "bootstrap.1", "evaluate.caption.sampling": "evaluate.1"}
+CAPTIONS = {"captioner.generate": "bootstrap.1", "evaluate.caption": "evaluate.1"}
+TABLE = [
+    ({"run": "pretrain.0 captioner.1 filter.1 bootstrap.1 pretrain.1 evaluate.1"}, {"seed": 7}),
+    ({"run": "report.1"}, {"name": "other"}),
+    (
+        {"run": ""},
+        {
+            "dir": "runs/other",
+            "rounds": 2,
+            "max_failed_fraction": 0.5,
+            "grace_seconds": 5,
+            "storage_options": {"anon": True},
+        },
+    ),
+    # A corpus is identified by its manifest; its generator refuses a folder made with other settings.
+    (
+        {"shapes": ""},
+        {
+            "human": 10,
+            "web": 10,
+            "test": 10,
+            "noise": 0.4,
+            "boilerplate": 0.2,
+            "partial": 0.2,
+            "seed": 1,
+            "image_size": 48,
+        },
+    ),
+    ({"clipart": ""}, {"web": 10, "test": 10, "swapped": 0.1, "repeats": 2, "image_size": 64, "seed": 1}),
+    ({"": ""}, {"shapes_dir": "other", "clipart_dir": "other"}),
+    ({"sources.more": "pretrain.0 pretrain.1"}, {"kind": "test"}),
+    (
+        ROWS,
+        {
+            "manifest": "other.csv",
+            "format": "csv",
+            "url_column": "link",
+            "caption_column": "title",
+            "truth_column": "noise",
+            "columns": ["a", "b"],
+            "splits": ["train"],
+            "shard_size": 10,
+        },
+    ),
+    ({"sources.web.rows": "", "sources.human.rows": ""}, {"storage_options": {"anon": True}}),
+    ({"sources.human": "fetch"}, {"images": "other"}),
+    ({"sources.more": "fetch"}, {"base_url": "https://host/other/"}),
+    ({"sources.web": "fetch bootstrap.1"}, {"serve": "other"}),
+    ({"sources.web": "pretrain.0 pretrain.1"}, {"parts": 2}),
+    (
+        FETCHES,
+        {
+            "backend": "img2dataset",
+            "base_url": "https://host/",
+            "image_root": "images",
+            "max_bytes": 1000,
+            "robots": False,
+            "optout": ["noai"],
+            "blocked": ["{dir}/blocked.txt"],
+            "image.min_side": 48,
+            "image.max_aspect": 3.0,
+            "image.max_pixels": 10_000,
+            "image.resize": "longer",
+            "image.size": 224,
+            "image.format": "webp",
+            "image.quality": 80,
+            "image.background": "#000000",
+        },
+    ),
+    (
+        {"fetch": "", "sources.more.fetch": ""},
+        {
+            "deadline_s": 5.0,
+            "connect_timeout_s": 1.0,
+            "memory_bytes": 1000,
+            "max_redirects": 1,
+            "retries": 0,
+            "backoff_s": 0.5,
+            "concurrency": 4,
+            "per_host": 1,
+            "per_host_per_second": None,
+            "max_crawl_wait_s": 1.0,
+            "host_failures": 1,
+            "host_rest_s": 1.0,
+            "contact": "me@example.org",
+            "allow_private": ["host"],
+            "storage_options": {"anon": True},
+            "decode_threads": 1,
+        },
+    ),
+    (
+        {"duplicates": "pretrain.0 bootstrap.1"},
+        {"policy": "flag", "max_copies": 3, "perceptual": True},
+    ),
+    (
+        {"model": "pretrain.0 pretrain.1"},
+        {
+            "vision_start": "vit_tiny_patch16_224",
+            "text_start": "bert",
+            "text_start_layers": "first",
+            "tokenizer": "tokenizer",
+            "vocab_size": 128,
+            "med.vision.image_size": 64,
+            "med.vision.patch_size": 16,
+            "med.vision.width": 32,
+            "med.vision.depth": 3,
+            "med.vision.heads": 2,
+            "med.vision.mlp_ratio": 2.0,
+            "med.vision.drop_path": 0.1,
+            "med.vision.stem": "patch",
+            "med.vision.checkpoint_layers": 1,
+            "med.text.vocab_size": 100,
+            "med.text.width": 32,
+            "med.text.depth": 3,
+            "med.text.heads": 2,
+            "med.text.ffn": 64,
+            "med.text.max_positions": 64,
+            "med.text.dropout": 0.1,
+            "med.text.layer_norm_eps": 1e-5,
+            "med.text.init_std": 0.02,
+            "med.embed_dim": 32,
+            "med.sharing": "none",
+            "med.parts": "captioner",
+        },
+    ),
+    (
+        TRAININGS,
+        {
+            "objective.losses": ["itc"],
+            "objective.queue_size": 16,
+            "objective.momentum": 0.9,
+            "objective.alpha": 0.2,
+            "objective.alpha_ramp_epochs": 1.0,
+            "objective.temp_min": 0.01,
+            "objective.temp_max": 0.4,
+            "objective.positives": "pairs",
+            "objective.contrast_all_workers": False,
+            "objective.negative_all_rank": True,
+            "objective.negative_floor": 0.1,
+            "objective.teacher_dropout": True,
+            "objective.label_smoothing": 0.2,
+            "objective.prompt": "a picture of ",
+            "objective.max_tokens": 20,
+            "objective.max_words": 20,
+            "optimizer.lr": 1e-2,
+            "optimizer.vision_lr_scale": 0.5,
+            "optimizer.weight_decay": 0.1,
+            "optimizer.decay_all": True,
+            "optimizer.betas": [0.8, 0.9],
+            "optimizer.warmup_steps": 7,
+            "optimizer.warmup_lr": 1e-5,
+            "optimizer.schedule": "linear",
+            "optimizer.decay_rate": 0.5,
+            "optimizer.decay_every": "epoch",
+            "optimizer.min_lr": 1e-5,
+            "optimizer.clip_grad": 0.5,
+            "augment.min_scale": 0.5,
+            "augment.hflip": True,
+            "augment.randaugment": True,
+            "augment.operations": 1,
+            "augment.magnitude": 3.0,
+            "batch_size": 64,
+            "accumulate": 2,
+            "precision": "bfloat16",
+            "epochs": 3.0,
+            "steps": 10,
+            "image_size": 64,
+            "window_shards": 4,
+            "sources": ["human"],
+        },
+    ),
+    (
+        dict.fromkeys(TRAININGS, ""),
+        {
+            "decode_threads": 0,
+            "checkpoint_layers": 1,
+            "workers.workers": 2,
+            "workers.cpus_per_worker": 2,
+            "workers.gpus_per_worker": 0,
+            "workers.max_failures": 0,
+            "workers.checkpoint_every": 10,
+        },
+    ),
+    ({"": "pretrain.1"}, {"continue_training": True}),
+    (
+        {"captioner": "bootstrap.1", "filter": "bootstrap.1"},
+        {"checkpoint": "{dir}/second.pth", "tokenizer": "{dir}/tokenizer"},
+    ),
+    (
+        SAMPLING,
+        {
+            "strategy": "beam",
+            "top_p": 0.5,
+            "top_k": 5,
+            "temperature": 2.0,
+            "repetition_penalty": 1.5,
+            "penalty_scope": "all",
+            "min_new_tokens": 2,
+            "max_new_tokens": 10,
+            "num_beams": 4,
+        },
+    ),
+    (
+        CAPTIONS,
+        {"captions_per_image": 2, "prompt": "a photo of ", "image_size": 64, "precision": "bfloat16"},
+    ),
+    (
+        {"filter.judge": "bootstrap.1"},
+        {
+            "threshold": 0.25,
+            "itm_token": "cls",
+            "image_size": 64,
+            "precision": "bfloat16",
+            "max_words": 10,
+        },
+    ),
+    ({"captioner.generate": "", "filter.judge": "", "evaluate.caption": ""}, {"batch_size": 4}),
+    ({"evaluate": "evaluate.1"}, {"k": 8, "limit": 10}),
+    ({"report": "report.1"}, {"examples": 3}),
+    (
+        {"cluster": ""},
+        {
+            "address": "local",
+            "fetch_actors": 1,
+            "caption_actors": 1,
+            "filter_actors": 1,
+            "gpus_per_actor": 0.5,
+            "segment": 10,
+            "stall_seconds": 10,
+            "worker_memory_gb": 1.0,
+            "object_store_gb": 1.0,
+        },
+    ),
+    # Optional sections as a whole.
+    ({"": ""}, {"shapes": None, "clipart": None}),
+    ({"sources.more": "fetch"}, {"fetch": None}),
+]
+ROWS_OF_TABLE = {
+    f"{prefix}.{key}" if prefix else key: (value, nodes.split())
+    for prefixes, changes in TABLE
+    for prefix, nodes in prefixes.items()
+    for key, value in changes.items()
+}
+
+# What a key needs beside it, before and after the change.
+NEEDED = {
+    "captioner.checkpoint": {"captioner.checkpoint": "{dir}/first.pth"},
+    "captioner.tokenizer": {"captioner.checkpoint": "{dir}/first.pth"},
+    "filter.checkpoint": {"filter.checkpoint": "{dir}/first.pth"},
+    "filter.tokenizer": {"filter.checkpoint": "{dir}/first.pth"},
+    **{f"{prefix}.epochs": {f"{prefix}.steps": None, f"{prefix}.epochs": 2} for prefix in TRAININGS},
+    **{f"{prefix}.objective.alpha": {f"{prefix}.objective.queue_size": 16} for prefix in TRAININGS},
+    "filter.finetune.objective.prompt": {"filter.finetune.objective.losses": ["lm"]},
+    **{
+        f"{prefix}.backend": {
+            f"{prefix}.robots": False,
+            f"{prefix}.per_host_per_second": None,
+            f"{prefix}.image.resize": "shorter",
+        }
+        for prefix in FETCHES
+    },
+}
+
+TWO_ROUNDS = {  # with run.rounds 2: path -> new value, nodes
+    "duplicates.max_copies": (3, "pretrain.0 bootstrap.1 bootstrap.2"),
+    "continue_training": (True, "pretrain.1 pretrain.2"),
+    "sources.web.parts": (2, "pretrain.0 pretrain.1 pretrain.2"),
+    "captioner.finetune.steps": (10, "captioner.1 captioner.2"),
+    "captioner.checkpoint": ("{dir}/second.pth", "bootstrap.1"),
+    "captioner.tokenizer": ("{dir}/tokenizer", "bootstrap.1"),
+    "filter.judge.threshold": (0.25, "bootstrap.1 bootstrap.2"),
+    "sources.web.rows.shard_size": (10, "fetch bootstrap.1 bootstrap.2"),
+    "evaluate.k": (8, "evaluate.1 evaluate.2"),
+    "report.examples": (3, "report.1 report.2"),
+}
