@@ -1,4 +1,4 @@
-"""The node that captions and filters: corpus shards (or manifest slices) → judged candidates."""
+"""The node that captions and filters images: corpus shards (or slices of a manifest) → judged candidates."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def _inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
 
 
 def run_bootstrap(context: RunContext, node: Node) -> NodeResult:
-    """Caption and judge every image of the node's sources; download it first where no fetch node has."""
+    """Caption every image of the node's sources and judge the candidates. Images that no fetch node has
+    downloaded are downloaded in the same pass."""
     from capfilt.pipeline.nodes.chain import bootstrap_steps, fetch_configs
     from capfilt.pipeline.nodes.duplicates import mark_round
     from capfilt.pipeline.nodes.failures import check_failed_fraction
@@ -78,8 +79,13 @@ def _has_fetch_node(context: RunContext, source: str) -> bool:
 
 
 def _check_corpus(context: RunContext, source: str) -> None:
-    """Check that the images an earlier bootstrap downloaded were downloaded with the present settings."""
-    committed = context.ledger.committed(corpus_folder(source))
+    """Check that images in the corpus, which an earlier bootstrap downloaded, were downloaded with the
+    settings of the config.
+
+    Raises:
+        NodeFailed: they were downloaded with others.
+    """
+    committed = context.ledger.committed_shards(corpus_folder(source))
     if not committed:
         return
     record = read_commit(context.store, corpus_shard(source, committed[0]).record)
@@ -91,7 +97,7 @@ def _check_corpus(context: RunContext, source: str) -> None:
 
 
 def _model_of(context: RunContext, node: Node, role: Role) -> RoundModel:
-    """The captioner or the filter of a bootstrap: the one this round has trained, else the one given in the config."""
+    """The captioner or the filter: the one that this round has trained, else the given one."""
     from capfilt.pipeline.nodes.chain import RoundModel
 
     trained = f"{role}.{node.round}"
@@ -104,7 +110,7 @@ def _model_of(context: RunContext, node: Node, role: Role) -> RoundModel:
 
 
 def candidate_summary(candidates: dict[str, dict[str, int]]) -> str:
-    """Kept and judged candidates per origin."""
+    """One line: how many candidates of each origin were kept, and how many were judged."""
     parts = []
     for origin, verdicts in candidates.items():
         judged = verdicts.get("kept", 0) + verdicts.get("dropped", 0)

@@ -19,8 +19,16 @@ if TYPE_CHECKING:
     from capfilt.pipeline.rundir.fingerprints import Fingerprints
 
 
+REPORT_FILES = ("metrics.json", "report.html", "noise.parquet", "statuses.parquet", "hosts.parquet")
+"""Files that every report has."""
+
+
 def _outputs(node: Node) -> list[str]:
     return [report_folder(node.round)]
+
+
+def _required_files(node: Node) -> list[str]:
+    return [f"{report_folder(node.round)}/{name}" for name in REPORT_FILES]
 
 
 def _inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
@@ -50,7 +58,9 @@ def write_report(run_dir: RunDir, round_: int) -> dict[str, Any]:
             candidate_files=_parquet_files(
                 run_dir, [candidates_folder(round_, s) for s in config.of_kind("web")]
             ),
-            corpus_files=_parquet_files(run_dir, [folder for folder in folders if ledger.committed(folder)]),
+            corpus_files=_parquet_files(
+                run_dir, [folder for folder in folders if ledger.committed_shards(folder)]
+            ),
             read_image=ImageReader(store),
             evaluation=evaluation,
             seconds=seconds,
@@ -80,7 +90,7 @@ def _evaluation_and_seconds(run_dir: RunDir, round_: int) -> tuple[dict[str, Any
 
 
 def summarize_config(config: Config, store: Store, round_: int) -> dict[str, str]:
-    """What the report says of the config: label → value."""
+    """What the report shows of the config: label → value."""
     sampling = config.captioner.generate.sampling
     is_first = round_ == 1
     nucleus = f"top_p {sampling.top_p:g}" + (f", top_k {sampling.top_k}" if sampling.top_k else "")
@@ -96,7 +106,7 @@ def summarize_config(config: Config, store: Store, round_: int) -> dict[str, str
 
 
 def _parquet_files(run_dir: RunDir, folders: list[str]) -> list[str]:
-    """Addresses of the Parquet files that the commit records in these folders list."""
+    """Addresses of the Parquet files that the commit records in these folders name."""
     return [
         run_dir.store.address(f"{folder}/{file.name}")
         for folder in folders
@@ -107,7 +117,7 @@ def _parquet_files(run_dir: RunDir, folders: list[str]) -> list[str]:
 
 
 class ImageReader:
-    """(source, key) → stored image bytes, or None; the last few tars stay in memory."""
+    """(source, key) → bytes of the stored image, None if there is none. Keeps the last few tars in memory."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -122,5 +132,10 @@ class ImageReader:
 
 
 REPORT = NodeKind(
-    "report", outputs=_outputs, inputs=_inputs, run=run_report, stale_after=("human", "web", "test")
+    "report",
+    outputs=_outputs,
+    inputs=_inputs,
+    run=run_report,
+    required_files=_required_files,
+    summarizes=True,
 )

@@ -41,7 +41,7 @@ def ensure_tokenizer(run_dir: RunDir) -> str:
 def corpus_texts(run_dir: RunDir) -> Iterator[str]:
     """Texts of the human and web sources as they came, in a fixed order."""
     for source in run_dir.config.of_kind("human", "web"):
-        for shard in run_dir.ledger.committed(corpus_folder(source))[:SAMPLE_SHARDS]:
+        for shard in run_dir.ledger.committed_shards(corpus_folder(source))[:SAMPLE_SHARDS]:
             data = run_dir.store.read(corpus_shard(source, shard).parquet)
             for texts in pq.read_table(io.BytesIO(data), columns=["texts"])["texts"].to_pylist():
                 yield from texts or []

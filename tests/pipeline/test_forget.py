@@ -58,7 +58,7 @@ def test_wherever_it_is_broken_off_no_shard_counts_for_a_changed_config(tmp_path
         ledger.forget("bootstrap.1", [SHARDS])
         raise Killed
     names = set(run.list(SHARDS))
-    for shard in ledger.committed(SHARDS):  # what counts is whole
+    for shard in ledger.committed_shards(SHARDS):  # what counts is whole
         assert f"{shard:06d}.parquet" in names
     try:
         new = ledger.state("bootstrap.1", NEW) == "new"

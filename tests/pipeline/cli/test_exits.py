@@ -36,7 +36,7 @@ def test_a_mistake_keeps_its_exit_code(tmp_path, nowhere):
     assert (result.returncode, result.stdout) == (2, b"")
 
 
-@pytest.mark.parametrize("place", ["capfilt.pipeline.prepare.forget", "capfilt.pipeline.execute.execute"])
+@pytest.mark.parametrize("place", ["capfilt.pipeline.prepare.discard", "capfilt.pipeline.execute.execute"])
 def test_the_command_that_resumes_forgets_again_until_all_is_forgotten(tmp_path, monkeypatch, capsys, place):
     """Ctrl-C while `--fresh` removes files, and right after."""
     from capfilt.pipeline.cli import app as cli
@@ -55,4 +55,4 @@ def test_the_command_that_resumes_forgets_again_until_all_is_forgotten(tmp_path,
         cli.run(config, ["run.seed=1"], None, "fetch")
     last = capsys.readouterr().err.splitlines()[-1]
     command = f"interrupted; go on with: capfilt run {config} --set run.seed=1"
-    assert last == (f"{command} --fresh fetch" if place.endswith("forget") else command)
+    assert last == (f"{command} --fresh fetch" if place.endswith("discard") else command)

@@ -104,7 +104,10 @@ def test_wherever_taking_back_is_broken_off_the_next_call_takes_back_the_rest(
         name for name in names(run) if "report" in name
     }  # half forgotten, it is made again all the same
     assert names(run) - of_report == names(twin) - of_report
-    assert (run.ledger.committed("corpus/web"), run.ledger.committed("rounds/1/web")) == ([1], [])
+    assert (run.ledger.committed_shards("corpus/web"), run.ledger.committed_shards("rounds/1/web")) == (
+        [1],
+        [],
+    )
     found = look(run)
     assert found.problems == [] and found.unfinished == 2 + 3 + 1  # corpus shards, candidates, the report
 
@@ -132,7 +135,9 @@ def test_a_damaged_index_is_cut_again_and_costs_no_shard(run, name, damage, what
     (line,) = said(run)
     assert line.startswith(f"{INDEX}/index.json: {what}")
     assert mend(run) == ["bootstrap.1", "report.1"]
-    assert run.ledger.committed("corpus/web") == run.ledger.committed("rounds/1/web") == [0, 1, 2]
+    assert (
+        run.ledger.committed_shards("corpus/web") == run.ledger.committed_shards("rounds/1/web") == [0, 1, 2]
+    )
     run.fetch(shards=0)  # which cuts the manifest
     assert contents(run) == before
     assert said(run) == []
@@ -152,7 +157,9 @@ def test_damaged_records_of_nodes_are_told_in_a_line_and_found_out_again(run):
     assert said(run) == ["nodes/bootstrap.1.json: damaged (Input data was truncated)"]
     found, again = repair_run(run.run_dir)
     assert again == ["bootstrap.1", "report.1"] and len(found.problems) == 2
-    assert run.ledger.committed("rounds/1/web") == [0, 2] and run.ledger.committed("corpus/web") == [0, 1, 2]
+    assert run.ledger.committed_shards("rounds/1/web") == [0, 2] and run.ledger.committed_shards(
+        "corpus/web"
+    ) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("key", ["rows", "files", "name", "read"])
@@ -184,4 +191,4 @@ def test_totals_that_differ_in_a_status_are_found(run):
     assert said(run) == [
         "nodes/bootstrap.1.json: 9 rows (1 dns, 8 success); its shards' records say 9 rows (9 success)"
     ]
-    assert mend(run) == ["bootstrap.1", "report.1"] and len(run.ledger.committed("rounds/1/web")) == 3
+    assert mend(run) == ["bootstrap.1", "report.1"] and len(run.ledger.committed_shards("rounds/1/web")) == 3

@@ -118,8 +118,8 @@ def test_broken_off_at_any_step_no_reader_sees_a_mixture_and_the_next_command_fi
         "missing_file",
         "success",
     ]
-    assert len(scene.ledger.committed("corpus/web")) == 3
-    assert scene.ledger.committed("rounds/1/web") == [1, 2]
+    assert len(scene.ledger.committed_shards("corpus/web")) == 3
+    assert scene.ledger.committed_shards("rounds/1/web") == [1, 2]
     assert scene.ledger.node("bootstrap.1") is None and not scene.store.exists("replacing")
     scene.check_readers()
 

@@ -29,7 +29,7 @@ def watched(*files, rows, shards):
         "captioner": {"checkpoint": "c"},
         "filter": {"checkpoint": "f"},
     }
-    ledger = SimpleNamespace(committed=lambda folder: [0])
+    ledger = SimpleNamespace(committed_shards=lambda folder: [0])
     run = SimpleNamespace(config=parse_config(data, "test"), ledger=ledger, progress=Shown())
     node = Node(name="bootstrap.1", kind=BOOTSTRAP, round=1, needs=(), sources=("web",))
     tars = sum(name.endswith(".tar") for name in files)

@@ -52,7 +52,7 @@ def test_difference_names_a_config_key_before_an_upstream():
 def test_forgetting_removes_records_and_outputs(ledger):
     ledger.finish("n", INPUTS, DONE, 1.0)
     ledger.store.put("models/n/model.safetensors", b"x")
-    ledger.forget("n", ["models/n"])
+    ledger.discard("n", ["models/n"])
     assert ledger.state("n", INPUTS) == "new" and not ledger.store.exists("models/n")
 
 
@@ -65,5 +65,5 @@ def test_foreign_directory_is_refused(ledger):
 def test_committed_counts_records_only(ledger):
     for name in ("000000.json", "000000.tar", "000002.json", "dataset.json", "000001.parquet"):
         ledger.store.put(f"corpus/web/{name}", encode(RECORD))
-    assert ledger.committed("corpus/web") == [0, 2]
+    assert ledger.committed_shards("corpus/web") == [0, 2]
     assert len(list(ledger.records("corpus/web"))) == 2
