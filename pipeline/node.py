@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from capfilt.pipeline.config.schema import Config
     from capfilt.pipeline.nodes.context import RunContext
     from capfilt.pipeline.rundir.fingerprints import Fingerprints
+    from capfilt.stages.storage.store import Store
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,9 @@ class NodeKind:
     resumed with other values."""
     run: Callable[[RunContext, Node], NodeResult]
     """Does the work, or what is left of it, on the driver in a thread of its own; raises NodeFailed."""
+    check_inputs: Callable[[Config, Store], None] = lambda config, run_dir: None
+    """Checks that the files exist which nodes of this kind read and which no other node writes, before the
+    first node starts; raises ArtifactError. Given checkpoints need no check: the fingerprint reads them."""
     shared_outputs: tuple[str, ...] = ()
     """Folders that the first node of this kind writes for the others; `--fresh` of the first removes them."""
     required_files: Callable[[Node], list[str]] = lambda node: []

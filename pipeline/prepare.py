@@ -12,7 +12,6 @@ from typing import Any
 
 from capfilt.pipeline.config.load import ConfigError, dump_config
 from capfilt.pipeline.config.schema import Config
-from capfilt.pipeline.config.start_weights import check_starts
 from capfilt.pipeline.node import Node
 from capfilt.pipeline.plan import check_node, downstream, plan, select
 from capfilt.pipeline.rundir.fingerprints import Fingerprints
@@ -96,7 +95,8 @@ def prepare(run_dir: RunDir, *, until: str | None = None, fresh: str | None = No
     state = states(run_dir)
     ledger.clear_starts(name for name in nodes if state[name] == "done")
     prepared = Prepared(run_dir, selected, state)
-    check_starts(config, store, {node.kind.name for node in prepared.todo.values()})
+    for kind in dict.fromkeys(node.kind for node in prepared.todo.values()):
+        kind.check_inputs(config, store)
     ledger.save_config(dump_config(config))
     return prepared
 

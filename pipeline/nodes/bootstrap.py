@@ -6,11 +6,14 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from capfilt.pipeline.config.schema import Config
+from capfilt.pipeline.config.start_weights import check_starts
 from capfilt.pipeline.errors import NodeFailed
 from capfilt.pipeline.node import Node, NodeKind, NodeResult
 from capfilt.stages.shards.commit import read_commit
 from capfilt.stages.storage.artifacts import absolute
 from capfilt.stages.storage.layout import candidates_folder, corpus_folder, corpus_shard, model_folder
+from capfilt.stages.storage.store import Store
 
 if TYPE_CHECKING:
     from capfilt.pipeline.nodes.chain import RoundModel
@@ -43,6 +46,10 @@ def _inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
         "checkpoints": given,
         "sources": {source: fingerprints.corpus_inputs(source) for source in node.sources},
     }
+
+
+def _check_tokenizers(config: Config, run_dir: Store) -> None:
+    check_starts(config, run_dir, {BOOTSTRAP.name})
 
 
 def run_bootstrap(context: RunContext, node: Node) -> NodeResult:
@@ -119,5 +126,11 @@ def candidate_summary(candidates: dict[str, dict[str, int]]) -> str:
 
 
 BOOTSTRAP = NodeKind(
-    "bootstrap", outputs=_outputs, inputs=_inputs, run=run_bootstrap, streams_shards=True, judges=True
+    "bootstrap",
+    outputs=_outputs,
+    inputs=_inputs,
+    run=run_bootstrap,
+    check_inputs=_check_tokenizers,
+    streams_shards=True,
+    judges=True,
 )

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from capfilt.pipeline.config.schema import ModelSection, TrainSection
-from capfilt.pipeline.config.start_weights import resolve_address
+from capfilt.pipeline.config.schema import Config, ModelSection, TrainSection
+from capfilt.pipeline.config.start_weights import check_starts, resolve_address
 from capfilt.pipeline.errors import NodeFailed
 from capfilt.pipeline.node import Node, NodeKind, NodeResult
 from capfilt.pipeline.rundir.ledger import fingerprint
@@ -66,6 +66,10 @@ def _finetune_inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
     kind = node.kind.name
     finetune = fingerprints.training(fingerprints.config.trainings()[kind])
     return {"seed": fingerprints.config.run.seed, kind: {"finetune": finetune}}
+
+
+def _check_starts(config: Config, run_dir: Store) -> None:
+    check_starts(config, run_dir, {PRETRAIN.name})
 
 
 def run_training(context: RunContext, node: Node) -> NodeResult:
@@ -227,6 +231,7 @@ PRETRAIN = NodeKind(
     outputs=_outputs,
     inputs=_pretrain_inputs,
     run=run_training,
+    check_inputs=_check_starts,
     shared_outputs=(VOCABULARY,),
     trains=True,
 )
