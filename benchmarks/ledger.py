@@ -94,7 +94,7 @@ def measure(folder: str) -> dict[str, float]:
                 total += json.load(stream)["rows"]["read"]
         return total
 
-    shards = timed("list", lambda: ledger.committed(SOURCE))
+    shards = timed("list", lambda: ledger.committed_shards(SOURCE))
     names = timed("plain_list", lambda: fs.glob(f"{folder}/{SOURCE}/*.json"))
     rows = timed("add_up", lambda: sum(record.rows.read for record in ledger.records(SOURCE)))
     plain_rows = timed("plain_add_up", plain_sum)

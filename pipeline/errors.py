@@ -1,4 +1,4 @@
-"""Errors that end a command with one line instead of a trace, and the cause of all others in one line."""
+"""Errors that end a command with one line instead of a trace, and one line about any other error."""
 
 from __future__ import annotations
 
@@ -9,58 +9,63 @@ from capfilt.models.checkpoints.files import CheckpointError
 from capfilt.stages.errors import UserError
 
 USER_ERRORS = (UserError, CheckpointError, ClusterError)
-"""Errors that a user can fix; each message is one line that says how. Any other error is a defect and keeps its trace."""
+"""Errors that a user can fix; each message is one line that says how. Any other error is a defect and keeps
+its trace."""
 
 FIRST_OF_TWO = "The above exception was the direct cause of the following exception"
-"""What a trace says between an error and the error that was raised from it."""
+"""What a trace prints between an error and the error that was raised from it."""
 
 
 class NodeFailed(UserError):
-    """A node cannot end well; the message says why and what to do. What the node has committed stays."""
+    """A node cannot finish; the message says why and what to do. What the node has committed stays."""
 
 
 def is_user_error(error: BaseException) -> bool:
     """Whether an error is one of `USER_ERRORS`.
 
-    Ray wraps a worker's error in a class that it derives from both its own and the original class; such a wrapper does
-    not count, because its message is a trace.
+    Ray wraps a worker's error in a class that it derives from both its own and the original class. Such a
+    wrapper does not count, because its message is a trace.
     """
     return isinstance(error, USER_ERRORS) and type(error).__module__.startswith("capfilt.")
 
 
-def origin(error: BaseException) -> BaseException:
-    """The first error of a chain of causes. Ray wraps a worker's exception several times; a user error says more than
-    what caused it, so the search ends there."""
-    *_, last = _layers(error)
+def first_error(error: BaseException) -> BaseException:
+    """The error that caused all others in a chain of causes.
+
+    Ray wraps a worker's exception several times. The search ends at a user error, whose message says more
+    than its own cause.
+    """
+    *_, last = _causes(error)
     return last
 
 
 def root_cause(error: BaseException) -> str:
-    """One line about the first error of a chain of causes."""
-    layers = list(_layers(error))
-    if not is_user_error(layers[-1]):
-        for text in map(str, layers):
-            # Ray Data appends advice of its own to a stage's trace, and keeps only the trace of the stage's error.
+    """One line about the error that caused all others in a chain of causes."""
+    chain = list(_causes(error))
+    first = chain[-1]
+    if not is_user_error(first):
+        for text in map(str, chain):
+            # Ray Data keeps only the trace of a stage's error, and appends advice of its own to it.
             before, mark, _ = text.partition(FIRST_OF_TWO)
             if mark and (lines := _lines(before)):
                 return lines[-1]
-    name, lines = type(layers[-1]).__name__, _lines(str(layers[-1]))
+    name, lines = type(first).__name__, _lines(str(first))
     return f"{name}: {lines[-1]}" if lines else name
 
 
-def _layers(error: BaseException) -> Iterator[BaseException]:
-    """The error, the error it wraps, and so on."""
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, then the error that it wraps or was raised from, and so on."""
     while True:
         yield error
-        inner = getattr(error, "cause", None) or error.__cause__
+        cause = getattr(error, "cause", None) or error.__cause__
         if is_user_error(error):
             return
-        if inner is None or inner is error:
+        if cause is None or cause is error:
             failures = getattr(error, "worker_failures", None)
             if not failures:
                 return
-            inner = next(iter(failures.values()))
-        error = inner
+            cause = next(iter(failures.values()))
+        error = cause
 
 
 def _lines(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Runs the DAG: nodes that are done are skipped, half-done ones go on, ready ones run side by side."""
+"""Runs the DAG: done nodes are skipped, half-done ones are resumed, and ready ones run side by side."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ class Outcome:
 
 
 def execute(prepared: Prepared, console: Console) -> Outcome:
-    """Run every node that is wanted and not done.
+    """Run every selected node that is not done.
 
     Raises:
         ClusterError: no cluster answers.
         LeaseError: another process has taken the run directory over.
-        Interrupted: a signal came, and work in progress is finished.
+        Interrupted: a signal came; work in progress has been finished or has run out of grace time.
     """
     todo, run_dir = prepared.todo, prepared.run_dir
     progress = Progress(console)
-    outcome = Outcome(skipped=[name for name in prepared.wanted if name not in todo])
+    outcome = Outcome(skipped=[name for name in prepared.selected if name not in todo])
     for name in outcome.skipped:
         progress.skip(name)
     if not todo:
@@ -58,7 +58,8 @@ def execute(prepared: Prepared, console: Console) -> Outcome:
 
 
 def _run_ready(context: RunContext, todo: dict[str, Node], state: dict[str, State], outcome: Outcome) -> None:
-    """Start every node whose needs are met. After a failure no further node starts; running ones may finish."""
+    """Run the nodes, each as soon as the nodes that it needs are done. After a failure no further node
+    starts; running nodes may finish."""
     order = TopologicalSorter({name: [n for n in node.needs if n in todo] for name, node in todo.items()})
     order.prepare()
     running: dict[Future[str], str] = {}
@@ -79,21 +80,21 @@ def _run_ready(context: RunContext, todo: dict[str, Node], state: dict[str, Stat
                 order.done(name)
         if context.stop.signum is not None:
             for name in running.values():
-                context.progress.end(name, "goes on from its last checkpoint or shard", "stopped")
+                context.progress.end(name, "resumes from its last checkpoint or shard", "stopped")
             raise Interrupted(context.stop.signum)
     finally:
-        # Never waits: a node that is still inside Ray cannot be joined; records on disk decide what is done.
+        # Do not wait: a thread that is inside Ray cannot be joined. Records on disk decide what is done.
         pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _can_stop_now(context: RunContext, todo: dict[str, Node], running: dict[Future[str], str]) -> bool:
-    """Whether waiting longer would finish nothing: shards are committed one by one, but a training goes on from its last
-    checkpoint in any case."""
+    """Whether waiting longer is pointless: either the grace time is over, or only trainings run, which resume
+    from their last checkpoint in any case. Nodes that commit shard by shard finish the shards in progress."""
     return context.stop.overdue or not any(todo[name].kind.streams_shards for name in running.values())
 
 
 def _record_end(context: RunContext, name: str, future: Future[str], outcome: Outcome) -> None:
-    """Enter the end of a node in the outcome and the progress display."""
+    """Record in the outcome and the progress display how a node ended."""
     error = future.exception()
     if error is None:
         outcome.done.append(name)
@@ -107,14 +108,14 @@ def _record_end(context: RunContext, name: str, future: Future[str], outcome: Ou
 
 
 def _run_node(context: RunContext, node: Node, state: State) -> str:
-    """Run one node in its thread: start record, work, end record.
+    """Write a node's start record, do its work, and write its record. Runs in a thread of its own.
 
     Returns:
-        One line about what the node has done.
+        One line for the user about what the node has done.
     """
     store, ledger = context.store, context.ledger
     inputs = context.fingerprints.inputs(node.name)
-    context.progress.begin(node.name, resumed="going on where it stopped" if state == "half" else "")
+    context.progress.begin(node.name, resumed="resuming where it stopped" if state == "half" else "")
     ledger.start(node.name, inputs)
     start = time.monotonic()
     with log_context(node=node.name):
@@ -123,5 +124,5 @@ def _run_node(context: RunContext, node: Node, state: State) -> str:
     store.remove_file(failure_log(node.name))
     corpora = (folder(source) for source in node.sources for folder in (corpus_folder, index_folder))
     for folder in (*node.outputs, *corpora):
-        store.remove_temporaries(folder)  # of processes that died; late writers have lost in any case
+        store.remove_temporaries(folder)  # of processes that died; a late writer could not commit any more
     return result.summary

@@ -1,19 +1,21 @@
 """What a node of the DAG is, and what the program has to know about each kind of node.
 
-A kind is one object, defined in one file under `pipeline/nodes/`: what its nodes write, what determines that output, and
-how the work is done. Its file imports neither Ray nor torch when it is imported; `NodeKind.run` does, when the node's
-turn comes. `pipeline.plan` says which nodes a config asks for.
+A kind is one object, defined in one file under `pipeline/nodes/`: what its nodes write, what determines that
+output, and how the work is done. Importing that file loads neither Ray nor torch; `NodeKind.run` may, when
+the node starts. `pipeline.plan` says which nodes a config asks for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from capfilt.pipeline.config.schema import Config
     from capfilt.pipeline.nodes.context import RunContext
     from capfilt.pipeline.rundir.fingerprints import Fingerprints
+    from capfilt.stages.storage.store import Store
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class NodeResult:
     summary: str
     """One line for the user."""
     outputs: tuple[str, ...] = ()
-    """Folders of the run directory that hold what the node has made."""
+    """Folders of the run directory that hold the result."""
     counts: dict[str, Any] | None = None
     """Rows, candidates, pairs, …; None where the node counts nothing."""
     models: dict[str, str] | None = None
@@ -34,27 +36,52 @@ class NodeResult:
 
 @dataclass(frozen=True, eq=False)
 class NodeKind:
-    """One kind of node."""
+    """One kind of node.
+
+    The flags tell commands that work on any node (`--fresh`, `verify`, `repair`, `retry`) how to treat nodes
+    of this kind, so that none of them has to list kinds by name.
+    """
 
     name: str
     outputs: Callable[[Node], list[str]]
     """Folders of the run directory that a node of this kind writes, and that `--fresh` removes."""
     inputs: Callable[[Fingerprints, Node], dict[str, Any]]
-    """JSON-like data that determines the output; the node's fingerprint is made of it. Leave out what only changes how
-    fast the work is done (batch sizes, workers, timeouts), so that a node that has begun can go on with other values."""
+    """JSON-like data that determines the output; the node's fingerprint is made of it. Leave out what only
+    changes how fast the work is done (batch sizes, workers, timeouts), so that a half-done node can be
+    resumed with other values."""
     run: Callable[[RunContext, Node], NodeResult]
     """Does the work, or what is left of it, on the driver in a thread of its own; raises NodeFailed."""
+    check_inputs: Callable[[Config, Store], None] = lambda config, run_dir: None
+    """Checks that the files exist which nodes of this kind read and which no other node writes, before the
+    first node starts; raises ArtifactError. Given checkpoints need no check: the fingerprint reads them."""
+    shared_outputs: tuple[str, ...] = ()
+    """Folders that the first node of this kind writes for the others; `--fresh` of the first removes them."""
+    required_files: Callable[[Node], list[str]] = lambda node: []
+    """Files that `verify` looks for once the node is done; shards and checkpoints list their own files."""
     streams_shards: bool = False
-    """The node commits shard by shard: it can be stopped between shards, and verified and repaired by shard."""
+    """The node commits shard by shard: it can be stopped, verified and repaired by shard."""
     judges: bool = False
-    """The node makes candidates of corpus shards."""
+    """The node makes candidates from corpus shards."""
     trains: bool = False
     """The node writes a checkpoint to `models/<node>/`."""
-    stale_after: tuple[str, ...] = ()
-    """Kinds of source (human, web, test) whose changed shards make the output stale: it is removed and made again."""
+    summarizes: bool = False
+    """The output describes the output of earlier nodes: it is stale as soon as one of them has work again."""
+    measures_on: tuple[str, ...] = ()
+    """Kinds of source (human, web, test) on whose images the node measures models: the output is stale as
+    soon as the images of such a source change."""
 
     def __repr__(self) -> str:
         return f"NodeKind({self.name!r})"
+
+    def is_stale_after(self, source_kinds: Collection[str]) -> bool:
+        """Whether the output is stale once corpus shards have changed, and has to be removed and made again.
+
+        Trained models never are: they were right when they were made.
+
+        Args:
+            source_kinds: kinds of the sources whose shards have changed; empty if only other outputs have.
+        """
+        return self.summarizes or not set(self.measures_on).isdisjoint(source_kinds)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
     fetch → pretrain.0 → captioner.r ∥ filter.r → bootstrap.r → pretrain.r → evaluate.r → report.r,  r = 1…R
 
-With both checkpoints given and nothing to pretrain, only `bootstrap.1 → report.1` remain, and images are downloaded in
-the same streaming pass that captions and filters them.
+When the config gives both checkpoints and pretrains nothing, only `bootstrap.1 → report.1` remain, and images
+are downloaded in the same streaming pass that captions and filters them.
 """
 
 from __future__ import annotations
@@ -21,24 +21,25 @@ from capfilt.stages.errors import UserError
 
 
 class UnknownNode(UserError):
-    """A node name that the config's DAG does not have."""
+    """A node name that the DAG of the config does not have."""
 
 
 def plan(config: Config) -> dict[str, Node]:
-    """Nodes of a config by name, in an order that respects what they need."""
+    """The nodes of a config by name; every node comes after those that it needs."""
     nodes: dict[str, Node] = {}
 
     def add(kind: NodeKind, round_: int, needs: list[str], sources: list[str] | None = None) -> None:
         name = kind.name if kind is FETCH else f"{kind.name}.{round_}"
-        nodes[name] = Node(name, kind, round_, tuple(n for n in needs if n in nodes), tuple(sources or ()))
+        planned = tuple(need for need in needs if need in nodes)  # the config may have no such node
+        nodes[name] = Node(name, kind, round_, planned, tuple(sources or ()))
 
-    trains = config.pretrain is not None
-    given = config.captioner.checkpoint is not None and config.filter.checkpoint is not None
+    pretrains = config.pretrain is not None
+    both_given = config.captioner.checkpoint is not None and config.filter.checkpoint is not None
     web = config.of_kind("web")
-    if trains:
-        # With both checkpoints given the bootstrap downloads the web images, in the same pass.
-        add(FETCH, 0, [], config.of_kind("human", "test") + ([] if given else web))
-    if trains and not given:
+    if pretrains:
+        # When both checkpoints are given, the bootstrap downloads the web images itself.
+        add(FETCH, 0, [], config.of_kind("human", "test") + ([] if both_given else web))
+    if pretrains and not both_given:
         add(PRETRAIN, 0, ["fetch"])
     for r in range(1, config.run.rounds + 1):
         last, bootstrap, evaluate = f"pretrain.{r - 1}", f"bootstrap.{r}", f"evaluate.{r}"
@@ -47,7 +48,7 @@ def plan(config: Config) -> dict[str, Node]:
         if r > 1 or config.filter.checkpoint is None:
             add(FILTER, r, [last])
         add(BOOTSTRAP, r, [f"captioner.{r}", f"filter.{r}", f"bootstrap.{r - 1}"], web)
-        if trains:
+        if pretrains:
             add(PRETRAIN, r, ["fetch", bootstrap] + ([last] if config.continue_training else []))
             if config.of_kind("test"):
                 add(EVALUATE, r, [last if r == 1 else f"evaluate.{r - 1}", f"pretrain.{r}"])
@@ -57,7 +58,7 @@ def plan(config: Config) -> dict[str, Node]:
 
 
 def select(nodes: dict[str, Node], *, until: str | None) -> dict[str, Node]:
-    """The nodes that `until` needs, itself included; all of them when it is None.
+    """The node `until` and the nodes that it needs, directly or not; all nodes if `until` is None.
 
     Raises:
         UnknownNode: there is no such node.
@@ -65,18 +66,18 @@ def select(nodes: dict[str, Node], *, until: str | None) -> dict[str, Node]:
     if until is None:
         return nodes
     check_node(nodes, until, "--until")
-    wanted: set[str] = set()
+    selected: set[str] = set()
     stack = [until]
     while stack:
         name = stack.pop()
-        if name not in wanted:
-            wanted.add(name)
+        if name not in selected:
+            selected.add(name)
             stack.extend(nodes[name].needs)
-    return {name: node for name, node in nodes.items() if name in wanted}
+    return {name: node for name, node in nodes.items() if name in selected}
 
 
 def downstream(nodes: dict[str, Node], name: str) -> list[str]:
-    """`name` and every node that needs it, directly or not, in order."""
+    """The node `name` and every node that needs it, directly or not, in the order of `nodes`."""
     found = {name}
     for node in nodes.values():
         if found & set(node.needs):
@@ -85,7 +86,10 @@ def downstream(nodes: dict[str, Node], name: str) -> list[str]:
 
 
 def check_node(nodes: dict[str, Node], name: str, option: str) -> None:
-    """Check that there is a node of that name.
+    """Check that there is a node of this name.
+
+    Args:
+        option: the command line option that names it, for the message.
 
     Raises:
         UnknownNode: there is none.

@@ -1,4 +1,4 @@
-"""Everything that can be refused before a process starts: the config's DAG, its inputs, and what is on disk.
+"""All checks that can refuse a run before its first process starts: the DAG, the inputs, and what is on disk.
 
 Neither Ray nor torch is imported here, so that a mistake is reported within a second.
 """
@@ -12,7 +12,6 @@ from typing import Any
 
 from capfilt.pipeline.config.load import ConfigError, dump_config
 from capfilt.pipeline.config.schema import Config
-from capfilt.pipeline.config.start_weights import check_start_weights
 from capfilt.pipeline.node import Node
 from capfilt.pipeline.plan import check_node, downstream, plan, select
 from capfilt.pipeline.rundir.fingerprints import Fingerprints
@@ -22,24 +21,24 @@ from capfilt.pipeline.rundir.ledger import Ledger, State
 from capfilt.pipeline.rundir.probe import check_writable
 from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.stages.manifest.index import check_manifest, check_unchanged
-from capfilt.stages.storage.layout import CONFIG, NODES, VOCABULARY, corpus_folder, index_folder
+from capfilt.stages.storage.layout import CONFIG, NODES, corpus_folder, index_folder
 from capfilt.stages.storage.store import Store
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that may start: what there is to do, and the state it is in."""
+    """A run that may start: which nodes it consists of, and which of them are done."""
 
     run_dir: RunDir
-    wanted: dict[str, Node]
-    """The part of the DAG that was asked for."""
+    selected: dict[str, Node]
+    """The part of the DAG that the user asked for."""
     state: dict[str, State]
     """State of every node of the DAG."""
 
     @property
     def todo(self) -> dict[str, Node]:
-        """Nodes that are wanted and not done."""
-        return {name: node for name, node in self.wanted.items() if self.state[name] != "done"}
+        """Selected nodes that are not done."""
+        return {name: node for name, node in self.selected.items() if self.state[name] != "done"}
 
 
 def open_run(config: Config) -> RunDir:
@@ -53,11 +52,12 @@ def hold_run(config: Config, notify: Callable[[str], None]) -> Iterator[RunDir]:
     """The config's run directory with the right to write in it, while the body runs.
 
     Args:
-        notify: receives one line when another owner's lease is waited for.
+        notify: receives one line if the lease of another process has to be waited for.
 
     Raises:
-        StoreError, LedgerError: it cannot be written, or holds something else.
-        LeaseError: another run is at work there.
+        StoreError: the directory cannot be written.
+        LedgerError: the directory holds something else.
+        LeaseError: another process works in the directory.
     """
     run_dir = open_run(config)
     check_writable(run_dir.store)
@@ -67,18 +67,21 @@ def hold_run(config: Config, notify: Callable[[str], None]) -> Iterator[RunDir]:
 
 
 def prepare(run_dir: RunDir, *, until: str | None = None, fresh: str | None = None) -> Prepared:
-    """Check everything about running the DAG up to `until`, after forgetting `fresh` and what depends on it; make the
-    demonstration corpora that the config asks for.
+    """Check that the DAG can run, and bring the run directory into the state from which it runs.
+
+    Makes the demonstration corpora that the config asks for, and finishes an interrupted `capfilt retry`.
 
     Args:
         run_dir: as `hold_run` gives it.
+        until: run only what this node needs, and the node itself.
+        fresh: first discard this node and all nodes that need it.
 
     Raises:
-        ArtifactError, ConfigError, LeaseError, LedgerError, ManifestError, StoreError, UnknownNode: one line for the
-            user.
+        ArtifactError, ConfigError, LeaseError, LedgerError, ManifestError, StoreError, UnknownNode: one line
+            for the user.
     """
     config, store, ledger, nodes = run_dir.config, run_dir.store, run_dir.ledger, run_dir.nodes
-    wanted = select(nodes, until=until)
+    selected = select(nodes, until=until)
     make_corpora(config)
     check_sources(config)
     store.remove_temporaries("", CONFIG)
@@ -86,20 +89,20 @@ def prepare(run_dir: RunDir, *, until: str | None = None, fresh: str | None = No
         store.remove_temporaries(folder)
     finish_replacing(run_dir)
     if fresh is not None:
-        forget(run_dir, fresh)
+        discard(run_dir, fresh)
     for name, source in config.sources.items():
         check_unchanged(source.rows, store / index_folder(name), f"sources.{name}")
-    # A changed config is refused before the first process starts.
     state = states(run_dir)
     ledger.clear_starts(name for name in nodes if state[name] == "done")
-    prepared = Prepared(run_dir, wanted, state)
-    check_start_weights(config, store, {node.kind.name for node in prepared.todo.values()})
+    prepared = Prepared(run_dir, selected, state)
+    for kind in dict.fromkeys(node.kind for node in prepared.todo.values()):
+        kind.check_inputs(config, store)
     ledger.save_config(dump_config(config))
     return prepared
 
 
 def states(run_dir: RunDir) -> dict[str, State]:
-    """State of every node in the run directory.
+    """State of every node of the DAG.
 
     Raises:
         LedgerError: a node was made or begun with another config.
@@ -120,7 +123,11 @@ def make_corpora(config: Config) -> None:
 
 
 def make_corpus(make: Callable[[Any, str], object], config: object, folder: str) -> None:
-    """Make one of them.
+    """Make a demonstration corpus in `folder`, unless it exists.
+
+    Args:
+        make: `make_shapes` or `make_clipart`.
+        config: the section of the config that `make` takes.
 
     Raises:
         ConfigError: the folder holds something else, or a program that makes the corpus is missing.
@@ -141,10 +148,16 @@ def check_sources(config: Config) -> None:
         check_manifest(source.rows, f"sources.{name}")
 
 
-def forget(run_dir: RunDir, name: str) -> None:
-    """Remove a node's outputs and records, and those of every node that needs it, in reverse order.
+def discard(run_dir: RunDir, name: str) -> None:
+    """Remove the outputs and records of a node and of all nodes that need it, the last of them first.
 
-    `fetch` stands for the images of all sources, also of those that a bootstrap downloads.
+    Args:
+        name: the node. "fetch" stands for the images of all sources, also for those that a bootstrap
+            downloads.
+
+    Raises:
+        UnknownNode: there is no such node.
+        LeaseError: another process has taken the run directory over.
     """
     nodes = run_dir.nodes
     in_bootstrap = _downloaded_by_bootstrap(run_dir)
@@ -153,18 +166,18 @@ def forget(run_dir: RunDir, name: str) -> None:
     names = set(downstream(nodes, name))
     if name == "fetch" and in_bootstrap:
         names |= set(downstream(nodes, "bootstrap.1"))
-    vocabulary_of = next((each for each, node in nodes.items() if node.kind.name == "pretrain"), None)
+    first_of_kind = {node.kind: each for each, node in reversed(nodes.items())}
     for each in reversed([each for each in nodes if each in names]):
         outputs = nodes[each].outputs
         if each == "bootstrap.1" and name == "fetch":
             outputs += [corpus_folder(source) for source in in_bootstrap]
-        if each == vocabulary_of:
-            outputs.append(VOCABULARY)
+        if first_of_kind[nodes[each].kind] == each:
+            outputs += nodes[each].kind.shared_outputs
         run_dir.lease.confirm()
-        run_dir.ledger.forget(each, outputs)
+        run_dir.ledger.discard(each, outputs)
 
 
 def _downloaded_by_bootstrap(run_dir: RunDir) -> list[str]:
-    """Web sources whose images the first bootstrap downloads, in one pass."""
+    """Web sources whose images the first bootstrap downloads."""
     fetched = run_dir.nodes["fetch"].sources if "fetch" in run_dir.nodes else ()
     return [source for source in run_dir.config.of_kind("web") if source not in fetched]

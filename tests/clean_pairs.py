@@ -15,22 +15,29 @@ from capfilt.stages.storage.store import Store
 
 
 def clean_pairs(folder, source="human", *, count=24, shard_size=10):
-    """(run directory, its shards) of a source of kind `human` or `test`, whose name is its kind, with so many pairs of
-    pictures of 32 x 32."""
+    """Make a source of clean pairs and fetch it into a run directory.
+
+    Args:
+        source: "human" or "test": name and kind of the source.
+        count: number of images, each 32 x 32 pixels with one text.
+
+    Returns:
+        The run directory, and its shards.
+    """
     counts = {"human": 1, "web": 1, "test": 1, source: count}
     make_shapes(ShapesConfig(**counts, image_size=32), str(folder / "shapes"))
-    run = Store(str(folder / "run"))
-    pictures = folder / "shapes" / source
-    manifest = ManifestConfig(manifest=str(pictures / "annotations.json"), shard_size=shard_size)
-    index = build_index(manifest, run / f"corpus/{source}/index", source=source)
-    fetch = FetchConfig(image=DecodeConfig(min_side=16, resize="original"), image_root=str(pictures))
+    run_dir = Store(str(folder / "run"))
+    images = folder / "shapes" / source
+    manifest = ManifestConfig(manifest=str(images / "annotations.json"), shard_size=shard_size)
+    index = build_index(manifest, run_dir / f"corpus/{source}/index", source=source)
+    fetch = FetchConfig(image=DecodeConfig(min_side=16, resize="original"), image_root=str(images))
     stages = (
-        Read(ReadConfig(run_dir=run)),
+        Read(ReadConfig(run_dir=run_dir)),
         FetchBySource({source: fetch}),
-        Write(WriteConfig(run_dir=run, corpus_fingerprints={source: "f"})),
+        Write(WriteConfig(run_dir=run_dir, corpus_fingerprints={source: "f"})),
     )
     for shard in range(index.shards):
         batch = pa.Table.from_pylist([{"source": source, "shard": shard}])
         for stage in stages:
             batch = stage(batch)
-    return run, tuple(ShardRef(source, shard, "human") for shard in range(index.shards))
+    return run_dir, tuple(ShardRef(source, shard, "human") for shard in range(index.shards))

@@ -1,4 +1,4 @@
-"""Shared pieces: one embedded Ray for the whole session, and a tiny run on procedural shapes."""
+"""Fixtures for all tests: one embedded Ray per session, a tiny run on generated shapes, an S3 server."""
 
 import os
 
@@ -6,33 +6,39 @@ import pytest
 
 from tests.tiny import tiny_data
 
-# Set before torch is imported anywhere: with one thread results are bit-equal from run to run.
+# Set before torch is imported anywhere. With one thread, results are bit-equal from run to run.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Ray gives its workers the lowest priority; the tests of the other process would starve them.
+# By default Ray gives its workers the lowest priority, so that a second test process would starve them.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
-YIELDING = 5
+NICENESS_WITHOUT_RAY = 5
 """Niceness of tests that start no Ray."""
 RAY_FOLDERS = ("tests/end_to_end/", "tests/faults/")
 """Where tests start Ray."""
 
 
 def pytest_collection_modifyitems(items):
-    """What starts Ray first: it takes longest."""
+    """Run the tests that start Ray first: they take longest."""
     items.sort(key=lambda item: not item.nodeid.startswith(RAY_FOLDERS))
 
 
 def pytest_runtest_setup(item):
-    """What starts no Ray yields to what does, which takes longer; of two processes at most one starts Ray, and that
-    first."""
-    if not item.nodeid.startswith(RAY_FOLDERS) and os.getpriority(os.PRIO_PROCESS, 0) < YIELDING:
-        os.setpriority(os.PRIO_PROCESS, 0, YIELDING)
+    """Give tests that start no Ray a lower priority, because a test process that runs beside this one may run
+    Ray.
+
+    A process cannot raise its priority again, but it runs its tests with Ray first.
+    """
+    if not item.nodeid.startswith(RAY_FOLDERS) and os.getpriority(os.PRIO_PROCESS, 0) < NICENESS_WITHOUT_RAY:
+        os.setpriority(os.PRIO_PROCESS, 0, NICENESS_WITHOUT_RAY)
 
 
 def pytest_xdist_make_scheduler(config, log):
-    """For two test processes (`-n 2`): all that starts Ray in one of them, since embedded Rays that run side by side get
-    in each other's way; of the rest each file in one, so that its fixtures are made once. (pytest-xdist's own groups do
-    nothing under pytest 9.2.)"""
+    """Distribute tests over two processes (`-n 2`).
+
+    All tests that start Ray run in one process, since embedded Rays that run side by side disturb each other.
+    Of the others, the tests of a file run in one process, so that its fixtures are made once. (The groups of
+    pytest-xdist itself have no effect under pytest 9.2.)
+    """
     from xdist.scheduler import LoadScopeScheduling
 
     config.option.loadscopereorder = False
@@ -57,7 +63,7 @@ def ray_session():
 
 @pytest.fixture(scope="session")
 def finished(tiny, ray_session):
-    """(run directory, config, outcome) of a whole loop on the tiny corpus; nobody changes it."""
+    """(run directory, config, outcome) of a whole run on the tiny corpus. Tests must not change it."""
     from rich.console import Console
 
     from capfilt.pipeline.config.load import parse_config
@@ -72,14 +78,14 @@ def finished(tiny, ray_session):
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
-    """(folder, config data) of a tiny run; each session makes the corpus once."""
+    """(folder, config data) of a tiny run; the corpus is made once per session."""
     folder = tmp_path_factory.mktemp("tiny")
     return folder, tiny_data(folder)
 
 
 @pytest.fixture(scope="session")
 def s3():
-    """An S3 server that fails as it is told (tests/s3_server.py)."""
+    """An S3 server that injects faults on request (tests/s3_server.py)."""
     from tests.s3_server import S3
 
     server = S3()

@@ -1,4 +1,4 @@
-"""A run without Ray: its cluster is two CPUs that nobody asks, its board forgets."""
+"""The context of a running node without Ray: a cluster of two CPUs, and a status board that keeps nothing."""
 
 from types import SimpleNamespace
 
@@ -11,15 +11,16 @@ from capfilt.pipeline.nodes.context import RunContext
 from tests.runs import prepared_run
 
 
-class LocalRun(RunContext):
+class LocalContext(RunContext):
     def sizing(self):
         return divide_resources(self.config.cluster, cpus=2, gpus=0)
 
 
 def local_run(config):
+    """Prepare a run of the config, and return the context that its nodes work with."""
     prepared = prepared_run(config)
     board = SimpleNamespace(
         for_node=lambda node: None, failures=lambda node: {}, failed_shards=lambda node: set()
     )
     stop = StopSignal(prepared.run_dir.store, 0, print)
-    return LocalRun(prepared.run_dir, Progress(Console(quiet=True)), board, stop)
+    return LocalContext(prepared.run_dir, Progress(Console(quiet=True)), board, stop)

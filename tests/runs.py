@@ -1,4 +1,4 @@
-"""Runs and run directories as tests need them."""
+"""Run directories for tests: opened with the right to write, prepared, or run to the end."""
 
 from dataclasses import replace
 
@@ -6,12 +6,12 @@ from capfilt.pipeline.execute import execute
 from capfilt.pipeline.node import NodeResult
 from capfilt.pipeline.prepare import hold_run, open_run, prepare
 
-DONE = NodeResult("")
-"""The result of a node that has nothing to say."""
+NO_RESULT = NodeResult("")
+"""The result of a node without outputs and counts."""
 
 
-class Owner:
-    """The lease of a run directory that nobody else wants."""
+class UncontestedLease:
+    """The lease of a run directory in which no other process works."""
 
     def check(self):
         pass
@@ -22,17 +22,25 @@ class Owner:
 
 def writable(config):
     """The config's run directory with the right to write."""
-    return replace(open_run(config), held=Owner())
+    return replace(open_run(config), held=UncontestedLease())
 
 
 def run_dag(config, console, **options):
-    """What `capfilt run` does, with its outcome; options are those of `prepare`."""
+    """Run a config as `capfilt run` does; returns the outcome.
+
+    Args:
+        options: those of `prepare`.
+    """
     with hold_run(config, console.print) as run_dir:
         return execute(prepare(run_dir, **options), console)
 
 
 def prepared_run(config, **options):
-    """What `prepare` gives; the lease is released afterwards."""
+    """The result of `prepare`; the lease is released before this returns.
+
+    Args:
+        options: those of `prepare`.
+    """
     with hold_run(config, print) as run_dir:
         return prepare(run_dir, **options)
 

@@ -1,6 +1,6 @@
-"""An S3 server on the loopback that fails as it is told: `moto` behind a few lines that inject faults.
+"""An S3 server on this machine that injects faults on request: `moto` behind a small middleware.
 
-`python -m tests.s3_server PORT` serves until it is killed; `S3` starts it and tells it what to do.
+`python -m tests.s3_server PORT` serves until it is killed; `S3` starts it and controls its faults.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Trouble:
-    """What happens to every `every`-th request that matches, `times` times at the most."""
+    """A fault that is injected into every `every`-th request that matches, at most `times` times."""
 
     kind: str
-    """`slow_down` (503), `error` (500), `gone` (the bucket, from this request on for all), `denied`, `expired` and
-    `stranger` (credentials that have expired, or that nobody knows), `delay` (1 s), `reset` (before the request
-    is done), `lost` (the request is done, its answer is not sent), `cut` (half the body is sent), `unconditional`
-    (If-None-Match is ignored)."""
+    """`slow_down` (503), `error` (500), `gone` (the bucket no longer exists, from this request on), `denied`,
+    `expired` and `stranger` (credentials that have expired or are unknown), `delay` (1 s), `reset` (the
+    connection, before the request is processed), `lost` (the request is processed, its response is not sent),
+    `cut` (half of the body is sent), `unconditional` (If-None-Match is ignored)."""
     method: str = ".*"
     path: str = ".*"
     every: int = 1
@@ -42,7 +42,7 @@ class Trouble:
 
 
 class S3:
-    """A server of its own process, with one bucket `bucket`."""
+    """A server in a process of its own, with one bucket named `bucket`."""
 
     def __init__(self) -> None:
         with socket.socket() as probe:
@@ -72,31 +72,32 @@ class S3:
         self._send("/bucket", b"")
 
     def trouble(self, *troubles: Trouble) -> None:
-        """Begin with these faults, and count requests anew."""
+        """Inject these faults from now on, and reset the list of requests."""
         self._send(CONTROL, json.dumps([asdict(trouble) for trouble in troubles]).encode())
 
     def calm(self) -> None:
+        """Inject no faults from now on, and reset the list of requests."""
         self.trouble()
 
     def requests(self) -> list[tuple[str, str, str]]:
         """(method, path, query) of every request since `trouble` or `calm`."""
-        return [tuple(each) for each in self._told()["requests"]]
+        return [tuple(each) for each in self._state()["requests"]]
 
     def injected(self) -> int:
-        """Faults since `trouble`."""
-        return int(self._told()["injected"])
+        """Number of faults injected since `trouble`."""
+        return int(self._state()["injected"])
 
     def fill(self, folder: str, count: int) -> None:
-        """Put records 000000.json, 000001.json, … into a folder of the bucket, at once."""
+        """Put `count` records 000000.json, 000001.json, … into a folder of the bucket, with one request."""
         self._send(f"{CONTROL}?{folder}={count}", b"null")
 
     def stop(self) -> None:
         self._process.kill()
         self._process.wait()
 
-    def _told(self) -> Any:
-        with urllib.request.urlopen(self.endpoint + CONTROL, timeout=30) as answer:
-            return json.loads(answer.read())
+    def _state(self) -> Any:
+        with urllib.request.urlopen(self.endpoint + CONTROL, timeout=30) as response:
+            return json.loads(response.read())
 
     def _send(self, path: str, data: bytes) -> None:
         request = urllib.request.Request(self.endpoint + path, data=data, method="PUT")
@@ -104,7 +105,7 @@ class S3:
 
 
 class Faults:
-    """WSGI middleware."""
+    """WSGI middleware that injects faults, and logs requests."""
 
     def __init__(self, app: Any) -> None:
         self.app, self.lock = app, threading.Lock()
@@ -164,13 +165,13 @@ class Faults:
                     fill(*environ["QUERY_STRING"].split("="))
                 else:
                     self.set(troubles)
-            told = json.dumps({"requests": self.log, "injected": self.injected}).encode()
-        start_response("200 OK", [("Content-Length", str(len(told)))])
-        return [told]
+            state = json.dumps({"requests": self.log, "injected": self.injected}).encode()
+        start_response("200 OK", [("Content-Length", str(len(state)))])
+        return [state]
 
     def cut(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
         body = b"".join(self.app(environ, start_response))
-        return [body[: len(body) // 2]]  # with the whole body's Content-Length
+        return [body[: len(body) // 2]]  # the Content-Length is that of the whole body
 
 
 def fill(folder: str, count: str) -> None:
@@ -182,7 +183,7 @@ def fill(folder: str, count: str) -> None:
 
 
 def hang_up(connection: socket.socket) -> None:
-    """Reset the connection: the other side is told at once."""
+    """Reset the connection, so that the client notices at once."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     os.close(connection.detach())
 
@@ -205,6 +206,7 @@ def refuse(kind: str, method: str, start_response: Any) -> list[bytes]:
 
 
 def main() -> None:
+    """Serve on the port that the command line names."""
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import run_simple
 

@@ -1,7 +1,8 @@
-"""The rooms of the house: what each may import, that no imports run in a circle, and how large a room may be.
+"""The structure of the package: which folder may import which, no circular imports, and limits of size.
 
-pipeline → stages → models, pipeline → cluster; only cluster imports ray. A folder counts as one unit, and so does each
-file directly under pipeline/, stages/, models/ and cluster/. Imports for type checkers only do not count.
+pipeline → stages → models, pipeline → cluster; only cluster imports ray. A folder counts as one unit, and so
+does each file directly under pipeline/, stages/, models/ and cluster/. Imports that only a type checker sees
+do not count.
 """
 
 import ast
@@ -13,21 +14,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("pipeline", "stages", "models", "cluster")
+PACKAGES = ("pipeline", "stages", "models", "cluster")
 ALLOWED = {
     "pipeline": {"pipeline", "stages", "models", "cluster"},
     "stages": {"stages", "models"},
     "models": {"models"},
     "cluster": {"cluster"},
 }
-FILES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 MODULES = {".".join(("capfilt", *path.relative_to(ROOT).with_suffix("").parts)): path for path in FILES}
 FILES_PER_FOLDER = 12
 LINES_PER_FILE = 320
 
 
 def imports(path: Path) -> set[str]:
-    """Modules that a file imports, inside functions too; not those for type checkers only."""
+    """Modules that a file imports, also inside functions, except imports that only a type checker sees."""
     names: set[str] = set()
 
     class Visitor(ast.NodeVisitor):
@@ -50,18 +51,19 @@ def imports(path: Path) -> set[str]:
 IMPORTS = {name: imports(path) for name, path in MODULES.items()}
 
 
-def own_rooms(module: str) -> set[str]:
-    """Our packages that a module imports."""
-    return {name.split(".")[1] for name in IMPORTS[module] if name.startswith("capfilt.")} & set(ROOMS)
+def own_packages(module: str) -> set[str]:
+    """Top-level folders of the package that a module imports from."""
+    return {name.split(".")[1] for name in IMPORTS[module] if name.startswith("capfilt.")} & set(PACKAGES)
 
 
 def unit(module: str) -> str:
-    """The folder of a module; a file directly under a room is a unit of its own."""
+    """The folder of a module; a file directly under a top-level folder is a unit of its own."""
     folder = module.rpartition(".")[0]
     return module if folder.count(".") == 1 else folder
 
 
 def circle(graph: dict[str, set[str]]) -> list[str]:
+    """A circle in the graph of imports; empty if there is none."""
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -70,10 +72,10 @@ def circle(graph: dict[str, set[str]]) -> list[str]:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_module_imports_only_rooms_below_it(module):
-    room = module.split(".")[1]
-    assert own_rooms(module) <= ALLOWED[room]
-    assert not {name for name in IMPORTS[module] if name.split(".")[0] in (*ROOMS, "tests", "benchmarks")}
+def test_module_imports_only_allowed_packages_and_nothing_from_tests(module):
+    package = module.split(".")[1]
+    assert own_packages(module) <= ALLOWED[package]
+    assert not {name for name in IMPORTS[module] if name.split(".")[0] in (*PACKAGES, "tests", "benchmarks")}
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -85,7 +87,7 @@ def test_only_cluster_imports_ray(module):
         assert "pydantic" not in libraries
 
 
-def test_no_imports_run_in_a_circle():
+def test_there_are_no_circular_imports():
     own = {name: IMPORTS[name] & set(MODULES) - {name} for name in MODULES}
     assert circle(own) == []
     units: dict[str, set[str]] = {}
@@ -94,7 +96,7 @@ def test_no_imports_run_in_a_circle():
     assert circle(units) == []
 
 
-def test_no_folder_and_no_file_is_too_large():
+def test_folders_and_files_are_not_too_large():
     folders: dict[Path, int] = {}
     for path in FILES:
         if path.name != "__init__.py":
@@ -104,8 +106,7 @@ def test_no_folder_and_no_file_is_too_large():
     assert {name: n for name, n in lengths.items() if n > LINES_PER_FILE} == {}
 
 
-def test_every_folder_introduces_itself():
-    """Its `__init__.py` is a docstring of 3 to 6 lines, and nothing else."""
+def test_every_folder_has_a_docstring_of_3_to_6_lines_and_no_code_in_its_init_file():
     for path in FILES:
         if path.name != "__init__.py":
             continue
@@ -121,22 +122,25 @@ def test_every_folder_introduces_itself():
         # A mistake in a config is reported before Ray or torch is imported.
         (
             "pipeline.cli.app, pipeline.config.load, pipeline.plan, pipeline.prepare, pipeline.errors, "
-            "pipeline.nodes.report",
+            "pipeline.nodes.report, pipeline.rundir.generations, pipeline.maintenance.repair, "
+            "pipeline.console.progress, pipeline.console.signals, pipeline.console.summary",
             ("torch", "ray"),
         ),
-        # The driver of a chain of given checkpoints, and the workers that fetch and write, hold no torch.
+        # The driver of a run that trains nothing needs no torch.
         (
-            "pipeline.execute, pipeline.nodes.shards, pipeline.maintenance.retry, pipeline.evaluation.pretrained, "
-            "pipeline.nodes.chain",
+            "pipeline.execute, pipeline.nodes.shards, pipeline.maintenance.retry, "
+            "pipeline.evaluation.pretrained, pipeline.nodes.chain",
             ("torch",),
         ),
+        # Nor do the workers that fetch, read and write.
         (
-            "stages.fetch.stage, stages.shards.write, stages.shards.read, stages.shards.retry, stages.pairs.read",
+            "stages.fetch.stage, stages.shards.write, stages.shards.read, stages.shards.retry, "
+            "stages.pairs.read",
             ("torch", "ray"),
         ),
     ],
 )
-def test_light_modules_import_nothing_heavy(modules, heavy):
+def test_modules_load_neither_ray_nor_torch_before_they_need_them(modules, heavy):
     names = ", ".join(f"capfilt.{name}" for name in modules.split(", "))
     code = f"import sys, {names}; print([name for name in {heavy!r} if name in sys.modules])"
     result = subprocess.run(

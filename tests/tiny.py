@@ -1,4 +1,4 @@
-"""A whole loop small enough for tests."""
+"""A config of the whole method that is small enough for tests."""
 
 from pathlib import Path
 from typing import Any
@@ -7,8 +7,12 @@ import yaml
 
 
 def tiny_data(folder: Path, **run: Any) -> dict[str, Any]:
-    """Config data of a whole loop in seconds: 24 clean, 90 web and 12 test pairs, a model of a few thousand
-    weights, six steps per training."""
+    """Config data of a run that takes seconds: 24 clean, 90 web and 12 test pairs, a model of a few thousand
+    weights, and six steps per training.
+
+    Args:
+        run: keys of the section `run`.
+    """
 
     def training(**objective):
         return {
@@ -68,5 +72,6 @@ def tiny_data(folder: Path, **run: Any) -> dict[str, Any]:
 
 
 def write_config(path: Path, data: dict[str, Any]) -> Path:
+    """Write config data as YAML; returns the path."""
     path.write_text(yaml.safe_dump(data, sort_keys=False))
     return path

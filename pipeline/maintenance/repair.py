@@ -1,4 +1,4 @@
-"""Removing the records of what is damaged, so that the run makes exactly that again."""
+"""Removes the records of what is damaged, so that the run makes exactly that again."""
 
 from __future__ import annotations
 
@@ -7,17 +7,12 @@ from dataclasses import dataclass, field
 from capfilt.pipeline.maintenance.verify import Problem, Verification, verify_run
 from capfilt.pipeline.plan import downstream
 from capfilt.pipeline.rundir.run_dir import RunDir
-from capfilt.stages.storage.layout import (
-    NODES,
-    RECORD_SUFFIX,
-    candidates_shard,
-    corpus_shard,
-)
+from capfilt.stages.storage.layout import NODES, RECORD_SUFFIX, candidates_shard, corpus_shard
 
 
 @dataclass
 class _Removals:
-    """Records that a repair removes; dicts keep each once, in order."""
+    """Records of shards that a repair removes. The dicts are ordered sets."""
 
     candidates: dict[str, None] = field(default_factory=dict)
     corpora: dict[str, None] = field(default_factory=dict)
@@ -34,22 +29,22 @@ def repair_run(run_dir: RunDir) -> tuple[Verification, list[str]]:
     """
     found = verify_run(run_dir)
     reopened = repair(run_dir, found.problems)
-    if any(problem.place.startswith(f"{NODES}/") and problem.lost for problem in found.problems):
-        hidden, more = repair_run(run_dir)  # problems that the damaged records have hidden
-        hidden.problems = found.problems + hidden.problems
-        return hidden, [name for name in run_dir.nodes if name in reopened or name in more]
+    if any(problem.place.startswith(f"{NODES}/") and problem.remove for problem in found.problems):
+        # The first verification could check nothing else.
+        rest, reopened_too = repair_run(run_dir)
+        rest.problems = found.problems + rest.problems
+        return rest, [name for name in run_dir.nodes if name in reopened or name in reopened_too]
     return found, reopened
 
 
 def repair(run_dir: RunDir, problems: list[Problem]) -> list[str]:
     """Remove the records of everything that is damaged.
 
-    Shards are removed one by one; with a corpus shard its candidates go too, because another download may bring other
-    images. Reports, and evaluations on damaged test images, are made again. Trained models stay: they were right when
-    they were made.
+    Records of shards are removed one by one, and with that of a corpus shard those of its candidates, because
+    the next download may give other images. Nodes whose output is stale then, such as reports, are discarded.
 
-    A damaged shard's own record, by which the damage is found, goes last. So if the process dies at any point, the next
-    call still finds the damage, or nothing is left to remove.
+    The records of damaged shards, by which the damage is found, are removed last. So if the process dies at
+    any point, either the next call finds the damage again, or nothing is left to remove.
 
     Returns:
         Names of the nodes that have work again.
@@ -59,21 +54,21 @@ def repair(run_dir: RunDir, problems: list[Problem]) -> list[str]:
     removals = _removals(run_dir, [problem for problem in problems if problem.shard is not None])
     reopened = removals.nodes | {problem.node for problem in others}
     for problem in others:
-        if problem.lost:
+        if problem.remove:
             run_dir.lease.confirm()
             run_dir.store.remove_file(problem.place)
     for name in _stale_nodes(run_dir, reopened, removals.corpus_sources):
         if ledger.node(name) is not None:
             run_dir.lease.confirm()
-            ledger.forget(name, nodes[name].outputs)
+            ledger.discard(name, nodes[name].outputs)
             reopened.add(name)
-    for name in dict.fromkeys(problem.node for problem in others if not problem.lost):
+    for name in dict.fromkeys(problem.node for problem in others if not problem.remove):
         if not nodes[name].kind.streams_shards:
             run_dir.lease.confirm()
-            ledger.forget(name, nodes[name].outputs)
+            ledger.discard(name, nodes[name].outputs)
     for name in reopened:
-        if nodes[name].kind.streams_shards:  # its totals are counted again
-            ledger.reopen(name)
+        if nodes[name].kind.streams_shards:
+            ledger.reopen(name)  # the run counts its totals again
     for record in [*removals.candidates, *removals.corpora]:
         run_dir.lease.confirm()
         run_dir.store.remove_file(record)
@@ -81,11 +76,11 @@ def repair(run_dir: RunDir, problems: list[Problem]) -> list[str]:
 
 
 def _removals(run_dir: RunDir, damaged: list[Problem]) -> _Removals:
-    """Records of damaged shards, and of the candidates made of damaged corpus shards."""
+    """The records of damaged shards, and those of candidates that were made from damaged corpus shards."""
     removals = _Removals()
     for problem in damaged:
         source, shard = problem.place.split("/")[-2], problem.shard
-        assert shard is not None
+        assert shard is not None, "only problems of shards are passed"
         removals.nodes.add(problem.node)
         if problem.place != corpus_shard(source, shard).stem:
             removals.candidates[f"{problem.place}{RECORD_SUFFIX}"] = None
@@ -100,11 +95,7 @@ def _removals(run_dir: RunDir, damaged: list[Problem]) -> _Removals:
 
 
 def _stale_nodes(run_dir: RunDir, reopened: set[str], corpus_sources: set[str]) -> list[str]:
-    """Nodes whose output is stale once the reopened nodes and these corpora are made again: reports of what is made
-    again, and evaluations on test images that are downloaded again."""
+    """Nodes after the reopened ones whose output is stale once the corpus shards of these sources change."""
     later = {each for name in reopened for each in downstream(run_dir.nodes, name)}
-    # A report is stale whatever is made again; an evaluation only if its own images are.
-    kinds = {"web"} | {run_dir.source_kind(source) for source in corpus_sources}
-    return [
-        name for name, node in run_dir.nodes.items() if name in later and kinds & set(node.kind.stale_after)
-    ]
+    kinds = {run_dir.source_kind(source) for source in corpus_sources}
+    return [name for name, node in run_dir.nodes.items() if name in later and node.kind.is_stale_after(kinds)]

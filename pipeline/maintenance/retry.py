@@ -1,4 +1,4 @@
-"""`capfilt retry`: rows that failed are downloaded again, in place; everything else of the corpus is unchanged."""
+"""`capfilt retry`: downloads rows that failed again, in place. The rest of the corpus does not change."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from capfilt.pipeline.nodes.failures import describe_failure, failure_causes
 from capfilt.pipeline.nodes.shards import Shard, ShardWork, status_summary, stream_shards
 from capfilt.pipeline.plan import downstream
 from capfilt.pipeline.prepare import make_corpora
-from capfilt.pipeline.rundir.generations import clear_staging, is_stale, publish, staged_shards
+from capfilt.pipeline.rundir.generations import clear_staging, find_replacements, is_stale, publish
 from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.stages.manifest.index import read_index, read_slice
 from capfilt.stages.shards.records import StagedShard
@@ -33,77 +33,86 @@ from capfilt.stages.storage.layout import corpus_folder, failure_log, index_fold
 from capfilt.stages.storage.store import Store
 
 NAME = "retry"
+"""Name of the work on the progress display, on the status board and in messages."""
 
 
 @dataclass
 class Retried:
-    """What a retry did."""
+    """Result of a retry."""
 
-    asked: int = 0
+    rows: int = 0
     """Rows that were downloaded again."""
     status: Counter[str] = field(default_factory=Counter)
-    """Their statuses now."""
+    """These rows by their status now."""
     shards: int = 0
-    """Shards that hold them."""
+    """Shards that hold these rows."""
     changed: int = 0
     """Shards in which a row has another status now."""
-    again: list[str] = field(default_factory=list)
-    """Nodes that have work to do, because of this retry or from before."""
-    trained: str | None = None
-    """The first training that read the corpus before the retry, if one did."""
+    unfinished: list[str] = field(default_factory=list)
+    """Nodes that are not done, because of this retry or from before."""
+    trained_before: str | None = None
+    """The first training that read the corpus as it was before the retry; None if there is none."""
     failed: str | None = None
-    """Why shards could not be downloaded again; None if all were."""
+    """Why some shards could not be retried; None if all were."""
 
 
 def retry_rows(run_dir: RunDir, classes: tuple[str, ...], console: Console) -> Retried:
-    """Download the corpus rows with these statuses again, and put the shards that have changed in place.
+    """Download the corpus rows with these statuses again, and replace the shards in which a status has
+    changed.
 
-    Call it inside `hold_run`. Shards that an interrupted retry of the same classes has staged are not downloaded again.
+    Shards that an interrupted retry of the same statuses has staged are not downloaded again.
+
+    Args:
+        run_dir: as `hold_run` gives it.
+        classes: statuses, sorted.
 
     Raises:
         ConfigError: the corpus was fetched with other settings than the config has.
-        Interrupted: a signal came; what was staged stays for the next call, or for the next run.
+        Interrupted: a signal came; what is staged is published by the next retry or the next run.
         ClusterError, LeaseError, ManifestError, StoreError: one line for the user.
     """
     config, store = run_dir.config, run_dir.store
-    staged = staged_shards(run_dir)
-    others = [s for s in staged if s.content.classes != classes or is_stale(store, s)]
-    publish(run_dir, others)
+    staged = find_replacements(run_dir)
+    publish(run_dir, [each for each in staged if each.staged.classes != classes or is_stale(store, each)])
     make_corpora(config)
     rows = _rows_to_retry(run_dir, classes, console)
-    found = Retried(failed=None)
+    result = Retried()
     if rows:
         with session(config.cluster), StopSignal(store, config.run.grace_seconds, console.print) as stop:
             progress, board = Progress(console), StatusBoard()
             progress.poll = board.read
             context = RunContext(run_dir, progress, board, stop)
-            found.failed = _fetch_again(context, RetryConfig(run_dir=store, classes=classes), rows)
+            result.failed = _fetch_again(context, RetryConfig(run_dir=store, classes=classes), rows)
     run_dir.lease.check()
-    staged = staged_shards(run_dir)
+    staged = find_replacements(run_dir)
     for each in staged:
-        found.asked += each.content.asked
-        found.status.update(each.content.status)
+        result.rows += each.staged.asked
+        result.status.update(each.staged.status)
     changed, _ = publish(run_dir, staged)
     clear_staging(store)
-    found.shards, found.changed = len(staged), len(changed)
-    found.again = [name for name in run_dir.nodes if run_dir.ledger.node(name) is None]
-    found.trained = _first_training(run_dir, found.again)
-    return found
+    result.shards, result.changed = len(staged), len(changed)
+    result.unfinished = [name for name in run_dir.nodes if run_dir.ledger.node(name) is None]
+    result.trained_before = _first_training(run_dir, result.unfinished)
+    return result
 
 
 def _rows_to_retry(run_dir: RunDir, classes: Sequence[str], console: Console) -> dict[tuple[str, int], int]:
-    """(source, shard) → rows with these statuses, by the commit records."""
+    """(source, shard) → number of rows with these statuses, by the commit records.
+
+    Images that came in tars are left out: they have no url.
+
+    Raises:
+        ConfigError: the corpus was fetched with other settings than the config has.
+    """
     found = {}
     for source in run_dir.config.sources:
         folder = corpus_folder(source)
-        if not run_dir.ledger.committed(folder):
+        if not run_dir.ledger.committed_shards(folder):
             continue
         store = run_dir.store / index_folder(source)
         index = read_index(store)
         if index is not None and index.tars == index.shards:
-            console.print(
-                f"{NAME:<13} {source}: its images came with tars, there is nothing to download again"
-            )
+            console.print(f"{NAME:<13} {source}: its images came in tars, there is nothing to download")
             continue
         for record in run_dir.ledger.records(folder):
             rows = sum(record.rows.status.get(name, 0) for name in classes)
@@ -111,8 +120,8 @@ def _rows_to_retry(run_dir: RunDir, classes: Sequence[str], console: Console) ->
                 continue
             if record.fingerprint != run_dir.fingerprints.corpus(source):
                 raise ConfigError(
-                    f"{folder} was fetched with other settings than the config has now; retry with the same sizes "
-                    "and limits (time limits and speeds may differ), or fetch all of it with --fresh fetch"
+                    f"{folder} was fetched with other settings than the config has now; retry with the same "
+                    "sizes and limits (time limits and speeds may differ), or use --fresh fetch"
                 )
             found[source, record.shard] = rows
     return found
@@ -123,7 +132,11 @@ def _is_tar(index: Store, shard: int) -> bool:
 
 
 def _fetch_again(context: RunContext, config: RetryConfig, rows: dict[tuple[str, int], int]) -> str | None:
-    """Stage the next generation of these shards; why some could not be staged, None if all were."""
+    """Download the rows again and stage the next generation of their shards.
+
+    Returns:
+        Why some shards could not be staged, None if all were.
+    """
     progress = context.progress
     pool = ThreadPoolExecutor(1, thread_name_prefix="capfilt-retry")
     try:
@@ -132,9 +145,9 @@ def _fetch_again(context: RunContext, config: RetryConfig, rows: dict[tuple[str,
             work = pool.submit(_stage_shards, context, config, rows)
             _wait_for(context, work)
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # as in `pipeline.execute`
+        pool.shutdown(wait=False, cancel_futures=True)  # for the reason given in `pipeline.execute`
     if context.stop.signum is not None:
-        progress.end(NAME, "shards that are downloaded again stay so", "stopped")
+        progress.end(NAME, "downloaded shards are kept", "stopped")
         raise Interrupted(context.stop.signum)
     if (error := work.exception()) is not None:
         progress.end(NAME, "", "failed")
@@ -148,12 +161,13 @@ def _fetch_again(context: RunContext, config: RetryConfig, rows: dict[tuple[str,
     first = f"shard {left[0]['shard']} of {left[0]['source']}"
     return (
         f"{NAME}: {len(left)} of {len(rows)} shards failed in every attempt (first: {first}); "
-        f"{failure_causes(context, NAME)}; they are unchanged, the same command tries them again"
+        f"{failure_causes(context, NAME)}; they are unchanged, the same command retries them"
     )
 
 
 def _wait_for(context: RunContext, work: Future[list[Shard]]) -> None:
-    """Wait for the thread, draw the progress, and watch the lease and the signals."""
+    """Draw the progress until the work is done; stop waiting when the lease is lost or the grace time is
+    over."""
     while not work.done():
         context.run_dir.lease.check()
         if context.stop.overdue:
@@ -163,11 +177,15 @@ def _wait_for(context: RunContext, work: Future[list[Shard]]) -> None:
 
 
 def _stage_shards(context: RunContext, config: RetryConfig, rows: dict[tuple[str, int], int]) -> list[Shard]:
-    """Run the chain over the shards that are not staged; returns those that are still not staged afterwards."""
+    """Run the chain over the shards that are not staged, until all are.
+
+    Returns:
+        The shards that could not be staged.
+    """
     sources = tuple(dict.fromkeys(source for source, _ in rows))
 
     def missing() -> list[Shard]:
-        staged = {(s, n) for s in sources for n in context.ledger.committed(staging_folder(s))}
+        staged = {(s, n) for s in sources for n in context.ledger.committed_shards(staging_folder(s))}
         return [{"source": s, "shard": n} for s, n in rows if (s, n) not in staged]
 
     before = sum(rows.values()) - sum(rows[m["source"], m["shard"]] for m in missing())
@@ -185,39 +203,35 @@ def _stage_shards(context: RunContext, config: RetryConfig, rows: dict[tuple[str
         return stream_shards(context, ShardWork(NAME, steps, missing, on_result))
 
 
-def _first_training(run_dir: RunDir, again: list[str]) -> str | None:
-    """The first training after a node that has work again, if it is done: it saw the images of before."""
+def _first_training(run_dir: RunDir, unfinished: list[str]) -> str | None:
+    """The first training that is done although a node before it is not, so that it read the corpus before the
+    retry."""
     nodes = run_dir.nodes
-    after = {later for name in again for later in downstream(nodes, name)}
-    trained = [n for n in nodes if n in after and nodes[n].kind.trains]
-    return next((name for name in trained if run_dir.ledger.node(name) is not None), None)
+    later = {each for name in unfinished for each in downstream(nodes, name)}
+    trainings = [name for name, node in nodes.items() if name in later and node.kind.trains]
+    return next((name for name in trainings if run_dir.ledger.node(name) is not None), None)
 
 
-def closing_lines(found: Retried, run_dir: str, command: str, go_on: str) -> list[tuple[str, str]]:
+def closing_lines(
+    result: Retried, run_dir: str, retry_command: str, run_command: str
+) -> list[tuple[str, str]]:
     """(label, value) of the last lines: what was done, where it is, and what comes next.
 
     Args:
-        command: the retry itself.
-        go_on: makes the rest of the run.
+        retry_command: the command of this retry.
+        run_command: the command that runs the rest of the run.
     """
     lines = [
-        (
-            "retried",
-            f"{found.asked:,} rows = {status_summary(found.status)}" if found.asked else "no row",
-        ),
-        ("changed", f"{found.changed:,} of {found.shards:,} shards"),
+        ("retried", f"{result.rows:,} rows = {status_summary(result.status)}" if result.rows else "no row"),
+        ("changed", f"{result.changed:,} of {result.shards:,} shards"),
         ("run", run_dir),
     ]
-    if found.failed is not None:
-        return [*lines, ("resume", command)]
-    if not found.again:
-        return [*lines, ("again", command)]
-    lines.append(("to do", ", ".join(found.again)))
-    if found.trained is not None:
-        lines.append(
-            (
-                "trained before",
-                f"{found.trained} stays as it is; {go_on} --fresh {found.trained} trains it again",
-            )
-        )
-    return [*lines, ("continue", go_on)]
+    if result.failed is not None:
+        return [*lines, ("resume", retry_command)]
+    if not result.unfinished:
+        return [*lines, ("again", retry_command)]
+    lines.append(("to do", ", ".join(result.unfinished)))
+    if (name := result.trained_before) is not None:
+        advice = f"{name} is unchanged; {run_command} --fresh {name} trains it again"
+        lines.append(("trained before", advice))
+    return [*lines, ("continue", run_command)]

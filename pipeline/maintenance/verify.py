@@ -1,4 +1,4 @@
-"""Whether a run directory holds what its records say: every file is hashed again, every row accounted for."""
+"""Checks that a run directory holds what its records say: every file is hashed, every row accounted for."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
 import pyarrow.parquet as pq
 
 from capfilt.pipeline.node import Node
-from capfilt.pipeline.rundir.ledger import NodeRecord, StartRecord, fingerprint
+from capfilt.pipeline.rundir.ledger import NodeRecord, StartRecord, decode_record, fingerprint
 from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.stages.manifest.index import Index, decode_index
 from capfilt.stages.shards.records import CandidatesRecord, CommitRecord, decode_commit
@@ -27,30 +26,28 @@ from capfilt.stages.storage.layout import (
     model_folder,
     node_record,
     provenance_file,
-    report_folder,
     start_record,
 )
 from capfilt.stages.storage.store import DAMAGED, FileEntry, Store, sha256
 
-REPORT_FILES = ("metrics.json", "report.html", "noise.parquet", "statuses.parquet", "hosts.parquet")
-
 THREADS = 8
-"""Shards that are read at the same time; each is in memory as a whole."""
+"""Shards that are read at the same time. Each is in memory as a whole."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One difference between a record and what is there."""
+    """One difference between a record and the files."""
 
     place: str
     """File or shard, relative to the run directory."""
     what: str
+    """What is wrong with it."""
     node: str
-    """The node that made it, and makes it again."""
+    """The node that has written it, and writes it again."""
     shard: int | None = None
-    """None: the node's output is not a shard."""
-    lost: bool = False
-    """The file at this place is useless: repair removes it, and the run derives its content again."""
+    """Number of the shard, None if the problem is not in a shard."""
+    remove: bool = False
+    """Whether a repair removes the file at this place; the run writes it again."""
 
     def __str__(self) -> str:
         return f"{self.place}: {self.what}"
@@ -58,39 +55,46 @@ class Problem:
 
 @dataclass
 class Verification:
-    """What was checked and what was found."""
+    """What has been checked, and the problems."""
 
     shards: int = 0
     rows: int = 0
     bytes: int = 0
     unfinished: int = 0
-    """Shards without a record, and other nodes that are not done: the run makes them when it goes on."""
+    """Shards without a record, and nodes without shards that are not done. They are no problems: the run
+    continues with them."""
     problems: list[Problem] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class ShardFolder:
-    """A folder of shards, and what its records must say."""
+    """A folder of shards, and what their records must say."""
 
     folder: str
     source: str
     fingerprint: str | None
-    """None where the node starts over (`--fresh`) and the shards are of its previous settings."""
+    """None if no record says which: `--fresh bootstrap.1` keeps the images but removes the record."""
     rows: Mapping[int, int | None] | None
-    """Rows of each slice of the manifest, None where only an image tar knows; None before the manifest was cut."""
+    """Shard → rows of its slice of the manifest (None for an image tar, whose images the index does not
+    count). None if the index cannot be read."""
 
 
 def verify_run(run_dir: RunDir) -> Verification:
     """Compare every record of a run with its files.
 
-    Shards: each listed file is there with its sha256; the rows of the Parquet file, the images of the tar and the
-    verdicts of the candidates are as many as the record says; rows read = rows by status; as many rows as the
-    manifest's slice; made with the settings of their node. Trained models and the manifest's index: each file has its
-    sha256. Nodes that are done: no shard is missing, and their totals are the sums of their records. Reports: the files
-    exist. Nothing outside the run directory is read: checkpoints and manifests may be out of reach.
+    Checked are:
+
+    * shards: every file that the record lists exists and has its sha256; the rows of the Parquet file, the
+      images of the tar and the verdicts of the candidates are as many as the record says; as many rows were
+      read as have a status, and as the slice of the manifest has; the fingerprint is that of the node
+    * trained models and indexes of manifests: every file has its sha256
+    * nodes that are done: no shard is missing, and the node's totals are the sums over its shards
+    * reports: all files exist
+
+    Nothing outside the run directory is read, so checkpoints and manifests need not be reachable.
     """
     found = Verification(problems=_damaged_records(run_dir))
-    if found.problems:  # the rest can be checked only after these are repaired
+    if found.problems:  # without these records the rest cannot be checked
         return found
     for node in run_dir.nodes.values():
         if node.kind.streams_shards:
@@ -99,37 +103,37 @@ def verify_run(run_dir: RunDir) -> Verification:
             found.unfinished += 1
         elif node.kind.trains:
             _verify_model(run_dir.store, node, found)
-        elif node.kind.name == "report":
-            places = [f"{report_folder(node.round)}/{name}" for name in REPORT_FILES]
-            missing = [place for place in places if not run_dir.store.exists(place)]
-            found.problems += [Problem(place, "missing", node.name) for place in missing]
+        else:
+            missing = [file for file in node.kind.required_files(node) if not run_dir.store.exists(file)]
+            found.problems += [Problem(file, "missing", node.name) for file in missing]
     return found
 
 
 def _damaged_records(run_dir: RunDir) -> list[Problem]:
-    """Records of nodes that cannot be read."""
+    """The records of nodes that cannot be decoded."""
     damaged = []
     for name in run_dir.nodes:
         for place, form in ((node_record(name), NodeRecord), (start_record(name), StartRecord)):
             try:
                 data = run_dir.store.get(place)
                 if data is not None:
-                    msgspec.json.decode(data, type=form)
+                    decode_record(data, form)
             except DAMAGED as error:
-                damaged.append(Problem(place, f"damaged ({error})", name, lost=True))
+                damaged.append(Problem(place, f"damaged ({error})", name, remove=True))
     return damaged
 
 
 def _verify_shards(run_dir: RunDir, node: Node, found: Verification) -> None:
+    """Check the shards of a node, the indexes that they were cut by, and the totals in the node's record."""
     total: Counter[str] = Counter()
     before, unfinished = len(found.problems), 0
     done = run_dir.ledger.node(node.name)
     for folder, source, expected_fingerprint in _shard_folders(run_dir, node):
-        committed = run_dir.ledger.committed(folder)
+        committed = run_dir.ledger.committed_shards(folder)
         rows, index_faults = _expected_rows(run_dir, source, must_exist=bool(committed))
         if folder == corpus_folder(source):
             place = f"{index_folder(source)}/{INDEX_RECORD}"
-            found.problems += [Problem(place, what, node.name, lost=True) for what in index_faults]
+            found.problems += [Problem(place, what, node.name, remove=True) for what in index_faults]
         expected = ShardFolder(folder, source, expected_fingerprint, rows)
         missing = sorted(set(rows or ()) - set(committed))
         if done is None:
@@ -145,19 +149,21 @@ def _verify_shards(run_dir: RunDir, node: Node, found: Verification) -> None:
         found.unfinished += max(unfinished, 1)
     if done is None or len(found.problems) > before:
         return
-    recorded = Counter(done.counts["status"])
-    if done.counts["rows"] != total.total() or recorded != total:
-        what = (
-            f"{_summarize(done.counts['rows'], recorded)}; its shards' records say "
-            f"{_summarize(total.total(), total)}"
-        )
+    rows, status = done.counts.get("rows", 0), Counter(done.counts.get("status", {}))
+    if rows != total.total() or status != total:
+        sums = _summarize(total.total(), total)
+        what = f"{_summarize(rows, status)}; the records of its shards say {sums}"
         found.problems.append(Problem(node_record(node.name), what, node.name))
 
 
 def _verify_folder(
     store: Store, node: Node, expected: ShardFolder, committed: list[int], found: Verification
 ) -> Counter[str]:
-    """Check every committed shard of a folder; rows by status, of the records that can be read."""
+    """Check every committed shard of a folder.
+
+    Returns:
+        Rows by status, over the records that can be decoded.
+    """
     total: Counter[str] = Counter()
     places = [ShardFiles(expected.folder, shard) for shard in committed]
     with ThreadPoolExecutor(THREADS) as pool:
@@ -178,7 +184,7 @@ def _summarize(rows: int, status: Counter[str]) -> str:
 
 
 def _check_against(expected: ShardFolder, record: CommitRecord, shard: int, node: str) -> list[str]:
-    """What is wrong with the record of this shard in its folder."""
+    """What a shard's record says that does not fit its place."""
     faults = []
     rows = expected.rows
     if rows is not None and rows.get(shard) not in (None, record.rows.read):
@@ -191,17 +197,19 @@ def _check_against(expected: ShardFolder, record: CommitRecord, shard: int, node
 
 
 def _shard_folders(run_dir: RunDir, node: Node) -> Iterator[tuple[str, str, str | None]]:
-    """(folder, source, fingerprint of its records) of everything that a node commits by shard; no fingerprint where the
-    node starts over (`--fresh`) and its shards are of its previous settings."""
-    begun = run_dir.ledger.begun(node.name)
-    corpora = {} if begun is None else begun.inputs["sources"]
+    """(folder, source, expected fingerprint) of every folder to which a node commits shards.
+
+    The fingerprint is None if the node has no record.
+    """
+    record = run_dir.ledger.latest(node.name)
+    corpora = {} if record is None else record.inputs.get("sources", {})
     of_corpus = {source: fingerprint(inputs) for source, inputs in corpora.items()}
     fetch = run_dir.nodes.get("fetch")
     for source in node.sources:
         if not node.kind.judges:
             yield corpus_folder(source), source, of_corpus.get(source)
             continue
-        of_round = None if begun is None else begun.fingerprint
+        of_round = None if record is None else record.fingerprint
         yield candidates_folder(node.round, source), source, of_round
         if node.round == 1 and (fetch is None or source not in fetch.sources):
             yield corpus_folder(source), source, of_corpus.get(source)
@@ -210,13 +218,14 @@ def _shard_folders(run_dir: RunDir, node: Node) -> Iterator[tuple[str, str, str 
 def _expected_rows(
     run_dir: RunDir, source: str, *, must_exist: bool
 ) -> tuple[dict[int, int | None] | None, list[str]]:
-    """Rows of every slice of a source (None for a slice that is an image tar), and what is wrong with its index.
+    """Read the index of a source's manifest.
 
     Args:
-        must_exist: shards are committed, so the index has to be there.
+        must_exist: whether shards are committed, so that the absence of the index is a fault.
 
     Returns:
-        An empty mapping before the manifest was cut; None where the index cannot be read.
+        Shard → rows, as in `ShardFolder.rows`, empty if there is no index yet; and what is wrong with the
+        index.
     """
     folder = index_folder(source)
     data = run_dir.store.get(f"{folder}/{INDEX_RECORD}")
@@ -235,12 +244,12 @@ def _expected_rows(
 
 
 def _check_shard(store: Store, place: ShardFiles) -> tuple[CommitRecord | None, list[str]]:
-    """A shard's record, None if it is damaged, and what is wrong with the shard."""
+    """The record of a shard, None if it cannot be decoded, and what is wrong with the shard."""
     try:
         record = decode_commit(store.read(place.record))
     except DAMAGED as error:
         return None, [f"the record is damaged ({error})"]
-    except OSError as error:  # of a disk; an unreachable store ends the command
+    except OSError as error:  # the disk is damaged; an unreachable store raises StoreError
         return None, [f"the record cannot be read ({error.strerror or error})"]
     faults: list[str] = []
     accounted = sum(record.rows.status.values())
@@ -253,23 +262,23 @@ def _check_shard(store: Store, place: ShardFiles) -> tuple[CommitRecord | None, 
 
 
 def _read_file(store: Store, folder: str, file: FileEntry) -> tuple[bytes | None, str | None]:
-    """Content of a file that a record lists, or None and what is wrong with it."""
+    """The content of a file that a record lists, or None and what is wrong with the file."""
     try:
         data = store.read(f"{folder}/{file.name}")
     except FileNotFoundError:
         return None, f"{file.name} is missing"
-    except OSError as error:  # of a disk; an unreachable store ends the command
+    except OSError as error:  # the disk is damaged; an unreachable store raises StoreError
         return None, f"{file.name} cannot be read ({error.strerror or error})"
     if len(data) != file.bytes or sha256(data) != file.sha256:
         return (
             None,
-            f"{file.name} is not what was written: {len(data)} bytes, expected {file.bytes}, or others",
+            f"{file.name} is not what was written ({len(data)} of {file.bytes} bytes, or another sha256)",
         )
     return data, None
 
 
 def _check_content(name: str, data: bytes, record: CommitRecord) -> list[str]:
-    """Whether an undamaged file holds as much as its record says."""
+    """Compare the number of images or rows in a file with the record of its shard."""
     if name.endswith(".tar"):
         with tarfile.open(fileobj=io.BytesIO(data)) as tar:
             images = sum(member.name.endswith(".json") for member in tar)
@@ -284,6 +293,7 @@ def _check_content(name: str, data: bytes, record: CommitRecord) -> list[str]:
 
 
 def _verify_model(store: Store, node: Node, found: Verification) -> None:
+    """Check the files of a checkpoint that a node has trained."""
     folder = model_folder(node.name)
     try:
         provenance: Any = store.read_json(provenance_file(node.name))

@@ -1,4 +1,4 @@
-"""The node that captions and filters: corpus shards (or manifest slices) → judged candidates."""
+"""The node that captions and filters images: corpus shards (or slices of a manifest) → judged candidates."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from capfilt.pipeline.config.schema import Config
+from capfilt.pipeline.config.start_weights import check_start_weights
 from capfilt.pipeline.errors import NodeFailed
 from capfilt.pipeline.node import Node, NodeKind, NodeResult
 from capfilt.stages.shards.commit import read_commit
 from capfilt.stages.storage.artifacts import absolute
 from capfilt.stages.storage.layout import candidates_folder, corpus_folder, corpus_shard, model_folder
+from capfilt.stages.storage.store import Store
 
 if TYPE_CHECKING:
     from capfilt.pipeline.nodes.chain import RoundModel
@@ -45,8 +48,13 @@ def _inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
     }
 
 
+def _check_tokenizers(config: Config, run_dir: Store) -> None:
+    check_start_weights(config, run_dir, {BOOTSTRAP.name})
+
+
 def run_bootstrap(context: RunContext, node: Node) -> NodeResult:
-    """Caption and judge every image of the node's sources; download it first where no fetch node has."""
+    """Caption every image of the node's sources and judge the candidates. Images that no fetch node has
+    downloaded are downloaded in the same pass."""
     from capfilt.pipeline.nodes.chain import bootstrap_steps, fetch_configs
     from capfilt.pipeline.nodes.duplicates import mark_round
     from capfilt.pipeline.nodes.failures import check_failed_fraction
@@ -78,8 +86,13 @@ def _has_fetch_node(context: RunContext, source: str) -> bool:
 
 
 def _check_corpus(context: RunContext, source: str) -> None:
-    """Check that the images an earlier bootstrap downloaded were downloaded with the present settings."""
-    committed = context.ledger.committed(corpus_folder(source))
+    """Check that images in the corpus, which an earlier bootstrap downloaded, were downloaded with the
+    settings of the config.
+
+    Raises:
+        NodeFailed: they were downloaded with others.
+    """
+    committed = context.ledger.committed_shards(corpus_folder(source))
     if not committed:
         return
     record = read_commit(context.store, corpus_shard(source, committed[0]).record)
@@ -91,7 +104,7 @@ def _check_corpus(context: RunContext, source: str) -> None:
 
 
 def _model_of(context: RunContext, node: Node, role: Role) -> RoundModel:
-    """The captioner or the filter of a bootstrap: the one this round has trained, else the one given in the config."""
+    """The captioner or the filter: the one that this round has trained, else the given one."""
     from capfilt.pipeline.nodes.chain import RoundModel
 
     trained = f"{role}.{node.round}"
@@ -104,7 +117,7 @@ def _model_of(context: RunContext, node: Node, role: Role) -> RoundModel:
 
 
 def candidate_summary(candidates: dict[str, dict[str, int]]) -> str:
-    """Kept and judged candidates per origin."""
+    """One line: how many candidates of each origin were kept, and how many were judged."""
     parts = []
     for origin, verdicts in candidates.items():
         judged = verdicts.get("kept", 0) + verdicts.get("dropped", 0)
@@ -113,5 +126,11 @@ def candidate_summary(candidates: dict[str, dict[str, int]]) -> str:
 
 
 BOOTSTRAP = NodeKind(
-    "bootstrap", outputs=_outputs, inputs=_inputs, run=run_bootstrap, streams_shards=True, judges=True
+    "bootstrap",
+    outputs=_outputs,
+    inputs=_inputs,
+    run=run_bootstrap,
+    check_inputs=_check_tokenizers,
+    streams_shards=True,
+    judges=True,
 )

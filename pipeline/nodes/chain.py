@@ -1,4 +1,5 @@
-"""The stages of fetch and bootstrap nodes as one chain: read → fetch → caption → filter → write."""
+"""The chains of stages of fetch nodes, bootstrap nodes and retries: read → fetch → caption → filter →
+write."""
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ ISOLATION = Isolation(
 
 @dataclass(frozen=True)
 class RoundModel:
-    """A captioner or filter as a bootstrap uses it."""
+    """The captioner or the filter of a bootstrap."""
 
     address: str
     tokenizer: str | None
@@ -49,7 +50,11 @@ class RoundModel:
 
 
 def fetch_configs(config: Config, sources: tuple[str, ...], stack: ExitStack) -> dict[str, FetchConfig]:
-    """Fetch settings per source; folders that the run serves are served until `stack` closes."""
+    """Fetch settings by source.
+
+    Args:
+        stack: folders that sources ask to be served (`serve`) are served until it closes.
+    """
     configs = {}
     for name in sources:
         section = config.sources[name]
@@ -60,7 +65,7 @@ def fetch_configs(config: Config, sources: tuple[str, ...], stack: ExitStack) ->
             fetch = replace(fetch, base_url=section.base_url)
         elif section.serve is not None:
             address = stack.enter_context(serve_folder(section.serve))
-            # This process serves the folder itself, so no limit protects anybody.
+            # This process serves the folder itself: there is no other server to protect.
             fetch = replace(
                 fetch,
                 base_url=address,
@@ -74,14 +79,14 @@ def fetch_configs(config: Config, sources: tuple[str, ...], stack: ExitStack) ->
 
 
 def fetch_steps(context: RunContext, configs: Mapping[str, FetchConfig], sizing: Sizing) -> list[Step]:
-    """Manifest slice → corpus shard."""
+    """The chain of a fetch node: slice of a manifest → corpus shard."""
     fingerprints = {source: context.fingerprints.corpus(source) for source in configs}
     write = WriteConfig(run_dir=context.store, corpus_fingerprints=fingerprints)
     return [_read_step(context), _fetch_step(configs, sizing), _write_step(write)]
 
 
 def retry_steps(retry: RetryConfig, configs: Mapping[str, FetchConfig], sizing: Sizing) -> list[Step]:
-    """Committed corpus shard → its next generation, staged."""
+    """The chain of `capfilt retry`: committed corpus shard → its next generation, staged."""
     read = Step(name="read", make=partial(ReadFailed, retry), kind="read", isolation=ISOLATION)
     stage = partial(StageRetried, retry)
     write = Step(name="write", make=stage, kind="write", rowwise=Pack, isolation=ISOLATION)
@@ -95,10 +100,10 @@ def bootstrap_steps(
     configs: Mapping[str, FetchConfig],
     sizing: Sizing,
 ) -> list[Step]:
-    """Shard → candidates with scores and verdicts.
+    """The chain of a bootstrap node: shard → candidates with scores and verdicts.
 
     Args:
-        models: the models of "captioner" and "filter".
+        models: "captioner" and "filter" → model.
         configs: fetch settings of the sources whose images are downloaded in the same pass.
     """
     steps = [_read_step(context)]

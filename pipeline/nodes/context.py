@@ -1,4 +1,4 @@
-"""What every node of a run works with."""
+"""What a running node works with."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from capfilt.stages.storage.store import Store
 
 @dataclass(frozen=True)
 class RunContext:
-    """A run in progress, on the driver: its run directory and what watches the work."""
+    """A run in progress, on the driver."""
 
     run_dir: RunDir
     progress: Progress
@@ -41,5 +41,5 @@ class RunContext:
         return self.run_dir.fingerprints
 
     def sizing(self) -> Sizing:
-        """The division of the cluster as it is now."""
+        """How the machines that the cluster has now are divided among the stages."""
         return divide_cluster(self.config.cluster)

@@ -1,8 +1,8 @@
 """Counting the copies of images and urls over a whole corpus, and marking them in the candidates of a round.
 
-DuckDB scans the corpus's hashes once and spills to disk; nothing is shuffled between shards. The number of copies is known
-only when the last image has been downloaded, so the streaming pass cannot use it: a bootstrap marks the affected shards
-after all of them have been judged, and only then is the node done.
+DuckDB scans the hashes of the corpus once and spills to disk; nothing is shuffled between shards. The number
+of copies is known only when the last image has been downloaded, so the streaming pass cannot use it: a
+bootstrap marks the affected shards after all of them have been judged, and only then is the node done.
 """
 
 from __future__ import annotations
@@ -47,11 +47,12 @@ from capfilt.stages.storage.store import Store
 if TYPE_CHECKING:
     from capfilt.pipeline.nodes.context import RunContext
 
-SHOWN = 100
-"""Most copied images that are listed even below the limit, for the report."""
+LISTED_BELOW_LIMIT = 100
+"""This many of the most copied images are listed for the report even if they are within the limit."""
 THREADS = 8
-"""Shards marked at once."""
+"""Shards that are marked at the same time."""
 _SETTINGS = b"capfilt.duplicates"
+"""Key of the Parquet metadata that holds the settings with which the copies were counted."""
 
 
 def count_copies(run_dir: RunDir) -> None:
@@ -60,7 +61,7 @@ def count_copies(run_dir: RunDir) -> None:
     files = [
         store.address(corpus_shard(source, shard).parquet)
         for source in config.of_kind("web")
-        for shard in run_dir.ledger.committed(corpus_folder(source))
+        for shard in run_dir.ledger.committed_shards(corpus_folder(source))
     ]
     limit = config.duplicates.max_copies
     with database() as sql:
@@ -69,50 +70,53 @@ def count_copies(run_dir: RunDir) -> None:
         kinds = [_EXACT, _URL] + ([_PERCEPTUAL] if config.duplicates.perceptual else [])
         sql.execute(f"CREATE VIEW hashes AS {' UNION ALL '.join(kinds)}")
         sql.execute(_REPEATED)
-        sql.execute(_WANTED, {"limit": limit, "shown": SHOWN})
+        sql.execute(_SELECTED, {"limit": limit, "listed": LISTED_BELOW_LIMIT})
         sql.execute(_COPIED.format(limit=limit))
-        copied = sql.execute(_LISTED).to_arrow_table()
+        listed = sql.execute(_LISTED).to_arrow_table()
         surplus = sql.execute(_SURPLUS).to_arrow_table()
     settings = {_SETTINGS: json.dumps(_counted_by(config.duplicates)).encode()}
     store.put(SURPLUS, parquet_bytes(surplus.cast(SURPLUS_SCHEMA)))
-    store.put(DUPLICATES, parquet_bytes(copied.cast(DUPLICATES_SCHEMA).replace_schema_metadata(settings)))
+    store.put(DUPLICATES, parquet_bytes(listed.cast(DUPLICATES_SCHEMA).replace_schema_metadata(settings)))
 
 
 def ensure_counted(run_dir: RunDir) -> None:
-    """Count the copies, unless that has been done with these settings; a node that downloads always counts again."""
+    """Count the copies, unless the run directory has a count with these settings. A node that downloads
+    images counts again without asking."""
     if (table := run_dir.store.get(DUPLICATES)) is not None:
-        known = pq.read_schema(io.BytesIO(table)).metadata or {}
-        if json.loads(known.get(_SETTINGS, b"null")) == _counted_by(run_dir.config.duplicates):
+        metadata = pq.read_schema(io.BytesIO(table)).metadata or {}
+        if json.loads(metadata.get(_SETTINGS, b"null")) == _counted_by(run_dir.config.duplicates):
             return
     count_copies(run_dir)
 
 
 def most_copied_images(config: Config, store: Store) -> list[dict[str, Any]]:
-    """The images with most copies: kind of hash, copies, source and key of the first copy, and surplus, the number of
-    copies above the limit. Empty where copies were not counted.
+    """The images with most copies, each once, by the hash that finds most copies of it.
 
-    An image is listed once, by the hash with which it has most copies.
+    Returns:
+        For each image the kind of the hash, the number of copies, source and key of the first copy, and
+        `surplus`, the number of copies above the limit. Empty where copies were not counted.
     """
     if config.duplicates.policy == "keep" or (table := store.get(DUPLICATES)) is None:
         return []
-    found: dict[str, dict[str, Any]] = {}
+    images: dict[str, dict[str, Any]] = {}
     for row in pq.read_table(io.BytesIO(table)).to_pylist():
-        source, _, key = row["first"].partition("/")
-        surplus = max(0, row["copies"] - config.duplicates.max_copies)
-        shown = {
+        first, copies = row["first"], row["copies"]
+        if first in images and images[first]["copies"] >= copies:
+            continue
+        source, _, key = first.partition("/")
+        surplus = max(0, copies - config.duplicates.max_copies)
+        images[first] = {
             "kind": row["kind"],
-            "copies": row["copies"],
+            "copies": copies,
             "source": source,
             "key": key,
             "surplus": surplus,
         }
-        if row["copies"] > found.get(row["first"], {"copies": 0})["copies"]:
-            found[row["first"]] = shown
-    return list(found.values())
+    return list(images.values())
 
 
 def surplus_texts(store: Store) -> dict[tuple[str, int], int]:
-    """(source, shard) → texts that came with surplus copies."""
+    """(source, shard) → number of texts of surplus copies."""
     table = pq.read_table(io.BytesIO(store.read(SURPLUS))).to_pylist()
     return {(row["source"], row["shard"]): row["texts"] for row in table}
 
@@ -120,17 +124,18 @@ def surplus_texts(store: Store) -> dict[tuple[str, int], int]:
 def mark_round(context: RunContext, node: Node, *, fetched: bool) -> int:
     """Mark the surplus copies among the candidates of a bootstrap whose shards are all done.
 
-    For each shard the record is removed, its Parquet replaced and the record created again. If the process dies in
-    between, the shard is judged again; because every random draw is keyed, this gives the same rows.
+    For each shard the record is removed, the Parquet file replaced and the record created again. If the
+    process dies in between, the shard is judged again; because every random draw is keyed, the rows are the
+    same.
 
     Args:
-        fetched: the node has downloaded images, so the copies have to be counted again.
+        fetched: whether the node has downloaded images, so that the copies have to be counted again.
 
     Returns:
         The number of shards whose marks have changed.
 
     Raises:
-        NodeStopped: the run is to stop; the shards that are marked stay so.
+        NodeStopped: a signal has asked the run to stop; the marked shards stay marked.
     """
     run_dir, store = context.run_dir, context.store
     if context.config.duplicates.policy == "keep":
@@ -157,7 +162,11 @@ def mark_round(context: RunContext, node: Node, *, fetched: bool) -> int:
 
 
 def mark_shard(run_dir: RunDir, record: CandidatesRecord, copies: Copies) -> bool:
-    """Mark one shard of candidates; False if its marks are right already."""
+    """Mark the surplus copies in one shard of candidates.
+
+    Returns:
+        Whether the marks have changed.
+    """
     config, store = run_dir.config, run_dir.store
     place = candidates_shard(record.round, record.source, record.shard)
     before = pq.read_table(io.BytesIO(store.read(place.parquet)))
@@ -183,44 +192,60 @@ def mark_shard(run_dir: RunDir, record: CandidatesRecord, copies: Copies) -> boo
 
 
 def _counted_by(config: DuplicatesConfig) -> dict[str, Any]:
+    """The settings on which the count depends."""
     return {name: value for name, value in asdict(config).items() if name != "policy"}
 
 
-# One scan of the corpus. 128 bits of a sha256 distinguish all images.
+# Hashes of every stored image. 128 bits of a sha256 are enough to tell all images apart.
 _IMAGES = rf"""
 CREATE TABLE images AS SELECT source, shard, key,
     TRY_CAST('0x' || sha256[1:16] AS UBIGINT) AS high, TRY_CAST('0x' || sha256[17:32] AS UBIGINT) AS low,
     CASE WHEN bit_count(TRY_CAST('0x' || phash AS UBIGINT)) = {MIN_INFORMATIVE_BITS}
-        THEN TRY_CAST('0x' || phash AS UBIGINT) END AS looks,
-    TRY_CAST('0x' || md5(url)[1:16] AS UBIGINT) AS url_high, TRY_CAST('0x' || md5(url)[17:32] AS UBIGINT) AS url_low,
+        THEN TRY_CAST('0x' || phash AS UBIGINT) END AS perceptual,
+    TRY_CAST('0x' || md5(url)[1:16] AS UBIGINT) AS url_high,
+    TRY_CAST('0x' || md5(url)[17:32] AS UBIGINT) AS url_low,
     len(list_filter(texts, lambda text: regexp_matches(text, '\S')))::INT AS texts
 FROM corpus WHERE status = 'success'
 """
-_EXACT = "SELECT 'exact' AS kind, high, low, source, shard, key, texts FROM images WHERE high IS NOT NULL"
-_URL = "SELECT 'url', url_high, url_low, source, shard, key, texts FROM images WHERE url_high IS NOT NULL"
-_PERCEPTUAL = (
-    "SELECT 'perceptual', looks, 0::UBIGINT, source, shard, key, texts FROM images WHERE looks IS NOT NULL"
-)
+# Rows of the view `hashes`: one for every image and kind of hash.
+_EXACT = """
+SELECT 'exact' AS kind, high, low, source, shard, key, texts FROM images WHERE high IS NOT NULL
+"""
+_URL = """
+SELECT 'url', url_high, url_low, source, shard, key, texts FROM images WHERE url_high IS NOT NULL
+"""
+_PERCEPTUAL = """
+SELECT 'perceptual', perceptual, 0::UBIGINT, source, shard, key, texts FROM images
+WHERE perceptual IS NOT NULL
+"""
+# Hashes with several images, and of these the ones over the limit and the most frequent ones.
 _REPEATED = """
-CREATE TABLE repeated AS SELECT kind, high, low, count(*) AS copies FROM hashes GROUP BY ALL HAVING copies > 1
+CREATE TABLE repeated AS SELECT kind, high, low, count(*) AS copies FROM hashes
+GROUP BY ALL HAVING copies > 1
 """
-_WANTED = """
-CREATE TABLE wanted AS SELECT * FROM repeated WHERE copies > $limit
-UNION SELECT * FROM (SELECT * FROM repeated ORDER BY copies DESC, kind, high, low LIMIT $shown)
+_SELECTED = """
+CREATE TABLE selected AS SELECT * FROM repeated WHERE copies > $limit
+UNION SELECT * FROM (SELECT * FROM repeated ORDER BY copies DESC, kind, high, low LIMIT $listed)
 """
+# First copy of each, and the last copy within the limit (null if none is over it).
 _COPIED = """
 CREATE TABLE copied AS
 WITH counted AS (
     SELECT kind, high, low, copies, min(source || '/' || key, {limit}) AS places
-    FROM hashes JOIN wanted USING (kind, high, low) GROUP BY ALL
+    FROM hashes JOIN selected USING (kind, high, low) GROUP BY ALL
 )
-SELECT kind, high, low, copies, places[1] AS first, CASE WHEN copies > {limit} THEN places[{limit}] END AS last
+SELECT kind, high, low, copies, places[1] AS first,
+    CASE WHEN copies > {limit} THEN places[{limit}] END AS last
 FROM counted
 """
 _LISTED = """
-SELECT kind, lower(lpad(to_hex(high), 16, '0') || CASE kind WHEN 'perceptual' THEN '' ELSE lpad(to_hex(low), 16, '0') END)
-    AS hash, copies, first, last FROM copied ORDER BY copies DESC, kind, hash
+SELECT kind,
+    lower(lpad(to_hex(high), 16, '0')
+        || CASE kind WHEN 'perceptual' THEN '' ELSE lpad(to_hex(low), 16, '0') END) AS hash,
+    copies, first, last
+FROM copied ORDER BY copies DESC, kind, hash
 """
+# Copies after the last one within the limit, by shard.
 _SURPLUS = """
 SELECT source, shard, count(*) AS images, sum(texts)::BIGINT AS texts FROM (
     SELECT DISTINCT h.source, h.shard, h.key, h.texts FROM hashes h JOIN copied p USING (kind, high, low)

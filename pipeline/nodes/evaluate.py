@@ -1,4 +1,4 @@
-"""The node that measures the pretrained models of a run on its test sources."""
+"""The node that evaluates the pretrained models of a run on its test sources."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
 
 
 def run_evaluate(context: RunContext, node: Node) -> NodeResult:
-    """Retrieval and captioning of the pretrained models that the node needs."""
+    """Evaluate retrieval and captioning of the pretrained models that the node needs."""
     results = evaluate_models(context, node)
     summary = "  ".join(
         f"{name}: ITC TR@1 {r['retrieval']['itc_tr@1']:.1f} IR@1 {r['retrieval']['itc_ir@1']:.1f}"
@@ -34,23 +34,27 @@ def run_evaluate(context: RunContext, node: Node) -> NodeResult:
 
 
 def evaluate_models(context: RunContext, node: Node) -> dict[str, dict[str, Any]]:
-    """{model: {"retrieval": …, "caption": …}}; the models run side by side where the cluster has room."""
+    """Evaluate the models that the node needs, side by side where the cluster has room.
+
+    Returns:
+        {model: {"retrieval": …, "caption": …}}.
+    """
     from capfilt.cluster.chain.engine import map_remote
     from capfilt.pipeline.console.logs import with_worker_logging
     from capfilt.pipeline.evaluation.pretrained import EvaluationTask, evaluate_model
 
-    config, ledger = context.config, context.run_dir.ledger
-    names = [need for need in node.needs if need.startswith("pretrain.")]
+    config = context.config
+    names = [need for need in node.needs if context.run_dir.nodes[need].kind.trains]
     shards = tuple(
         ShardRef(source, shard, "human")
         for source in config.of_kind("test")
-        for shard in ledger.committed(corpus_folder(source))
+        for shard in context.ledger.committed_shards(corpus_folder(source))
     )
     status = context.board.for_node(node.name)
     tasks = [
         EvaluationTask(
             model=name,
-            store=context.run_dir.store,
+            store=context.store,
             shards=shards,
             config=config.evaluate,
             seed=config.run.seed,
@@ -63,4 +67,4 @@ def evaluate_models(context: RunContext, node: Node) -> dict[str, dict[str, Any]
     return dict(zip(names, map_remote(work, tasks, cpus=1.0, gpus=gpus), strict=True))
 
 
-EVALUATE = NodeKind("evaluate", outputs=_outputs, inputs=_inputs, run=run_evaluate, stale_after=("test",))
+EVALUATE = NodeKind("evaluate", outputs=_outputs, inputs=_inputs, run=run_evaluate, measures_on=("test",))

@@ -1,4 +1,4 @@
-"""What the user is told when a node, its shards or too many of its rows fail."""
+"""Messages for the user when a node, its shards or too many of its rows fail."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import traceback
 from collections import Counter
 
 from capfilt.pipeline.config.schema import Config
-from capfilt.pipeline.errors import NodeFailed, is_user_error, origin, root_cause
+from capfilt.pipeline.errors import NodeFailed, first_error, is_user_error, root_cause
 from capfilt.pipeline.nodes.context import RunContext
 from capfilt.stages.storage.layout import corpus_folder, failure_log
 from capfilt.stages.storage.store import StoreError
 
 
 def describe_failure(context: RunContext, name: str, error: BaseException) -> str:
-    """One line about the error that ended a node. The trace of an unforeseen error is kept in the run directory, unless
-    the store itself has failed."""
-    cause = origin(error)
+    """One line about the error that ended a node.
+
+    The trace of an error that is not a user error is written to the run directory, unless the store cannot be
+    written.
+    """
+    cause = first_error(error)
     if is_user_error(cause):
         return str(cause)
     log = failure_log(name)
@@ -27,24 +30,26 @@ def describe_failure(context: RunContext, name: str, error: BaseException) -> st
 
 
 def failure_causes(context: RunContext, name: str) -> str:
-    """Why shards failed: the two most common causes."""
+    """The two most common causes for which shards of a node failed, as one line."""
     found = Counter(context.board.failures(name)).most_common(2)
     if not found:
+        limit = f"{context.config.cluster.stall_seconds:g} s without progress (cluster.stall_seconds)"
         return (
-            "worker processes exited without an error message: killed from outside, out of memory, or ended after "
-            f"{context.config.cluster.stall_seconds:g} s without progress (cluster.stall_seconds); see Ray's logs"
+            "worker processes exited without an error message: killed from outside, out of memory, or stopped "
+            f"after {limit}; see Ray's logs"
         )
     return "; ".join(cause for cause, _ in found)
 
 
 def check_failed_fraction(config: Config, source: str, status: dict[str, int]) -> None:
-    """Check that no more rows of a source have failed than the config allows.
+    """Check that no larger share of a source's rows has failed than the config allows.
 
     Args:
         status: rows of the source by status.
 
     Raises:
-        NodeFailed: more than `run.max_failed_fraction` of the rows have failed, or all of them.
+        NodeFailed: more than `run.max_failed_fraction` of the rows have failed, or all of them, whatever the
+            limit.
     """
     rows = sum(status.values())
     failed = rows - status.get("success", 0)
@@ -52,7 +57,8 @@ def check_failed_fraction(config: Config, source: str, status: dict[str, int]) -
     if not rows or (failed / rows <= limit and failed < rows):
         return
     worst = ", ".join(f"{n} {s}" for s, n in Counter(status).most_common(4) if s != "success")
-    advice = f"look at {corpus_folder(source)}/*.parquet (status, error_message), fix the cause and run with --fresh fetch"
+    files = f"{corpus_folder(source)}/*.parquet (status, error_message)"
+    advice = f"look at {files}, fix the cause and run with --fresh fetch"
     if failed == rows:
         raise NodeFailed(f"source {source}: all {rows} rows failed ({worst}); {advice}")
     raise NodeFailed(

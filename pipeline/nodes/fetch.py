@@ -1,4 +1,4 @@
-"""The node that downloads: manifests → corpus shards."""
+"""The node that downloads images: manifests → corpus shards."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
 
 
 def run_fetch(context: RunContext, node: Node) -> NodeResult:
-    """Download every row of the node's sources and commit the corpus shards."""
+    """Download the images of every row of the node's sources, and commit the corpus shards."""
     from capfilt.pipeline.nodes.chain import fetch_configs, fetch_steps
     from capfilt.pipeline.nodes.duplicates import count_copies
     from capfilt.pipeline.nodes.failures import check_failed_fraction

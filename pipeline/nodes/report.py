@@ -20,8 +20,16 @@ if TYPE_CHECKING:
     from capfilt.pipeline.rundir.fingerprints import Fingerprints
 
 
+REPORT_FILES = ("metrics.json", "report.html", "noise.parquet", "statuses.parquet", "hosts.parquet")
+"""Files that every report has."""
+
+
 def _outputs(node: Node) -> list[str]:
     return [report_folder(node.round)]
+
+
+def _required_files(node: Node) -> list[str]:
+    return [f"{report_folder(node.round)}/{name}" for name in REPORT_FILES]
 
 
 def _inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
@@ -54,7 +62,9 @@ def write_report(run_dir: RunDir, round_: int) -> RoundMetrics:
             candidate_files=_parquet_files(
                 run_dir, [candidates_folder(round_, s) for s in config.of_kind("web")]
             ),
-            corpus_files=_parquet_files(run_dir, [folder for folder in folders if ledger.committed(folder)]),
+            corpus_files=_parquet_files(
+                run_dir, [folder for folder in folders if ledger.committed_shards(folder)]
+            ),
             read_image=ImageReader(store),
             retrieval=retrieval,
             caption=caption,
@@ -90,7 +100,7 @@ def _seconds(run_dir: RunDir, round_: int) -> dict[str, float]:
 
 
 def summarize_config(config: Config, store: Store, round_: int) -> dict[str, str]:
-    """What the report says of the config: label → value."""
+    """What the report shows of the config: label → value."""
     sampling = config.captioner.generate.sampling
     is_first = round_ == 1
     nucleus = f"top_p {sampling.top_p:g}" + (f", top_k {sampling.top_k}" if sampling.top_k else "")
@@ -106,7 +116,7 @@ def summarize_config(config: Config, store: Store, round_: int) -> dict[str, str
 
 
 def _parquet_files(run_dir: RunDir, folders: list[str]) -> list[str]:
-    """Addresses of the Parquet files that the commit records in these folders list."""
+    """Addresses of the Parquet files that the commit records in these folders name."""
     return [
         run_dir.store.address(f"{folder}/{file.name}")
         for folder in folders
@@ -117,7 +127,7 @@ def _parquet_files(run_dir: RunDir, folders: list[str]) -> list[str]:
 
 
 class ImageReader:
-    """(source, key) → stored image bytes, or None; the last few tars stay in memory."""
+    """(source, key) → bytes of the stored image, None if there is none. Keeps the last few tars in memory."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -132,5 +142,10 @@ class ImageReader:
 
 
 REPORT = NodeKind(
-    "report", outputs=_outputs, inputs=_inputs, run=run_report, stale_after=("human", "web", "test")
+    "report",
+    outputs=_outputs,
+    inputs=_inputs,
+    run=run_report,
+    required_files=_required_files,
+    summarizes=True,
 )

@@ -27,21 +27,22 @@ from capfilt.stages.storage.layout import index_folder
 Shard = dict[str, Any]
 """{"source", "shard"}: one item of a chain."""
 ATTEMPTS = 3
-"""Passes in a row over the missing shards without progress after which a node gives up. With progress it goes on: the
-engine may fail, and a machine that is lost uses up the retries of its shards."""
+"""A node fails after this many passes in a row over its missing shards that complete none of them. While
+passes complete shards it continues: the engine may fail, and a machine that is lost uses up the retries of
+its shards."""
 EARLY_ROWS, EARLY_SHARE = 5000, 0.02
-"""A source most of whose rows fail is given up once so many of its rows, and so large a share of the node's rows, have
-been processed."""
+"""The limit `run.max_failed_fraction` is checked before the last shard of a source once at least this many
+rows of the source, and this share of the rows of the node, have been processed."""
 
 
 @dataclass(frozen=True)
 class ShardWork:
-    """A node's work on shards, whatever its stages are."""
+    """Shards to process, and the chain of stages that processes them."""
 
     name: str
-    """Name of the work for the progress display and the status board."""
+    """Name of the work on the progress display and the status board."""
     steps: Callable[[Sizing], list[Step]]
-    """The chain for a cluster of that size; built again for each pass, since machines may be gone."""
+    """The chain for a cluster of the given size; built for each pass, since machines may have been lost."""
     missing: Callable[[], list[Shard]]
     """The shards that are not done."""
     on_result: Callable[[dict[str, Any]], None]
@@ -57,8 +58,8 @@ def run_shards(
         folders: source → folder of its commit records.
 
     Raises:
-        NodeFailed: shards are left that fail every time, or too many rows fail.
-        NodeStopped: the run is to stop; what is committed stays.
+        NodeFailed: some shards fail in every attempt, or too many rows fail.
+        NodeStopped: a signal has asked the run to stop; what is committed stays.
     """
     config = context.config
     indexes: dict[str, Index] = {}
@@ -67,8 +68,8 @@ def run_shards(
         store = context.store / index_folder(source)
         indexes[source] = build_index(section.rows, store, source=source)
         check_parts(source, section.parts, indexes[source].shards)  # before any download
-    watch = _Watch(context, node, indexes, folders)
-    work = ShardWork(node.name, steps, lambda: missing_shards(context, indexes, folders), watch)
+    progress = ShardProgress(context, node, indexes, folders)
+    work = ShardWork(node.name, steps, lambda: missing_shards(context, indexes, folders), progress)
     missing = stream_shards(context, work)
     shards = sum(index.shards for index in indexes.values())
     if missing and context.stop.requested:
@@ -77,38 +78,46 @@ def run_shards(
         first = f"shard {missing[0]['shard']} of {missing[0]['source']}"
         raise NodeFailed(
             f"{node.name}: {len(missing)} of {shards} shards failed in every attempt (first: {first}); "
-            f"{failure_causes(context, node.name)}; the same command tries only these again"
+            f"{failure_causes(context, node.name)}; the same command retries only these"
         )
 
 
 def stream_shards(context: RunContext, work: ShardWork) -> list[Shard]:
-    """Run the chain over the missing shards, and again over those that are left as long as it makes progress.
+    """Run the chain over the missing shards, and again over those that are left while passes complete shards.
+
+    A pass that completes no shard is repeated, up to `ATTEMPTS` times in a row, only if the cluster has
+    shrunk, or if shards failed that had not failed before and others have not been tried.
 
     Returns:
         The shards that are still missing.
     """
-    left, error, stuck = work.missing(), None, 0
+    left, error, idle_passes = work.missing(), None, 0
     failed: set[str] = set()
-    while left and stuck < ATTEMPTS and not context.stop.requested:
-        # Shards that failed before come last: Ray Data gives up after so many failures, which they would use up.
+    while left and idle_passes < ATTEMPTS and not context.stop.requested:
+        # Shards that have failed come last: Ray Data ends an execution after a number of failures.
         todo = sorted(left, key=lambda each: name_of(**each) in failed)
         error = _run_once(context, work, todo)
         left, failed_before = work.missing(), failed
         failed = context.board.failed_shards(work.name)
-        stuck = 0 if len(left) < len(todo) else stuck + 1
+        idle_passes = 0 if len(left) < len(todo) else idle_passes + 1
         others_may_pass = failed - failed_before and any(name_of(**each) not in failed for each in left)
-        if stuck and not isinstance(error, ClusterShrunk) and not others_may_pass:
+        if idle_passes and not isinstance(error, ClusterShrunk) and not others_may_pass:
             break
-        if left and stuck < ATTEMPTS and not context.stop.requested:
+        if left and idle_passes < ATTEMPTS and not context.stop.requested:
             cause = "shards failed" if error is None else root_cause(error)
-            context.progress.say(work.name, f"{cause[:200]}; going on with {len(left)} shards")
+            context.progress.say(work.name, f"{cause[:200]}; continuing with {len(left)} shards")
     if left and error is not None:
         raise error
     return left
 
 
 def _run_once(context: RunContext, work: ShardWork, todo: list[Shard]) -> Exception | None:
-    """One pass over the shards; the error that ended it early, None if none did. What it committed stays."""
+    """Run the chain once over these shards.
+
+    Returns:
+        The error of the engine that ended the pass early, None if no error did. What the pass has committed
+        stays.
+    """
     status = context.board.for_node(work.name)
     try:
         sizing = context.sizing()
@@ -120,7 +129,7 @@ def _run_once(context: RunContext, work: ShardWork, todo: list[Shard]) -> Except
             work.on_result(result)
     except NodeFailed:
         raise
-    except Exception as error:  # whatever the engine raises
+    except Exception as error:  # the engine raises many types
         return error
     return None
 
@@ -131,15 +140,19 @@ def missing_shards(
     """Shards without a commit record."""
     found: list[Shard] = []
     for source, index in indexes.items():
-        committed = set(context.ledger.committed(folders[source]))
+        committed = set(context.ledger.committed_shards(folders[source]))
         found += [{"source": source, "shard": s} for s in range(index.shards) if s not in committed]
     return found
 
 
-class _Watch:
-    """Shows the progress of a node, and gives up early on a source most of whose rows fail.
+class ShardProgress:
+    """Shows the progress of a node on its shards, and ends the node early if too many rows of a source fail.
 
-    Progress counts rows; shards where image tars are read, whose rows nobody knows beforehand.
+    The progress counts rows; it counts shards if there are image tars among them, because the number of
+    images in a tar is unknown until it is read.
+
+    Args:
+        folders: source → folder of its commit records.
     """
 
     def __init__(
@@ -148,38 +161,40 @@ class _Watch:
         self.context, self.node = context, node
         self.rows = sum(index.rows for index in indexes.values())
         self.in_shards = any(index.of_tars for index in indexes.values())
-        self.before = self.fresh = self.shards = 0
+        self.done_before = self.new_rows = self.new_shards = 0
         for source, index in indexes.items():
-            committed = len(context.ledger.committed(folders[source]))
+            committed = len(context.ledger.committed_shards(folders[source]))
             size = 1 if self.in_shards else context.config.sources[source].rows.shard_size
-            self.before += min(index.shards if self.in_shards else index.rows, committed * size)
+            self.done_before += min(index.shards if self.in_shards else index.rows, committed * size)
         self.seconds: Counter[str] = Counter()
         self.status: dict[str, Counter[str]] = {source: Counter() for source in indexes}
         total = sum(index.shards for index in indexes.values()) if self.in_shards else self.rows
         context.progress.set_total(node.name, total, unit="shards" if self.in_shards else "rows")
-        context.progress.advance(node.name, self.before)
+        context.progress.advance(node.name, self.done_before)
 
     def __call__(self, result: dict[str, Any]) -> None:
         """Count what the chain returned for a shard.
 
         Raises:
-            NodeFailed: more of a source's rows fail than may.
+            NodeFailed: a larger share of a source's rows has failed than the config allows.
         """
         record = list(msgspec.json.decode(result["records"], type=dict[str, CommitRecord]).values())[-1]
-        self.fresh += record.rows.read
-        self.shards += 1
+        self.new_rows += record.rows.read
+        self.new_shards += 1
         self.seconds.update(record.seconds)
         status = self.status[record.source]
         status.update(record.rows.status)
         if status.total() >= max(EARLY_ROWS, EARLY_SHARE * self.rows):
             check_failed_fraction(self.context.config, record.source, status)
-        rates = (f"{name} {self.fresh / max(spent, 1e-9):,.0f}/s" for name, spent in self.seconds.items())
-        done = self.before + (self.shards if self.in_shards else self.fresh)
+        rates = (f"{name} {self.new_rows / max(spent, 1e-9):,.0f}/s" for name, spent in self.seconds.items())
+        done = self.done_before + (self.new_shards if self.in_shards else self.new_rows)
         self.context.progress.advance(self.node.name, done, "  ".join(rates))
 
 
 @dataclass
 class _Totals:
+    """Sums over commit records."""
+
     status: Counter[str] = field(default_factory=Counter)
     by_source: dict[str, dict[str, int]] = field(default_factory=dict)
     candidates: dict[str, Counter[str]] = field(default_factory=dict)
@@ -196,7 +211,7 @@ class _Totals:
 
 
 def count_records(context: RunContext, folders: Mapping[str, str]) -> dict[str, Any]:
-    """Totals over the commit records in these folders (source → folder), as a node record has them."""
+    """Totals over the commit records in these folders (source → folder), as a node record holds them."""
     totals = _Totals()
     for source, folder in folders.items():
         of_source: Counter[str] = Counter()

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.config.sections import ModelSection, TrainSection
-from capfilt.pipeline.config.start_weights import resolve_address
+from capfilt.pipeline.config.start_weights import check_start_weights, resolve_address
 from capfilt.pipeline.errors import NodeFailed
 from capfilt.pipeline.node import Node, NodeKind, NodeResult
 from capfilt.pipeline.rundir.ledger import fingerprint
 from capfilt.stages.pairs.parts import ShardRef, assign_parts
 from capfilt.stages.shards.records import CandidatesRecord, CommitRecord
 from capfilt.stages.storage.layout import (
+    VOCABULARY,
     candidates_folder,
     corpus_folder,
     log_folder,
@@ -36,11 +38,11 @@ class TrainingShards:
 
     refs: list[ShardRef]
     pairs: int
-    """Pairs in all of them, by their commit records."""
+    """Pairs in all shards, by the commit records."""
     pairs_per_epoch: float
-    """Pairs of the mean epoch: all of them, but of a source in n parts one n-th."""
+    """Pairs of an average epoch: of a source that trains in n parts, an epoch reads one n-th."""
     digest: str
-    """Changes with what the shards hold."""
+    """Digest of the content of the shards."""
 
 
 def _outputs(node: Node) -> list[str]:
@@ -50,7 +52,7 @@ def _outputs(node: Node) -> list[str]:
 def _pretrain_inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
     config, data = fingerprints.config, fingerprints.config_data
     assert config.pretrain is not None, "pretrain is planned, so its section is there"
-    # Rounds after 0 train on verdicts, which are made with the settings for duplicates.
+    # Later rounds train on verdicts, which depend on the settings for duplicates through the bootstrap node.
     unfiltered = {"duplicates": data["duplicates"]} if node.round == 0 else {}
     return unfiltered | {
         "seed": config.run.seed,
@@ -67,8 +69,12 @@ def _finetune_inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
     return {"seed": fingerprints.config.run.seed, kind: {"finetune": finetune}}
 
 
+def _check_starts(config: Config, run_dir: Store) -> None:
+    check_start_weights(config, run_dir, {PRETRAIN.name})
+
+
 def run_training(context: RunContext, node: Node) -> NodeResult:
-    """Pretrain or finetune, and write the checkpoint to `models/<node>/`."""
+    """Pretrain or finetune a model and write its checkpoint to `models/<node>/`."""
     from capfilt.cluster.training.trainer import TrainingStopped, fit
     from capfilt.pipeline.nodes.duplicates import ensure_counted
 
@@ -102,8 +108,8 @@ def _learner_spec(
     from capfilt.pipeline.training.vocabulary import ensure_tokenizer
 
     config = context.config
-    # Epochs differ where a source trains in parts. Schedules and `epochs` use the mean epoch, which is exact over
-    # every full turn of the parts.
+    # Epochs differ in size where a source trains in parts. Schedules and `epochs` use the average epoch,
+    # which is exact over each full cycle of the parts.
     per_epoch = max(1, round(shards.pairs_per_epoch) // train.batch_size)
     steps = train.steps if train.steps is not None else max(1, round((train.epochs or 1) * per_epoch))
     start = _start_of(context, node)
@@ -136,7 +142,8 @@ def _training_job(context: RunContext, spec: LearnerSpec, shards: TrainingShards
 
     store, workers = context.store, spec.train.workers
     gpus = workers.gpus_per_worker
-    # A training that has begun goes on only with the data it began with: `capfilt retry` may have changed them.
+    # The name identifies the data, so that a half-done training never resumes on shards that `capfilt retry`
+    # changed.
     began_with = {"node": context.fingerprints.of(spec.node), "content": shards.digest}
     return TrainJob(
         node=spec.node,
@@ -187,12 +194,13 @@ def training_shards(context: RunContext, node: Node) -> TrainingShards:
 
 
 def _pairs_in(record: CommitRecord) -> int:
-    """Kept candidates of a judged shard; texts of a corpus shard."""
+    """Pairs of a shard: the kept candidates if it has been judged, else the texts of its images."""
     return record.kept if isinstance(record, CandidatesRecord) else record.texts
 
 
 def _skips_surplus(context: RunContext, node: Node) -> bool:
-    """Whether a training on unfiltered web texts has to leave out surplus copies itself."""
+    """Whether the training itself has to skip surplus copies, because it reads web texts that no filter has
+    judged."""
     config = context.config
     reads_web = set(config.trains_on(node.kind.name)) & set(config.of_kind("web"))
     unfiltered = node.kind is PRETRAIN and node.round == 0 and bool(reads_web)
@@ -200,17 +208,17 @@ def _skips_surplus(context: RunContext, node: Node) -> bool:
 
 
 def _relative_address(store: Store, address: str | None) -> str | None:
-    """The address of a checkpoint as provenance has it: relative where it lies in the run directory, so that a run
-    can be moved."""
+    """The address of a checkpoint as the provenance records it: relative if the checkpoint is in the run
+    directory, so that the directory can be moved."""
     return None if address is None else address.removeprefix(store.address(""))
 
 
 def _start_of(context: RunContext, node: Node) -> str | None:
-    """Checkpoint that a training starts from; None for new weights."""
-    before = f"pretrain.{node.round - 1}"
-    continues = context.config.continue_training and before in context.run_dir.nodes
+    """The checkpoint that a training starts from, None if it starts from new weights."""
+    previous = f"pretrain.{node.round - 1}"
+    continues = context.config.continue_training and previous in context.run_dir.nodes
     if node.kind is not PRETRAIN or continues:
-        return context.store.address(model_folder(before))
+        return context.store.address(model_folder(previous))
     return None
 
 
@@ -220,6 +228,14 @@ def _arrow_filesystem(store: Store) -> Any:
     return PyFileSystem(FSSpecHandler(store.fs))
 
 
-PRETRAIN = NodeKind("pretrain", outputs=_outputs, inputs=_pretrain_inputs, run=run_training, trains=True)
+PRETRAIN = NodeKind(
+    "pretrain",
+    outputs=_outputs,
+    inputs=_pretrain_inputs,
+    run=run_training,
+    check_inputs=_check_starts,
+    shared_outputs=(VOCABULARY,),
+    trains=True,
+)
 CAPTIONER = NodeKind("captioner", outputs=_outputs, inputs=_finetune_inputs, run=run_training, trains=True)
 FILTER = NodeKind("filter", outputs=_outputs, inputs=_finetune_inputs, run=run_training, trains=True)

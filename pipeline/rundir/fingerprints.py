@@ -1,8 +1,9 @@
-"""What determines a node's output: the inputs its fingerprint is made of, and nothing else.
+"""Fingerprints: hashes of everything that determines a node's output, and of nothing else.
 
-Each kind of node lists its own inputs (`pipeline.nodes`); here is what they have in common. Left out on purpose are
-batch sizes of captioning and filtering, workers and threads, time limits and connections of the fetcher, retry counts
-and the cluster: they change how fast a run is, not what it makes, so that a half-done run can go on with other values.
+Each kind of node lists its own inputs (`pipeline.nodes`); this module holds what they have in common. Left
+out on purpose are batch sizes of captioning and filtering, workers and threads, time limits and connections
+of the fetcher, retry counts and the cluster: they change how fast a run is, not its results, so that a
+half-done run can be resumed with other values.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from capfilt.stages.storage.artifacts import absolute, local_artifact
 from capfilt.stages.storage.store import Store
 
 FETCH_FIELDS = ("backend", "base_url", "image_root", "max_bytes", "robots", "optout", "image")
-"""Fetch settings that decide what is stored, together with the contents of the block lists. The other settings decide
-how fast and how often servers are asked."""
+"""Fetch settings that determine what is stored, together with the contents of the block lists. The other
+settings determine how fast and how often requests are sent."""
 TRAINING_SPEED_FIELDS = ("workers", "decode_threads", "checkpoint_layers")
 """Training settings that do not change the trained model."""
 
 
 class Fingerprints:
-    """Inputs and fingerprints of every node of a config; each checkpoint is hashed once."""
+    """Inputs and fingerprints of the nodes of a config. Checkpoints and block lists are read at most once."""
 
     def __init__(self, config: Config, nodes: dict[str, Node]) -> None:
         self.config, self.nodes = config, nodes
@@ -37,10 +38,11 @@ class Fingerprints:
         """The config as JSON-like data."""
         self._inputs: dict[str, dict[str, Any]] = {}
         self._digests: dict[str, str] = {}
-        self._lists: dict[tuple[str, ...], str | None] = {}
+        self._list_digests: dict[tuple[str, ...], str | None] = {}
 
     def inputs(self, name: str) -> dict[str, Any]:
-        """JSON-like inputs of a node; `upstream` holds the fingerprints of the nodes it needs."""
+        """Everything that determines the output of a node, as JSON-like data; `upstream` holds the
+        fingerprints of the nodes that it needs."""
         if name not in self._inputs:
             node = self.nodes[name]
             own = node.kind.inputs(self, node)
@@ -57,7 +59,7 @@ class Fingerprints:
         return fingerprint(self.corpus_inputs(source))
 
     def corpus_inputs(self, source: str) -> dict[str, Any]:
-        """Inputs of a source's corpus shards."""
+        """Everything that determines a source's corpus shards, as JSON-like data."""
         section = self.config_data["sources"][source]
         rows = {k: v for k, v in section["rows"].items() if k != "storage_options"}
         fetch = section["fetch"] or self.config_data["fetch"]
@@ -87,11 +89,13 @@ class Fingerprints:
         }
 
     def training(self, section: TrainSection) -> dict[str, Any]:
-        """What of a training's section determines the trained model."""
+        """The settings of a training that determine the trained model."""
         return {k: v for k, v in to_json_data(section).items() if k not in TRAINING_SPEED_FIELDS}
 
     def _block_lists(self, addresses: tuple[str, ...]) -> str | None:
-        """Identity of what block lists hold: their contents, not their names."""
-        if addresses not in self._lists:
-            self._lists[addresses] = block_list_digest(absolute(a) for a in addresses) if addresses else None
-        return self._lists[addresses]
+        """Digest of the contents of block lists, whatever their names are; None for no list."""
+        if addresses not in self._list_digests:
+            self._list_digests[addresses] = (
+                block_list_digest(absolute(a) for a in addresses) if addresses else None
+            )
+        return self._list_digests[addresses]

@@ -1,9 +1,9 @@
 """One owner per run directory: a lease with a heartbeat, which lapses when its owner dies.
 
-The lease is a numbered file that is created exclusively. A process that takes over a lapsed lease creates the next
-number, so that exactly one of several competitors wins, on disks and on object stores. Clocks of different machines are
-never compared: an owner is alive while its heartbeat changes. Late writes of a former owner do no harm, because commit
-records are created exclusively too (`stages.shards.write`).
+The lease is a numbered file that is created exclusively. A process that takes over a lapsed lease creates the
+next number, so that exactly one of several competitors wins, on disks and on object stores. Clocks of
+different machines are never compared: an owner is alive while its heartbeat changes. Late writes of a former
+owner do no harm, because commit records are created exclusively too (`stages.shards.commit`).
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from capfilt.stages.storage.layout import LEASE, RECORD_SUFFIX, lease_file, shar
 from capfilt.stages.storage.store import Store, StoreError, encode_json
 
 BEAT_SECONDS = 5.0
+"""Time between two heartbeats."""
 LAPSE_SECONDS = 60.0
-"""An owner without a heartbeat for so long counts as dead, unless its death can be observed sooner."""
+"""An owner that gives no heartbeat for this time counts as dead, unless its death can be observed sooner."""
 SILENT_BEATS = 1.5
-"""Missed heartbeats after which the user is told that a lease is waited for."""
+"""After this many missed heartbeats the user is told that the lease of another process is waited for."""
 
 
 class LeaseError(UserError):
@@ -43,20 +44,20 @@ class Lease:
         """Why the lease is lost, None while it is held. After a loss nothing may be written."""
         self._owner = owner
         self._count = 0
-        self._ended = threading.Event()
+        self._released = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True, name="capfilt-lease")
         self._thread.start()
 
     def release(self) -> None:
-        """End the lease, so that the next run need not wait."""
-        self._ended.set()
+        """End the lease, so that the next run does not have to wait."""
+        self._released.set()
         self._thread.join(timeout=2 * BEAT_SECONDS)  # a heartbeat to an unreachable store may take minutes
         with suppress(StoreError, OSError):  # the store is unreachable or read-only: the lease will lapse
             if self.lost is None and self._find_loss() is None:
                 self.store.remove_file(lease_file(self.number))
 
     def check(self) -> None:
-        """Check that the last heartbeat found the lease in place; costs nothing.
+        """Check that the last heartbeat found the lease in place. Sends no request.
 
         Raises:
             LeaseError: the lease is lost.
@@ -67,8 +68,8 @@ class Lease:
             )
 
     def confirm(self) -> None:
-        """Check with the store that the lease is in place. Call this before every removal: a process that was suspended
-        while another one took over must not remove anything.
+        """Check with the store that the lease is in place. Call this before every removal: a process that was
+        suspended while another one took over must not remove anything.
 
         Raises:
             LeaseError: the lease is lost.
@@ -79,29 +80,30 @@ class Lease:
         self.check()
 
     def _find_loss(self) -> str | None:
-        """Why the lease is lost, None while it is held. The number alone does not tell: numbers start at 1 again after
-        a process that took over has ended, and this process may have been suspended all that time."""
+        """Why the lease is lost, None while it is held.
+
+        The number of the file does not suffice: after a process that took over has ended, numbers start at 1
+        again, and this process may have been suspended all that time.
+        """
         newest = _newest(self.store)
         owner = None if newest is None else _read(self.store, newest)
         if owner is None:
-            return "its lease is gone: another run has taken it over and ended, or somebody has removed it"
+            return "its lease is gone: another run has taken it over and ended, or its file was removed"
         if owner.get("token") == self._owner["token"]:
             return None
         reason = f"because this run gave no heartbeat for {LAPSE_SECONDS:.0f} s"
         return f"{_describe(owner)}, has taken the run directory over, {reason}"
 
     def _beat(self) -> None:
-        while not self._ended.wait(BEAT_SECONDS):
+        while not self._released.wait(BEAT_SECONDS):
             try:
                 self.lost = self._find_loss()
                 if self.lost is not None:
                     return
                 self._count += 1
                 self.store.put(lease_file(self.number), _content(self._owner, self._count))
-            except (
-                Exception
-            ):  # the store is unreachable for a moment; a takeover is noticed at a later heartbeat
-                continue
+            except Exception:
+                continue  # the store is unreachable for a moment; a later heartbeat notices a takeover
 
 
 @contextmanager
@@ -110,10 +112,10 @@ def hold(store: Store, notify: Callable[[str], None]) -> Iterator[Lease]:
 
     Args:
         store: the run directory.
-        notify: receives one line when another owner's lease is waited for.
+        notify: receives one line if the lease of another process has to be waited for.
 
     Raises:
-        LeaseError: another process works there.
+        LeaseError: another process works in the directory.
     """
     lease = acquire(store, notify)
     try:
@@ -123,25 +125,28 @@ def hold(store: Store, notify: Callable[[str], None]) -> Iterator[Lease]:
 
 
 def acquire(store: Store, notify: Callable[[str], None]) -> Lease:
-    """Take the lease; a silent owner's lease is waited for until it lapses.
+    """Take the lease of a run directory. If its owner gives no heartbeat, wait until the lease lapses.
+
+    Args:
+        notify: receives one line if the lease has to be waited for.
 
     Raises:
-        LeaseError: the owner is alive.
+        LeaseError: another process owns the lease and is alive.
     """
     while True:
         newest = _newest(store)
         if newest is not None:
             _wait_until_lapsed(store, newest, notify)
         number = (newest or 0) + 1
-        owner = identity()
+        owner = describe_this_process()
         if store.create(lease_file(number), _content(owner, 0)):
             if newest is not None:
                 store.remove_file(lease_file(newest))
             return Lease(store, number, owner)
 
 
-def identity() -> dict[str, Any]:
-    """Identity of this process; differs from that of a later process with the same number on the same machine."""
+def describe_this_process() -> dict[str, Any]:
+    """What a lease file says of its owner. Two processes with the same number on one machine differ in it."""
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
@@ -164,19 +169,19 @@ def _wait_until_lapsed(store: Store, number: int, notify: Callable[[str], None])
             return
         if now != first:
             raise LeaseError(
-                f"run.dir {store.url}: another run is at work there ({_describe(now)}); wait until it ends, stop it, "
-                "or use another run directory (--set run.dir=...)"
+                f"run.dir {store.url}: another run is at work there ({_describe(now)}); wait until it ends, "
+                "stop it, or use another run directory (--set run.dir=...)"
             )
         if not notified and time.monotonic() - start > SILENT_BEATS * BEAT_SECONDS:
             notified = True
             notify(
-                f"run.dir {store.url} is held by {_describe(first)}, which gives no heartbeat; waiting for its lease "
-                f"to lapse ({LAPSE_SECONDS:.0f} s)"
+                f"run.dir {store.url} is held by {_describe(first)}, which gives no heartbeat; "
+                f"waiting for its lease to lapse ({LAPSE_SECONDS:.0f} s)"
             )
 
 
 def _is_dead(owner: dict[str, Any]) -> bool:
-    """Whether the owner ran on this machine, where its process can be looked up, and does not exist any more."""
+    """Whether the owner is a process of this machine that does not exist any more."""
     machine = _machine()
     if machine is None or owner.get("machine") != machine:
         return False
@@ -184,7 +189,7 @@ def _is_dead(owner: dict[str, Any]) -> bool:
 
 
 def _machine() -> str | None:
-    """This boot of this machine and its process namespace; None where these are unknown."""
+    """Identifies this boot of this machine and its process namespace; None where these are unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -193,7 +198,7 @@ def _machine() -> str | None:
 
 
 def _process_start(pid: int) -> str | None:
-    """When a process started, in the kernel's ticks; None if it does not exist."""
+    """When a process was started, in clock ticks since boot; None if it does not exist."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:

@@ -1,4 +1,4 @@
-"""What a run has done: fingerprints of nodes, their records, and the commit records of their shards."""
+"""The records of a run directory: which nodes are done or begun, and which shards are committed."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ from capfilt.stages.storage.store import DAMAGED, Store, encode_json, sha256
 
 Record = TypeVar("Record", bound="StartRecord")
 State = Literal["done", "half", "new"]
+"""Of a node: done, begun and not done, or neither."""
 
 RECORD_VERSION = 1
 """Version of the node records."""
 THREADS, CHUNK = 32, 100
-"""On an object store records are read by so many threads, each of which takes a chunk of so many. On a disk reading them
-one after the other is faster than handing them between threads."""
+"""On an object store this many threads read records, each a chunk of this many at a time. On a disk records
+are read one after the other, which is faster than passing them between threads."""
 
 
 class LedgerError(UserError):
-    """The run directory does not fit the config; the message says what changed and what to do."""
+    """The run directory does not fit the config, or a record is damaged; the message says what to do."""
 
 
 class StartRecord(Struct, kw_only=True, frozen=True):
@@ -63,8 +64,19 @@ class NodeRecord(StartRecord, kw_only=True, frozen=True):
 
 
 def fingerprint(inputs: Mapping[str, Any]) -> str:
-    """Hash of what determines a node's output: sha256 of its canonical JSON, first 16 hex digits."""
+    """Hash of what determines a node's output: 16 hex digits of the sha256 of its canonical JSON."""
     return sha256(encode_json(inputs))[:16]
+
+
+def decode_record(data: bytes, form: type[Record]) -> Record:
+    """The record of a node, also one that an earlier version wrote; unknown fields are ignored.
+
+    Raises:
+        json.JSONDecodeError, UnicodeDecodeError, msgspec.ValidationError: not JSON, or a field is missing or
+            has another type.
+    """
+    # Not `msgspec.json.decode`: configs and results may hold infinite numbers, which only `json` decodes.
+    return msgspec.convert(json.loads(data), type=form)
 
 
 class Ledger:
@@ -74,7 +86,7 @@ class Ledger:
         self.store = store
 
     def check_place(self) -> None:
-        """Check that the directory is this program's, or empty, or new.
+        """Check that the directory is a run directory, or empty, or does not exist.
 
         Raises:
             LedgerError: it holds something else.
@@ -84,8 +96,8 @@ class Ledger:
         others = [name for name in self.store.list() if name not in (NODES, LEASE)]
         if others:
             raise LedgerError(
-                f"run.dir {self.store.url}: not empty and not a capfilt run (it holds {', '.join(others[:3])}); "
-                "give an empty or a new directory"
+                f"run.dir {self.store.url}: not empty and not a capfilt run (it holds "
+                f"{', '.join(others[:3])}); give an empty or a new directory"
             )
 
     def save_config(self, config_yaml: str) -> None:
@@ -95,8 +107,11 @@ class Ledger:
     def state(self, node: str, inputs: Mapping[str, Any]) -> State:
         """Whether a node is done, half done or new.
 
+        Args:
+            inputs: everything that determines its output, as the config has it now.
+
         Raises:
-            LedgerError: it was done or begun with other inputs.
+            LedgerError: the node was done or begun with other inputs.
         """
         record: StartRecord | None = self.node(node)
         state: State = "done"
@@ -105,14 +120,14 @@ class Ledger:
         if record is None:
             return "new"
         if record.fingerprint != fingerprint(inputs):
-            raise self._changed(node, record.inputs, inputs, state)
+            raise self._inputs_changed(node, record.inputs, inputs, state)
         return state
 
-    def _changed(self, node: str, before: Any, now: Mapping[str, Any], state: State) -> LedgerError:
+    def _inputs_changed(self, node: str, before: Any, now: Mapping[str, Any], state: State) -> LedgerError:
         path, old, new = difference(before, json.loads(encode_json(now)))
         return LedgerError(
-            f"{self.store.url}: node {node} was {'made' if state == 'done' else 'begun'} with {path} = {_short(old)}, "
-            f"the config now says {_short(new)}; redo it with --fresh {node}, "
+            f"{self.store.url}: node {node} was {'made' if state == 'done' else 'begun'} with "
+            f"{path} = {_short(old)}, the config now says {_short(new)}; redo it with --fresh {node}, "
             "or keep it and use another run directory (--set run.dir=...)"
         )
 
@@ -121,7 +136,7 @@ class Ledger:
         self._put(start_record(node), StartRecord(fingerprint=fingerprint(inputs), inputs=dict(inputs)))
 
     def finish(self, node: str, inputs: Mapping[str, Any], result: NodeResult, seconds: float) -> None:
-        """Record a node as done; nothing of it is done again from here on."""
+        """Record that a node is done. From then on no part of it is done again."""
         record = NodeRecord(
             node=node,
             fingerprint=fingerprint(inputs),
@@ -136,50 +151,50 @@ class Ledger:
         self.store.remove_file(start_record(node))
 
     def clear_starts(self, done: Iterable[str]) -> None:
-        """Remove the start records of these nodes, which are done: a kill can leave one beside the node's record."""
+        """Remove the start records of done nodes; a process killed while it finishes a node leaves one."""
         present = set(self.store.list(NODES))
         for name in done:
             if f"{name}.started.json" in present:
                 self.store.remove_file(start_record(name))
 
     def node(self, node: str) -> NodeRecord | None:
-        """Record of a node that is done, None if it is not."""
+        """The record of a node that is done, None if the node is not done."""
         return self._find(node_record(node), NodeRecord)
 
-    def begun(self, node: str) -> StartRecord | None:
-        """Record of a node that is done or has begun, None if it is new."""
+    def latest(self, node: str) -> StartRecord | None:
+        """The record of a node that is done or begun, None if the node is new."""
         return self.node(node) or self._find(start_record(node), StartRecord)
 
     def reopen(self, node: str) -> None:
-        """Turn a node that is done into a half-done one: shards whose records have been removed are made again."""
+        """Turn a done node into a half-done one; the run then makes the shards again that have no record."""
         record = self.node(node)
         if record is not None:
             self._put(start_record(node), StartRecord(fingerprint=record.fingerprint, inputs=record.inputs))
             self.store.remove_file(node_record(node))
 
-    def forget(self, node: str, outputs: list[str]) -> None:
+    def discard(self, node: str, outputs: list[str]) -> None:
         """Remove a node's outputs, and then its records.
 
-        Until all of them are gone the node counts as begun with its old inputs: shards that a kill has left are never
-        taken for shards of a changed config.
+        Until everything is removed, the node counts as begun with its old inputs. So if the process is killed
+        meanwhile, the shards that are left are never taken for shards of a changed config.
         """
         self.reopen(node)
         for folder in outputs:
             self.store.remove(folder)
         self.store.remove_file(start_record(node))
 
-    def committed(self, folder: str) -> list[int]:
-        """Numbers of the shards in `folder` that have a commit record, by one listing."""
+    def committed_shards(self, folder: str) -> list[int]:
+        """Numbers of the shards in `folder` that have a commit record. Costs one listing."""
         numbers = map(shard_of_record, self.store.list(folder, suffix=RECORD_SUFFIX))
         return [number for number in numbers if number is not None]
 
     def records(self, folder: str) -> Iterator[CommitRecord]:
-        """Commit records of `folder` in shard order.
+        """The commit records in `folder`, in the order of the shards.
 
         Raises:
-            LedgerError: one is damaged.
+            LedgerError: a record is damaged.
         """
-        names = [ShardFiles(folder, shard).record for shard in self.committed(folder)]
+        names = [ShardFiles(folder, shard).record for shard in self.committed_shards(folder)]
         if self.store.is_local:
             yield from map(self._read_commit, names)
             return
@@ -198,20 +213,21 @@ class Ledger:
             raise self._damaged(name, error) from error
 
     def _find(self, name: str, form: type[Record]) -> Record | None:
-        """A record of a node, None if it is absent.
+        """The record `name` of a node, None if it is absent.
 
         Raises:
-            LedgerError: it is damaged.
+            LedgerError: the record is damaged.
         """
         data = self.store.get(name)
         try:
-            return None if data is None else msgspec.json.decode(data, type=form)
+            return None if data is None else decode_record(data, form)
         except DAMAGED as error:
             raise self._damaged(name, error) from error
 
     def _damaged(self, name: str, error: Exception) -> LedgerError:
         return LedgerError(
-            f"{self.store.address(name)}: damaged ({error}); capfilt verify {self.store.url} --repair fixes it"
+            f"{self.store.address(name)}: damaged ({error}); "
+            f"capfilt verify {self.store.url} --repair fixes it"
         )
 
     def _put(self, name: str, record: StartRecord) -> None:
@@ -219,7 +235,10 @@ class Ledger:
 
 
 def difference(before: Any, now: Any, path: str = "") -> tuple[str, Any, Any]:
-    """Dotted path and both values of the first difference of two JSON values, config keys before upstreams."""
+    """Dotted path and both values of the first difference between two JSON values.
+
+    Config keys come before `upstream`, whose hashes say nothing to the user.
+    """
     if isinstance(before, dict) and isinstance(now, dict):
         keys = sorted(set(before) | set(now), key=lambda k: (k == "upstream", k))
         for key in keys:

@@ -1,6 +1,6 @@
-"""A run directory with all that is known about it: one object for the commands and the nodes.
+"""A run directory and all that is known about it, as one object for commands and nodes.
 
-It needs neither Ray nor torch. `pipeline.prepare` opens it.
+`pipeline.prepare.open_run` and `hold_run` make it; neither Ray nor torch is loaded.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class RunDir:
     store: Store
     ledger: Ledger
     nodes: dict[str, Node]
-    """The whole DAG, in an order that respects what nodes need."""
+    """The whole DAG; every node comes after those that it needs."""
     fingerprints: Fingerprints
     held: Lease | None = None
-    """The right to write, None when the directory was opened for reading."""
+    """The right to write, None if the directory was opened for reading."""
 
     @property
     def lease(self) -> Lease:

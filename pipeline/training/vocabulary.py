@@ -46,7 +46,7 @@ def read_corpus_texts(run_dir: RunDir) -> Iterator[str]:
     """Original texts of the human and web sources, in a fixed order, from the first `MAX_SHARDS_PER_SOURCE`
     shards of each."""
     for source in run_dir.config.of_kind("human", "web"):
-        for shard in run_dir.ledger.committed(corpus_folder(source))[:MAX_SHARDS_PER_SOURCE]:
+        for shard in run_dir.ledger.committed_shards(corpus_folder(source))[:MAX_SHARDS_PER_SOURCE]:
             data = run_dir.store.read(corpus_shard(source, shard).parquet)
             for texts in pq.read_table(io.BytesIO(data), columns=["texts"])["texts"].to_pylist():
                 yield from texts or []

@@ -16,8 +16,8 @@ from capfilt.models.network.tokenizer import Tokenizer
 from capfilt.pipeline.config.load import parse_config
 from capfilt.pipeline.corpora.shapes import make_shapes
 from capfilt.stages.storage.store import Store
-from tests.chain import bootstrap_web
 from tests.local_chain import run_local
+from tests.web_bootstrap import bootstrap_web
 
 TEXTS = ["a red circle", "a blue square next to a green star", "two yellow triangles", "click here"]
 

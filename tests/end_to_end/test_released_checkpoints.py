@@ -16,10 +16,10 @@ from capfilt.pipeline.corpora.shapes import make_shapes
 from capfilt.stages.shards.read import read_corpus_shard
 from capfilt.stages.storage.layout import corpus_shard
 from capfilt.stages.storage.store import Store
-from tests.chain import bootstrap_web
 from tests.local_chain import run_local
 from tests.models.blip_oracle import SIZE, hf_captioner, hf_matcher, tiny_tokenizer
 from tests.tiny import tiny_data
+from tests.web_bootstrap import bootstrap_web
 
 IMAGES = 20
 NEW_TOKENS = 8

@@ -58,13 +58,13 @@ def test_failed_rows_are_fetched_and_later_nodes_use_them(failed_rows, finished,
     run, config = failed_rows
     times = {path: path.stat().st_mtime_ns for path in run.rglob("0*.*")}
     found = retry(config, "dns", "http_5xx", "timeout")
-    assert (found.asked, dict(found.status), found.shards, found.changed) == (3, {"success": 3}, 2, 2)
-    assert found.failed is None and found.again == ["fetch", "bootstrap.1", "report.1"]
-    assert found.trained == "pretrain.0"
+    assert (found.rows, dict(found.status), found.shards, found.changed) == (3, {"success": 3}, 2, 2)
+    assert found.failed is None and found.unfinished == ["fetch", "bootstrap.1", "report.1"]
+    assert found.trained_before == "pretrain.0"
     lines = dict(closing_lines(found, str(run), "capfilt retry", resume_command(str(run), [])))
     assert lines["continue"] == f"capfilt run {run}/config.yaml --set run.dir={run}"
     ledger = Ledger(Store(str(run)))
-    assert ledger.committed("rounds/1/web") == [0, 2, 3]
+    assert ledger.committed_shards("rounds/1/web") == [0, 2, 3]
     outcome = run_dag(config, Console(quiet=True))
     assert outcome.failed == {} and outcome.done == ["fetch", "bootstrap.1", "report.1"]
     changed = {str(p.relative_to(run)) for p, t in times.items() if p.stat().st_mtime_ns != t}
@@ -86,7 +86,7 @@ def test_failed_rows_are_fetched_and_later_nodes_use_them(failed_rows, finished,
     }
     assert not (run / "replacing").exists()
     again = retry(config, "dns", "http_5xx", "timeout")
-    assert (again.asked, again.changed, again.again) == (0, 0, [])
+    assert (again.rows, again.changed, again.unfinished) == (0, 0, [])
 
 
 def test_mistakes_are_one_line(finished):

@@ -144,7 +144,7 @@ def test_wrong_totals_redo_no_shard(copied):
     run_dir = writable(config)
     found = verify(run, config)
     assert [str(p) for p in found.problems] == [
-        "nodes/fetch.json: 127 rows (126 success); its shards' records say 126 rows (126 success)"
+        "nodes/fetch.json: 127 rows (126 success); the records of its shards say 126 rows (126 success)"
     ]
     assert "fetch" in repair(run_dir, found.problems)
     assert len(list((run / "corpus/web").glob("*.tar"))) == 5 and run_dir.ledger.node("fetch") is None

@@ -1,14 +1,17 @@
-"""What one line says of an error that came a long way."""
+"""One line about an error that Ray and other libraries have wrapped several times."""
 
+import pytest
 from ray.exceptions import RayTaskError, UserCodeException
 
-from capfilt.pipeline.errors import origin, root_cause
+from capfilt.cluster.config import ClusterError
+from capfilt.models.checkpoints.files import CheckpointError
+from capfilt.pipeline.errors import NodeFailed, first_error, is_user_error, root_cause
 from capfilt.stages.storage.store import StoreError
 
 TRACE = """Traceback (most recent call last):
   File "/ray/_raylet.pyx", line 1, in execute_task
   File "stages/shards/write.py", line 87, in _write_corpus
-    files = [store.put(f"{name}.{ending}", data) for ending, data in corpus_files(batch)]
+    files = [store.put(f"{name}.{suffix}", data) for suffix, data in corpus_files(batch)]
 OSError: [Errno 28] No space left on device
 
 The above exception was the direct cause of the following exception:
@@ -19,32 +22,39 @@ To change retry attempts, configure `ray.data.DataContext.get_current()`.
 """
 
 
-class Failed(Exception):
-    """As Ray Train's, which has the errors of the workers by rank."""
+class TrainingFailed(Exception):
+    """Like Ray Train's error, which holds the errors of the workers by rank."""
 
     def __init__(self, **failures):
         super().__init__("training failed on 1 worker")
         self.worker_failures = failures
 
 
-def of_a_stage(cause=None):
-    """As Ray Data raises it."""
-    of_ray = cause or UserCodeException("UDF failed.\nTo change retry attempts, configure ...")
-    return RayTaskError("MapBatches", TRACE, of_ray).as_instanceof_cause()
+def stage_error(cause=None):
+    """The error that Ray Data raises when a stage fails."""
+    wrapped = cause or UserCodeException("UDF failed.\nTo change retry attempts, configure ...")
+    return RayTaskError("MapBatches", TRACE, wrapped).as_instanceof_cause()
 
 
-def test_a_stages_error_and_not_the_engines_advice():
-    assert root_cause(of_a_stage()) == "OSError: [Errno 28] No space left on device"
-    assert root_cause(Failed(rank_0=of_a_stage())) == "OSError: [Errno 28] No space left on device"
+def test_root_cause_of_a_stage_is_the_error_of_the_stage_without_the_advice_of_ray():
+    assert root_cause(stage_error()) == "OSError: [Errno 28] No space left on device"
+    assert root_cause(TrainingFailed(rank_0=stage_error())) == "OSError: [Errno 28] No space left on device"
 
 
-def test_a_line_for_the_user_is_what_it_is():
+def test_a_user_error_inside_a_wrapper_is_found_unchanged():
     error = StoreError("s3://b/x: cannot write it (NoSuchBucket)")
-    assert origin(of_a_stage(error)) is error
-    assert root_cause(of_a_stage(error)) == "StoreError: s3://b/x: cannot write it (NoSuchBucket)"
+    assert first_error(stage_error(error)) is error
+    assert root_cause(stage_error(error)) == "StoreError: s3://b/x: cannot write it (NoSuchBucket)"
 
 
-def test_the_first_of_errors_raised_from_each_other():
+def test_the_search_ends_at_a_user_error_although_it_has_a_cause():
+    try:
+        raise StoreError("cannot write it") from OSError("quota")
+    except StoreError as error:
+        assert first_error(error) is error
+
+
+def test_first_of_errors_that_are_raised_from_each_other():
     try:
         try:
             raise KeyError("first")
@@ -54,3 +64,27 @@ def test_the_first_of_errors_raised_from_each_other():
         assert root_cause(error) == "KeyError: 'first'"
     assert root_cause(ValueError()) == "ValueError"
     assert root_cause(ValueError("two\n\nlines")) == "ValueError: lines"
+
+
+@pytest.mark.parametrize("kind", [StoreError, NodeFailed, CheckpointError, ClusterError])
+def test_user_errors_are_those_of_the_program_and_not_wrappers_of_them(kind):
+    class RayError(Exception):
+        pass
+
+    class Wrapper(RayError, kind):
+        """Derived from two classes, as the class that Ray makes for the error of a worker."""
+
+        def __init__(self, cause):
+            super().__init__(f"a trace of many lines\n{cause}")
+            self.cause = cause
+
+    Wrapper.__module__ = "ray.exceptions"
+    error = kind("one line")
+    assert is_user_error(error) and not is_user_error(Wrapper(error))
+    assert first_error(Wrapper(error)) is error
+    assert not is_user_error(OSError("a defect"))
+
+
+def test_the_wrapper_of_ray_itself_is_no_user_error():
+    wrapper = stage_error(StoreError("cannot write it"))
+    assert isinstance(wrapper, StoreError) and not is_user_error(wrapper)

@@ -1,7 +1,9 @@
+"""Which nodes a config gives, what they need, and which part of the DAG a command selects."""
+
 import pytest
 
 from capfilt.pipeline.config.load import parse_config
-from capfilt.pipeline.plan import UnknownNode, downstream, plan, select
+from capfilt.pipeline.plan import UnknownNode, check_node, downstream, plan, select
 from tests.tiny import tiny_data
 
 
@@ -15,56 +17,104 @@ def needs(config):
     return {name: set(node.needs) for name, node in plan(config).items()}
 
 
-def test_whole_loop_of_two_rounds(tmp_path):
-    assert needs(config_of(tmp_path, rounds=2)) == {
-        "fetch": set(),
-        "pretrain.0": {"fetch"},
-        "captioner.1": {"pretrain.0"},
-        "filter.1": {"pretrain.0"},
-        "bootstrap.1": {"captioner.1", "filter.1"},
-        "pretrain.1": {"fetch", "bootstrap.1"},
-        "evaluate.1": {"pretrain.0", "pretrain.1"},
-        "report.1": {"bootstrap.1", "evaluate.1"},
-        "captioner.2": {"pretrain.1"},
-        "filter.2": {"pretrain.1"},
-        "bootstrap.2": {"captioner.2", "filter.2", "bootstrap.1"},
-        "pretrain.2": {"fetch", "bootstrap.2"},
-        "evaluate.2": {"evaluate.1", "pretrain.2"},
-        "report.2": {"bootstrap.2", "evaluate.2", "report.1"},
-    }
-
-
-def released(data):
+def give_both_checkpoints(data):
     data["captioner"] = {"checkpoint": "a"}
     data["filter"] = {"checkpoint": "b"}
 
 
-def test_with_both_checkpoints_and_no_pretraining_one_pass_is_all(tmp_path):
+TWO_ROUNDS = {
+    "fetch": set(),
+    "pretrain.0": {"fetch"},
+    "captioner.1": {"pretrain.0"},
+    "filter.1": {"pretrain.0"},
+    "bootstrap.1": {"captioner.1", "filter.1"},
+    "pretrain.1": {"fetch", "bootstrap.1"},
+    "evaluate.1": {"pretrain.0", "pretrain.1"},
+    "report.1": {"bootstrap.1", "evaluate.1"},
+    "captioner.2": {"pretrain.1"},
+    "filter.2": {"pretrain.1"},
+    "bootstrap.2": {"captioner.2", "filter.2", "bootstrap.1"},
+    "pretrain.2": {"fetch", "bootstrap.2"},
+    "evaluate.2": {"evaluate.1", "pretrain.2"},
+    "report.2": {"bootstrap.2", "evaluate.2", "report.1"},
+}
+
+
+def test_two_rounds_of_the_whole_method(tmp_path):
+    nodes = plan(config_of(tmp_path, rounds=2))
+    assert {name: set(node.needs) for name, node in nodes.items()} == TWO_ROUNDS
+    assert {name: node.round for name, node in nodes.items()} == {
+        name: int(name.partition(".")[2] or 0) for name in TWO_ROUNDS
+    }
+    assert {name: node.sources for name, node in nodes.items() if node.sources} == {
+        "fetch": ("human", "test", "web"),
+        "bootstrap.1": ("web",),
+        "bootstrap.2": ("web",),
+    }
+
+
+def test_nodes_come_after_those_that_they_need(tmp_path):
+    planned = set()
+    for name, node in plan(config_of(tmp_path, rounds=3)).items():
+        assert set(node.needs) <= planned
+        planned.add(name)
+
+
+def test_continued_training_needs_the_model_of_the_round_before(tmp_path):
+    config = config_of(tmp_path, lambda data: data.update(continue_training=True), rounds=2)
+    continued = {name: set(TWO_ROUNDS[name]) for name in TWO_ROUNDS}
+    continued["pretrain.1"] |= {"pretrain.0"}
+    continued["pretrain.2"] |= {"pretrain.1"}
+    assert needs(config) == continued
+
+
+def test_without_test_sources_nothing_is_evaluated(tmp_path):
+    found = needs(config_of(tmp_path, lambda data: data["sources"].pop("test")))
+    assert "evaluate.1" not in found and found["report.1"] == {"bootstrap.1"}
+
+
+def test_with_both_checkpoints_and_no_pretraining_two_nodes_remain(tmp_path):
     def change(data):
-        released(data)
+        give_both_checkpoints(data)
         del data["pretrain"]
 
     config = config_of(tmp_path, change)
     assert needs(config) == {"bootstrap.1": set(), "report.1": {"bootstrap.1"}}
 
 
-def test_with_both_checkpoints_the_web_is_fetched_by_the_bootstrap(tmp_path):
-    nodes = plan(config_of(tmp_path, released))
+def test_with_both_checkpoints_the_bootstrap_downloads_the_web_images(tmp_path):
+    nodes = plan(config_of(tmp_path, give_both_checkpoints))
     assert nodes["fetch"].sources == ("human", "test") and nodes["bootstrap.1"].sources == ("web",)
     assert "pretrain.0" not in nodes and set(nodes["evaluate.1"].needs) == {"pretrain.1"}
 
 
-def test_captioner_given_alone_leaves_the_filter_to_training(tmp_path):
+def test_given_checkpoints_serve_the_first_round_only(tmp_path):
     def change(data):
-        data["captioner"]["checkpoint"] = "a"
+        for role in ("captioner", "filter"):
+            data[role]["checkpoint"] = "a"
 
-    found = needs(config_of(tmp_path, change))
-    assert "captioner.1" not in found and found["bootstrap.1"] == {"filter.1"}
+    found = needs(config_of(tmp_path, change, rounds=2))
+    assert {"captioner.1", "filter.1"}.isdisjoint(found)
+    assert found["captioner.2"] == found["filter.2"] == {"pretrain.1"}
 
 
-def test_until_takes_what_a_node_needs_and_fresh_what_needs_it(tmp_path):
+@pytest.mark.parametrize(("given", "trained"), [("captioner", "filter"), ("filter", "captioner")])
+def test_with_one_checkpoint_the_other_model_is_trained(tmp_path, given, trained):
+    found = needs(config_of(tmp_path, lambda data: data[given].update(checkpoint="a")))
+    assert f"{given}.1" not in found and found["bootstrap.1"] == {f"{trained}.1"}
+    assert found["pretrain.0"] == {"fetch"}
+
+
+def test_until_selects_what_a_node_needs_and_downstream_what_needs_the_node(tmp_path):
     nodes = plan(config_of(tmp_path))
     assert list(select(nodes, until="captioner.1")) == ["fetch", "pretrain.0", "captioner.1"]
-    assert set(downstream(nodes, "bootstrap.1")) == {"bootstrap.1", "pretrain.1", "evaluate.1", "report.1"}
+    assert select(nodes, until=None) == nodes
+    assert downstream(nodes, "bootstrap.1") == ["bootstrap.1", "pretrain.1", "evaluate.1", "report.1"]
+
+
+def test_unknown_nodes_are_refused_with_the_nodes_there_are(tmp_path):
+    nodes = plan(config_of(tmp_path))
     with pytest.raises(UnknownNode, match=r"--until bootstrap.9: no such node; this config has fetch, "):
         select(nodes, until="bootstrap.9")
+    with pytest.raises(UnknownNode, match=r"^--fresh report\.2: no such node; .*report\.1$"):
+        check_node(nodes, "report.2", "--fresh")

@@ -80,7 +80,7 @@ def test_ctrl_c_prints_the_command_that_resumes(capsys, exit_raises, resume, lin
     assert capsys.readouterr().err.splitlines()[-1] == line
 
 
-@pytest.mark.parametrize("place", ["capfilt.pipeline.prepare.forget", "capfilt.pipeline.execute.execute"])
+@pytest.mark.parametrize("place", ["capfilt.pipeline.prepare.discard", "capfilt.pipeline.execute.execute"])
 def test_resume_command_repeats_fresh_until_the_old_outputs_are_removed(
     tmp_path, monkeypatch, capsys, exit_raises, place
 ):
@@ -95,4 +95,4 @@ def test_resume_command_repeats_fresh_until_the_old_outputs_are_removed(
         run(config, ["run.seed=1"], None, "fetch")
     last = capsys.readouterr().err.splitlines()[-1]
     command = f"interrupted; resume with: capfilt run {config} --set run.seed=1"
-    assert last == (f"{command} --fresh fetch" if place.endswith("forget") else command)
+    assert last == (f"{command} --fresh fetch" if place.endswith("discard") else command)

@@ -16,7 +16,7 @@ from ray import cloudpickle
 from rich.console import Console
 from rich.live import Live
 
-from capfilt.cluster.chain.engine import Step, run_local
+from capfilt.cluster.chain.engine import Step
 from capfilt.cluster.chain.isolation import Isolation
 from capfilt.pipeline.console import logs
 from capfilt.pipeline.console.logs import (
@@ -30,6 +30,7 @@ from capfilt.pipeline.console.logs import (
 )
 from capfilt.pipeline.nodes.worker_logs import with_step_logging
 from capfilt.stages.rows import shard_name
+from tests.local_chain import run_local
 
 LOGGER = logging.getLogger("capfilt.stages.x")
 

@@ -1,4 +1,4 @@
-"""Damage without a cluster: what is named, what is taken back, and that a kill in between hides none of it."""
+"""Damage in a run directory: what `verify` names, what `repair` removes, and a kill at any step of a repair."""
 
 import errno
 import json
@@ -6,26 +6,29 @@ import shutil
 
 import pytest
 
+from capfilt.pipeline.config.load import parse_config
 from capfilt.pipeline.maintenance.repair import repair, repair_run
-from capfilt.pipeline.maintenance.verify import REPORT_FILES, verify_run
+from capfilt.pipeline.maintenance.verify import Problem, verify_run
 from capfilt.pipeline.node import NodeResult
+from capfilt.pipeline.nodes.report import REPORT_FILES
 from capfilt.pipeline.rundir.ledger import LedgerError, fingerprint
 from capfilt.stages.rows import CANDIDATE_SCHEMA, table_of
 from capfilt.stages.shards.records import CandidatesRecord, RowCounts, encode
 from capfilt.stages.shards.write import parquet_bytes
 from capfilt.stages.storage.store import Store
-from tests.pipeline.maintenance.retry_scene import Scene
-from tests.pipeline.test_forget import Killed, killed_after
-from tests.runs import walk
+from tests.killing import Killed, kill_at
+from tests.pipeline.maintenance.partial_run import PartialRun
+from tests.runs import NO_RESULT, walk, writable
+from tests.tiny import tiny_data
 
 NO_ROWS = parquet_bytes(table_of([], CANDIDATE_SCHEMA))
 INDEX = "corpus/web/index"
 
 
 @pytest.fixture
-def run(scene):
-    """The scene as a run that is done: a bootstrap that fetched, without candidates, and its report."""
-    inputs = {"sources": {"web": scene.run_dir.fingerprints.corpus_inputs("web")}}
+def run(partial_run):
+    """The run as if it were done: a bootstrap that has downloaded images and found no candidates, and its report."""
+    inputs = {"sources": {"web": partial_run.run_dir.fingerprints.corpus_inputs("web")}}
     for shard in range(3):
         name = f"rounds/1/web/{shard:06d}"
         record = CandidatesRecord(
@@ -33,139 +36,141 @@ def run(scene):
             shard=shard,
             round=1,
             fingerprint=fingerprint(inputs),
-            files=(scene.store.put(f"{name}.parquet", NO_ROWS),),
+            files=(partial_run.store.put(f"{name}.parquet", NO_ROWS),),
             rows=RowCounts(read=3, status={"success": 3}),
             candidates={},
         )
-        scene.store.put(f"{name}.json", encode(record))
+        partial_run.store.put(f"{name}.json", encode(record))
     done = NodeResult("", counts={"rows": 9, "status": {"success": 9}})
-    scene.ledger.finish("bootstrap.1", inputs, done, 1.0)
+    partial_run.ledger.finish("bootstrap.1", inputs, done, 1.0)
     for file in REPORT_FILES:
-        scene.store.put(f"reports/1/{file}", b"")
-    return scene
+        partial_run.store.put(f"reports/1/{file}", b"")
+    return partial_run
 
 
-def look(run):
+def verify(run):
     return verify_run(run.run_dir)
 
 
-def said(run):
-    return [str(problem) for problem in look(run).problems]
+def problems(run):
+    return [str(problem) for problem in verify(run).problems]
 
 
-def mend(run):
-    return repair(run.run_dir, look(run).problems)
+def verify_and_repair(run):
+    return repair(run.run_dir, verify(run).problems)
 
 
 def flip(run, name):
+    """Flip a bit in the middle of a file."""
     data = bytearray(run.store.read(name))
     data[len(data) // 2] ^= 1
     run.store.put(name, bytes(data))
 
 
-def names(run):
+def files(run):
     return {name for name in walk(run.store) if not name.startswith("lease/")}
 
 
-def test_undamaged(run):
-    found = look(run)
+def test_undamaged_run_has_no_problems(run):
+    found = verify(run)
     assert (found.problems, found.unfinished, found.shards) == ([], 0, 6)
 
 
 DAMAGED = ("corpus/web/000000.tar", "corpus/web/000002.parquet", "rounds/1/web/000001.parquet")
-REPAIR_STEPS = 11
-"""Writes and removals that taking these back costs."""
+STEPS = 11
+"""Writes and removals that the repair of this damage takes."""
 
 
-@pytest.mark.parametrize("steps", range(REPAIR_STEPS + 1))
-def test_wherever_taking_back_is_broken_off_the_next_call_takes_back_the_rest(
-    run, tmp_path, monkeypatch, steps
-):
+@pytest.mark.parametrize("step", range(STEPS + 1))
+def test_repair_killed_at_any_step_is_completed_by_the_next_call(run, tmp_path, monkeypatch, step):
     for name in DAMAGED:
         flip(run, name)
-    shutil.copytree(tmp_path, tmp_path / "twin", ignore=shutil.ignore_patterns("twin"))
-    twin = Scene(tmp_path / "twin")
-    mend(twin)
+    shutil.copytree(tmp_path, tmp_path / "copy", ignore=shutil.ignore_patterns("copy"))
+    undisturbed = PartialRun(tmp_path / "copy")
+    verify_and_repair(undisturbed)
     with monkeypatch.context() as patched:
-        killed_after(patched, Store, ["put", "remove_file", "remove"], steps)
+        done = kill_at(patched, step, Store, ("put", "remove_file", "remove"))
         try:
-            mend(run)
-            finished = True
+            verify_and_repair(run)
+            assert step == STEPS == len(done), "the number of steps has changed"
         except Killed:
-            finished = False
-    assert finished == (steps == REPAIR_STEPS), f"it takes others than {REPAIR_STEPS} steps now: try them all"
-    standing = {shard for shard in range(3) if run.store.exists(f"corpus/web/{shard:06d}.json")}
-    candidates = {shard for shard in range(3) if run.store.exists(f"rounds/1/web/{shard:06d}.json")}
-    assert candidates <= standing, "candidates of pictures that will be asked for again"
-    if candidates != {0, 1, 2} or standing != {0, 1, 2}:
+            assert step < STEPS
+    corpus, candidates = (set(run.ledger.committed_shards(f)) for f in ("corpus/web", "rounds/1/web"))
+    assert candidates <= corpus, "candidates of images that will be downloaded again"
+    if candidates != {0, 1, 2} or corpus != {0, 1, 2}:
         assert run.ledger.node("bootstrap.1") is None and run.ledger.node("report.1") is None
-    mend(run)
-    of_report = {
-        name for name in names(run) if "report" in name
-    }  # half forgotten, it is made again all the same
-    assert names(run) - of_report == names(twin) - of_report
-    assert (run.ledger.committed("corpus/web"), run.ledger.committed("rounds/1/web")) == ([1], [])
-    found = look(run)
+    verify_and_repair(run)
+    # Files of a report that is removed in part may be left; the report is made again all the same.
+    of_report = {name for name in files(run) if "report" in name}
+    assert files(run) - of_report == files(undisturbed) - of_report
+    assert run.ledger.committed_shards("corpus/web") == [1]
+    assert run.ledger.committed_shards("rounds/1/web") == []
+    found = verify(run)
     assert found.problems == [] and found.unfinished == 2 + 3 + 1  # corpus shards, candidates, the report
 
 
-def lose(run, name):
+def remove(run, name):
     run.store.remove_file(name)
 
 
-def garble(run, name):
+def truncate(run, name):
     run.store.put(name, b'{"half a rec')
 
 
 @pytest.mark.parametrize(
-    ("name", "damage", "what"),
+    ("name", "damage", "message"),
     [
         ("00000.parquet", flip, "00000.parquet is not what was written"),
-        ("00000.parquet", lose, "00000.parquet is missing"),
-        ("index.json", lose, "missing"),
-        ("index.json", garble, "damaged ("),
+        ("00000.parquet", remove, "00000.parquet is missing"),
+        ("index.json", remove, "missing"),
+        ("index.json", truncate, "damaged ("),
     ],
 )
-def test_a_damaged_index_is_cut_again_and_costs_no_shard(run, name, damage, what):
-    before = contents(run)
+def test_damaged_index_is_cut_again_and_costs_no_shard(run, name, damage, message):
+    before = index_files(run)
     damage(run, f"{INDEX}/{name}")
-    (line,) = said(run)
-    assert line.startswith(f"{INDEX}/index.json: {what}")
-    assert mend(run) == ["bootstrap.1", "report.1"]
-    assert run.ledger.committed("corpus/web") == run.ledger.committed("rounds/1/web") == [0, 1, 2]
-    run.fetch(shards=0)  # which cuts the manifest
-    assert contents(run) == before
-    assert said(run) == []
+    (line,) = problems(run)
+    assert line.startswith(f"{INDEX}/index.json: {message}")
+    assert verify_and_repair(run) == ["bootstrap.1", "report.1"]
+    assert (
+        run.ledger.committed_shards("corpus/web") == run.ledger.committed_shards("rounds/1/web") == [0, 1, 2]
+    )
+    run.fetch(shards=0)  # cuts the manifest
+    assert index_files(run) == before
+    assert problems(run) == []
 
 
-def contents(run):
-    """Of the index, without the manifest's place, which is another in each test."""
-    found = {file: run.store.read(file) for file in names(run) if file.startswith(INDEX)}
+def index_files(run):
+    """{name: content} of the index, without the path of the manifest, which differs between tests."""
+    found = {name: run.store.read(name) for name in files(run) if name.startswith(INDEX)}
     return found | {f"{INDEX}/index.json": run.store.read_json(f"{INDEX}/index.json") | {"files": None}}
 
 
-def test_damaged_records_of_nodes_are_told_in_a_line_and_found_out_again(run):
-    garble(run, "nodes/bootstrap.1.json")
+def test_damaged_record_of_a_node_hides_other_problems_until_it_is_removed(run):
+    truncate(run, "nodes/bootstrap.1.json")
     with pytest.raises(LedgerError, match=r"nodes/bootstrap\.1\.json: damaged \(.* --repair fixes it"):
         run.ledger.node("bootstrap.1")
-    flip(run, "rounds/1/web/000001.parquet")  # which it hides
-    assert said(run) == ["nodes/bootstrap.1.json: damaged (Input data was truncated)"]
-    found, again = repair_run(run.run_dir)
-    assert again == ["bootstrap.1", "report.1"] and len(found.problems) == 2
-    assert run.ledger.committed("rounds/1/web") == [0, 2] and run.ledger.committed("corpus/web") == [0, 1, 2]
+    flip(run, "rounds/1/web/000001.parquet")
+    (line,) = problems(run)
+    assert line.startswith("nodes/bootstrap.1.json: damaged (Unterminated string")
+    found, reopened = repair_run(run.run_dir)
+    assert reopened == ["bootstrap.1", "report.1"] and len(found.problems) == 2
+    assert run.ledger.committed_shards("rounds/1/web") == [0, 2] and run.ledger.committed_shards(
+        "corpus/web"
+    ) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("key", ["rows", "files", "name", "read"])
-def test_a_record_with_a_flipped_key_is_a_damaged_record(run, key):
+def test_record_without_a_required_key_is_damaged(run, key):
     name = "corpus/web/000001.json"
     run.store.put(name, run.store.read(name).replace(f'"{key}"'.encode(), b'"eh"'))
     assert any(
         "corpus/web/000001: the record is damaged (Object missing required field" in line
-        for line in said(run)
+        for line in problems(run)
     )
 
 
-def test_a_disk_that_cannot_read_a_file_is_damage(run, monkeypatch):
+def test_file_that_the_disk_cannot_read_is_damaged(run, monkeypatch):
     read = Store.read
 
     def fails(store, name):
@@ -174,14 +179,122 @@ def test_a_disk_that_cannot_read_a_file_is_damage(run, monkeypatch):
         return read(store, name)
 
     monkeypatch.setattr(Store, "read", fails)
-    assert said(run) == ["corpus/web/000000: 000000.tar cannot be read (Input/output error)"]
+    assert problems(run) == ["corpus/web/000000: 000000.tar cannot be read (Input/output error)"]
 
 
-def test_totals_that_differ_in_a_status_are_found(run):
+def test_totals_that_differ_in_a_status_are_a_problem_that_costs_no_shard(run):
     record = json.loads(run.store.read("nodes/bootstrap.1.json"))
     record["counts"]["status"] = {"success": 8, "dns": 1}
     run.store.put_json("nodes/bootstrap.1.json", record)
-    assert said(run) == [
-        "nodes/bootstrap.1.json: 9 rows (1 dns, 8 success); its shards' records say 9 rows (9 success)"
+    assert problems(run) == [
+        "nodes/bootstrap.1.json: 9 rows (1 dns, 8 success); the records of its shards say 9 rows (9 success)"
     ]
-    assert mend(run) == ["bootstrap.1", "report.1"] and len(run.ledger.committed("rounds/1/web")) == 3
+    assert (
+        verify_and_repair(run) == ["bootstrap.1", "report.1"]
+        and len(run.ledger.committed_shards("rounds/1/web")) == 3
+    )
+
+
+def test_totals_without_a_key_are_a_problem(run):
+    record = json.loads(run.store.read("nodes/bootstrap.1.json"))
+    run.store.put_json("nodes/bootstrap.1.json", record | {"counts": {}})
+    assert problems(run) == [
+        "nodes/bootstrap.1.json: 0 rows (); the records of its shards say 9 rows (9 success)"
+    ]
+    assert verify_and_repair(run) == ["bootstrap.1", "report.1"]
+
+
+def test_missing_file_of_a_report_costs_the_report_only(run):
+    remove(run, "reports/1/noise.parquet")
+    assert problems(run) == ["reports/1/noise.parquet: missing"]
+    assert verify_and_repair(run) == ["report.1"] and run.ledger.node("bootstrap.1") is not None
+    assert not [name for name in files(run) if name.startswith("reports/")]
+
+
+def edit(run, name, **changes):
+    run.store.put_json(name, run.store.read_json(name) | changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("rounds/1/web/000001.json", {"fingerprint": "another"}, "made with other settings than bootstrap.1"),
+        ("corpus/web/000001.json", {"fingerprint": "another"}, "made with other settings than bootstrap.1"),
+        (
+            "rounds/1/web/000001.json",
+            {"candidates": {"web": {"kept": 1}}},
+            "000001.parquet holds 0 rows, the record says 1",
+        ),
+        (
+            "corpus/web/000002.json",
+            {"rows": {"read": 3, "status": {"success": 2, "dns": 1}}},
+            "000002.tar holds 3 images, the record says 2",
+        ),
+        (
+            "rounds/1/web/000001.json",
+            {"rows": {"read": 3, "status": {"success": 2}}},
+            "3 rows read, 2 accounted for",
+        ),
+        (
+            "rounds/1/web/000001.json",
+            {"rows": {"read": 2, "status": {"success": 2}}},
+            "2 rows, but the manifest's slice has 3",
+        ),
+    ],
+)
+def test_record_that_does_not_fit_its_files_or_its_place_is_a_problem(run, name, changes, message):
+    edit(run, name, **changes)
+    place = name.removesuffix(".json")
+    assert f"{place}: {message}" in problems(run)
+
+
+def test_shards_that_the_manifest_does_not_have_or_that_are_missing_are_problems(run):
+    run.store.move("rounds/1/web/000002.json", "rounds/1/web/000003.json")
+    assert problems(run) == [
+        "rounds/1/web/000002: no record, though the node is done",
+        "rounds/1/web/000003: no such slice in the manifest's index",
+    ]
+
+
+def test_last_slice_of_a_manifest_may_be_smaller(run):
+    edit(run, f"{INDEX}/index.json", rows=8)
+    found = problems(run)
+    assert "corpus/web/000002: 3 rows, but the manifest's slice has 2" in found
+    assert not [line for line in found if "000001" in line]
+
+
+class TestStaleNodes:
+    """Which nodes of the whole method a repair makes run again."""
+
+    @pytest.fixture
+    def run_dir(self, tmp_path):
+        run_dir = writable(parse_config(tiny_data(tmp_path), "test"))
+        for name in run_dir.nodes:
+            run_dir.ledger.finish(name, {}, NO_RESULT, 1.0)
+        return run_dir
+
+    @pytest.mark.parametrize(
+        ("place", "node", "reopened"),
+        [
+            ("corpus/human/000000", "fetch", ["fetch", "report.1"]),
+            ("corpus/test/000000", "fetch", ["fetch", "evaluate.1", "report.1"]),
+            ("corpus/web/000000", "fetch", ["fetch", "bootstrap.1", "report.1"]),
+            ("rounds/1/web/000000", "bootstrap.1", ["bootstrap.1", "report.1"]),
+        ],
+    )
+    def test_damaged_shard_reopens_what_reads_it_except_trainings(self, run_dir, place, node, reopened):
+        assert repair(run_dir, [Problem(place, "damaged", node, 0)]) == reopened
+        assert [name for name in run_dir.nodes if run_dir.ledger.node(name) is None] == reopened
+        half_done = {name for name in reopened if run_dir.ledger.latest(name) is not None}
+        assert half_done == {name for name in reopened if run_dir.nodes[name].kind.streams_shards}
+
+    def test_damaged_model_is_trained_again(self, run_dir):
+        run_dir.store.put("models/captioner.1/model.safetensors", b"damaged")
+        problem = Problem("models/captioner.1", "model.safetensors is not what was written", "captioner.1")
+        assert repair(run_dir, [problem]) == ["captioner.1", "report.1"]
+        assert not run_dir.store.exists("models/captioner.1")
+        assert run_dir.ledger.latest("captioner.1") is None
+
+    def test_wrong_totals_of_a_node_are_counted_again(self, run_dir):
+        assert repair(run_dir, [Problem("nodes/fetch.json", "127 rows", "fetch")]) == ["fetch", "report.1"]
+        assert run_dir.ledger.latest("fetch") is not None

@@ -1,170 +1,270 @@
-"""Failed rows are asked for again in place: what changes, what stays, and what is there whenever it is broken off."""
+"""`capfilt retry`: which rows it downloads, what it prints, and clusters that fail or shrink meanwhile."""
 
 import io
-import json
+import tarfile
+from contextlib import nullcontext, suppress
+from dataclasses import replace
 
 import pytest
-from PIL import Image
+from rich.console import Console
 
-from capfilt.pipeline.rundir.generations import finish_replacing
-from capfilt.stages.shards.retry import DamagedShard, UnknownClass, retry_classes
-from capfilt.stages.status import STATUSES
-from capfilt.stages.storage.store import Store
-from tests.pipeline.maintenance.retry_scene import LATE, Scene, images_in
+from capfilt.cluster.chain.engine import chain_demand
+from capfilt.cluster.chain.shrinking import ClusterShrunk
+from capfilt.cluster.sizing import divide_resources
+from capfilt.pipeline.config.load import ConfigError, parse_config
+from capfilt.pipeline.maintenance.retry import closing_lines, retry_rows
+from capfilt.pipeline.prepare import hold_run
+from capfilt.stages.shards.retry import DamagedShard
+from tests.local_chain import run_local
+from tests.pipeline.maintenance.partial_run import LATE_IMAGES, SIZING
+from tests.runs import NO_RESULT, writable
+from tests.tiny import tiny_data
 
 
-def test_only_the_failed_rows_are_asked_for_and_only_their_shards_change(scene):
-    assert scene.statuses(0) == ["success", "missing_file", "success"]
-    before, tar = scene.files(), images_in(scene.run / "corpus/web/000000.tar")
-    for name in LATE:
-        scene.draw(name)
-    for i in (0, 2, 3, 5):
-        (scene.pictures / f"p{i}.png").unlink()  # asked for again they would be lost
-    outcomes = scene.stage("missing_file")
-    assert [o["status"] for o in outcomes] == [{"success": 1}] * 2 and [o["asked"] for o in outcomes] == [
-        1,
-        1,
+class Board:
+    """A status board in this process."""
+
+    def __init__(self):
+        self.causes, self.failed = {}, set()
+
+    def read(self):
+        return {}
+
+    def for_node(self, node):
+        return self
+
+    def report_failure(self, cause, *, shard=None, wait=False):
+        self.causes[cause] = 1
+        self.failed.add(shard)
+
+    def claim(self, stage, shard):
+        return 0
+
+    def release(self, stage, shard):
+        pass
+
+    def failures(self, node):
+        return self.causes
+
+    def failed_shards(self, node):
+        return set(self.failed)
+
+
+@pytest.fixture
+def retry(partial_run, monkeypatch):
+    """`retry_rows` with a chain in this process instead of on a cluster. Shards that fail do not end the chain."""
+
+    def local(items, steps, *, segment, name):
+        for item in items:
+            with suppress(DamagedShard):
+                yield from run_local([item], steps)
+
+    monkeypatch.setattr("capfilt.pipeline.nodes.shards.run_chain", local)
+    monkeypatch.setattr("capfilt.pipeline.maintenance.retry.session", lambda config: nullcontext())
+    monkeypatch.setattr("capfilt.pipeline.maintenance.retry.StatusBoard", Board)
+    monkeypatch.setattr("capfilt.pipeline.nodes.context.RunContext.sizing", lambda self: SIZING)
+
+    def call(*classes, out=None):
+        console = Console(file=out or io.StringIO(), width=200)
+        with hold_run(partial_run.config, console.print) as run_dir:
+            return retry_rows(run_dir, classes, console)
+
+    partial_run.store.put("config.yaml", b"")
+    return call
+
+
+def test_rows_are_downloaded_and_the_next_command_is_printed(partial_run, retry):
+    partial_run.draw("p1.png")
+    result = retry("missing_file", "timeout")
+    assert (result.rows, dict(result.status)) == (2, {"success": 1, "missing_file": 1})
+    assert (result.shards, result.changed, result.failed, result.trained_before) == (2, 1, None, None)
+    assert closing_lines(result, "a run", "capfilt retry", "capfilt run x") == [
+        ("retried", "2 rows = 1 success, 1 missing_file"),
+        ("changed", "1 of 2 shards"),
+        ("run", "a run"),
+        ("to do", "bootstrap.1, report.1"),
+        ("continue", "capfilt run x"),
     ]
-    assert scene.files() == before  # nothing counts yet
-    changed, again = scene.publish()
-    assert [s.shard for s in changed] == [0, 1] and again == ["bootstrap.1", "report.1"]
-    assert scene.statuses(0) == scene.statuses(1) == ["success"] * 3
-    scene.check_readers()
-    after, new_tar = scene.files(), images_in(scene.run / "corpus/web/000000.tar")
-    assert {n for n in after if after[n] != before.get(n)} == {
-        f"00000{s}.{ending}" for s in (0, 1) for ending in ("tar", "parquet", "json")
-    }
-    assert tar.items() <= new_tar.items() and len(new_tar) == len(tar) + 3
+    assert not partial_run.store.exists("replacing")
+    assert retry("timeout").rows == 0
+
+
+def test_interrupted_retry_is_resumed(partial_run, retry):
+    for name in LATE_IMAGES:
+        partial_run.draw(name)
+    partial_run.stage("missing_file", shards=(0,))
+    (partial_run.images / "p1.png").unlink()  # a second download would fail
+    result = retry("missing_file")
+    assert (result.rows, dict(result.status), result.changed) == (2, {"success": 2}, 2)
+
+
+def test_retry_of_other_statuses_first_publishes_what_is_staged(partial_run, retry):
+    partial_run.draw("p1.png")
+    partial_run.stage("missing_file", shards=(0,))
+    result = retry("dns")
+    assert (result.rows, result.changed, result.unfinished) == (0, 0, ["bootstrap.1", "report.1"])
+    assert partial_run.statuses(0) == ["success"] * 3
+
+
+def test_shards_that_cannot_be_retried_are_unchanged(partial_run, retry):
+    for name in LATE_IMAGES:
+        partial_run.draw(name)
+    path = partial_run.path / "corpus/web/000000.tar"
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    before = partial_run.corpus()
+    result = retry("missing_file")
     assert (
-        after["000000.json"]["rows"] == {"read": 3, "status": {"success": 3}}
-        and after["000000.json"]["texts"] == 3
+        result.failed is not None
+        and "1 of 2 shards failed in every attempt (first: shard 0 of web)" in result.failed
     )
-    assert sorted(p.name for p in (scene.run / "rounds/1/web").iterdir()) == ["000002.json"]
-    assert scene.ledger.node("bootstrap.1") is None and scene.store.exists("nodes/bootstrap.1.started.json")
-    assert scene.ledger.node("report.1") is None
+    assert "000000.tar is not what was written; run capfilt verify --repair first" in result.failed
+    assert (result.rows, dict(result.status), result.changed) == (1, {"success": 1}, 1)
+    after = partial_run.corpus()
+    assert {name for name in after if after[name] != before[name]} == {
+        f"000001.{ending}" for ending in ("tar", "parquet", "json")
+    }
+    assert closing_lines(result, "r", "capfilt retry r", "capfilt run x")[-1] == ("resume", "capfilt retry r")
 
 
-def test_the_result_is_that_of_a_fetch_that_found_everything(scene, tmp_path):
-    for name in LATE:
-        scene.draw(name)
-    whole = Scene(tmp_path, run="whole")
-    whole.fetch()
-    scene.stage("missing_file")
-    scene.publish()
-    assert scene.files() == whole.files()
-
-
-def test_a_row_that_fails_as_before_replaces_nothing(scene):
-    before = scene.files()
-    outcomes = scene.stage("missing_file")
-    assert [o["status"] for o in outcomes] == [{"missing_file": 1}] * 2
-    assert scene.publish() == ([], [])
-    assert scene.files() == before and scene.ledger.node("bootstrap.1") is not None
-    assert scene.stage("dns", shards=(2,))[0]["asked"] == 0
-
-
-def test_another_failure_is_a_change(scene):
-    (scene.pictures / "p1.png").write_bytes(b"<html>no picture</html>")
-    assert scene.stage("missing_file", shards=(0,))[0]["status"] == {"not_image": 1}
-    changed, _ = scene.publish()
-    assert len(changed) == 1 and scene.statuses(0) == ["success", "not_image", "success"]
-
-
-STEPS = 14
-"""Writes, moves and removals of one replacement."""
-
-
-class Killed(Exception):
-    pass
-
-
-@pytest.mark.parametrize("at", range(STEPS + 1))
-def test_broken_off_at_any_step_no_reader_sees_a_mixture_and_the_next_command_finishes(
-    scene, at, monkeypatch
+@pytest.mark.parametrize("breaks", [False, True])
+def test_shards_that_fail_once_are_retried_while_others_are_completed(
+    partial_run, retry, monkeypatch, breaks
 ):
-    scene.draw("p1.png")
-    scene.stage("missing_file", shards=(0,))
-    steps = []
+    """As when a machine of the cluster is lost while it processes a shard."""
+    for name in LATE_IMAGES:
+        partial_run.draw(name)
+    passes = []
 
-    def breaking(name):
-        original = getattr(Store, name)
+    def first_without_shard_0(items, steps, **_):
+        passes.append([item["shard"] for item in items])
+        yield from run_local(items[1:] if len(passes) == 1 else items, steps)
+        if breaks and len(passes) == 1:
+            raise RuntimeError("the engine broke down")
 
-        def call(self, *args, **kwargs):
-            if len(steps) == at:
-                raise Killed
-            steps.append(name)
-            result = original(self, *args, **kwargs)
-            scene.check_readers()
-            return result
-
-        return call
-
-    with monkeypatch.context() as patched:
-        for name in ("remove", "remove_file", "move", "create", "put"):
-            patched.setattr(Store, name, breaking(name))
-        try:
-            scene.publish()
-            finished = True
-        except Killed:
-            finished = False
-    assert finished or len(steps) == at
-    assert finished == (at == STEPS), (
-        f"replacing a shard takes {len(steps)} steps now: try to break off at each"
-    )
-    scene.check_readers()
-    finish_replacing(scene.run_dir)
-    assert scene.statuses(0) == ["success"] * 3 and scene.statuses(1) == [
-        "success",
-        "missing_file",
-        "success",
-    ]
-    assert len(scene.ledger.committed("corpus/web")) == 3
-    assert scene.ledger.committed("rounds/1/web") == [1, 2]
-    assert scene.ledger.node("bootstrap.1") is None and not scene.store.exists("replacing")
-    scene.check_readers()
+    monkeypatch.setattr("capfilt.pipeline.nodes.shards.run_chain", first_without_shard_0)
+    result = retry("missing_file")
+    assert passes == [[0, 1], [0]]
+    assert (result.failed, result.changed, dict(result.status)) == (None, 2, {"success": 2})
 
 
-def test_a_generation_of_a_shard_that_was_made_anew_since_is_thrown_away(scene):
-    scene.draw("p1.png")
-    scene.stage("missing_file", shards=(0,))
-    path = scene.run / "corpus/web/000000.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": {"fetch": 99}}))
-    before = scene.files()
-    finish_replacing(scene.run_dir)
-    assert scene.files() == before and not scene.store.exists("replacing")
+def test_chain_is_built_again_for_a_cluster_that_has_shrunk(partial_run, retry, monkeypatch):
+    for name in LATE_IMAGES:
+        partial_run.draw(name)
+    sizes = iter([4.0, 1.0])
+    resize = lambda self: divide_resources(self.config.cluster, cpus=next(sizes), gpus=0.0)  # noqa: E731
+    monkeypatch.setattr("capfilt.pipeline.nodes.context.RunContext.sizing", resize)
+    demands = []
+
+    def shrinks(items, steps, **_):
+        demands.append(chain_demand(steps).cpus)
+        if len(demands) == 1:
+            raise ClusterShrunk("half of it is gone")
+        yield from run_local(items, steps)
+
+    monkeypatch.setattr("capfilt.pipeline.nodes.shards.run_chain", shrinks)
+    result = retry("missing_file")
+    assert demands == [0.5, 0.125] and (result.failed, result.changed) == (None, 2)
 
 
-def test_a_late_attempt_leaves_the_staged_generation_alone(scene):
-    scene.draw("p1.png")
-    (first,) = scene.stage("missing_file", shards=(0,))
-    assert scene.stage("missing_file", shards=(0,)) == [first]
-    scene.publish()
-    scene.check_readers()
+def test_retry_ends_if_the_cluster_shrinks_in_every_pass(partial_run, retry, monkeypatch):
+    passes = []
+
+    def shrinks(items, steps, **_):
+        passes.append(len(items))
+        if len(passes) in (1, 3):  # one shard is completed in between, which resets the count
+            raise ClusterShrunk("half of it is gone")
+        if len(passes) == 2:
+            yield from run_local(items[:1], steps)
+        raise ClusterShrunk("nearly all of it is gone")
+
+    for name in LATE_IMAGES:
+        partial_run.draw(name)
+    monkeypatch.setattr("capfilt.pipeline.nodes.shards.run_chain", shrinks)
+    result = retry("missing_file")
+    assert passes == [2, 2, 1, 1, 1]
+    assert result.failed is not None and "nearly all of it is gone" in result.failed
+    assert (result.rows, result.changed) == (1, 1)  # completed shards count
 
 
-def test_a_damaged_shard_is_not_written_anew(scene):
-    path = scene.run / "corpus/web/000000.tar"
-    data = bytearray(path.read_bytes())
-    data[600] ^= 1
-    path.write_bytes(data)
+def test_error_of_the_engine_is_one_line_and_completed_shards_count(partial_run, retry, monkeypatch):
+    """As with Ray Data and few shards, where the first error ends the execution."""
+    for name in LATE_IMAGES:
+        partial_run.draw(name)
+    path = partial_run.path / "corpus/web/000000.tar"
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+
+    passes = []
+
+    def gives_up(items, steps, **_):
+        passes.append([item["shard"] for item in items])
+        yield from run_local(items, steps)
+
+    monkeypatch.setattr("capfilt.pipeline.nodes.shards.run_chain", gives_up)
+    result = retry("missing_file")
+    assert passes[:2] == [[0, 1], [1, 0]], "the shard that failed comes last"
+    assert result.failed is not None and "\n" not in result.failed
+    assert "000000.tar is not what was written; run capfilt verify --repair first" in result.failed
+    assert (result.rows, result.changed) == (1, 1)
+    assert partial_run.store.exists("nodes/retry.failure.log")
+    for name in ("tar", "json", "parquet"):
+        partial_run.store.remove_file(f"corpus/web/000000.{name}")
+    assert retry("missing_file").failed is None
+
+
+def test_images_that_came_in_a_tar_are_not_retried(partial_run, retry):
+    with tarfile.open("images.tar", "w") as tar:
+        for name, data in (("0.jpg", b"no image"), ("0.txt", b"a text")):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    web = partial_run.config.sources["web"]
+    rows = replace(web.rows, manifest="images.tar")
+    tars = web.model_copy(update={"rows": rows, "images": None})
+    partial_run.config = partial_run.config.model_copy(update={"sources": {"web": tars}})
+    partial_run.store.remove("corpus")
+    partial_run.fetch(shards=1)
+    assert partial_run.statuses(0) == ["not_image"]
+    before, out = partial_run.corpus(), io.StringIO()
+    assert retry("not_image", out=out).rows == 0
+    assert "web: its images came in tars, there is nothing to download" in out.getvalue()
+    assert partial_run.corpus() == before
+
+
+def test_corpus_that_was_fetched_with_other_settings_is_refused(partial_run, retry):
+    fetch = replace(partial_run.config.fetch, image=replace(partial_run.config.fetch.image, min_side=2))
+    partial_run.config = partial_run.config.model_copy(update={"fetch": fetch})
     with pytest.raises(
-        DamagedShard, match=r"000000\.tar is not what was written; run capfilt verify --repair"
+        ConfigError, match="fetched with other settings than the config has now; retry with the same"
     ):
-        scene.stage("missing_file", shards=(0,))
+        retry("missing_file")
 
 
-def test_classes():
-    assert retry_classes(" dns,timeout,http_5xx,dns") == ("dns", "http_5xx", "timeout")
-    assert set(retry_classes(None)) == {name for name, status in STATUSES.items() if status.retryable}
-    with pytest.raises(UnknownClass, match=r"--class: slow: no such status; allowed: dns, connect, timeout"):
-        retry_classes("dns,slow")
-    for wrong in ("success", "pending", " , "):
-        with pytest.raises(UnknownClass):
-            retry_classes(wrong)
-
-
-def test_picture_bytes_are_pictures(scene):
-    tar = images_in(scene.run / "corpus/web/000002.tar")
-    for name, data in tar.items():
-        if name.endswith(".jpg"):
-            assert Image.open(io.BytesIO(data)).size == (8, 8)
+@pytest.mark.parametrize(
+    ("undone", "trained_before"),
+    [
+        ([], None),
+        (["fetch"], "pretrain.0"),
+        (["fetch", "pretrain.0"], "captioner.1"),
+        (["bootstrap.1", "report.1"], "pretrain.1"),
+        (["report.1"], None),
+    ],
+)
+def test_first_training_that_read_the_old_corpus_is_named(tmp_path, undone, trained_before):
+    run_dir = writable(parse_config(tiny_data(tmp_path), "test"))
+    for name in run_dir.nodes:
+        if name not in undone:
+            run_dir.ledger.finish(name, {}, NO_RESULT, 1.0)
+    # No source has a corpus here, so the retry itself has nothing to do.
+    result = retry_rows(run_dir, ("dns",), Console(quiet=True))
+    assert (result.unfinished, result.trained_before) == (undone, trained_before)
+    lines = dict(closing_lines(result, "r", "capfilt retry r", "capfilt run x"))
+    assert lines["retried"] == "no row"
+    if trained_before is None:
+        assert "trained before" not in lines
+    else:
+        command = f"capfilt run x --fresh {trained_before}"
+        assert lines["trained before"] == f"{trained_before} is unchanged; {command} trains it again"
+    if undone:
+        assert lines["to do"] == ", ".join(undone) and lines["continue"] == "capfilt run x"
+    else:
+        assert lines["again"] == "capfilt retry r"

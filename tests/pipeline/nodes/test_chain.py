@@ -1,4 +1,4 @@
-"""The fetch stage of a chain: settings by source, the web shared, the rate divided."""
+"""Fetch settings of each source, as the chains of stages use them."""
 
 from contextlib import ExitStack
 from dataclasses import replace
@@ -13,7 +13,14 @@ from capfilt.stages.images.decode import DecodeConfig
 from tests.tiny import tiny_data
 
 
-def test_sources_of_equal_manners_share_what_is_known_of_hosts():
+def configs_of(data):
+    """Fetch settings of all sources."""
+    config = parse_config(data, "test")
+    with ExitStack() as stack:
+        return fetch_configs(config, tuple(config.sources), stack)
+
+
+def test_sources_with_equal_limits_share_a_downloader():
     plain = FetchConfig()
     stage = FetchBySource(
         {
@@ -28,35 +35,40 @@ def test_sources_of_equal_manners_share_what_is_known_of_hosts():
     assert {web.workers for web in webs.values()} == {5} and webs["c"].config.per_host == 1
 
 
-def test_our_own_server_needs_no_manners_and_lists_have_one_place(tmp_path, monkeypatch):
+def test_folder_that_the_run_serves_has_no_limits_and_block_lists_are_absolute(tmp_path, monkeypatch):
     data = tiny_data(tmp_path)
     data["fetch"]["blocked"] = ["list.txt", "s3://bucket/list.txt"]
     served = next(name for name, section in data["sources"].items() if "serve" in section)
     (tmp_path / "served").mkdir()
     data["sources"][served]["serve"] = str(tmp_path / "served")
     monkeypatch.chdir(tmp_path)
-    config = parse_config(data, "test")
-    with ExitStack() as stack:
-        configs = fetch_configs(config, tuple(config.sources), stack)
+    configs = configs_of(data)
     assert (configs[served].robots, configs[served].per_host_per_second) == (False, None)
+    assert configs[served].allow_private[-1] == "127.0.0.1"
     others = [each for name, each in configs.items() if name != served]
     assert others and all(each.robots and each.per_host_per_second for each in others)
     assert configs[served].blocked == (str(tmp_path / "list.txt"), "s3://bucket/list.txt")
 
 
-def test_img2dataset_asks_for_urls_and_never_reads_folders(tmp_path):
+def test_settings_of_a_source_replace_those_of_the_section_fetch(tmp_path):
+    data = tiny_data(tmp_path)
+    (tmp_path / "shapes/web").mkdir(parents=True)
+    data["sources"]["human"]["fetch"] = {"per_host": 3}
+    configs = configs_of(data)
+    assert (configs["human"].per_host, configs["human"].image.min_side) == (3, DecodeConfig().min_side)
+    assert configs["test"].per_host == FetchConfig().per_host and configs["test"].image.min_side == 16
+
+
+def test_img2dataset_downloads_urls_and_never_reads_folders(tmp_path):
     data = tiny_data(tmp_path)
     data["fetch"] = {"backend": "img2dataset", "robots": False, "per_host_per_second": None}
     for number, section in enumerate(data["sources"].values()):
         for place in ("serve", "images"):
             section.pop(place, None)
         section |= {"base_url": "http://a.test"} if number else {"images": str(tmp_path)}
-    config = parse_config(data, "test")
-    with ExitStack() as stack:
-        stages = FetchBySource(fetch_configs(config, tuple(config.sources), stack)).stages
-    kinds = {name: type(stage) for name, stage in stages.items()}
-    assert kinds == {
-        name: Fetch if section.images is not None else Img2datasetFetch
-        for name, section in config.sources.items()
+    stages = FetchBySource(configs_of(data)).stages
+    classes = {name: type(stage) for name, stage in stages.items()}
+    assert classes == {
+        name: Fetch if "images" in section else Img2datasetFetch for name, section in data["sources"].items()
     }
-    assert {Fetch, Img2datasetFetch} == set(kinds.values())
+    assert {Fetch, Img2datasetFetch} == set(classes.values())

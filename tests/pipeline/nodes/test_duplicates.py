@@ -1,4 +1,7 @@
-"""Which copies of a picture survive, in every order, and what the others' candidates are told. Expected by hand."""
+"""Which copies of an image are surplus, whatever the order, and how their candidates are marked.
+
+Expected values are worked out by hand.
+"""
 
 import hashlib
 import io
@@ -33,23 +36,25 @@ from capfilt.stages.shards.records import CandidatesRecord, RowCounts, encode
 from capfilt.stages.shards.write import Write, WriteConfig, corpus_files, parquet_bytes
 from capfilt.stages.storage.layout import DUPLICATES
 from capfilt.stages.storage.store import Store
+from tests.killing import Killed, kill_at
 from tests.runs import walk, writable
 
 A, B, C, D = ("a" * 64, "b" * 64, "c" * 64, "d" * 64)
-TELLING, OTHER, FLAT = "00000000ffffffff", "ffffffff00000000", "8" + "0" * 15
+PHASH, OTHER_PHASH, FLAT = "00000000ffffffff", "ffffffff00000000", "8" + "0" * 15
+"""Perceptual hashes; FLAT has too few set bits to identify an image."""
 
-# shard → (sha256, phash) per row; web2 comes after web, whatever is fetched first.
+# Shard → (sha256, phash) of each row. The source web2 comes after web, whichever is fetched first.
 CORPUS = {
-    ("web", 0): [(A, TELLING), (B, OTHER), (A, TELLING), (None, None)],
-    ("web", 1): [(A, TELLING), (C, TELLING), (D, FLAT), (D, FLAT)],
-    ("web2", 0): [(A, TELLING), (D, FLAT), ("e" * 64, FLAT), ("f" * 64, FLAT)],
+    ("web", 0): [(A, PHASH), (B, OTHER_PHASH), (A, PHASH), (None, None)],
+    ("web", 1): [(A, PHASH), (C, PHASH), (D, FLAT), (D, FLAT)],
+    ("web2", 0): [(A, PHASH), (D, FLAT), ("e" * 64, FLAT), ("f" * 64, FLAT)],
 }
-# Of A the first two survive: web/0/0, web/0/2. Of TELLING (A and C) the same two, so C is surplus as well.
-# Of D the first two: web/1/2, web/1/3. FLAT tells nothing. Of the url below the first two that came.
+# With max_copies 2, the first two copies of A are kept: web/0/0 and web/0/2. PHASH (A and C) has the same first
+# two, so C is surplus too. The first two copies of D are web/1/2 and web/1/3. FLAT identifies nothing. Of the url
+# below, the third image is surplus: web/1/2 is kept, web2/0/3 is not.
 SURPLUS = {("web", 1): [0, 1], ("web2", 0): [0, 1, 3]}
 
-
-# Rows of one url, which gave other pictures; the last is surplus.
+# Rows whose url is the same, although it gave other images.
 URLS = {
     ("web", 0, 1): "random?é",
     ("web", 0, 3): "random?é",
@@ -72,7 +77,7 @@ def config_of(folder, **duplicates):
     )
 
 
-def run_of(config):
+def context_of(config):
     return RunContext(writable(config), progress=None, board=None, stop=SimpleNamespace(requested=False))
 
 
@@ -137,7 +142,7 @@ def write_candidates(store, source, shard):
     folder.put(f"{shard:06d}.json", encode(record))
 
 
-def fill(folder, shards):
+def write_shards(folder, shards):
     store = Store(str(folder))
     for source, shard in shards:
         write_corpus(store, source, shard)
@@ -145,22 +150,28 @@ def fill(folder, shards):
 
 
 @pytest.fixture(scope="module")
-def filled(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("filled")
-    fill(folder, CORPUS)
+def unmarked(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unmarked")
+    write_shards(folder, CORPUS)
     return folder
 
 
 @pytest.fixture
-def made(filled, tmp_path):
-    """A run with its corpus and candidates, not marked."""
-    shutil.copytree(filled, tmp_path / "run")
-    return run_of(config_of(tmp_path / "run"))
+def context(unmarked, tmp_path):
+    """A run with its corpus and candidates, which are not marked."""
+    shutil.copytree(unmarked, tmp_path / "run")
+    return context_of(config_of(tmp_path / "run"))
 
 
-def flagged(run):
+def mark(context, *, fetched=True):
+    """Mark the candidates of the first round."""
+    return mark_round(context, context.run_dir.nodes["bootstrap.1"], fetched=fetched)
+
+
+def marked_rows(context):
+    """(source, shard, key) of the images with a marked candidate."""
     rows = duckdb.sql(
-        f"SELECT DISTINCT source, shard, key FROM '{run.config.run.dir}/rounds/1/*/*.parquet' "
+        f"SELECT DISTINCT source, shard, key FROM '{context.config.run.dir}/rounds/1/*/*.parquet' "
         "WHERE list_contains(flags, 'duplicate_image')"
     ).fetchall()
     return sorted(rows)
@@ -170,14 +181,14 @@ EXPECTED = sorted((s, n, row_key(n, i)) for (s, n), rows in SURPLUS.items() for 
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_the_first_copies_survive_whatever_was_fetched_first(tmp_path, order):
-    fill(tmp_path, list(CORPUS)[::order])
-    made = run_of(config_of(tmp_path))
-    assert mark_round(made, made.run_dir.nodes["bootstrap.1"], fetched=True) == 2
-    assert flagged(made) == EXPECTED
-    pictures = pq.read_table(made.store.path(DUPLICATES)).to_pylist()
-    assert [(p["kind"], p["hash"], p["copies"], p["first"], p["last"]) for p in pictures] == [
-        ("perceptual", TELLING, 5, "web/00000000000", "web/00000000002"),
+def test_first_copies_are_kept_whatever_was_fetched_first(tmp_path, order):
+    write_shards(tmp_path, list(CORPUS)[::order])
+    context = context_of(config_of(tmp_path))
+    assert mark(context) == 2
+    assert marked_rows(context) == EXPECTED
+    images = pq.read_table(context.store.path(DUPLICATES)).to_pylist()
+    assert [(each["kind"], each["hash"], each["copies"], each["first"], each["last"]) for each in images] == [
+        ("perceptual", PHASH, 5, "web/00000000000", "web/00000000002"),
         ("exact", A[:32], 4, "web/00000000000", "web/00000000002"),
         ("exact", D[:32], 3, "web/00000100002", "web/00000100003"),
         (
@@ -188,164 +199,169 @@ def test_the_first_copies_survive_whatever_was_fetched_first(tmp_path, order):
             "web/00000100002",
         ),
     ]
-    assert surplus_texts(made.store) == {("web", 1): 4, ("web2", 0): 6}  # blank texts train nobody
+    assert surplus_texts(context.store) == {("web", 1): 4, ("web2", 0): 6}  # blank texts do not count
 
 
-def test_the_report_lists_a_picture_once(made):
-    count_copies(made.run_dir)
-    assert most_copied_images(made.config, made.store) == [
+def test_report_lists_an_image_once(context):
+    count_copies(context.run_dir)
+    assert most_copied_images(context.config, context.store) == [
         {"kind": "perceptual", "copies": 5, "source": "web", "key": "00000000000", "surplus": 3},
         {"kind": "exact", "copies": 3, "source": "web", "key": "00000100002", "surplus": 1},
         {"kind": "url", "copies": 3, "source": "web", "key": "00000000001", "surplus": 1},
     ]
-    assert most_copied_images(config_of(made.config.run.dir, policy="keep"), made.store) == []
+    assert most_copied_images(config_of(context.config.run.dir, policy="keep"), context.store) == []
 
 
-def test_pictures_within_the_limit_are_listed_and_survive(made):
-    config = config_of(made.config.run.dir, max_copies=50)
+def test_images_within_the_limit_are_listed_and_kept(context):
+    config = config_of(context.config.run.dir, max_copies=50)
     count_copies(writable(config))
-    assert [p["copies"] for p in most_copied_images(config, made.store)] == [5, 3, 3]
-    assert surplus_texts(made.store) == {}
+    assert [image["copies"] for image in most_copied_images(config, context.store)] == [5, 3, 3]
+    assert surplus_texts(context.store) == {}
 
 
-def test_dropped_copies_have_scores_and_no_verdict_and_the_ratio_is_that_of_the_others(made):
-    mark_round(made, made.run_dir.nodes["bootstrap.1"], fetched=True)
-    glob = f"{made.config.run.dir}/rounds/1/*/*.parquet"
+@pytest.mark.parametrize("listed", [0, 1, 3])
+def test_number_of_listed_images_is_limited_only_below_the_limit_of_copies(context, monkeypatch, listed):
+    monkeypatch.setattr(duplicates, "LISTED_BELOW_LIMIT", listed)
+    count_copies(context.run_dir)
+    assert pq.read_table(context.store.path(DUPLICATES))["copies"].to_pylist() == [5, 4, 3, 3]
+    count_copies(writable(config_of(context.config.run.dir, max_copies=50)))
+    assert pq.read_table(context.store.path(DUPLICATES))["copies"].to_pylist() == [5, 4, 3, 3][:listed]
+
+
+@pytest.mark.parametrize(("max_copies", "surplus"), [(2, 3), (4, 1), (5, 0)])
+def test_copies_are_surplus_only_above_the_limit(context, max_copies, surplus):
+    config = config_of(context.config.run.dir, max_copies=max_copies)
+    count_copies(writable(config))
+    assert most_copied_images(config, context.store)[0]["surplus"] == surplus
+    perceptual = pq.read_table(context.store.path(DUPLICATES)).to_pylist()[0]
+    assert (perceptual["last"] is None) == (surplus == 0)
+
+
+def test_dropped_copies_have_scores_but_no_verdict_and_are_left_out_of_noise_ratios(context):
+    mark(context)
+    glob = f"{context.config.run.dir}/rounds/1/*/*.parquet"
     rows = duckdb.sql(
-        f"SELECT DISTINCT kept, itm_prob, flags FROM '{glob}' WHERE key = '00000100000' AND source = 'web' ORDER BY 2"
+        f"SELECT DISTINCT kept, itm_prob, flags FROM '{glob}' "
+        "WHERE key = '00000100000' AND source = 'web' ORDER BY 2"
     ).fetchall()
     assert rows == [(None, p, ["degenerate", "duplicate_image"]) for p in (0.25, 0.75)]
     ratios = dict(duckdb.sql(f"SELECT origin, 1-avg(kept::int) FROM '{glob}' GROUP BY 1").fetchall())
     assert ratios == {"web": 1.0, "synthetic": 0.0}
-    record = made.store.read_json("rounds/1/web/000001.json")
+    record = context.store.read_json("rounds/1/web/000001.json")
     assert record["candidates"] == {
         "synthetic": {"unjudged": 2, "kept": 2},
         "web": {"unjudged": 2, "dropped": 2},
     }
     assert record["duplicates"] == 4
-    assert record["files"][0]["bytes"] == len(made.store.read("rounds/1/web/000001.parquet"))
+    assert record["files"][0]["bytes"] == len(context.store.read("rounds/1/web/000001.parquet"))
 
 
-def test_flag_leaves_the_verdicts_and_keep_looks_for_nothing(made):
-    flag = run_of(config_of(made.config.run.dir, policy="flag"))
-    assert mark_round(flag, flag.run_dir.nodes["bootstrap.1"], fetched=True) == 2
-    assert flagged(flag) == EXPECTED
-    glob = f"{made.config.run.dir}/rounds/1/*/*.parquet"
+def test_policy_flag_keeps_the_verdicts_and_policy_keep_counts_nothing(context):
+    flag = context_of(config_of(context.config.run.dir, policy="flag"))
+    assert mark(flag) == 2
+    assert marked_rows(flag) == EXPECTED
+    glob = f"{context.config.run.dir}/rounds/1/*/*.parquet"
     assert duckdb.sql(f"SELECT count(*) FROM '{glob}' WHERE kept IS NULL").fetchone() == (0,)
-    keep = run_of(config_of(made.config.run.dir, policy="keep"))
+    keep = context_of(config_of(context.config.run.dir, policy="keep"))
     keep.store.remove(DUPLICATES)
-    assert mark_round(keep, keep.run_dir.nodes["bootstrap.1"], fetched=True) == 0
+    assert mark(keep) == 0
     assert not keep.store.exists(DUPLICATES)
 
 
-def test_without_perceptual_hashes_bytes_decide(made):
-    run = run_of(config_of(made.config.run.dir, perceptual=False))
-    mark_round(run, run.run_dir.nodes["bootstrap.1"], fetched=True)
-    assert ("web", 1, "00000100001") not in flagged(run) and len(flagged(run)) == 4
+def test_without_perceptual_hashes_only_equal_bytes_and_urls_are_copies(context):
+    run = context_of(config_of(context.config.run.dir, perceptual=False))
+    mark(run)
+    assert ("web", 1, "00000100001") not in marked_rows(run) and len(marked_rows(run)) == 4
 
 
-def test_marking_again_changes_nothing_and_a_changed_corpus_gives_verdicts_back(made):
-    node = made.run_dir.nodes["bootstrap.1"]
-    before = {name: made.store.read(name) for name in walk(made.store, "rounds")}
-    mark_round(made, node, fetched=True)
-    marked = {name: made.store.read(name) for name in walk(made.store, "rounds")}
-    assert mark_round(made, node, fetched=True) == 0
-    assert {name: made.store.read(name) for name in walk(made.store, "rounds")} == marked
-    made.store.remove(
-        "corpus/web/000000.json"
-    )  # fewer copies now: C is the second of its kind, web2's A is over, the url comes twice
-    assert mark_round(made, node, fetched=True) == 2
-    assert flagged(made) == [("web2", 0, "00000000000"), ("web2", 0, "00000000001")]
+def test_marking_again_changes_nothing_and_follows_a_changed_corpus(context):
+    before = {name: context.store.read(name) for name in walk(context.store, "rounds")}
+    mark(context)
+    marked = {name: context.store.read(name) for name in walk(context.store, "rounds")}
+    assert mark(context) == 0
+    assert {name: context.store.read(name) for name in walk(context.store, "rounds")} == marked
+    # With fewer copies C is the second one of its hash, A in web2 is surplus, and the url has two images.
+    context.store.remove("corpus/web/000000.json")
+    assert mark(context) == 2
+    assert marked_rows(context) == [("web2", 0, "00000000000"), ("web2", 0, "00000000001")]
     name = "rounds/1/web/000001.parquet"
-    assert pq.read_table(io.BytesIO(made.store.read(name))).equals(pq.read_table(io.BytesIO(before[name])))
+    assert pq.read_table(io.BytesIO(context.store.read(name))).equals(pq.read_table(io.BytesIO(before[name])))
 
 
-class Killed(Exception):
-    pass
+STEPS = 6
+"""Removals, writes and creations that mark two shards."""
 
 
-@pytest.mark.parametrize("at", range(4))
-def test_a_shard_that_is_being_marked_counts_as_it_was_or_not_or_marked(made, at, monkeypatch):
-    steps = []
-
-    def breaking(name):
-        original = getattr(Store, name)
-
-        def call(self, place, *args):
-            if "rounds/" in self.path(place):
-                if len(steps) == at:
-                    raise Killed
-                steps.append(name)
-            return original(self, place, *args)
-
-        return call
-
+@pytest.mark.parametrize("step", range(STEPS + 1))
+def test_shard_counts_unmarked_or_marked_or_not_at_all_wherever_marking_is_killed(context, step, monkeypatch):
     monkeypatch.setattr(duplicates, "THREADS", 1)
-    count_copies(made.run_dir)
-    with monkeypatch.context() as patched:
-        for name in ("remove", "put", "create"):
-            patched.setattr(Store, name, breaking(name))
-        with pytest.raises(Killed):
-            mark_round(made, made.run_dir.nodes["bootstrap.1"], fetched=False)
+    count_copies(context.run_dir)
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        calls = ("remove_file", "put", "create")
+        done = kill_at(patched, step, Store, calls, counts=lambda store, name, *_: name.startswith("rounds/"))
+        mark(context, fetched=False)
+        assert step == STEPS == len(done), "the number of steps has changed"
+        raise Killed
     for source, shard in CORPUS:
         name = f"rounds/1/{source}/{shard:06d}"
-        if made.store.exists(f"{name}.json"):
-            rows = pq.read_table(io.BytesIO(made.store.read(f"{name}.parquet"))).to_pylist()
-            assert count_verdicts(rows) == made.store.read_json(f"{name}.json")["candidates"]
+        if context.store.exists(f"{name}.json"):
+            rows = pq.read_table(io.BytesIO(context.store.read(f"{name}.parquet"))).to_pylist()
+            assert count_verdicts(rows) == context.store.read_json(f"{name}.json")["candidates"]
         else:
-            write_candidates(made.store, source, shard)  # the bootstrap judges it again
-    mark_round(made, made.run_dir.nodes["bootstrap.1"], fetched=False)
-    assert flagged(made) == EXPECTED
+            write_candidates(context.store, source, shard)  # as the bootstrap judges it again
+    mark(context, fetched=False)
+    assert marked_rows(context) == EXPECTED
 
 
-def test_a_run_that_is_to_stop_marks_no_further_shard(made):
-    made.stop.requested = True
+def test_run_that_stops_marks_no_further_shard(context):
+    context.stop.requested = True
     with pytest.raises(NodeStopped, match="not marked yet"):
-        mark_round(made, made.run_dir.nodes["bootstrap.1"], fetched=True)
-    assert flagged(made) == []
+        mark(context)
+    assert marked_rows(context) == []
 
 
-def test_counting_is_done_again_only_for_other_settings(made):
-    count_copies(made.run_dir)
-    made.store.remove("corpus/web/000000.json")
-    before = made.store.read(DUPLICATES)
-    ensure_counted(made.run_dir)
-    assert made.store.read(DUPLICATES) == before
-    ensure_counted(writable(config_of(made.config.run.dir, max_copies=3)))
-    assert made.store.read(DUPLICATES) != before
+def test_copies_are_counted_again_only_with_other_settings(context):
+    count_copies(context.run_dir)
+    context.store.remove("corpus/web/000000.json")
+    before = context.store.read(DUPLICATES)
+    ensure_counted(context.run_dir)
+    assert context.store.read(DUPLICATES) == before
+    ensure_counted(writable(config_of(context.config.run.dir, max_copies=3)))
+    assert context.store.read(DUPLICATES) != before
 
 
-def test_a_pretraining_on_texts_as_they_came_sees_no_surplus_copy(made):
-    count_copies(made.run_dir)
+def test_pretraining_on_unfiltered_texts_skips_surplus_copies(context):
+    count_copies(context.run_dir)
     ref = ShardRef("web", 1, "web")
-    every = ReadPairs(PairsConfig(run_dir=made.store)).read(ref)["key"].to_pylist()
-    left = ReadPairs(PairsConfig(run_dir=made.store, without_surplus=True)).read(ref)["key"].to_pylist()
-    assert every == [row_key(1, i) for i in range(4)] and left == [row_key(1, 2), row_key(1, 3)]
+    all_keys = ReadPairs(PairsConfig(run_dir=context.store)).read(ref)["key"].to_pylist()
+    config = PairsConfig(run_dir=context.store, without_surplus=True)
+    assert all_keys == [row_key(1, i) for i in range(4)]
+    assert ReadPairs(config).read(ref)["key"].to_pylist() == [row_key(1, 2), row_key(1, 3)]
 
 
-def test_a_late_attempt_does_not_write_over_marked_candidates(made):
-    mark_round(made, made.run_dir.nodes["bootstrap.1"], fetched=True)
+def test_late_attempt_does_not_overwrite_marked_candidates(context):
+    mark(context)
     name = "rounds/1/web/000001"
-    before = made.store.read(f"{name}.parquet")
+    before = context.store.read(f"{name}.parquet")
     batch = table_of([{"source": "web", "shard": 1, "key": "x"}], ROW_SCHEMA)
-    Write(WriteConfig(run_dir=made.store, round=1, round_fingerprint="f"))(batch)
-    assert made.store.read(f"{name}.parquet") == before
+    Write(WriteConfig(run_dir=context.store, round=1, round_fingerprint="f"))(batch)
+    assert context.store.read(f"{name}.parquet") == before
 
 
-def test_policy_and_limits_are_inputs_of_verdicts_and_not_of_images(tmp_path, monkeypatch):
+def test_policy_belongs_to_the_fingerprint_of_verdicts_and_not_of_images(tmp_path, monkeypatch):
     monkeypatch.setattr(Fingerprints, "checkpoint", lambda self, role: "digest")
-    prints = {p: Fingerprints(c := config_of(tmp_path, policy=p), plan(c)) for p in ("keep", "flag", "drop")}
-    for one, other in itertools.combinations(prints.values(), 2):
+    configs = [config_of(tmp_path, policy=policy) for policy in ("keep", "flag", "drop")]
+    fingerprints = [Fingerprints(config, plan(config)) for config in configs]
+    for one, other in itertools.combinations(fingerprints, 2):
         assert one.of("bootstrap.1") != other.of("bootstrap.1")
         assert one.corpus("web") == other.corpus("web")
 
 
-def test_lookup():
+def test_surplus_copies_are_found_by_any_of_their_hashes():
     exact = {"kind": "exact", "hash": A[:32], "last": "web/00000000005"}
-    copies = Copies([exact, {"kind": "perceptual", "hash": TELLING, "last": None}])
-    row = {"source": "web", "key": "00000000005", "sha256": A, "phash": TELLING, "url": None}
+    copies = Copies([exact, {"kind": "perceptual", "hash": PHASH, "last": None}])
+    row = {"source": "web", "key": "00000000005", "sha256": A, "phash": PHASH, "url": None}
     assert not copies.is_surplus(row)
-    assert copies.is_surplus(row | {"key": "00000000006"}) and copies.is_surplus(
-        row | {"source": "web2", "key": "0"}
-    )
+    assert copies.is_surplus(row | {"key": "00000000006"})
+    assert copies.is_surplus(row | {"source": "web2", "key": "0"})
     assert not copies.is_surplus(row | {"key": "9", "sha256": None, "phash": None})

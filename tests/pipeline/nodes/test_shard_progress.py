@@ -1,4 +1,4 @@
-"""What is shown of a node that streams shards: rows, or shards where nobody knows the rows before."""
+"""The progress of a node on its shards, and the early end of a node most of whose rows fail."""
 
 from types import SimpleNamespace
 
@@ -6,14 +6,17 @@ import msgspec
 import pytest
 
 from capfilt.pipeline.config.load import parse_config
+from capfilt.pipeline.errors import NodeFailed
 from capfilt.pipeline.node import Node
 from capfilt.pipeline.nodes.bootstrap import BOOTSTRAP
-from capfilt.pipeline.nodes.shards import _Watch
+from capfilt.pipeline.nodes.shards import ShardProgress
 from capfilt.stages.manifest.index import Index
-from capfilt.stages.shards.records import CandidatesRecord, RowCounts
+from capfilt.stages.shards.records import CandidatesRecord, CorpusRecord, RowCounts
 
 
-class Shown:
+class Display:
+    """Receives what a node shows."""
+
     def set_total(self, node, total, *, unit):
         self.total, self.unit = total, unit
 
@@ -21,34 +24,39 @@ class Shown:
         self.done, self.note = done, note
 
 
-def watched(*files, rows, shards):
-    """A watch over a source of which shard 0 is done, and what it shows."""
+def progress_of(*files, rows, shards, committed=(0,), other_rows=0, **run):
+    """The progress over the source "web" and the display that it writes to.
+
+    Args:
+        files: of the manifest.
+        committed: shards that are done before.
+        other_rows: rows of a second source.
+    """
+    sources = {"web": {"kind": "web", "rows": {"manifest": files[0], "shard_size": 100}}}
+    tars = sum(name.endswith(".tar") for name in files)
+    indexes = {"web": Index(rows=rows, shards=shards, identity="", files=files, tars=tars)}
+    if other_rows:
+        sources["other"] = sources["web"]
+        indexes["other"] = Index(rows=other_rows, shards=1, identity="", files=files, tars=0)
     data = {
-        "run": {"dir": "r"},
-        "sources": {"web": {"kind": "web", "rows": {"manifest": files[0], "shard_size": 100}}},
+        "run": {"dir": "r", **run},
+        "sources": sources,
         "captioner": {"checkpoint": "c"},
         "filter": {"checkpoint": "f"},
     }
-    ledger = SimpleNamespace(committed=lambda folder: [0])
-    run = SimpleNamespace(config=parse_config(data, "test"), ledger=ledger, progress=Shown())
-    node = Node(name="bootstrap.1", kind=BOOTSTRAP, round=1, needs=(), sources=("web",))
-    tars = sum(name.endswith(".tar") for name in files)
-    indexes = {"web": Index(rows=rows, shards=shards, identity="", files=files, tars=tars)}
-    return _Watch(run, node, indexes, {"web": "rounds/1/web"}), run.progress
+    ledger = SimpleNamespace(committed_shards=lambda folder: list(committed))
+    context = SimpleNamespace(config=parse_config(data, "test"), ledger=ledger, progress=Display())
+    node = Node(name="bootstrap.1", kind=BOOTSTRAP, round=1, needs=(), sources=tuple(indexes))
+    return ShardProgress(context, node, indexes, dict.fromkeys(indexes, "rounds/1")), context.progress
 
 
-def result(rows):
-    record = CandidatesRecord(
-        source="web",
-        shard=1,
-        round=1,
-        fingerprint="f",
-        files=(),
-        rows=RowCounts(read=rows, status={"success": rows}),
-        candidates={},
-        seconds={"read": 2.0},
-    )
-    return {"records": msgspec.json.encode({"candidates": record}).decode()}
+def result(rows, status="success"):
+    """What the chain returns for a shard with this many rows, all with the same status."""
+    counts = RowCounts(read=rows, status={status: rows})
+    common = {"source": "web", "shard": 1, "fingerprint": "f", "files": (), "rows": counts}
+    corpus = CorpusRecord(**common, seconds={"fetch": 9.0})
+    candidates = CandidatesRecord(**common, round=1, candidates={}, seconds={"read": 2.0})
+    return {"records": msgspec.json.encode({"corpus": corpus, "candidates": candidates}).decode()}
 
 
 @pytest.mark.parametrize(
@@ -59,8 +67,47 @@ def result(rows):
         (("a.tar", "urls.csv"), 151, 3, 1, 2, 3, "shards"),
     ],
 )
-def test_rows_or_shards(files, rows, shards, before, after, total, unit):
-    watch, shown = watched(*files, rows=rows, shards=shards)
-    assert (shown.done, shown.total, shown.unit) == (before, total, unit)
-    watch(result(50))
-    assert (shown.done, shown.note) == (after, "read 25/s")
+def test_progress_counts_rows_or_shards_if_there_are_tars(files, rows, shards, before, after, total, unit):
+    progress, display = progress_of(*files, rows=rows, shards=shards)
+    assert (display.done, display.total, display.unit) == (before, total, unit)
+    progress(result(50))
+    assert (display.done, display.note) == (after, "read 25/s")
+
+
+def test_last_shard_may_be_smaller():
+    assert progress_of("urls.csv", rows=250, shards=3, committed=(0, 1, 2))[1].done == 250
+
+
+def fail_rows(progress, rows):
+    """Count shards with failed rows only, of 100 rows each."""
+    for _ in range(rows // 100):
+        progress(result(100, "dns"))
+    if rows % 100:
+        progress(result(rows % 100, "dns"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "other_rows", "early"),
+    [
+        (6_000, 0, 5_000),  # small node: 5,000 rows
+        (150_000, 0, 5_000),
+        (250_000, 0, 5_000),  # 2% are 5,000 rows
+        (400_000, 0, 8_000),  # large node: 2% of its rows
+        (100_000, 300_000, 8_000),
+    ],
+)
+def test_node_ends_early_once_enough_rows_of_a_source_have_failed(rows, other_rows, early):
+    shape = {"rows": rows, "shards": rows // 100, "committed": (), "other_rows": other_rows}
+    progress, _ = progress_of("urls.csv", **shape)
+    fail_rows(progress, early - 1)
+    with pytest.raises(NodeFailed, match=rf"source web: all {early} rows failed"):
+        progress(result(1, "dns"))
+
+
+def test_node_does_not_end_early_at_the_limit_of_failed_rows():
+    progress, _ = progress_of("urls.csv", rows=20_000, shards=200, committed=(), max_failed_fraction=0.5)
+    for _ in range(30):
+        progress(result(100))
+    fail_rows(progress, 3_000)
+    with pytest.raises(NodeFailed, match=r"source web: 3001 of 6001 rows failed"):
+        progress(result(1, "dns"))

@@ -5,72 +5,134 @@ import os
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 from capfilt.pipeline.rundir import lease
-from capfilt.pipeline.rundir.lease import LeaseError, acquire, hold
+from capfilt.pipeline.rundir.lease import LeaseError, acquire, describe_this_process, hold
 from capfilt.stages.storage.store import Store
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
+def store(tmp_path, monkeypatch):
     monkeypatch.setattr(lease, "BEAT_SECONDS", 0.05)
     monkeypatch.setattr(lease, "LAPSE_SECONDS", 0.5)
     return Store(str(tmp_path / "run"))
 
 
-def foreign(run, number=1, beats=0, **changes):
-    """A lease of another machine."""
-    who = {"host": "far", "pid": 7, "machine": "other", "process": "1", "since": "2026-01-01T00:00:00+00:00"}
-    run.put(f"lease/{number:06d}.json", json.dumps(who | changes | {"beats": beats}).encode())
+def write_lease(store, number=1, beats=0, **changes):
+    """Write the lease of a process on another machine."""
+    owner = {
+        "host": "far",
+        "pid": 7,
+        "machine": "other",
+        "process": "1",
+        "since": "2026-01-01T00:00:00+00:00",
+    }
+    data = json.dumps(owner | changes | {"beats": beats})
+    store.put(f"lease/{number:06d}.json", data.encode())
 
 
-def test_it_is_given_back(run):
-    with hold(run, print):
-        assert run.list("lease") == ["000001.json"]
-    assert run.list("lease") == []
+class Clock:
+    """Replaces `time` in the module `lease`: sleeping takes no time. Calls `events` when their time has come.
+
+    Args:
+        events: second → function.
+    """
+
+    def __init__(self, monkeypatch, events=()):
+        self.now, self.events = 100.0, dict(events)
+        monkeypatch.setattr(lease, "time", SimpleNamespace(monotonic=lambda: self.now, sleep=self.sleep))
+
+    def sleep(self, seconds):
+        self.now += seconds
+        for second in [each for each in self.events if self.now >= 100.0 + each]:
+            self.events.pop(second)()
 
 
-def test_a_second_owner_is_refused_in_one_line_while_the_first_lives(run):
-    with hold(run, print), pytest.raises(LeaseError) as error:
-        acquire(run, print)
+def test_lease_is_released_at_the_end(store):
+    with hold(store, print):
+        assert store.list("lease") == ["000001.json"]
+    assert store.list("lease") == []
+
+
+def test_second_process_is_refused_in_one_line_while_the_owner_is_alive(store):
+    with hold(store, print), pytest.raises(LeaseError) as error:
+        acquire(store, print)
     text = str(error.value)
     assert f"process {os.getpid()} on " in text and "--set run.dir" in text and "\n" not in text
 
 
-def test_a_silent_owner_of_another_machine_loses_it_after_a_while(run):
-    foreign(run)
-    told = []
-    with hold(run, told.append):
-        assert run.list("lease") == ["000002.json"]
-    assert len(told) == 1 and "process 7 on far" in told[0]
+def test_owner_on_another_machine_without_heartbeat_loses_the_lease_when_it_lapses(store):
+    write_lease(store)
+    lines = []
+    with hold(store, lines.append):
+        assert store.list("lease") == ["000002.json"]
+    assert len(lines) == 1 and "process 7 on far" in lines[0]
 
 
-def test_a_dead_process_of_this_machine_loses_it_at_once(run, monkeypatch):
-    code = "import os, sys; from capfilt.pipeline.rundir import lease; from capfilt.stages.storage.store import Store; " \
-           "lease.acquire(Store(sys.argv[1]), print); os.kill(os.getpid(), 9)"  # fmt: skip
-    subprocess.run([sys.executable, "-c", code, run.url], check=False, cwd=os.getcwd())
-    assert run.list("lease") == ["000001.json"]
+def test_lease_lapses_after_60_seconds_and_not_before(store, monkeypatch):
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 5.0)
+    monkeypatch.setattr(lease, "LAPSE_SECONDS", 60.0)
+    write_lease(store)
+    clock = Clock(monkeypatch)
+    with hold(store, lambda line: None):
+        assert clock.now == 100.0 + 60
+    write_lease(store, number=3)
+    clock = Clock(monkeypatch, {59: lambda: write_lease(store, number=3, beats=1)})
+    with pytest.raises(LeaseError, match="another run is at work there"):
+        acquire(store, lambda line: None)
+    assert clock.now == 100.0 + 59
+
+
+def test_user_is_told_once_when_the_owner_has_missed_one_and_a_half_heartbeats(store, monkeypatch):
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 4.0)
+    monkeypatch.setattr(lease, "LAPSE_SECONDS", 60.0)
+    write_lease(store)
+    clock, told_at = Clock(monkeypatch), []
+    with hold(store, lambda line: told_at.append(clock.now - 100.0)):
+        pass
+    (second,) = told_at
+    assert 6.0 < second <= 6.0 + 0.8  # looked at every fifth of a heartbeat
+
+
+def test_owner_that_releases_meanwhile_is_not_waited_for_longer(store, monkeypatch):
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 5.0)
+    monkeypatch.setattr(lease, "LAPSE_SECONDS", 60.0)
+    write_lease(store)
+    clock = Clock(monkeypatch, {3: lambda: store.remove_file("lease/000001.json")})
+    with hold(store, print):
+        assert clock.now == 100.0 + 3
+
+
+def test_dead_process_of_this_machine_loses_the_lease_at_once(store, monkeypatch):
+    code = (
+        "import os, sys; from capfilt.pipeline.rundir import lease; "
+        "from capfilt.stages.storage.store import Store; "
+        "lease.acquire(Store(sys.argv[1]), print); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code, store.url], check=False, cwd=os.getcwd())
+    assert store.list("lease") == ["000001.json"]
     monkeypatch.setattr(lease, "LAPSE_SECONDS", 1000.0)
-    with hold(run, print):
-        assert run.list("lease") == ["000002.json"]
+    with hold(store, print):
+        assert store.list("lease") == ["000002.json"]
 
 
-def test_another_process_with_the_same_number_is_not_the_owner(run):
-    mine = lease.identity()
-    foreign(run, **(mine | {"process": "0"}))
-    with hold(run, print):
-        assert run.list("lease") == ["000002.json"]
+def test_later_process_with_the_same_number_is_not_the_owner(store, monkeypatch):
+    write_lease(store, **(describe_this_process() | {"process": "0"}))
+    monkeypatch.setattr(lease, "LAPSE_SECONDS", 1000.0)
+    with hold(store, print):
+        assert store.list("lease") == ["000002.json"]
 
 
-def test_of_many_who_take_over_one_wins(run):
-    foreign(run)
+def test_one_of_many_competitors_gets_a_lapsed_lease(store):
+    write_lease(store)
     won, refused = [], []
 
     def attempt():
         try:
-            won.append(acquire(run, lambda line: None))
+            won.append(acquire(store, lambda line: None))
         except LeaseError:
             refused.append(1)
 
@@ -83,76 +145,74 @@ def test_of_many_who_take_over_one_wins(run):
     won[0].release()
 
 
-def test_an_owner_that_slept_notices_that_it_has_been_replaced(run):
-    held = acquire(run, print)
-    foreign(run, number=2)
+def test_suspended_owner_notices_that_another_process_has_taken_over(store):
+    held = acquire(store, print)
+    write_lease(store, number=2)
     held._thread.join(timeout=5)
     with pytest.raises(LeaseError, match=r"process 7 on far, since .*, has taken the run directory over"):
         held.check()
     held.release()
-    assert run.list("lease") == ["000001.json", "000002.json"]  # what is another's now is left alone
+    assert store.list("lease") == ["000001.json", "000002.json"]  # the lease of the other process stays
 
 
-def test_an_owner_that_slept_through_another_one_and_sees_a_third_with_its_number_stops(run):
-    held = acquire(run, print)
-    foreign(run, number=1, token="third", beats=3)
+def test_suspended_owner_notices_a_third_process_whose_lease_has_the_same_number(store):
+    held = acquire(store, print)
+    write_lease(store, number=1, token="third", beats=3)
     held._thread.join(timeout=5)
     with pytest.raises(LeaseError, match="process 7 on far"):
         held.check()
     held.release()
-    assert json.loads(run.read("lease/000001.json"))["token"] == "third"
+    assert json.loads(store.read("lease/000001.json"))["token"] == "third"
 
 
-def test_an_owner_that_slept_until_another_one_had_ended_stops(run):
-    held = acquire(run, print)
-    run.remove_file("lease/000001.json")
+def test_suspended_owner_notices_that_another_process_has_taken_over_and_ended(store):
+    held = acquire(store, print)
+    store.remove_file("lease/000001.json")
     held._thread.join(timeout=5)
-    with pytest.raises(
-        LeaseError, match="its lease is gone: another run has taken it over and ended"
-    ) as error:
+    with pytest.raises(LeaseError, match="its lease is gone: another run has taken it over") as error:
         held.check()
     assert "\n" not in str(error.value)
     held.release()
-    assert run.list("lease") == []
+    assert store.list("lease") == []
 
 
-def test_a_lease_that_is_lost_between_two_beats_is_not_given_back(run, monkeypatch):
+def test_lease_that_is_lost_between_two_heartbeats_is_not_removed(store, monkeypatch):
     monkeypatch.setattr(lease, "BEAT_SECONDS", 1000.0)
-    held = acquire(run, print)
-    foreign(run, number=1, token="third")
-    held._ended.set()
+    held = acquire(store, print)
+    write_lease(store, number=1, token="third")
     held.release()
-    assert run.list("lease") == ["000001.json"]
+    assert store.list("lease") == ["000001.json"]
 
 
-def test_a_store_that_is_away_for_a_moment_costs_nothing(run, monkeypatch):
-    held = acquire(run, print)
+def test_store_that_is_unreachable_for_a_moment_does_not_end_the_lease(store, monkeypatch):
+    held = acquire(store, print)
     failures = iter([OSError("503"), OSError("503")])
-    put = Store.put
+    put, written = Store.put, threading.Event()
 
     def shaky(self, name, data):
         error = next(failures, None)
         if error is not None:
             raise error
-        return put(self, name, data)
+        entry = put(self, name, data)
+        written.set()
+        return entry
 
     monkeypatch.setattr(Store, "put", shaky)
-    deadline = threading.Event()
-    deadline.wait(0.5)
+    assert written.wait(30)
     held.check()
-    assert json.loads(run.read("lease/000001.json"))["beats"] > 0
+    assert json.loads(store.read("lease/000001.json"))["beats"] > 0
     held.release()
 
 
-def test_before_something_is_taken_away_the_store_is_asked(run, monkeypatch):
-    """An owner wakes up; its heart has not beaten yet."""
+def test_confirm_asks_the_store_although_no_heartbeat_has_noticed_the_loss(store, monkeypatch):
     monkeypatch.setattr(lease, "BEAT_SECONDS", 1000.0)
-    mine = acquire(run, print)
-    mine.confirm()
-    foreign(run, number=2, token="another")
-    mine.check()
+    held = acquire(store, print)
+    held.confirm()
+    write_lease(store, number=2, token="another")
+    held.check()
     with pytest.raises(LeaseError, match=r"process 7 on far, .* has taken the run directory over"):
-        mine.confirm()
-    run.remove_file("lease/000002.json")
-    with pytest.raises(LeaseError):  # what is lost stays lost
-        mine.confirm()
+        held.confirm()
+    store.remove_file("lease/000002.json")
+    with pytest.raises(LeaseError):  # a lost lease stays lost
+        held.confirm()
+    held.release()

@@ -86,7 +86,7 @@ def test_a_bucket_that_is_away_is_one_line_and_never_an_empty_folder(s3, run, ki
     for call in (
         lambda: run.put("a/y", b""), lambda: run.create("a/z", b""), lambda: run.read("a/x.json"),
         lambda: run.get("a/x.json"), lambda: run.exists("a/x.json"), lambda: run.list("a"), lambda: run.remove("a"),
-        lambda: ledger.committed("a"), lambda: ledger.node("fetch"), lambda: check_writable(run),
+        lambda: ledger.committed_shards("a"), lambda: ledger.node("fetch"), lambda: check_writable(run),
     ):  # fmt: skip
         with pytest.raises(StoreError) as error:
             call()
@@ -138,7 +138,7 @@ def test_a_shard_costs_few_requests_and_a_resume_lists_by_the_thousand(s3, run, 
     assert not [query for *_, query in s3.requests() if "list-type" in query]
     s3.fill(f"{run.path().removeprefix('bucket/')}/corpus/web", 1200)
     s3.calm()
-    assert len(Ledger(run).committed("corpus/web")) == 1200
+    assert len(Ledger(run).committed_shards("corpus/web")) == 1200
     assert len(s3.requests()) == 2
 
 

@@ -1,4 +1,4 @@
-"""A bootstrap of the web source in one pass, from urls to candidates, by given checkpoints."""
+"""The chain of a bootstrap that downloads the web source itself, run without its node."""
 
 from contextlib import ExitStack
 from dataclasses import replace
@@ -12,13 +12,17 @@ from capfilt.stages.manifest.index import build_index
 
 
 def bootstrap_web(config, store, models, engine, *, actors=1, reverse=False):
-    """(the manifest's index, rows that the last step returned).
+    """Bootstrap the source `web`, from urls to candidates.
 
     Args:
-        models: checkpoints of "captioner" and "filter".
+        store: the run directory.
+        models: "captioner" and "filter" → address of a checkpoint.
         engine: `run_local` or `run_chain`.
-        actors: of captioner and filter each.
-        reverse: last shard first.
+        actors: number of captioners, and of filters.
+        reverse: process the last shard first.
+
+    Returns:
+        The index of the manifest, and the rows that the last step has returned.
     """
     index = build_index(config.sources["web"].rows, store / "corpus/web/index", source="web")
     items = [{"source": "web", "shard": shard} for shard in range(index.shards)]

@@ -1,0 +1,97 @@
+"""Models of a bootstrap, and the check of images that it has downloaded before."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from capfilt.pipeline.config.load import parse_config
+from capfilt.pipeline.errors import NodeFailed
+from capfilt.pipeline.nodes.bootstrap import candidate_summary, run_bootstrap
+from capfilt.pipeline.nodes.context import RunContext
+from capfilt.stages.shards.records import CorpusRecord, RowCounts, encode
+from tests.runs import writable
+from tests.tiny import tiny_data
+
+
+def context_of(tmp_path, change=lambda data: None, **run):
+    data = tiny_data(tmp_path, **run)
+    change(data)
+    return RunContext(writable(parse_config(data, "test")), progress=None, board=None, stop=None)
+
+
+@pytest.fixture
+def shards_of(monkeypatch):
+    """Runs a bootstrap node without its shards; returns its models and the sources whose images it downloads."""
+
+    def call(context, name):
+        seen = {}
+
+        def run_shards(context, node, steps, folders):
+            _, _, models, configs = steps.args
+            seen.update(models=models, downloads=list(configs), folders=folders)
+
+        counts = {"candidates": {}, "by_source": {"web": {"success": 1}}}
+        monkeypatch.setattr("capfilt.pipeline.nodes.shards.run_shards", run_shards)
+        monkeypatch.setattr("capfilt.pipeline.nodes.shards.count_records", lambda context, folders: counts)
+        monkeypatch.setattr(
+            "capfilt.pipeline.nodes.duplicates.mark_round",
+            lambda context, node, fetched: seen.update(fetched=fetched),
+        )
+        result = run_bootstrap(context, context.run_dir.nodes[name])
+        assert result.models == {role: model.digest for role, model in seen["models"].items()}
+        return SimpleNamespace(**seen)
+
+    return call
+
+
+def give_checkpoints(tmp_path, *roles):
+    """Gives these roles checkpoints and tokenizers that hold the name of the role."""
+
+    def change(data):
+        for role in roles:
+            (tmp_path / role).mkdir()
+            (tmp_path / role / "config.json").write_text(json.dumps({"role": role}))
+            data[role] |= {"checkpoint": str(tmp_path / role), "tokenizer": str(tmp_path / role)}
+        (tmp_path / "shapes/web").mkdir(parents=True)
+
+    return change
+
+
+def test_trained_models_are_those_of_the_round(tmp_path, shards_of):
+    context = context_of(tmp_path, rounds=2)
+    seen = shards_of(context, "bootstrap.2")
+    for role, model in seen.models.items():
+        assert model.address == f"{tmp_path}/run/models/{role}.2" and model.tokenizer is None
+        assert model.digest == context.fingerprints.of(f"{role}.2")
+    assert seen.downloads == [] and seen.fetched is False and seen.folders == {"web": "rounds/2/web"}
+
+
+def test_given_models_serve_the_first_round_which_downloads_the_web_images(tmp_path, shards_of):
+    context = context_of(tmp_path, give_checkpoints(tmp_path, "captioner", "filter"), rounds=2)
+    seen = shards_of(context, "bootstrap.1")
+    for role, model in seen.models.items():
+        assert model.address == model.tokenizer == f"{tmp_path}/{role}"
+        assert model.digest == context.fingerprints.checkpoint(role)[:16] and len(model.digest) == 16
+    assert seen.models["captioner"].digest != seen.models["filter"].digest
+    assert seen.downloads == ["web"] and seen.fetched is True
+
+
+def test_images_that_were_downloaded_with_other_settings_are_refused(tmp_path, shards_of):
+    context = context_of(tmp_path, give_checkpoints(tmp_path, "captioner", "filter"))
+    rows = RowCounts(read=0, status={})
+
+    def commit(fingerprint):
+        record = CorpusRecord(source="web", shard=0, fingerprint=fingerprint, files=(), rows=rows)
+        context.store.put("corpus/web/000000.json", encode(record))
+
+    commit(context.fingerprints.corpus("web"))
+    shards_of(context, "bootstrap.1")
+    commit("another")
+    with pytest.raises(NodeFailed, match=r"corpus/web was fetched with other settings .*--fresh fetch"):
+        shards_of(context, "bootstrap.1")
+
+
+def test_summary_names_kept_and_judged_candidates_of_each_origin():
+    counts = {"web": {"kept": 1200, "dropped": 34, "unjudged": 5}, "synthetic": {"dropped": 2}}
+    assert candidate_summary(counts) == "web: kept 1,200 of 1,234, synthetic: kept 0 of 2"

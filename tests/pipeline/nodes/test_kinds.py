@@ -1,0 +1,77 @@
+"""The kinds of node: what each writes, and how commands treat it."""
+
+import pytest
+
+from capfilt.pipeline.config.load import parse_config
+from capfilt.pipeline.node import Node, NodeKind
+from capfilt.pipeline.nodes.bootstrap import BOOTSTRAP
+from capfilt.pipeline.nodes.evaluate import EVALUATE
+from capfilt.pipeline.nodes.fetch import FETCH
+from capfilt.pipeline.nodes.report import REPORT
+from capfilt.pipeline.nodes.train import CAPTIONER, FILTER, PRETRAIN
+from capfilt.pipeline.plan import plan
+from tests.tiny import tiny_data
+
+KINDS = (FETCH, PRETRAIN, CAPTIONER, FILTER, BOOTSTRAP, EVALUATE, REPORT)
+
+
+def names(flag):
+    return [kind.name for kind in KINDS if getattr(kind, flag)]
+
+
+def test_flags_of_each_kind():
+    assert names("streams_shards") == ["fetch", "bootstrap"]
+    assert names("judges") == ["bootstrap"]
+    assert names("trains") == ["pretrain", "captioner", "filter"]
+    assert names("summarizes") == ["report"]
+    assert {kind.name: kind.measures_on for kind in KINDS if kind.measures_on} == {"evaluate": ("test",)}
+    shared = {kind.name: kind.shared_outputs for kind in KINDS if kind.shared_outputs}
+    assert shared == {"pretrain": ("models/tokenizer",)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "outputs"),
+    [
+        (FETCH, ["corpus/a", "corpus/b"]),
+        (PRETRAIN, ["models/n.2", "train/n.2", "logs/n.2"]),
+        (CAPTIONER, ["models/n.2", "train/n.2", "logs/n.2"]),
+        (FILTER, ["models/n.2", "train/n.2", "logs/n.2"]),
+        (BOOTSTRAP, ["rounds/2/a", "rounds/2/b"]),
+        (EVALUATE, []),
+        (REPORT, ["reports/2"]),
+    ],
+)
+def test_folders_that_a_node_writes(kind, outputs):
+    node = Node("n.2", kind, 2, (), ("a", "b"))
+    assert node.outputs == outputs
+    files = ["metrics.json", "report.html", "noise.parquet", "statuses.parquet", "hosts.parquet"]
+    required = [f"reports/2/{name}" for name in files] if kind is REPORT else []
+    assert kind.required_files(node) == required
+
+
+@pytest.mark.parametrize(
+    ("source_kinds", "stale"),
+    [
+        ((), ["report"]),
+        (("web",), ["report"]),
+        (("human",), ["report"]),
+        (("test",), ["evaluate", "report"]),
+        (("human", "test"), ["evaluate", "report"]),
+    ],
+)
+def test_outputs_that_are_stale_after_shards_have_changed(source_kinds, stale):
+    assert [kind.name for kind in KINDS if kind.is_stale_after(source_kinds)] == stale
+
+
+def test_every_planned_node_is_of_a_kind_in_this_table(tmp_path):
+    nodes = plan(parse_config(tiny_data(tmp_path, rounds=2), "test"))
+    assert {node.kind for node in nodes.values()} == set(KINDS)
+    assert {name.partition(".")[0]: repr(node.kind) for name, node in nodes.items()} == {
+        kind.name: f"NodeKind('{kind.name}')" for kind in KINDS
+    }
+
+
+def test_kind_needs_only_outputs_inputs_and_the_work():
+    kind = NodeKind("new", outputs=lambda node: [], inputs=lambda fingerprints, node: {}, run=lambda *_: None)
+    kind.check_inputs(None, None)
+    assert kind.required_files(Node("new.1", kind, 1, ())) == [] and not kind.is_stale_after(["web", "test"])

@@ -1,0 +1,171 @@
+"""Passes over the missing shards of a node: when they are repeated, in which order, and when they end."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from capfilt.cluster.chain.shrinking import ClusterShrunk
+from capfilt.pipeline.config.load import parse_config
+from capfilt.pipeline.errors import NodeFailed
+from capfilt.pipeline.nodes import shards
+from capfilt.pipeline.nodes.shards import ATTEMPTS, ShardWork, count_records, status_summary, stream_shards
+from capfilt.stages.shards.records import CandidatesRecord, CorpusRecord, RowCounts
+
+SHRUNK, BROKEN = ClusterShrunk("half of the cluster is gone"), RuntimeError("the engine broke down\nat night")
+CONFIG = {
+    "run": {"dir": "r"},
+    "sources": {"web": {"kind": "web", "rows": {"manifest": "m.csv"}}},
+    "captioner": {"checkpoint": "c"},
+    "filter": {"checkpoint": "f"},
+}
+
+
+class Passes:
+    """Runs `stream_shards` with an engine that follows a script.
+
+    Args:
+        script: for each pass the shards that it completes, those that fail, and the error that ends it or None.
+        stop_after: number of passes after which the run is asked to stop.
+    """
+
+    def __init__(self, monkeypatch, *script, shards_in_all=3, stop_after=99):
+        self.script, self.order, self.lines = list(script), [], []
+        self.left, self.failed = list(range(shards_in_all)), set()
+        self.stop = SimpleNamespace(requested=stop_after == 0)
+        self.stop_after = stop_after
+        monkeypatch.setattr(shards, "run_chain", self.run_chain)
+
+    def run_chain(self, items, steps, *, segment, name):
+        self.order.append([item["shard"] for item in items])
+        assert len(self.order) <= len(self.script), "a pass too many"
+        done, failed, error = self.script[len(self.order) - 1]
+        self.failed = set(failed)
+        self.stop.requested = len(self.order) >= self.stop_after
+        for shard in done:
+            self.left.remove(shard)
+            yield {"shard": shard}
+        if error is not None:
+            raise error
+
+    def run(self):
+        """The shards that are left."""
+        board = SimpleNamespace(
+            of=lambda name: None, failed_shards=lambda name: {f"web/{shard:06d}" for shard in self.failed}
+        )
+        context = SimpleNamespace(
+            board=board,
+            stop=self.stop,
+            progress=SimpleNamespace(say=lambda name, line: self.lines.append(line)),
+            sizing=lambda: SimpleNamespace(limits=None),
+            config=parse_config(CONFIG, "test"),
+        )
+        missing = lambda: [{"source": "web", "shard": shard} for shard in self.left]  # noqa: E731
+        self.results = []
+        work = ShardWork("n", lambda sizing: [], missing, self.results.append)
+        return [each["shard"] for each in stream_shards(context, work)]
+
+
+def test_one_pass_is_enough_if_nothing_fails(monkeypatch):
+    passes = Passes(monkeypatch, ([0, 1, 2], [], None))
+    assert passes.run() == [] and passes.order == [[0, 1, 2]] and passes.lines == []
+    assert passes.results == [{"shard": 0}, {"shard": 1}, {"shard": 2}]
+    nothing = Passes(monkeypatch, shards_in_all=0)
+    assert nothing.run() == [] == nothing.order
+
+
+def test_passes_are_repeated_while_they_complete_shards(monkeypatch):
+    one_each = [([shard], [], None) for shard in range(5)]
+    passes = Passes(monkeypatch, *one_each, shards_in_all=5)
+    assert passes.run() == [] and len(passes.order) == 5
+    assert passes.lines[0] == "shards failed; continuing with 4 shards"
+
+
+def test_pass_that_completes_nothing_is_the_last_one(monkeypatch):
+    passes = Passes(monkeypatch, ([1], [], None), ([], [], None))
+    assert passes.run() == [0, 2] and passes.order == [[0, 1, 2], [0, 2]]
+
+
+@pytest.mark.parametrize("error", [SHRUNK, BROKEN])
+def test_error_of_the_engine_is_raised_if_shards_are_left(monkeypatch, error):
+    script = [([0], [], error)] + [([], [], error)] * ATTEMPTS
+    passes = Passes(monkeypatch, *script)
+    with pytest.raises(type(error)):
+        passes.run()
+    idle = ATTEMPTS if error is SHRUNK else 1
+    assert len(passes.order) == 1 + idle
+    if error is BROKEN:
+        assert passes.lines == ["RuntimeError: at night; continuing with 2 shards"]
+
+
+def test_error_of_the_engine_does_not_matter_if_all_shards_are_done(monkeypatch):
+    assert Passes(monkeypatch, ([0], [], BROKEN), ([1, 2], [], BROKEN)).run() == []
+
+
+def test_idle_passes_are_counted_again_after_a_pass_that_completes_a_shard(monkeypatch):
+    idle = [([], [], SHRUNK)] * (ATTEMPTS - 1)
+    passes = Passes(monkeypatch, *idle, ([2], [], SHRUNK), *idle, ([0, 1], [], None))
+    assert passes.run() == [] and len(passes.order) == 2 * ATTEMPTS
+
+
+def test_shards_that_have_failed_come_last_and_the_others_get_another_pass(monkeypatch):
+    passes = Passes(monkeypatch, ([], [0], BROKEN), ([1, 2], [], BROKEN), ([], [0], BROKEN))
+    with pytest.raises(RuntimeError):
+        passes.run()
+    assert passes.order == [[0, 1, 2], [1, 2, 0], [0]]
+
+
+def test_failures_known_before_are_no_reason_for_another_pass(monkeypatch):
+    passes = Passes(monkeypatch, ([], [0], None), ([], [0], None))
+    assert passes.run() == [0, 1, 2] and len(passes.order) == 2
+    everything_failed = Passes(monkeypatch, ([], [0, 1, 2], None))
+    assert everything_failed.run() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("stop_after", [0, 1])
+def test_run_that_stops_starts_no_further_pass(monkeypatch, stop_after):
+    passes = Passes(monkeypatch, ([0], [], None), stop_after=stop_after)
+    assert passes.run() == [0, 1, 2][stop_after:] and passes.lines == []
+
+
+def test_failed_node_is_not_retried(monkeypatch):
+    passes = Passes(monkeypatch, ([0], [], NodeFailed("too many rows failed")))
+    with pytest.raises(NodeFailed, match="too many rows"):
+        passes.run()
+
+
+def test_long_causes_are_cut(monkeypatch):
+    passes = Passes(monkeypatch, ([0], [], ValueError("x" * 500)), ([1, 2], [], None))
+    assert passes.run() == []
+    assert passes.lines == [f"ValueError: {'x' * 188}; continuing with 2 shards"]
+
+
+def test_totals_of_commit_records():
+    def rows(**status):
+        return RowCounts(read=sum(status.values()), status=status)
+
+    common = {"shard": 0, "fingerprint": "f", "files": ()}
+    corpus = [
+        CorpusRecord(source="a", rows=rows(success=2, dns=1), texts=4, seconds={"fetch": 1.26}, **common),
+        CorpusRecord(
+            source="a", rows=rows(success=3), texts=5, seconds={"fetch": 1.0, "read": 0.5}, **common
+        ),
+    ]
+    verdicts = [{"web": {"kept": 2, "dropped": 1}}, {"web": {"kept": 1}, "synthetic": {"unjudged": 3}}]
+    candidates = [
+        CandidatesRecord(source="b", round=1, rows=rows(success=1), candidates=each, **common)
+        for each in verdicts
+    ]
+    records = {"corpus/a": corpus, "rounds/1/b": candidates}
+    context = SimpleNamespace(ledger=SimpleNamespace(records=records.__getitem__))
+    assert count_records(context, {"a": "corpus/a", "b": "rounds/1/b"}) == {
+        "rows": 8,
+        "status": {"success": 7, "dns": 1},
+        "by_source": {"a": {"success": 5, "dns": 1}, "b": {"success": 2}},
+        "candidates": {"web": {"kept": 3, "dropped": 1}, "synthetic": {"unjudged": 3}},
+        "texts": 9,
+        "stage_seconds": {"fetch": 2.3, "read": 0.5},
+    }
+
+
+def test_summary_of_statuses_begins_with_the_most_frequent():
+    assert status_summary({"dns": 2, "success": 12_345, "timeout": 3}) == "12,345 success, 3 timeout, 2 dns"
