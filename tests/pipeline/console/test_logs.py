@@ -242,7 +242,10 @@ class Logging:
 
 
 ISOLATION = Isolation(
-    fail=lambda *_: None, crash=lambda *_: None, live=lambda batch: batch.num_rows, name=shard_name
+    mark_failed=lambda *_: None,
+    mark_crashed=lambda *_: None,
+    count_active=lambda batch: batch.num_rows,
+    shard_name=shard_name,
 )
 
 

@@ -50,7 +50,8 @@ class Passes:
     def run(self):
         """The shards that are left."""
         board = SimpleNamespace(
-            of=lambda name: None, failed_shards=lambda name: {f"web/{shard:06d}" for shard in self.failed}
+            for_node=lambda name: None,
+            failed_shards=lambda name: {f"web/{shard:06d}" for shard in self.failed},
         )
         context = SimpleNamespace(
             board=board,

@@ -28,7 +28,7 @@ def open_run(scene):
         return [ref.shard for ref in scene.shards] if folder == "corpus/human" else []
 
     def make(**model):
-        ledger = SimpleNamespace(committed=committed)
+        ledger = SimpleNamespace(committed_shards=committed)
         return SimpleNamespace(config=make_config(**model), store=scene.run_dir, ledger=ledger)
 
     return make
