@@ -35,8 +35,8 @@ def failure_causes(context: RunContext, name: str) -> str:
     if not found:
         limit = f"{context.config.cluster.stall_seconds:g} s without progress (cluster.stall_seconds)"
         return (
-            "worker processes exited without an error message: killed from outside, out of memory, or stopped "
-            f"after {limit}; see Ray's logs"
+            "worker processes exited without an error message: killed from outside, out of memory, or "
+            f"stopped after {limit}; see Ray's logs"
         )
     return "; ".join(cause for cause, _ in found)
 

@@ -42,7 +42,8 @@ def data(tmp_path):
 
 
 def begin(data, done=False):
-    """Bring the run directory into the state in which the bootstrap has begun, or is done, without its work."""
+    """Bring the run directory into the state in which the bootstrap has begun, or is done, without its
+    work."""
     config = parse_config(data, "c.yaml")
     run_dir = prepared_run(config).run_dir
     build_index(config.sources["web"].rows, run_dir.store / "corpus/web/index", source="sources.web")
@@ -214,8 +215,8 @@ class TestDiscard:
 
     @pytest.fixture
     def with_checkpoints(self, tmp_path):
-        """The same with given checkpoints, so that the bootstrap downloads the web images, and a fetch node the
-        others."""
+        """The same with given checkpoints, so that the bootstrap downloads the web images, and a fetch node
+        the others."""
         data = tiny_data(tmp_path)
         for role in ("captioner", "filter"):
             data[role] = {"checkpoint": str(tmp_path / role)}

@@ -120,7 +120,8 @@ class PartialRun:
         return files
 
     def check_readers(self):
-        """Check that a reader finds whole files, and for every shard a record that fits its files, or no record."""
+        """Check that a reader finds whole files, and for every shard a record that fits its files, or no
+        record."""
         for shard in range(3):
             path = self.path / f"corpus/web/{shard:06d}.json"
             if path.exists():

@@ -1,4 +1,5 @@
-"""Damage in a run directory: what `verify` names, what `repair` removes, and a kill at any step of a repair."""
+"""Damage in a run directory: what `verify` names, what `repair` removes, and a kill at any step of a
+repair."""
 
 import errno
 import json
@@ -27,7 +28,8 @@ INDEX = "corpus/web/index"
 
 @pytest.fixture
 def run(partial_run):
-    """The run as if it were done: a bootstrap that has downloaded images and found no candidates, and its report."""
+    """The run as if it were done: a bootstrap that has downloaded images and found no candidates, and its
+    report."""
     inputs = {"sources": {"web": partial_run.run_dir.fingerprints.corpus_inputs("web")}}
     for shard in range(3):
         name = f"rounds/1/web/{shard:06d}"

@@ -52,7 +52,8 @@ class Board:
 
 @pytest.fixture
 def retry(partial_run, monkeypatch):
-    """`retry_rows` with a chain in this process instead of on a cluster. Shards that fail do not end the chain."""
+    """`retry_rows` with a chain in this process instead of on a cluster. Shards that fail do not end the
+    chain."""
 
     def local(items, steps, *, segment, name):
         for item in items:

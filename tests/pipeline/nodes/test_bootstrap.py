@@ -22,7 +22,8 @@ def context_of(tmp_path, change=lambda data: None, **run):
 
 @pytest.fixture
 def shards_of(monkeypatch):
-    """Runs a bootstrap node without its shards; returns its models and the sources whose images it downloads."""
+    """Runs a bootstrap node without its shards; returns its models and the sources whose images it
+    downloads."""
 
     def call(context, name):
         seen = {}

@@ -49,9 +49,9 @@ CORPUS = {
     ("web", 1): [(A, PHASH), (C, PHASH), (D, FLAT), (D, FLAT)],
     ("web2", 0): [(A, PHASH), (D, FLAT), ("e" * 64, FLAT), ("f" * 64, FLAT)],
 }
-# With max_copies 2, the first two copies of A are kept: web/0/0 and web/0/2. PHASH (A and C) has the same first
-# two, so C is surplus too. The first two copies of D are web/1/2 and web/1/3. FLAT identifies nothing. Of the url
-# below, the third image is surplus: web/1/2 is kept, web2/0/3 is not.
+# With max_copies 2, the first two copies of A are kept: web/0/0 and web/0/2. PHASH (A and C) has the same
+# first two, so C is surplus too. The first two copies of D are web/1/2 and web/1/3. FLAT identifies nothing.
+# Of the url below, the third image is surplus: web/1/2 is kept, web2/0/3 is not.
 SURPLUS = {("web", 1): [0, 1], ("web2", 0): [0, 1, 3]}
 
 # Rows whose url is the same, although it gave other images.

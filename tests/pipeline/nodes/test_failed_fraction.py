@@ -19,8 +19,8 @@ FOUND, MISSING, SHARD_SIZE = 3, 9, 2
 
 @pytest.fixture
 def fetch(tmp_path, monkeypatch):
-    """Runs the fetch node with this limit in this process; returns its result and the number of shards of the source
-    "web" that it has processed."""
+    """Runs the fetch node with this limit in this process; returns its result and the number of shards of the
+    source "web" that it has processed."""
     (tmp_path / "images").mkdir()
     with open(tmp_path / "web.csv", "w", newline="") as stream:
         rows = [(f"{i:02d}.png", f"text {i}") for i in range(FOUND + MISSING)]

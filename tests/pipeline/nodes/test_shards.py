@@ -24,7 +24,8 @@ class Passes:
     """Runs `stream_shards` with an engine that follows a script.
 
     Args:
-        script: for each pass the shards that it completes, those that fail, and the error that ends it or None.
+        script: for each pass the shards that it completes, those that fail, and the error that ends it or
+            None.
         stop_after: number of passes after which the run is asked to stop.
     """
 

@@ -88,7 +88,8 @@ def test_digest_depends_on_the_content_of_the_shards(tmp_path):
 
 @pytest.fixture
 def training(tmp_path, monkeypatch):
-    """Runs a training node on this many pairs, up to the point at which its job would start; returns the job."""
+    """Runs a training node on this many pairs, up to the point at which its job would start; returns the
+    job."""
 
     class Started(Exception):
         pass

@@ -1,6 +1,8 @@
-"""Run directories of version 0.1.0 as first released can be resumed: same fingerprints, records that are read.
+"""Run directories of version 0.1.0 as first released can be resumed: same fingerprints, records that are
+read.
 
-The samples are records as that version wrote them. If a test here fails, runs that have begun can no longer be resumed.
+The samples are records as that version wrote them. If a test here fails, runs that have begun can no longer
+be resumed.
 """
 
 import json

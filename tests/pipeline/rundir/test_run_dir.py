@@ -61,7 +61,7 @@ def test_states_are_read_without_ray_and_torch(tmp_path):
         "import sys; from capfilt.pipeline.config.load import load_config; "
         "from capfilt.pipeline.prepare import hold_run, open_run, states; "
         f"config = load_config({str(path)!r}); print(len(states(open_run(config)))); "
-        "hold_run(config, print).__enter__(); print([name for name in ('ray', 'torch') if name in sys.modules])"
+        "hold_run(config, print).__enter__(); print([m for m in ('ray', 'torch') if m in sys.modules])"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
