@@ -13,8 +13,8 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 
 NICENESS_WITHOUT_RAY = 5
 """Niceness of tests that start no Ray."""
-RAY_FOLDERS = ("tests/end_to_end/", "tests/faults/")
-"""Where tests start Ray."""
+RAY_FOLDERS = ("tests/end_to_end/", "tests/faults/", "tests/examples/test_runs")
+"""Beginnings of the paths of tests that start Ray."""
 
 
 def pytest_collection_modifyitems(items):
