@@ -1,7 +1,8 @@
-"""The rows that travel through the pipeline, and the candidate rows it writes: one schema each, for ever.
+"""Schemas of the rows in the stages and in Parquet files, and functions on batches of rows.
 
-A batch is a `pyarrow.Table` with one row per image of a manifest slice; one batch is one shard. Every stage
-returns exactly the rows it got. Images travel as encoded bytes and are emptied as soon as nobody needs them.
+A batch is a `pyarrow.Table` with one row per image; one batch is one shard. Every stage returns exactly the
+rows it got. Images are passed on as encoded bytes, and set to null as soon as no later stage needs them.
+docs/schema.md describes every column.
 """
 
 from __future__ import annotations
@@ -15,15 +16,17 @@ from capfilt.stages.status import CRASHED, INTERNAL, PENDING, SUCCESS, one_line
 from capfilt.stages.storage.layout import DIGITS, shard_digits
 
 ROWS_PER_SHARD_LIMIT = 100_000
-"""The row part of a key has five digits, the shard part six (img2dataset's layout)."""
+"""Most rows of a shard: a key has six digits for the shard and five for the row (img2dataset's layout)."""
 
 SCHEMA_VERSION = 1
 """Version of the corpus and candidate Parquet files; part of every fingerprint."""
 
-CAPTION = pa.struct(
+CAPTION_TYPE = pa.struct(
     [("caption_index", pa.int32()), ("text", pa.string()), ("seed", pa.int64()), ("logprob", pa.float32())]
 )
-CANDIDATE = pa.struct(
+"""One synthetic text of an image, between captioner and filter."""
+
+CANDIDATE_TYPE = pa.struct(
     [
         ("origin", pa.string()),
         ("caption_index", pa.int32()),
@@ -35,6 +38,7 @@ CANDIDATE = pa.struct(
         ("flags", pa.list_(pa.string())),
     ]
 )
+"""One text of an image with its scores, between filter and writer."""
 
 ROW_SCHEMA = pa.schema(
     [
@@ -56,10 +60,12 @@ ROW_SCHEMA = pa.schema(
         ("image", pa.large_binary()),
     ]
 )
+"""A row as the reader makes it; stages add columns to it."""
 
 CORPUS_SCHEMA = pa.schema([field for field in ROW_SCHEMA if field.name != "image"])
-"""`corpus/<source>/000012.parquet`: img2dataset's columns (url, caption, key, status, error_message, width,
-height, original_width, original_height, sha256) and ours. `caption` is the first of `texts`."""
+"""`corpus/<source>/000012.parquet`: the columns of img2dataset (url, caption, key, status, error_message,
+width, height, original_width, original_height, sha256) and further ones. `caption` is the first of
+`texts`."""
 
 CANDIDATE_SCHEMA = pa.schema(
     [
@@ -89,33 +95,36 @@ CANDIDATE_SCHEMA = pa.schema(
         ("version", pa.int32()),
     ]
 )
-"""`rounds/<r>/<source>/000012.parquet`: one row per (image, text) candidate. `kept` is NULL, and so outside
-every ratio, for a candidate that nobody could judge (flag `empty`) and, by policy, for one whose image is a surplus
-copy (flag `duplicate_image`, `stages.bootstrap.duplicates`)."""
+"""`rounds/<r>/<source>/000012.parquet`: one row per candidate, that is (image, text) pair. `kept` is null,
+and so does not count in any ratio, for a candidate without words (flag `empty`) and, depending on the policy,
+for a candidate of a surplus copy (flag `duplicate_image`, see `stages.bootstrap.duplicates`)."""
 
 
 def row_key(shard: int, row: int) -> str:
-    """Id of an image in its source: six digits of its shard, five of its row. It never changes between rounds."""
+    """Id of an image in its source, the same in all rounds: six digits of the shard, five of the row."""
     return f"{shard_digits(shard)}{row:05d}"
 
 
 def shard_of_key(key: str) -> int:
-    """The shard that an image lies in."""
+    """The shard that contains an image."""
     return int(key[:DIGITS])
 
 
 def table_of(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:
-    """Rows as a table of `schema`; absent fields become null, unknown ones are an error."""
-    known = set(schema.names)
+    """Rows as a table of `schema`; missing fields become null.
+
+    Raises:
+        AssertionError: the first row has fields that the schema lacks.
+    """
     for row in rows[:1]:
-        unknown = set(row) - known
+        unknown = set(row) - set(schema.names)
         assert not unknown, f"columns {sorted(unknown)} are not in the schema"
     columns = [pa.array([row.get(f.name) for row in rows], type=f.type) for f in schema]
     return pa.Table.from_arrays(columns, schema=schema)
 
 
 def with_column(batch: pa.Table, name: str, values: Sequence[Any], type_: pa.DataType) -> pa.Table:
-    """`batch` with column `name` set to `values`, replaced in place if it is there already."""
+    """`batch` with column `name` set to `values`: appended, or replaced at its place if it exists."""
     array = pa.array(values, type=type_)
     index = batch.schema.get_field_index(name)
     field = pa.field(name, type_)
@@ -123,36 +132,36 @@ def with_column(batch: pa.Table, name: str, values: Sequence[Any], type_: pa.Dat
 
 
 def without_images(batch: pa.Table) -> pa.Table:
-    """`batch` with its image bytes emptied: what is passed on once no later stage looks at pixels."""
+    """`batch` with null images, for use when no later stage needs them."""
     return with_column(batch, "image", [None] * batch.num_rows, pa.large_binary())
 
 
 def mark_failed(batch: pa.Table, error: Exception) -> pa.Table:
-    """`batch` with every row ended as `internal` by an exception that nobody foresaw, its image emptied."""
-    return _ended(batch, INTERNAL, f"{type(error).__name__}: {error}")
+    """`batch` with status `internal`, for an unexpected exception, and without images."""
+    return _set_failure(batch, INTERNAL, f"{type(error).__name__}: {error}")
 
 
 def mark_crashed(batch: pa.Table, cause: str) -> pa.Table:
-    """`batch` with every row ended as `crashed`, its image emptied."""
-    return _ended(batch, CRASHED, cause)
+    """`batch` with status `crashed` and without images."""
+    return _set_failure(batch, CRASHED, cause)
 
 
-def _ended(batch: pa.Table, status: str, message: str) -> pa.Table:
+def _set_failure(batch: pa.Table, status: str, message: str) -> pa.Table:
     batch = with_column(batch, "status", [status] * batch.num_rows, pa.string())
     messages = [one_line(message)] * batch.num_rows
     return without_images(with_column(batch, "error_message", messages, pa.string()))
 
 
 def count_active(batch: pa.Table) -> int:
-    """Rows that a stage still has work with: those that have not failed."""
+    """Number of active rows: those that have not failed."""
     return sum(status in (PENDING, SUCCESS) for status in batch["status"].to_pylist())
 
 
 def shard_name(batch: pa.Table) -> str:
-    """`<source>/000012` of the shard that these rows are."""
-    return name_of(batch["source"][0].as_py(), batch["shard"][0].as_py())
+    """Name of the shard whose rows a batch holds: `<source>/000012`."""
+    return format_shard_name(batch["source"][0].as_py(), batch["shard"][0].as_py())
 
 
-def name_of(source: str, shard: int) -> str:
-    """What a shard is called in reports: `<source>/000012`."""
+def format_shard_name(source: str, shard: int) -> str:
+    """Name of a shard in messages: `<source>/000012`."""
     return f"{source}/{shard_digits(shard)}"

@@ -1,4 +1,4 @@
-"""A run directory with clean pairs as corpus shards, fetched in this process."""
+"""A run directory with clean pairs as corpus shards, fetched in the process of the test."""
 
 import pyarrow as pa
 
@@ -15,14 +15,13 @@ from capfilt.stages.storage.store import Store
 
 
 def clean_pairs(folder, source="human", *, count=24, shard_size=10):
-    """Make a source of clean pairs and fetch it into a run directory.
+    """Make a corpus of `count` pairs with images of 32 x 32 pixels.
 
     Args:
-        source: "human" or "test": name and kind of the source.
-        count: number of images, each 32 x 32 pixels with one text.
+        source: kind and name of the source, "human" or "test".
 
     Returns:
-        The run directory, and its shards.
+        (run directory, shards of the corpus).
     """
     counts = {"human": 1, "web": 1, "test": 1, source: count}
     make_shapes(ShapesConfig(**counts, image_size=32), str(folder / "shapes"))

@@ -91,3 +91,17 @@ def s3():
     server = S3()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def healthy_s3(s3, monkeypatch):
+    """The S3 server without faults of this or an earlier test; the environment has its credentials, and no
+    endpoint."""
+    from tests.s3_server import ENVIRONMENT
+
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    s3.clear_faults()
+    yield s3
+    s3.clear_faults()

@@ -1,6 +1,6 @@
-"""An S3 server on this machine that injects faults on request: `moto` behind a small middleware.
+"""An S3 server on the loopback interface that injects faults: `moto` behind a WSGI middleware.
 
-`python -m tests.s3_server PORT` serves until it is killed; `S3` starts it and controls its faults.
+`python -m tests.s3_server PORT` serves until it is killed; `S3` starts and controls it.
 """
 
 from __future__ import annotations
@@ -27,22 +27,24 @@ ENVIRONMENT = {
 
 
 @dataclass(frozen=True)
-class Trouble:
-    """A fault that is injected into every `every`-th request that matches, at most `times` times."""
+class S3Fault:
+    """A fault in every `every`-th request that matches, at most `times` times."""
 
     kind: str
-    """`slow_down` (503), `error` (500), `gone` (the bucket no longer exists, from this request on), `denied`,
-    `expired` and `stranger` (credentials that have expired or are unknown), `delay` (1 s), `reset` (the
-    connection, before the request is processed), `lost` (the request is processed, its response is not sent),
-    `cut` (half of the body is sent), `unconditional` (If-None-Match is ignored)."""
+    """`slow_down` (503), `error` (500), `no_bucket` (for all requests from this one on), `denied`, `expired`
+    (credentials), `unknown_key` (credentials), `delay` (1 s), `reset` (of the connection, before the request
+    is executed), `lost_response` (after the request is executed), `truncate` (half of the body is sent),
+    `unconditional` (If-None-Match is ignored)."""
     method: str = ".*"
+    """Regular expression for the HTTP method."""
     path: str = ".*"
+    """Regular expression for the path of the URL."""
     every: int = 1
     times: int = 1 << 30
 
 
 class S3:
-    """A server in a process of its own, with one bucket named `bucket`."""
+    """Controls a server in a process of its own; it has one bucket, `bucket`."""
 
     def __init__(self) -> None:
         with socket.socket() as probe:
@@ -64,38 +66,38 @@ class S3:
         deadline = time.monotonic() + 60
         while True:
             try:
-                self.calm()
+                self.clear_faults()
                 break
             except OSError:
                 assert self._process.poll() is None and time.monotonic() < deadline, "no S3 server"
                 time.sleep(0.1)
         self._send("/bucket", b"")
 
-    def trouble(self, *troubles: Trouble) -> None:
-        """Inject these faults from now on, and reset the list of requests."""
-        self._send(CONTROL, json.dumps([asdict(trouble) for trouble in troubles]).encode())
+    def inject(self, *faults: S3Fault) -> None:
+        """Replace the faults by these, and reset the counts of requests."""
+        self._send(CONTROL, json.dumps([asdict(fault) for fault in faults]).encode())
 
-    def calm(self) -> None:
-        """Inject no faults from now on, and reset the list of requests."""
-        self.trouble()
+    def clear_faults(self) -> None:
+        """Remove all faults, and reset the counts of requests."""
+        self.inject()
 
     def requests(self) -> list[tuple[str, str, str]]:
-        """(method, path, query) of every request since `trouble` or `calm`."""
-        return [tuple(each) for each in self._state()["requests"]]
+        """(method, path, query) of every request since the faults were last set."""
+        return [tuple(request) for request in self._read_state()["requests"]]
 
-    def injected(self) -> int:
-        """Number of faults injected since `trouble`."""
-        return int(self._state()["injected"])
+    def count_injected(self) -> int:
+        """Faults that occurred since they were set."""
+        return int(self._read_state()["injected"])
 
     def fill(self, folder: str, count: int) -> None:
-        """Put `count` records 000000.json, 000001.json, … into a folder of the bucket, with one request."""
+        """Write records 000000.json, 000001.json, … to a folder of the bucket, with one request."""
         self._send(f"{CONTROL}?{folder}={count}", b"null")
 
     def stop(self) -> None:
         self._process.kill()
         self._process.wait()
 
-    def _state(self) -> Any:
+    def _read_state(self) -> Any:
         with urllib.request.urlopen(self.endpoint + CONTROL, timeout=30) as response:
             return json.loads(response.read())
 
@@ -104,24 +106,24 @@ class S3:
         urllib.request.urlopen(request, timeout=30).close()
 
 
-class Faults:
-    """WSGI middleware that injects faults, and logs requests."""
+class FaultInjector:
+    """WSGI middleware that logs requests and injects faults."""
 
     def __init__(self, app: Any) -> None:
         self.app, self.lock = app, threading.Lock()
         self.set([])
 
-    def set(self, troubles: list[dict[str, Any]]) -> None:
-        self.troubles = [Trouble(**trouble) for trouble in troubles]
-        self.seen, self.left = [0] * len(troubles), [trouble.times for trouble in self.troubles]
+    def set(self, faults: list[dict[str, Any]]) -> None:
+        self.faults = [S3Fault(**fault) for fault in faults]
+        self.matched, self.remaining = [0] * len(faults), [fault.times for fault in self.faults]
         self.log: list[tuple[str, str, str]] = []
-        self.injected, self.gone = 0, False
+        self.injected, self.has_bucket = 0, True
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
         if path == CONTROL:
             return self.control(environ, start_response)
-        kind = self.choose(method, path, environ.get("QUERY_STRING", ""))
+        kind = self.choose_fault(method, path, environ.get("QUERY_STRING", ""))
         if kind is None:
             return self.app(environ, start_response)
         if kind == "delay":
@@ -130,51 +132,52 @@ class Faults:
         if kind == "unconditional":
             environ.pop("HTTP_IF_NONE_MATCH", None)
             return self.app(environ, start_response)
-        if kind == "cut":
-            return self.cut(environ, start_response)
-        if kind == "lost":
+        if kind == "truncate":
+            return self.truncate(environ, start_response)
+        if kind == "lost_response":
             list(self.app(environ, lambda *_: None))
         else:
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-        if kind in ("lost", "reset"):
-            hang_up(environ["werkzeug.socket"])
+        if kind in ("lost_response", "reset"):
+            reset_connection(environ["werkzeug.socket"])
             return []
-        return refuse(kind, method, start_response)
+        return respond_with_error(kind, method, start_response)
 
-    def choose(self, method: str, path: str, query: str) -> str | None:
+    def choose_fault(self, method: str, path: str, query: str) -> str | None:
+        """Kind of the fault of this request, None for a request without fault."""
         with self.lock:
             self.log.append((method, path, query))
-            if self.gone:
-                return "gone"
-            for number, trouble in enumerate(self.troubles):
-                if not (re.fullmatch(trouble.method, method) and re.fullmatch(trouble.path, path)):
+            if not self.has_bucket:
+                return "no_bucket"
+            for number, fault in enumerate(self.faults):
+                if not (re.fullmatch(fault.method, method) and re.fullmatch(fault.path, path)):
                     continue
-                self.seen[number] += 1
-                if self.left[number] and self.seen[number] % trouble.every == 0:
-                    self.left[number] -= 1
+                self.matched[number] += 1
+                if self.remaining[number] and self.matched[number] % fault.every == 0:
+                    self.remaining[number] -= 1
                     self.injected += 1
-                    self.gone = trouble.kind == "gone"
-                    return trouble.kind
+                    self.has_bucket = fault.kind != "no_bucket"
+                    return fault.kind
         return None
 
     def control(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
         with self.lock:
             if environ["REQUEST_METHOD"] == "PUT":
-                troubles = json.loads(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
-                if troubles is None:
-                    fill(*environ["QUERY_STRING"].split("="))
+                faults = json.loads(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
+                if faults is None:
+                    write_records(*environ["QUERY_STRING"].split("="))
                 else:
-                    self.set(troubles)
+                    self.set(faults)
             state = json.dumps({"requests": self.log, "injected": self.injected}).encode()
         start_response("200 OK", [("Content-Length", str(len(state)))])
         return [state]
 
-    def cut(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    def truncate(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
         body = b"".join(self.app(environ, start_response))
-        return [body[: len(body) // 2]]  # the Content-Length is that of the whole body
+        return [body[: len(body) // 2]]  # with the whole body's Content-Length
 
 
-def fill(folder: str, count: str) -> None:
+def write_records(folder: str, count: str) -> None:
     from moto.core import DEFAULT_ACCOUNT_ID
     from moto.s3.models import s3_backends
 
@@ -182,35 +185,38 @@ def fill(folder: str, count: str) -> None:
         s3_backends[DEFAULT_ACCOUNT_ID]["aws"].put_object("bucket", f"{folder}/{number:06d}.json", b"{}")
 
 
-def hang_up(connection: socket.socket) -> None:
-    """Reset the connection, so that the client notices at once."""
+def reset_connection(connection: socket.socket) -> None:
+    """Reset the connection, so that the client notices it at once."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     os.close(connection.detach())
 
 
-REFUSALS = {
+ERRORS = {
     "slow_down": ("503 Slow Down", "SlowDown", "Please reduce your request rate."),
     "error": ("500 Internal Server Error", "InternalError", "We encountered an internal error."),
-    "gone": ("404 Not Found", "NoSuchBucket", "The specified bucket does not exist"),
+    "no_bucket": ("404 Not Found", "NoSuchBucket", "The specified bucket does not exist"),
     "denied": ("403 Forbidden", "AccessDenied", "Access Denied"),
     "expired": ("400 Bad Request", "ExpiredToken", "The provided token has expired."),
-    "stranger": ("403 Forbidden", "InvalidAccessKeyId", "The access key Id does not exist in our records."),
+    "unknown_key": (
+        "403 Forbidden",
+        "InvalidAccessKeyId",
+        "The access key Id does not exist in our records.",
+    ),
 }
 
 
-def refuse(kind: str, method: str, start_response: Any) -> list[bytes]:
-    status, code, message = REFUSALS[kind]
+def respond_with_error(kind: str, method: str, start_response: Any) -> list[bytes]:
+    status, code, message = ERRORS[kind]
     body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
     start_response(status, [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
     return [] if method == "HEAD" else [body]
 
 
 def main() -> None:
-    """Serve on the port that the command line names."""
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import run_simple
 
-    app = Faults(DomainDispatcherApplication(create_backend_app))
+    app = FaultInjector(DomainDispatcherApplication(create_backend_app))
     run_simple("127.0.0.1", int(sys.argv[1]), app, threaded=True)
 
 

@@ -5,9 +5,10 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 from capfilt.cluster.sizing import ActorPool, Sizing
-from capfilt.pipeline.nodes.chain import RoundModel, bootstrap_steps, fetch_configs
+from capfilt.pipeline.nodes.chain import bootstrap_steps, fetch_configs
 from capfilt.pipeline.nodes.context import RunContext
 from capfilt.pipeline.prepare import open_run
+from capfilt.stages.bootstrap.model_source import ModelSource
 from capfilt.stages.manifest.index import build_index
 
 
@@ -31,7 +32,9 @@ def bootstrap_web(config, store, models, engine, *, actors=1, reverse=False):
     run_dir = open_run(config)
     fingerprints = SimpleNamespace(of=lambda node: "f", corpus=lambda source: "c")
     context = RunContext(replace(run_dir, store=store, fingerprints=fingerprints), None, None, None)
-    roles = {role: RoundModel(address, tokenizer=None, digest="d") for role, address in models.items()}
+    roles = {
+        role: ModelSource(checkpoint=address, digest="d", run_dir=store) for role, address in models.items()
+    }
     with ExitStack() as stack:
         configs = fetch_configs(config, ("web",), stack)
         steps = bootstrap_steps(context, run_dir.nodes["bootstrap.1"], roles, configs, sizing)

@@ -29,13 +29,13 @@ def retry(
     """Download failed rows again, in place; images that are stored stay unchanged."""
     from capfilt.pipeline.console.signals import Interrupted
     from capfilt.pipeline.prepare import hold_run
-    from capfilt.stages.shards.retry import retry_classes
+    from capfilt.stages.shards.retry import parse_retry_classes
 
     console = make_console()
     words = ["capfilt", "retry", run_dir, *(["--class", class_] if class_ else [])]
     command = shell_command(words, set_ or [])
     with UserErrors(resume=command):
-        classes = retry_classes(class_)
+        classes = parse_retry_classes(class_)
         config = load_run_config(run_dir, set_ or [])
         log_run(run_dir)
         try:

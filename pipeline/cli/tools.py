@@ -32,13 +32,13 @@ def convert(
     """Convert a checkpoint between the layouts of capfilt, transformers and BLIP, strictly."""
     from capfilt.models.checkpoints.load import export_checkpoint
     from capfilt.pipeline.config.load import refuse_credentials
-    from capfilt.stages.storage.artifacts import ArtifactError, local_artifact
+    from capfilt.stages.storage.artifacts import ArtifactError, ensure_local
 
     with UserErrors():
         refuse_credentials(source, "SRC")
         if Path(target).exists():
             raise ArtifactError(f"DST {target}: already exists; name another path, or remove it first")
-        path = local_artifact(source, "SRC")
+        path = ensure_local(source, "SRC")
         export_checkpoint(path, target, to=to, parts=parts, tokenizer=tokenizer)
         make_console().print(f"wrote {target} ({to} layout)", highlight=False, markup=False)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from capfilt.models.checkpoints.files import checkpoint_digest
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.config.shipped import resolve_shipped
-from capfilt.stages.storage.artifacts import ArtifactError, absolute, check_artifact
+from capfilt.stages.storage.artifacts import ArtifactError, absolute_address, check_artifact
 from capfilt.stages.storage.store import Store
 
 
@@ -20,7 +20,7 @@ def resolve_address(address: str) -> str:
     """The address in a form that every process resolves to the same file; unchanged if no such file
     exists."""
     address = resolve_shipped(address)
-    return absolute(address) if "://" in address or Path(address).expanduser().exists() else address
+    return absolute_address(address) if "://" in address or Path(address).expanduser().exists() else address
 
 
 def start_identity(address: str | None) -> str | None:

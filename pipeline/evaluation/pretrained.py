@@ -12,7 +12,7 @@ from capfilt.pipeline.config.sections import EvaluateSection
 from capfilt.pipeline.evaluation.caption_metrics import compute_caption_metrics
 from capfilt.stages.pairs.parts import ShardRef
 from capfilt.stages.pairs.read import PairsConfig, ReadPairs
-from capfilt.stages.storage.artifacts import local_artifact
+from capfilt.stages.storage.artifacts import ensure_local
 from capfilt.stages.storage.layout import model_folder
 from capfilt.stages.storage.store import Store
 
@@ -64,7 +64,7 @@ def evaluate_model(task: EvaluationTask) -> dict[str, Any]:
     Raises:
         OutOfMemory: a single image at a time does not fit.
     """
-    checkpoint = local_artifact(task.store.address(model_folder(task.model)), task.model, task.store)
+    checkpoint = ensure_local(task.store.address(model_folder(task.model)), task.model, task.store)
     held_out = _read_held_out(task)
     return {
         "images": len(held_out.images),

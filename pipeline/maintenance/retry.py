@@ -26,7 +26,7 @@ from capfilt.pipeline.plan import downstream
 from capfilt.pipeline.prepare import make_corpora
 from capfilt.pipeline.rundir.generations import clear_staging, find_replacements, is_stale, publish
 from capfilt.pipeline.rundir.run_dir import RunDir
-from capfilt.stages.manifest.index import read_index, read_slice
+from capfilt.stages.manifest.index import read_index, read_shard
 from capfilt.stages.shards.records import StagedShard
 from capfilt.stages.shards.retry import RetryConfig
 from capfilt.stages.storage.layout import corpus_folder, failure_log, index_folder, staging_folder
@@ -116,7 +116,7 @@ def _rows_to_retry(run_dir: RunDir, classes: Sequence[str], console: Console) ->
             continue
         for record in run_dir.ledger.records(folder):
             rows = sum(record.rows.status.get(name, 0) for name in classes)
-            if not rows or (index is not None and index.of_tars and _is_tar(store, record.shard)):
+            if not rows or (index is not None and index.has_tars and _is_tar(store, record.shard)):
                 continue
             if record.fingerprint != run_dir.fingerprints.corpus(source):
                 raise ConfigError(
@@ -128,7 +128,7 @@ def _rows_to_retry(run_dir: RunDir, classes: Sequence[str], console: Console) ->
 
 
 def _is_tar(index: Store, shard: int) -> bool:
-    return read_slice(index, shard)["tar"][0].as_py() is not None
+    return read_shard(index, shard)["tar"][0].as_py() is not None
 
 
 def _fetch_again(context: RunContext, config: RetryConfig, rows: dict[tuple[str, int], int]) -> str | None:

@@ -28,7 +28,7 @@ from capfilt.stages.storage.layout import (
     provenance_file,
     start_record,
 )
-from capfilt.stages.storage.store import DAMAGED, FileEntry, Store, sha256
+from capfilt.stages.storage.store import DECODE_ERRORS, FileEntry, Store, sha256
 
 THREADS = 8
 """Shards that are read at the same time. Each is in memory as a whole."""
@@ -115,10 +115,10 @@ def _damaged_records(run_dir: RunDir) -> list[Problem]:
     for name in run_dir.nodes:
         for place, form in ((node_record(name), NodeRecord), (start_record(name), StartRecord)):
             try:
-                data = run_dir.store.get(place)
+                data = run_dir.store.find(place)
                 if data is not None:
                     decode_record(data, form)
-            except DAMAGED as error:
+            except DECODE_ERRORS as error:
                 damaged.append(Problem(place, f"damaged ({error})", name, remove=True))
     return damaged
 
@@ -228,16 +228,16 @@ def _expected_rows(
         index.
     """
     folder = index_folder(source)
-    data = run_dir.store.get(f"{folder}/{INDEX_RECORD}")
+    data = run_dir.store.find(f"{folder}/{INDEX_RECORD}")
     if data is None:
         return (None, ["missing"]) if must_exist else ({}, [])
     try:
         index: Index = decode_index(data)
-    except DAMAGED as error:
+    except DECODE_ERRORS as error:
         return None, [f"damaged ({error})"]
     parts = [_read_file(run_dir.store, folder, part) for part in index.parts]
     faults = [fault for _, fault in parts if fault is not None]
-    if index.of_tars:
+    if index.has_tars:
         return dict.fromkeys(range(index.shards)), faults
     size = run_dir.config.sources[source].rows.shard_size
     return {s: min(size, index.rows - s * size) for s in range(index.shards)}, faults
@@ -247,7 +247,7 @@ def _check_shard(store: Store, place: ShardFiles) -> tuple[CommitRecord | None, 
     """The record of a shard, None if it cannot be decoded, and what is wrong with the shard."""
     try:
         record = decode_commit(store.read(place.record))
-    except DAMAGED as error:
+    except DECODE_ERRORS as error:
         return None, [f"the record is damaged ({error})"]
     except OSError as error:  # the disk is damaged; an unreachable store raises StoreError
         return None, [f"the record cannot be read ({error.strerror or error})"]
@@ -298,7 +298,7 @@ def _verify_model(store: Store, node: Node, found: Verification) -> None:
     try:
         provenance: Any = store.read_json(provenance_file(node.name))
         files = [FileEntry(file["name"], file["bytes"], file["sha256"]) for file in provenance["files"]]
-    except (*DAMAGED, FileNotFoundError, KeyError, TypeError) as error:
+    except (*DECODE_ERRORS, FileNotFoundError, KeyError, TypeError) as error:
         what = f"provenance.json is missing or damaged ({type(error).__name__}: {error})"
         found.problems.append(Problem(folder, what, node.name))
         return

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.config.start_weights import check_start_weights
 from capfilt.pipeline.errors import NodeFailed
 from capfilt.pipeline.node import Node, NodeKind, NodeResult
+from capfilt.stages.bootstrap.model_source import ModelSource, Role
 from capfilt.stages.shards.commit import read_commit
-from capfilt.stages.storage.artifacts import absolute
+from capfilt.stages.storage.artifacts import absolute_address
 from capfilt.stages.storage.layout import candidates_folder, corpus_folder, corpus_shard, model_folder
 from capfilt.stages.storage.store import Store
 
 if TYPE_CHECKING:
-    from capfilt.pipeline.nodes.chain import RoundModel
     from capfilt.pipeline.nodes.context import RunContext
     from capfilt.pipeline.rundir.fingerprints import Fingerprints
 
-Role = Literal["captioner", "filter"]
 ROLES: tuple[Role, ...] = ("captioner", "filter")
 
 
@@ -61,7 +60,7 @@ def run_bootstrap(context: RunContext, node: Node) -> NodeResult:
     from capfilt.pipeline.nodes.shards import count_records, run_shards
 
     downloaded_here = tuple(source for source in node.sources if not _has_fetch_node(context, source))
-    models: dict[str, RoundModel] = {role: _model_of(context, node, role) for role in ROLES}
+    models: dict[str, ModelSource] = {role: _model_of(context, node, role) for role in ROLES}
     for source in downloaded_here:
         _check_corpus(context, source)
     folders = {source: candidates_folder(node.round, source) for source in node.sources}
@@ -103,17 +102,21 @@ def _check_corpus(context: RunContext, source: str) -> None:
         )
 
 
-def _model_of(context: RunContext, node: Node, role: Role) -> RoundModel:
+def _model_of(context: RunContext, node: Node, role: Role) -> ModelSource:
     """The captioner or the filter: the one that this round has trained, else the given one."""
-    from capfilt.pipeline.nodes.chain import RoundModel
-
     trained = f"{role}.{node.round}"
     if trained in node.needs:
         address = context.store.address(model_folder(trained))
-        return RoundModel(address, tokenizer=None, digest=context.fingerprints.of(trained))
+        digest = context.fingerprints.of(trained)
+        return ModelSource(checkpoint=address, digest=digest, run_dir=context.store)
     section = getattr(context.config, role)
-    tokenizer = absolute(section.tokenizer) if section.tokenizer is not None else None
-    return RoundModel(absolute(section.checkpoint), tokenizer, context.fingerprints.checkpoint(role)[:16])
+    tokenizer = absolute_address(section.tokenizer) if section.tokenizer is not None else None
+    return ModelSource(
+        checkpoint=absolute_address(section.checkpoint),
+        tokenizer=tokenizer,
+        digest=context.fingerprints.checkpoint(role)[:16],
+        run_dir=context.store,
+    )
 
 
 def candidate_summary(candidates: dict[str, dict[str, int]]) -> str:

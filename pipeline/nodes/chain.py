@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from capfilt.cluster.chain.engine import Step
@@ -19,6 +19,7 @@ from capfilt.pipeline.node import Node
 from capfilt.pipeline.nodes.context import RunContext
 from capfilt.stages.bootstrap.caption import Caption
 from capfilt.stages.bootstrap.filter import Filter
+from capfilt.stages.bootstrap.model_source import ModelSource
 from capfilt.stages.fetch.by_source import FetchBySource
 from capfilt.stages.fetch.config import FetchConfig
 from capfilt.stages.rows import count_active, mark_crashed, mark_failed, shard_name
@@ -26,7 +27,7 @@ from capfilt.stages.shards.pack import Pack
 from capfilt.stages.shards.read import Read, ReadConfig, Unpack
 from capfilt.stages.shards.retry import ReadFailed, RetryConfig, StageRetried
 from capfilt.stages.shards.write import Provenance, Write, WriteConfig
-from capfilt.stages.storage.artifacts import absolute
+from capfilt.stages.storage.artifacts import absolute_address
 from capfilt.stages.storage.store import StoreError
 
 ISOLATION = Isolation(
@@ -36,17 +37,6 @@ ISOLATION = Isolation(
     shard_name=shard_name,
     propagate=(StoreError, OutOfMemory),
 )
-
-
-@dataclass(frozen=True)
-class RoundModel:
-    """The captioner or the filter of a bootstrap."""
-
-    address: str
-    tokenizer: str | None
-    """Address of its tokenizer folder; None where the checkpoint carries one."""
-    digest: str
-    """First 16 hex digits of the checkpoint's sha256, or the fingerprint of the node that trained it."""
 
 
 def fetch_configs(config: Config, sources: tuple[str, ...], stack: ExitStack) -> dict[str, FetchConfig]:
@@ -60,7 +50,7 @@ def fetch_configs(config: Config, sources: tuple[str, ...], stack: ExitStack) ->
         section = config.sources[name]
         fetch = section.fetch or config.fetch
         if section.images is not None:
-            fetch = replace(fetch, image_root=absolute(section.images), backend="capfilt")
+            fetch = replace(fetch, image_root=absolute_address(section.images), backend="capfilt")
         elif section.base_url is not None:
             fetch = replace(fetch, base_url=section.base_url)
         elif section.serve is not None:
@@ -73,7 +63,7 @@ def fetch_configs(config: Config, sources: tuple[str, ...], stack: ExitStack) ->
                 robots=False,
                 per_host_per_second=None,
             )
-        fetch = replace(fetch, blocked=tuple(absolute(address) for address in fetch.blocked))
+        fetch = replace(fetch, blocked=tuple(absolute_address(address) for address in fetch.blocked))
         configs[name] = fetch
     return configs
 
@@ -96,7 +86,7 @@ def retry_steps(retry: RetryConfig, configs: Mapping[str, FetchConfig], sizing: 
 def bootstrap_steps(
     context: RunContext,
     node: Node,
-    models: Mapping[str, RoundModel],
+    models: Mapping[str, ModelSource],
     configs: Mapping[str, FetchConfig],
     sizing: Sizing,
 ) -> list[Step]:
@@ -116,32 +106,17 @@ def bootstrap_steps(
     return [*steps, _write_step(_write_config(context, node, models, configs))]
 
 
-def _caption_stage(context: RunContext, node: Node, model: RoundModel) -> Callable[[], Stage]:
+def _caption_stage(context: RunContext, node: Node, model: ModelSource) -> Callable[[], Stage]:
     config = context.config
-    return partial(
-        Caption,
-        config.captioner.generate,
-        checkpoint=model.address,
-        run=context.store,
-        tokenizer=model.tokenizer,
-        seed=config.run.seed,
-        round=node.round,
-    )
+    return partial(Caption, config.captioner.generate, model, seed=config.run.seed, round=node.round)
 
 
-def _filter_stage(context: RunContext, model: RoundModel, *, keep_images: bool) -> Callable[[], Stage]:
-    return partial(
-        Filter,
-        context.config.filter.judge,
-        checkpoint=model.address,
-        run=context.store,
-        tokenizer=model.tokenizer,
-        keep_images=keep_images,
-    )
+def _filter_stage(context: RunContext, model: ModelSource, *, keep_images: bool) -> Callable[[], Stage]:
+    return partial(Filter, context.config.filter.judge, model, keep_images=keep_images)
 
 
 def _write_config(
-    context: RunContext, node: Node, models: Mapping[str, RoundModel], configs: Mapping[str, FetchConfig]
+    context: RunContext, node: Node, models: Mapping[str, ModelSource], configs: Mapping[str, FetchConfig]
 ) -> WriteConfig:
     sampling = context.config.captioner.generate.sampling
     provenance = Provenance(

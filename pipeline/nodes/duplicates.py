@@ -21,18 +21,18 @@ from capfilt.pipeline.console.signals import NodeStopped
 from capfilt.pipeline.node import Node
 from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.stages.bootstrap.duplicates import (
+    DUPLICATE_IMAGE,
     DUPLICATES_SCHEMA,
-    FLAG,
     MIN_INFORMATIVE_BITS,
     SURPLUS_SCHEMA,
-    Copies,
     DuplicatesConfig,
+    SurplusCopies,
     mark_candidates,
 )
 from capfilt.stages.rows import CORPUS_SCHEMA
 from capfilt.stages.shards.commit import count_verdicts
 from capfilt.stages.shards.records import CandidatesRecord, CommitRecord, encode
-from capfilt.stages.shards.write import parquet_bytes
+from capfilt.stages.shards.write import encode_parquet
 from capfilt.stages.storage.layout import (
     DUPLICATES,
     SURPLUS,
@@ -41,7 +41,7 @@ from capfilt.stages.storage.layout import (
     corpus_folder,
     corpus_shard,
 )
-from capfilt.stages.storage.sql import database, open_parquet
+from capfilt.stages.storage.sql import open_database, open_parquet
 from capfilt.stages.storage.store import Store
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def count_copies(run_dir: RunDir) -> None:
         for shard in run_dir.ledger.committed_shards(corpus_folder(source))
     ]
     limit = config.duplicates.max_copies
-    with database() as sql:
+    with open_database() as sql:
         sql.register("corpus", open_parquet(files, CORPUS_SCHEMA, store.options))
         sql.execute(_IMAGES)
         kinds = [_EXACT, _URL] + ([_PERCEPTUAL] if config.duplicates.perceptual else [])
@@ -75,14 +75,14 @@ def count_copies(run_dir: RunDir) -> None:
         listed = sql.execute(_LISTED).to_arrow_table()
         surplus = sql.execute(_SURPLUS).to_arrow_table()
     settings = {_SETTINGS: json.dumps(_counted_by(config.duplicates)).encode()}
-    store.put(SURPLUS, parquet_bytes(surplus.cast(SURPLUS_SCHEMA)))
-    store.put(DUPLICATES, parquet_bytes(listed.cast(DUPLICATES_SCHEMA).replace_schema_metadata(settings)))
+    store.put(SURPLUS, encode_parquet(surplus.cast(SURPLUS_SCHEMA)))
+    store.put(DUPLICATES, encode_parquet(listed.cast(DUPLICATES_SCHEMA).replace_schema_metadata(settings)))
 
 
 def ensure_counted(run_dir: RunDir) -> None:
     """Count the copies, unless the run directory has a count with these settings. A node that downloads
     images counts again without asking."""
-    if (table := run_dir.store.get(DUPLICATES)) is not None:
+    if (table := run_dir.store.find(DUPLICATES)) is not None:
         metadata = pq.read_schema(io.BytesIO(table)).metadata or {}
         if json.loads(metadata.get(_SETTINGS, b"null")) == _counted_by(run_dir.config.duplicates):
             return
@@ -96,7 +96,7 @@ def most_copied_images(config: Config, store: Store) -> list[dict[str, Any]]:
         For each image the kind of the hash, the number of copies, source and key of the first copy, and
         `surplus`, the number of copies above the limit. Empty where copies were not counted.
     """
-    if config.duplicates.policy == "keep" or (table := store.get(DUPLICATES)) is None:
+    if config.duplicates.policy == "keep" or (table := store.find(DUPLICATES)) is None:
         return []
     images: dict[str, dict[str, Any]] = {}
     for row in pq.read_table(io.BytesIO(table)).to_pylist():
@@ -141,7 +141,7 @@ def mark_round(context: RunContext, node: Node, *, fetched: bool) -> int:
     if context.config.duplicates.policy == "keep":
         return 0
     (count_copies if fetched else ensure_counted)(run_dir)
-    copies, affected = Copies.read(store), set(surplus_texts(store))
+    copies, affected = SurplusCopies.read(store), set(surplus_texts(store))
 
     def mark(record: CommitRecord) -> bool:
         assert isinstance(record, CandidatesRecord), "the folder holds candidates"
@@ -161,7 +161,7 @@ def mark_round(context: RunContext, node: Node, *, fetched: bool) -> int:
     return marked
 
 
-def mark_shard(run_dir: RunDir, record: CandidatesRecord, copies: Copies) -> bool:
+def mark_shard(run_dir: RunDir, record: CandidatesRecord, copies: SurplusCopies) -> bool:
     """Mark the surplus copies in one shard of candidates.
 
     Returns:
@@ -180,12 +180,12 @@ def mark_shard(run_dir: RunDir, record: CandidatesRecord, copies: Copies) -> boo
         return False
     rows = after.select(["origin", "kept", "flags"]).to_pylist()
     store.remove_file(place.record)
-    file = store.put(place.parquet, parquet_bytes(after))
+    file = store.put(place.parquet, encode_parquet(after))
     marked = replace(
         record,
         files=(file,),
         candidates=count_verdicts(rows),
-        duplicates=sum(FLAG in row["flags"] for row in rows),
+        duplicates=sum(DUPLICATE_IMAGE in row["flags"] for row in rows),
     )
     store.create(place.record, encode(marked))
     return True

@@ -20,7 +20,7 @@ from capfilt.pipeline.nodes.failures import check_failed_fraction, failure_cause
 from capfilt.pipeline.nodes.worker_logs import with_step_logging
 from capfilt.stages.manifest.index import Index, build_index
 from capfilt.stages.pairs.parts import check_parts
-from capfilt.stages.rows import name_of
+from capfilt.stages.rows import format_shard_name
 from capfilt.stages.shards.records import CandidatesRecord, CommitRecord
 from capfilt.stages.storage.layout import index_folder
 
@@ -95,12 +95,14 @@ def stream_shards(context: RunContext, work: ShardWork) -> list[Shard]:
     failed: set[str] = set()
     while left and idle_passes < ATTEMPTS and not context.stop.requested:
         # Shards that have failed come last: Ray Data ends an execution after a number of failures.
-        todo = sorted(left, key=lambda each: name_of(**each) in failed)
+        todo = sorted(left, key=lambda each: format_shard_name(**each) in failed)
         error = _run_once(context, work, todo)
         left, failed_before = work.missing(), failed
         failed = context.board.failed_shards(work.name)
         idle_passes = 0 if len(left) < len(todo) else idle_passes + 1
-        others_may_pass = failed - failed_before and any(name_of(**each) not in failed for each in left)
+        others_may_pass = failed - failed_before and any(
+            format_shard_name(**each) not in failed for each in left
+        )
         if idle_passes and not isinstance(error, ClusterShrunk) and not others_may_pass:
             break
         if left and idle_passes < ATTEMPTS and not context.stop.requested:
@@ -160,7 +162,7 @@ class ShardProgress:
     ) -> None:
         self.context, self.node = context, node
         self.rows = sum(index.rows for index in indexes.values())
-        self.in_shards = any(index.of_tars for index in indexes.values())
+        self.in_shards = any(index.has_tars for index in indexes.values())
         self.done_before = self.new_rows = self.new_shards = 0
         for source, index in indexes.items():
             committed = len(context.ledger.committed_shards(folders[source]))

@@ -57,7 +57,7 @@ def read_metrics(store: Store, round: int) -> RoundMetrics | None:
         MetricsError: the file is damaged, or was written in a later version of the format.
         StoreError: the store cannot be read.
     """
-    data = store.get(metrics_file(round))
+    data = store.find(metrics_file(round))
     if data is None:
         return None
     try:

@@ -12,7 +12,7 @@ from capfilt.pipeline.evaluation.drift import TextDrift, compute_text_drift
 from capfilt.pipeline.evaluation.filter_quality import CLEAN, FilterQuality, compute_filter_quality
 from capfilt.pipeline.report.examples import Example, select_examples
 from capfilt.stages.rows import CANDIDATE_SCHEMA, CORPUS_SCHEMA
-from capfilt.stages.storage.sql import database, open_parquet
+from capfilt.stages.storage.sql import open_database, open_parquet
 
 SCORE_BINS = 1000
 """Bins of a score in [0, 1]; thresholds can be compared in steps of 0.001."""
@@ -45,7 +45,7 @@ class RoundTables:
             corpus_files: committed Parquet files of `stages.rows.CORPUS_SCHEMA`.
             storage_options: fsspec options of the filesystem that holds the files.
         """
-        self._sql = database()
+        self._sql = open_database()
         self._sql.register("corpus", open_parquet(corpus_files, CORPUS_SCHEMA, storage_options))
         self._sql.register("candidates", open_parquet(candidate_files, CANDIDATE_SCHEMA, storage_options))
         sampled = _sample_evenly(candidate_files, SAMPLED_FILES)

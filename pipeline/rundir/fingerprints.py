@@ -19,7 +19,7 @@ from capfilt.pipeline.node import Node
 from capfilt.pipeline.rundir.ledger import fingerprint
 from capfilt.stages.fetch.http.blocklist import block_list_digest
 from capfilt.stages.rows import SCHEMA_VERSION
-from capfilt.stages.storage.artifacts import absolute, local_artifact
+from capfilt.stages.storage.artifacts import absolute_address, ensure_local
 from capfilt.stages.storage.store import Store
 
 FETCH_FIELDS = ("backend", "base_url", "image_root", "max_bytes", "robots", "optout", "image")
@@ -73,7 +73,7 @@ class Fingerprints:
         section = getattr(self.config, role)
         if role not in self._digests:
             run_dir = Store(self.config.run.dir, self.config.run.storage_options)
-            path = local_artifact(section.checkpoint, f"{role}.checkpoint", run_dir)
+            path = ensure_local(section.checkpoint, f"{role}.checkpoint", run_dir)
             self._digests[role] = checkpoint_digest(path)
         return self._digests[role]
 
@@ -96,6 +96,6 @@ class Fingerprints:
         """Digest of the contents of block lists, whatever their names are; None for no list."""
         if addresses not in self._list_digests:
             self._list_digests[addresses] = (
-                block_list_digest(absolute(a) for a in addresses) if addresses else None
+                block_list_digest(absolute_address(a) for a in addresses) if addresses else None
             )
         return self._list_digests[addresses]

@@ -27,7 +27,7 @@ from capfilt.stages.storage.layout import (
     staged_shard,
     staging_folder,
 )
-from capfilt.stages.storage.store import DAMAGED, Store, sha256
+from capfilt.stages.storage.store import DECODE_ERRORS, Store, sha256
 
 THREADS = 8
 """Shards that are read or replaced at the same time."""
@@ -72,7 +72,7 @@ def _read_replacement(store: Store, source: str, shard: int) -> Replacement:
     name = staged_shard(source, shard).record
     try:
         return Replacement(source, shard, decode_staged(store.read(name)))
-    except DAMAGED as error:
+    except DECODE_ERRORS as error:
         raise LedgerError(
             f"{store.address(name)}: damaged ({error}); remove this file, so that its shard is retried or "
             "fetched again"
@@ -117,7 +117,7 @@ def clear_staging(store: Store) -> None:
 
 def is_stale(store: Store, replacement: Replacement) -> bool:
     """Whether the committed shard has changed since the replacement was staged; then it is not published."""
-    current = store.get(replacement.corpus_files.record)
+    current = store.find(replacement.corpus_files.record)
     if current is None:
         return False  # interrupted between the two records
     record = replacement.staged.record
@@ -153,7 +153,7 @@ def _replace(run_dir: RunDir, replacement: Replacement) -> None:
     for node in run_dir.nodes.values():
         if node.kind.judges and replacement.source in node.sources:
             store.remove_file(candidates_shard(node.round, replacement.source, replacement.shard).record)
-    if store.get(corpus.record) == encode(record):
+    if store.find(corpus.record) == encode(record):
         return
     store.remove_file(corpus.record)
     for final_name, staged_name in replacement.staged.files.items():

@@ -23,7 +23,7 @@ from capfilt.stages.storage.layout import (
     shard_of_record,
     start_record,
 )
-from capfilt.stages.storage.store import DAMAGED, Store, encode_json, sha256
+from capfilt.stages.storage.store import DECODE_ERRORS, Store, encode_json, sha256
 
 Record = TypeVar("Record", bound="StartRecord")
 State = Literal["done", "half", "new"]
@@ -204,12 +204,12 @@ class Ledger:
                 yield from records
 
     def _read_commit(self, name: str) -> CommitRecord:
-        data = self.store.get(name)
+        data = self.store.find(name)
         if data is None:
             raise FileNotFoundError(self.store.address(name))
         try:
             return decode_commit(data)
-        except DAMAGED as error:
+        except DECODE_ERRORS as error:
             raise self._damaged(name, error) from error
 
     def _find(self, name: str, form: type[Record]) -> Record | None:
@@ -218,10 +218,10 @@ class Ledger:
         Raises:
             LedgerError: the record is damaged.
         """
-        data = self.store.get(name)
+        data = self.store.find(name)
         try:
             return None if data is None else decode_record(data, form)
-        except DAMAGED as error:
+        except DECODE_ERRORS as error:
             raise self._damaged(name, error) from error
 
     def _damaged(self, name: str, error: Exception) -> LedgerError:

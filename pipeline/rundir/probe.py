@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import uuid
 
-from capfilt.stages.storage.store import TEMPORARY_PREFIX, Store, StoreError, reason
+from capfilt.stages.storage.local_files import TEMPORARY_PREFIX
+from capfilt.stages.storage.s3_errors import describe_error
+from capfilt.stages.storage.store import Store, StoreError
 
 NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
 """Error codes of file systems without hard links: mounted buckets, exFAT, some network shares."""
@@ -30,7 +32,7 @@ def check_writable(run_dir: Store) -> None:
                 "committed; if it is a mounted bucket, give the address of the bucket (s3://, gs://, ...), "
                 "else use another disk"
             ) from error
-        raise StoreError(f"run.dir {run_dir.url}: cannot write there ({reason(cause)})") from error
+        raise StoreError(f"run.dir {run_dir.url}: cannot write there ({describe_error(cause)})") from error
     if created_twice:
         raise StoreError(
             f"run.dir {run_dir.url}: this store ignores If-None-Match: * and replaces objects that exist, "

@@ -11,7 +11,7 @@ from capfilt.models.config import MedConfig
 from capfilt.models.network.med import MED
 from capfilt.models.network.tokenizer import Tokenizer
 from capfilt.pipeline.training.spec import LearnerSpec
-from capfilt.stages.storage.artifacts import local_artifact
+from capfilt.stages.storage.artifacts import ensure_local
 
 
 def build_initial_model(spec: LearnerSpec) -> tuple[MED, Tokenizer]:
@@ -22,18 +22,18 @@ def build_initial_model(spec: LearnerSpec) -> tuple[MED, Tokenizer]:
     """
     if spec.start is not None:
         med, tokenizer, _ = load_checkpoint(
-            local_artifact(spec.start, spec.node, spec.run_dir),
+            ensure_local(spec.start, spec.node, spec.run_dir),
             parts=spec.kind,
             image_size=spec.train.image_size,
             adapt=partial(_with_activation_checkpointing, layers=spec.train.checkpoint_layers),
         )
         return med, tokenizer
-    tokenizer = Tokenizer.from_folder(local_artifact(spec.tokenizer, "model.tokenizer", spec.run_dir))
+    tokenizer = Tokenizer.from_folder(ensure_local(spec.tokenizer, "model.tokenizer", spec.run_dir))
     med = MED(_new_config(spec, tokenizer.vocab_size))
     if spec.model.vision_start is not None:
         load_vision_start(med, spec.model.vision_start)
     if spec.model.text_start is not None:
-        folder = local_artifact(spec.model.text_start, "model.text_start", spec.run_dir)
+        folder = ensure_local(spec.model.text_start, "model.text_start", spec.run_dir)
         load_text_start(med, folder, tokenizer, first_layers=spec.model.text_start_layers == "first")
     return med, tokenizer
 

@@ -31,7 +31,7 @@ from capfilt.pipeline.training.seeds import derive_seed
 from capfilt.pipeline.training.spec import LearnerSpec
 from capfilt.pipeline.training.step_metrics import StepMetrics, read_metrics
 from capfilt.stages.pairs.read import PairsConfig, ReadPairs
-from capfilt.stages.pairs.stream import PairStream, Position
+from capfilt.stages.pairs.stream import PairStream, Position, StreamConfig
 from capfilt.stages.storage.layout import model_folder
 
 STATE_FILE = "learner.pt"
@@ -189,8 +189,7 @@ class PairLearner:
         stream = PairStream(
             spec.shards,
             partial(stream_blocks, step=step),
-            seed=spec.seed,
-            window_shards=spec.train.window_shards,
+            StreamConfig(seed=spec.seed, window_shards=spec.train.window_shards),
             position=replace(self.position),
         )
         augment = TrainAugment(self.image_size, spec.train.augment)

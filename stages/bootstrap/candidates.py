@@ -1,4 +1,4 @@
-"""NEW FILE."""
+"""Candidates of an image: its web texts and its synthetic texts, with flags."""
 
 from __future__ import annotations
 
@@ -8,18 +8,41 @@ from typing import Any
 
 from capfilt.models.caption_text import normalize_caption
 
+EMPTY = "empty"
+"""Flag of a text without words, which is not judged."""
+DUPLICATE = "duplicate"
+"""Flag of a text that equals an earlier text of the image, apart from case and punctuation."""
+DEGENERATE = "degenerate"
+"""Flag of a text that repeats itself (BLIP issue 99: "dai dai dai")."""
+
+DEGENERATE_RUN = 3
+"""A text is degenerate if one word occurs this many times in a row."""
+DEGENERATE_WORDS = 8
+DEGENERATE_VOCABULARY = 2
+"""A text of at least `DEGENERATE_WORDS` words is degenerate if at most this many of them differ."""
+
 
 def gather_candidates(
     web_texts: Sequence[str] | None, captions: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Candidates of one image, unjudged, with their flags."""
-    found: list[dict[str, Any]] = []
-    seen: set[str] = set()
-    pairs = [("web", i, text, None) for i, text in enumerate(web_texts or [])]
-    pairs += [("synthetic", c["caption_index"], c["text"], c["seed"]) for c in captions]
-    for origin, index, text, seed in pairs:
-        normal = normalize_caption(text, max_words=None)
-        found.append(
+    """Candidates of one image without scores, in the fields of `stages.rows.CANDIDATE_TYPE`.
+
+    Args:
+        web_texts: the texts that came with the image.
+        captions: synthetic texts, in the fields of `stages.rows.CAPTION_TYPE`.
+
+    Returns:
+        The web texts, then the synthetic texts, each in their order.
+    """
+    texts: list[tuple[str, int, str, int | None]] = [
+        ("web", index, text, None) for index, text in enumerate(web_texts or [])
+    ]
+    texts += [("synthetic", c["caption_index"], c["text"], c["seed"]) for c in captions]
+    candidates: list[dict[str, Any]] = []
+    earlier: set[str] = set()
+    for origin, index, text, seed in texts:
+        normalized = normalize_caption(text, max_words=None)
+        candidates.append(
             {
                 "origin": origin,
                 "caption_index": index,
@@ -28,24 +51,33 @@ def gather_candidates(
                 "itm_prob": None,
                 "itc_sim": None,
                 "kept": None,
-                "flags": text_flags(normal, seen),
+                "flags": flag_text(normalized, earlier),
             }
         )
-        seen.add(normal)
-    return found
+        earlier.add(normalized)
+    return candidates
 
 
-def text_flags(text: str, seen: set[str]) -> list[str]:
-    """Flags of a normalised text: `empty`; `duplicate` of an earlier text of the image; `degenerate` when one
-    word stands three times in a row or two words make up eight or more ("dai dai dai", BLIP issue 99)."""
+def flag_text(text: str, earlier: set[str]) -> list[str]:
+    """Flags of a normalized text: `empty`, or any of `duplicate` and `degenerate`.
+
+    Args:
+        earlier: the normalized texts of the same image that precede it.
+    """
     words = text.split()
     if not words:
-        return ["empty"]
-    flags = ["duplicate"] if text in seen else []
-    repeats = run = 1
-    for before, word in pairwise(words):
-        run = run + 1 if word == before else 1
-        repeats = max(repeats, run)
-    if repeats >= 3 or (len(words) >= 8 and len(set(words)) <= 2):
-        flags.append("degenerate")
+        return [EMPTY]
+    flags = [DUPLICATE] if text in earlier else []
+    if _is_degenerate(words):
+        flags.append(DEGENERATE)
     return flags
+
+
+def _is_degenerate(words: Sequence[str]) -> bool:
+    if len(words) >= DEGENERATE_WORDS and len(set(words)) <= DEGENERATE_VOCABULARY:
+        return True
+    longest = run = 1
+    for previous, word in pairwise(words):
+        run = run + 1 if word == previous else 1
+        longest = max(longest, run)
+    return longest >= DEGENERATE_RUN

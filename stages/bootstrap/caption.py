@@ -1,4 +1,4 @@
-"""Image → synthetic texts, by the captioner (BLIP paper, section 3.3)."""
+"""Writes synthetic texts for images with the captioner (BLIP paper, section 3.3)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import pyarrow as pa
 from annotated_types import Ge
 
 from capfilt.models.tasks.options import CaptionerOptions
-from capfilt.stages.rows import CAPTION, with_column
-from capfilt.stages.storage.artifacts import local_artifact
-from capfilt.stages.storage.store import Store
+from capfilt.stages.bootstrap.model_source import ModelSource
+from capfilt.stages.rows import CAPTION_TYPE, with_column
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,45 +19,34 @@ class CaptionConfig(CaptionerOptions):
     """How synthetic texts are written."""
 
     captions_per_image: Annotated[int, Ge(0)] = 1
-    """Texts written for each image; the paper writes one. 0 = none: only the web texts are judged."""
+    """Texts written for each image; the paper writes one. With 0 only the web texts are judged."""
     image_size: Annotated[int, Ge(8)] | None = None
-    """Side of the square input in pixels; the checkpoint's own when not given, else positions are resampled."""
+    """Side of the square input in pixels, for which positions are interpolated; the checkpoint's own if not
+    given."""
 
 
 class Caption:
-    """Adds column `captions` (list of `rows.CAPTION`) to every row; empty for rows without an image.
+    """Adds the column `captions` (list of `rows.CAPTION_TYPE`); empty for rows without an image.
 
     Args:
-        config: decoding.
-        checkpoint: folder or file of the captioner, a local path or any fsspec URL.
-        tokenizer: tokenizer folder, needed by checkpoints that carry none (BLIP .pth).
-        seed, round: with a row's key and the caption's index they fix every random draw.
-        run: the run directory, whose storage options open a checkpoint on the same kind of store.
-        device: "auto" takes the GPU this process was given.
+        config: settings of captioning.
+        model: the captioner.
+        seed: seed of the run.
+        round: round of the bootstrap. Seed, round, a row's key and the index of the caption determine every
+            random draw.
     """
 
-    def __init__(
-        self,
-        config: CaptionConfig,
-        *,
-        checkpoint: str,
-        tokenizer: str | None = None,
-        seed: int = 0,
-        round: int = 1,
-        run: Store | None = None,
-        device: str = "auto",
-    ) -> None:
-        from capfilt.models.tasks.captioner import (
-            Captioner,  # torch: only the process that runs the stage needs it
-        )
+    def __init__(self, config: CaptionConfig, model: ModelSource, *, seed: int = 0, round: int = 1) -> None:
+        # Imports torch, which only the processes that run the stage need.
+        from capfilt.models.tasks.captioner import Captioner
 
         self.config, self.seed, self.round = config, seed, round
         self.captioner = Captioner.from_checkpoint(
-            local_artifact(checkpoint, "captioner.checkpoint", run),
+            model.local_checkpoint("captioner"),
             config,
-            tokenizer=tokenizer and local_artifact(tokenizer, "captioner.tokenizer", run),
+            tokenizer=model.local_tokenizer("captioner"),
             image_size=config.image_size,
-            device=device,
+            device=model.device,
         )
 
     def on_progress(self, callback: Callable[[], None]) -> None:
@@ -70,17 +58,18 @@ class Caption:
         self.captioner.batches.on_notice = callback
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        """The same rows with the column `captions`."""
         images, keys = batch["image"].to_pylist(), batch["key"].to_pylist()
-        live = [i for i, image in enumerate(images) if image is not None]
+        active = [i for i, image in enumerate(images) if image is not None]
         captions: list[list[dict[str, object]]] = [[] for _ in images]
-        if live and self.config.captions_per_image:
+        if active and self.config.captions_per_image:
             written = self.captioner.caption(
-                [images[i] for i in live],
-                [keys[i] for i in live],
+                [images[i] for i in active],
+                [keys[i] for i in active],
                 n=self.config.captions_per_image,
                 run_seed=self.seed,
                 round=self.round,
             )
-            for i, texts in zip(live, written, strict=True):
+            for i, texts in zip(active, written, strict=True):
                 captions[i] = [asdict(caption) for caption in texts]
-        return with_column(batch, "captions", captions, pa.list_(CAPTION))
+        return with_column(batch, "captions", captions, pa.list_(CAPTION_TYPE))

@@ -1,6 +1,7 @@
-"""(image, texts) → scores and verdicts, by the filter (BLIP paper, section 3.3).
+"""Scores the texts of images with the filter, and decides which are kept (BLIP paper, section 3.3).
 
-Scores are always stored, dropped candidates too, so that another threshold needs no GPU.
+The scores of all candidates are stored, also of dropped ones, so that another threshold can be applied
+without a GPU.
 """
 
 from __future__ import annotations
@@ -14,10 +15,9 @@ from annotated_types import Ge, Le
 
 from capfilt.models.caption_text import MAX_WORDS, normalize_caption
 from capfilt.models.tasks.options import MatcherOptions
-from capfilt.stages.bootstrap.candidates import gather_candidates
-from capfilt.stages.rows import CANDIDATE, with_column, without_images
-from capfilt.stages.storage.artifacts import local_artifact
-from capfilt.stages.storage.store import Store
+from capfilt.stages.bootstrap.candidates import EMPTY, gather_candidates
+from capfilt.stages.bootstrap.model_source import ModelSource
+from capfilt.stages.rows import CANDIDATE_TYPE, with_column, without_images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,50 +25,37 @@ class FilterConfig(MatcherOptions):
     """How candidates are judged."""
 
     threshold: Annotated[float, Ge(0), Le(1)] = 0.5
-    """A candidate is kept when its ITM probability reaches this; 0.5 is the paper's "the ITM head predicts it
-    as matched"."""
+    """A candidate is kept if its ITM probability is at least this; with 0.5, if the ITM head predicts a
+    match, as in the paper."""
     image_size: Annotated[int, Ge(8)] | None = None
-    """Side of the square input in pixels; the checkpoint's own when not given."""
+    """Side of the square input in pixels; the checkpoint's own if not given."""
     max_words: Annotated[int, Ge(1)] = MAX_WORDS
-    """Words of a text that are read, as in the reference's pre_caption."""
+    """Words of a text that are read, as in pre_caption of salesforce/BLIP data/utils.py."""
 
 
 class Filter:
-    """Adds column `candidates` (list of `rows.CANDIDATE`) to every row and empties the image bytes,
-    which nobody needs any more.
+    """Adds the column `candidates` (list of `rows.CANDIDATE_TYPE`), empty for rows without an image, and
+    removes the images.
 
-    The candidates of an image are its web texts and its synthetic texts, in that order.
+    The candidates of an image are its web texts, then its synthetic texts (column `captions`).
 
     Args:
-        config: threshold and batching.
-        checkpoint: folder or file of the filter, a local path or any fsspec URL.
-        tokenizer: tokenizer folder, needed by checkpoints that carry none (BLIP .pth).
-        keep_images: pass the image bytes on; needed when the writer makes the corpus in the same pass.
-        run: the run directory, whose storage options open a checkpoint on the same kind of store.
-        device: "auto" takes the GPU this process was given.
+        config: settings of scoring, and the threshold.
+        model: the filter.
+        keep_images: keep the images, for a writer that writes the corpus in the same pass.
     """
 
-    def __init__(
-        self,
-        config: FilterConfig,
-        *,
-        checkpoint: str,
-        tokenizer: str | None = None,
-        keep_images: bool = False,
-        run: Store | None = None,
-        device: str = "auto",
-    ) -> None:
-        from capfilt.models.tasks.matcher import (
-            Matcher,  # torch: only the process that runs the stage needs it
-        )
+    def __init__(self, config: FilterConfig, model: ModelSource, *, keep_images: bool = False) -> None:
+        # Imports torch, which only the processes that run the stage need.
+        from capfilt.models.tasks.matcher import Matcher
 
         self.config, self.keep_images = config, keep_images
         self.matcher = Matcher.from_checkpoint(
-            local_artifact(checkpoint, "filter.checkpoint", run),
+            model.local_checkpoint("filter"),
             config,
-            tokenizer=tokenizer and local_artifact(tokenizer, "filter.tokenizer", run),
+            tokenizer=model.local_tokenizer("filter"),
             image_size=config.image_size,
-            device=device,
+            device=model.device,
         )
 
     def on_progress(self, callback: Callable[[], None]) -> None:
@@ -80,26 +67,25 @@ class Filter:
         self.matcher.batches.on_notice = callback
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        """The same rows with the column `candidates`."""
         images = batch["image"].to_pylist()
         captions = batch["captions"].to_pylist()
         texts = batch["texts"].to_pylist()
         candidates = [
-            gather_candidates(of_image, synthetic) if image is not None else []
-            for image, of_image, synthetic in zip(images, texts, captions, strict=True)
+            gather_candidates(web_texts, synthetic) if image is not None else []
+            for image, web_texts, synthetic in zip(images, texts, captions, strict=True)
         ]
-        live = [i for i, image in enumerate(images) if image is not None]
-        self._judge([images[i] for i in live], [candidates[i] for i in live])
-        judged = with_column(batch, "candidates", candidates, pa.list_(CANDIDATE))
-        return judged if self.keep_images else without_images(judged)
+        active = [i for i, image in enumerate(images) if image is not None]
+        self._judge([images[i] for i in active], [candidates[i] for i in active])
+        batch = with_column(batch, "candidates", candidates, pa.list_(CANDIDATE_TYPE))
+        return batch if self.keep_images else without_images(batch)
 
     def _judge(self, images: Sequence[bytes], candidates: Sequence[list[dict[str, Any]]]) -> None:
-        """Fill scores and verdicts of the candidates that have words; the others stay unjudged."""
-        judged = [[c for c in of_image if "empty" not in c["flags"]] for of_image in candidates]
-        scores = self.matcher.match(
-            images,
-            [[normalize_caption(c["text"], self.config.max_words) for c in of_image] for of_image in judged],
-        )
-        for of_image, of_scores in zip(judged, scores, strict=True):
-            for candidate, score in zip(of_image, of_scores, strict=True):
+        """Set scores and verdicts of the candidates of each image; those without words stay unjudged."""
+        judged = [[c for c in of_image if EMPTY not in c["flags"]] for of_image in candidates]
+        max_words = self.config.max_words
+        texts = [[normalize_caption(c["text"], max_words) for c in of_image] for of_image in judged]
+        for of_image, scores in zip(judged, self.matcher.match(images, texts), strict=True):
+            for candidate, score in zip(of_image, scores, strict=True):
                 candidate["itm_prob"], candidate["itc_sim"] = score.itm_prob, score.itc_sim
                 candidate["kept"] = score.itm_prob >= self.config.threshold

@@ -15,9 +15,9 @@ from capfilt.stages.storage.s3_errors import (
     BODYLESS_CODES,
     DENIED,
     code_of,
+    describe_error,
     is_botocore_error,
     is_refusal,
-    reason,
 )
 from capfilt.stages.storage.store import StoreError
 
@@ -80,7 +80,7 @@ class ImageFolder:
     def _translate_error(self, error: Exception, path: str) -> Exception | None:
         """A `Failure` of the row, a `StoreError` for its whole shard, or None for an unexpected error."""
         if is_refusal(error):
-            return StoreError(f"{self.root.rstrip('/')}/{path}: cannot read it ({reason(error)})")
+            return StoreError(f"{self.root.rstrip('/')}/{path}: cannot read it ({describe_error(error)})")
         # On a disk, permissions concern a single file; a store may answer 403 for a moment without a reason.
         is_forbidden = isinstance(error, PermissionError) and protocol_of(self.root) == "file"
         if is_forbidden or isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError)):
@@ -88,7 +88,7 @@ class ImageFolder:
             return Failure("missing_file", f"{path}: {text or type(error).__name__}")
         # A busy store, a connection that closed within the body, a failing disk.
         if isinstance(error, (OSError, aiohttp.ClientError)) or is_botocore_error(error):
-            return Failure("connect", f"{path}: {reason(error)}")
+            return Failure("connect", f"{path}: {describe_error(error)}")
         return None
 
 

@@ -1,9 +1,9 @@
-"""Manifests of any supported form, cut once into an index of fixed slices.
+"""The index of a manifest: its rows, cut once into fixed shards.
 
-The index is a handful of Parquet files under `corpus/<source>/index/`, one row group per shard, so that a
-worker reads exactly its slice with one ranged read whatever the manifest was: a 20 GB TSV, a thousand Parquet
-files with row groups of a million, a COCO annotation file, or image tars that already exist.
-`index/index.json` is written last and decides that the index is whole.
+The index is a few Parquet files in `corpus/<source>/index/` with one row group per shard, so that a worker
+reads its shard with one ranged read whatever the manifest is: a TSV of 20 GB, a thousand Parquet files with
+row groups of a million rows, a COCO annotation file, or existing image tars. `index.json` is written last;
+without it there is no index.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterator, Sequence
-from typing import Any
+from itertools import chain, islice
 
 import msgspec
 import pyarrow as pa
@@ -19,194 +19,198 @@ import pyarrow.parquet as pq
 from msgspec import Struct
 from msgspec.structs import replace
 
-from capfilt.stages.manifest.config import ManifestConfig
-from capfilt.stages.manifest.config import ManifestError as ManifestError
-from capfilt.stages.manifest.files import ManifestFile, manifest_files, redact_query
-from capfilt.stages.manifest.records import rows_of
+from capfilt.stages.manifest.config import ManifestConfig, ManifestError
+from capfilt.stages.manifest.files import ManifestFile, find_files, redact_query
+from capfilt.stages.manifest.records import read_rows
+from capfilt.stages.manifest.row import ManifestRow
 from capfilt.stages.storage.layout import INDEX_RECORD
-from capfilt.stages.storage.store import DAMAGED, FileEntry, Store
+from capfilt.stages.storage.store import DECODE_ERRORS, FileEntry, Store
 
 INDEX_SCHEMA = pa.schema(
     [("url", pa.string()), ("texts", pa.list_(pa.string())), ("truth", pa.string()), ("tar", pa.string())]
 )
+"""A shard is either rows with `url`, `texts` and `truth`, or one row with the address of an image tar."""
 SHARDS_PER_PART = 1000
-"""Row groups per index file: its footer stays about 1 MB, and 400 M rows make 400 files."""
+"""Row groups per index file: its footer stays at about 1 MB, and 400 M rows make 400 files."""
 
 
 class Index(Struct, frozen=True):
-    """What `index.json` says."""
+    """The content of `index.json`."""
 
     rows: int
+    """Rows of all shards; an image tar counts as one row."""
     shards: int
     identity: str
-    """sha256 over the names, sizes and modification marks of the manifest's files, and how they are read."""
+    """sha256 of names, sizes and versions of the manifest's files, and of the settings for reading them."""
     files: tuple[str, ...]
+    """Paths of the manifest's files."""
     tars: int = -1
-    """Shards that are an image tar each: one row here, however many images it has."""
+    """Shards that are one image tar each. Versions before `parts` did not count them."""
     parts: tuple[FileEntry, ...] = ()
     """The files of the index. Earlier versions did not list them."""
     version: int = 1
 
     @property
-    def of_tars(self) -> bool:
-        """Whether image tars are among the shards."""
+    def has_tars(self) -> bool:
+        """Whether some shards are image tars, whose number of images is unknown until they are read."""
         return self.tars > 0
 
 
-def build_index(config: ManifestConfig, store: Store, *, source: str) -> Index:
-    """Cut the manifest into slices, or return the index that is there if it was cut from the same files.
+def build_index(config: ManifestConfig, index_dir: Store, *, source: str) -> Index:
+    """Cut a manifest into shards, or return the existing index if it was made from the same files.
 
     Args:
         config: the source's manifest section.
-        store: the folder `corpus/<source>/index`.
-        source: the source's name, for messages.
+        index_dir: the folder `corpus/<source>/index`.
+        source: name of the source, for messages.
 
     Raises:
-        ManifestError: nothing matches, a column is missing, the manifest is empty or has changed since, or its index
-            is damaged.
+        ManifestError: no file matches, a column is missing, the manifest is empty or has changed since it was
+            cut, or the index is damaged.
     """
-    where = f"sources.{source}"
-    files = manifest_files(config, where)
-    known = _standing(config, files, store, where)
-    if known is not None:
-        return known
-    rows, shards, parts = _write_parts(config, files, store, where)
+    section = f"sources.{source}"
+    files = find_files(config, section)
+    existing = _find_valid_index(config, files, index_dir, section)
+    if existing is not None:
+        return existing
+    rows, shards, parts = _write_parts(config, files, index_dir, section)
     names = tuple(str(file) for file in files)
     if rows == 0:
-        raise ManifestError(f"{where}.manifest: {', '.join(names)} has no rows; give a manifest with some")
-    tars = sum(file.form == "tar" for file in files)
+        raise ManifestError(f"{section}.manifest: {', '.join(names)} has no rows; give a manifest with rows")
+    tars = sum(file.format == "tar" for file in files)
     index = Index(rows, shards, _identity(files, config), names, tars, tuple(parts))
-    store.put_json(INDEX_RECORD, msgspec.to_builtins(index))
+    index_dir.put_json(INDEX_RECORD, msgspec.to_builtins(index))
     return index
 
 
-def check_unchanged(config: ManifestConfig, store: Store, where: str) -> None:
-    """The manifest is the one that the index in `store` was cut from, if there is one; cheap.
+def check_unchanged(config: ManifestConfig, index_dir: Store, section: str) -> None:
+    """Check that an existing index was made from the present files of the manifest, without reading them.
+
+    Args:
+        section: dotted path of the config section, for messages.
 
     Raises:
-        ManifestError: it has changed, or the index is damaged.
+        ManifestError: the manifest has changed, or the index is damaged.
     """
-    _standing(config, manifest_files(config, where), store, where)
+    _find_valid_index(config, find_files(config, section), index_dir, section)
 
 
-def _standing(
-    config: ManifestConfig, files: Sequence[ManifestFile], store: Store, where: str
-) -> Index | None:
-    """The index that is there, None if there is none."""
-    known = read_index(store)
-    if known is None:
-        return None
-    # Earlier versions wrote down no parts, and took an index for one of whatever splits and format.
-    if known.identity != _identity(files, config, earlier=not known.parts):
-        manifest = [config.manifest] if isinstance(config.manifest, str) else config.manifest
-        raise ManifestError(
-            f"{where}.manifest: {', '.join(map(redact_query, manifest))}, or how it is read, has changed since this run cut it "
-            "into shards; put the old one back, or start another run directory (--set run.dir=...)"
-        )
-    return known
+def check_manifest(config: ManifestConfig, section: str) -> None:
+    """Check that the manifest's files exist and that the first row of the first file has the columns.
 
-
-def read_index(store: Store) -> Index | None:
-    """What `index.json` in the folder `corpus/<source>/index` says, None if it is not there.
+    Args:
+        section: dotted path of the config section, for messages.
 
     Raises:
-        ManifestError: it is damaged.
+        ManifestError: as in `build_index`.
     """
-    data = store.get(INDEX_RECORD)
+    files = find_files(config, section)
+    if files[0].format == "tar":
+        return
+    is_empty = next(read_rows(files[0], config, section), None) is None
+    if is_empty and len(files) == 1:
+        raise ManifestError(f"{section}.manifest: {files[0]} has no rows; give a manifest with rows")
+
+
+def read_index(index_dir: Store) -> Index | None:
+    """The content of `index.json`, None if it is absent.
+
+    Raises:
+        ManifestError: the file is damaged.
+    """
+    data = index_dir.find(INDEX_RECORD)
     try:
         return None if data is None else decode_index(data)
-    except DAMAGED as error:
-        raise _damaged(store, str(error)) from error
+    except DECODE_ERRORS as error:
+        raise ManifestError(
+            f"{index_dir.address(INDEX_RECORD)}: damaged ({error}); capfilt verify RUN --repair fixes it"
+        ) from error
 
 
 def decode_index(data: bytes) -> Index:
-    """The content of `index.json`, also of one that an earlier version wrote.
+    """The content of an `index.json`, also of an earlier version.
 
     Raises:
-        msgspec.DecodeError: not JSON, or a field is missing or has another type.
+        msgspec.DecodeError: the data are not JSON, or a field is missing or has another type.
     """
     index = msgspec.json.decode(data, type=Index)
     if index.tars >= 0:
         return index
-    # Earlier versions did not count the tars; their names tell.
+    # Earlier versions did not count the tars, which their suffix shows.
     return replace(index, tars=sum(name.endswith(".tar") for name in index.files))
 
 
-def _damaged(store: Store, what: str) -> ManifestError:
-    return ManifestError(
-        f"{store.address(INDEX_RECORD)}: damaged ({what}); capfilt verify RUN --repair fixes it"
-    )
-
-
-def check_manifest(config: ManifestConfig, where: str) -> None:
-    """The manifest's files exist and its first file has a row with the columns asked for; cheap.
-
-    Raises:
-        ManifestError: as `build_index` would.
-    """
-    files = manifest_files(config, where)
-    if files[0].form != "tar" and next(rows_of(files[0], config, where), None) is None and len(files) == 1:
-        raise ManifestError(f"{where}.manifest: {files[0]} has no rows; give a manifest with some")
-
-
-def read_slice(store: Store, shard: int) -> pa.Table:
+def read_shard(index_dir: Store, shard: int) -> pa.Table:
     """Index rows of one shard (schema `INDEX_SCHEMA`)."""
     part, row_group = divmod(shard, SHARDS_PER_PART)
-    # No read-ahead: of a part that holds 1,000 shards an object store is asked for the footer and this shard alone.
-    with store.fs.open(store.path(_part_name(part)), "rb", cache_type="none") as stream:
+    # Without read-ahead, only the footer and this shard are requested from a part that holds 1,000 shards.
+    with index_dir.fs.open(index_dir.path(_part_name(part)), "rb", cache_type="none") as stream:
         return pq.ParquetFile(stream, pre_buffer=True).read_row_group(row_group)
 
 
-def _identity(files: Sequence[ManifestFile], config: ManifestConfig, *, earlier: bool = False) -> str:
+def _find_valid_index(
+    config: ManifestConfig, files: Sequence[ManifestFile], index_dir: Store, section: str
+) -> Index | None:
+    """The existing index, None if there is none.
+
+    Raises:
+        ManifestError: it was made from other files or with other settings, or it is damaged.
+    """
+    index = read_index(index_dir)
+    if index is None:
+        return None
+    # Earlier versions listed no parts, and their identity did not depend on splits and format.
+    if index.identity != _identity(files, config, with_all_settings=bool(index.parts)):
+        manifest = [config.manifest] if isinstance(config.manifest, str) else config.manifest
+        raise ManifestError(
+            f"{section}.manifest: {', '.join(map(redact_query, manifest))}, or a setting for reading it, "
+            "has changed since this run cut it into shards; restore it, or use another run directory "
+            "(--set run.dir=...)"
+        )
+    return index
+
+
+def _identity(
+    files: Sequence[ManifestFile], config: ManifestConfig, *, with_all_settings: bool = True
+) -> str:
     """See `Index.identity`.
 
     Args:
-        earlier: as versions had it that left splits and format out.
+        with_all_settings: include splits and format, which earlier versions left out.
     """
-    digest = hashlib.sha256("".join(mark for file in files for mark in file.marks).encode())
-    reading = (
+    digest = hashlib.sha256("".join(version for file in files for version in file.versions).encode())
+    settings = (
         config.url_column,
         config.caption_column,
         config.truth_column,
         config.columns,
         config.shard_size,
     )
-    digest.update(repr(reading).encode())
-    for name in () if earlier else ("splits", "format"):
+    digest.update(repr(settings).encode())
+    for name in ("splits", "format") if with_all_settings else ():
         if (value := getattr(config, name)) != getattr(ManifestConfig, name):
             digest.update(f"{name}={value!r}\n".encode())
     return digest.hexdigest()
 
 
 def _write_parts(
-    config: ManifestConfig, files: Sequence[ManifestFile], store: Store, where: str
+    config: ManifestConfig, files: Sequence[ManifestFile], index_dir: Store, section: str
 ) -> tuple[int, int, list[FileEntry]]:
-    """Write the index parts; each is built in memory (urls and texts of a million rows at most) and put whole.
+    """Write the files of the index, each built in memory from `SHARDS_PER_PART` shards.
 
     Returns:
-        (rows, shards, what `Store.put` returned for each part).
+        (rows, shards, entry of each file).
     """
     rows = shards = 0
     parts: list[FileEntry] = []
-    sink: io.BytesIO | None = None
-    writer: pq.ParquetWriter | None = None
-
-    def close() -> None:
-        nonlocal sink, writer
-        if writer is not None and sink is not None:
-            writer.close()
-            parts.append(store.put(_part_name(len(parts)), sink.getvalue()))
-        sink = writer = None
-
-    for table in _slices(config, files, where):
-        if writer is None:
-            sink = io.BytesIO()
-            writer = pq.ParquetWriter(sink, INDEX_SCHEMA, compression="zstd")
-        writer.write_table(table, row_group_size=table.num_rows)
-        rows, shards = rows + table.num_rows, shards + 1
-        if shards % SHARDS_PER_PART == 0:
-            close()
-    close()
+    tables = _iter_shards(config, files, section)
+    while (first := next(tables, None)) is not None:
+        sink = io.BytesIO()
+        with pq.ParquetWriter(sink, INDEX_SCHEMA, compression="zstd") as writer:
+            for table in chain([first], islice(tables, SHARDS_PER_PART - 1)):
+                writer.write_table(table, row_group_size=table.num_rows)
+                rows, shards = rows + table.num_rows, shards + 1
+        parts.append(index_dir.put(_part_name(len(parts)), sink.getvalue()))
     return rows, shards, parts
 
 
@@ -214,17 +218,17 @@ def _part_name(part: int) -> str:
     return f"{part:05d}.parquet"
 
 
-def _slices(config: ManifestConfig, files: Sequence[ManifestFile], where: str) -> Iterator[pa.Table]:
-    """Tables of `shard_size` rows; a tar is a slice of its own, since its images are in it already."""
-    pending: list[dict[str, Any]] = []
+def _iter_shards(config: ManifestConfig, files: Sequence[ManifestFile], section: str) -> Iterator[pa.Table]:
+    """Tables of `shard_size` rows (`INDEX_SCHEMA`); an image tar is a shard of its own, with one row."""
+    rows: list[ManifestRow] = []
     for file in files:
-        if file.form == "tar":
+        if file.format == "tar":
             yield pa.Table.from_pylist([{"tar": file.fs.unstrip_protocol(file.path)}], schema=INDEX_SCHEMA)
             continue
-        for row in rows_of(file, config, where):
-            pending.append(row)
-            if len(pending) == config.shard_size:
-                yield pa.Table.from_pylist(pending, schema=INDEX_SCHEMA)
-                pending = []
-    if pending:
-        yield pa.Table.from_pylist(pending, schema=INDEX_SCHEMA)
+        for row in read_rows(file, config, section):
+            rows.append(row)
+            if len(rows) == config.shard_size:
+                yield pa.Table.from_pylist(rows, schema=INDEX_SCHEMA)
+                rows = []
+    if rows:
+        yield pa.Table.from_pylist(rows, schema=INDEX_SCHEMA)

@@ -1,8 +1,8 @@
-"""The rows of one manifest file, whatever its form: {"url", "texts", "truth"}.
+"""The rows of one manifest file, in any format but image tars.
 
-A row whose values are unusable (no url, a number for a text, bytes that are no UTF-8, a line of JSON that is none) stays
-a row at its place, and gets its status when it is fetched. Only what is wrong with the file as a whole, or with its
-very first row, is an error: then the config names the wrong file or columns.
+A row with unusable values (no url, a number instead of a text, bytes that are not UTF-8, a line that is not
+JSON) is kept at its place and fails when it is fetched. Only problems of the file as a whole, or of its first
+row, are errors, because then the config names the wrong file or columns.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import csv
 import io
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -20,9 +20,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from capfilt.stages.manifest.annotations import annotation_rows, visual_genome_rows
+from capfilt.stages.manifest.annotations import parse_annotations, parse_visual_genome
 from capfilt.stages.manifest.config import ManifestError
-from capfilt.stages.manifest.text import array_items, csv_records, jsonl_records, tsv_records, url_records
+from capfilt.stages.manifest.row import ManifestRow, make_row
+from capfilt.stages.manifest.text import iter_csv, iter_json_array, iter_jsonl, iter_tsv, iter_urls
 
 if TYPE_CHECKING:
     from capfilt.stages.manifest.config import ManifestConfig
@@ -30,122 +31,112 @@ if TYPE_CHECKING:
 
 URL_NAMES = ("url", "URL", "image_url", "image", "image_path", "path")
 CAPTION_NAMES = ("caption", "TEXT", "text", "alt_text", "title")
+PARQUET_BATCH_ROWS = 10_000
 
-Row = dict[str, Any]
+Record = dict[str, Any]
+"""A row with the file's own columns."""
 
 
-def rows_of(file: ManifestFile, config: ManifestConfig, where: str) -> Iterator[Row]:
+def read_rows(file: ManifestFile, config: ManifestConfig, section: str) -> Iterator[ManifestRow]:
     """Rows of one file in its order.
 
     Args:
-        file: of any form but `tar`.
-        config: the columns and splits that are meant.
-        where: dotted path of the config section, for messages.
+        file: a file of any format but `tar`.
+        config: the columns and splits to read.
+        section: dotted path of the config section, for messages.
 
     Raises:
-        ManifestError: it cannot be read as its form, or its first row has not the columns.
+        ManifestError: the file cannot be read in its format, or its first row lacks a column.
     """
     try:
-        if config.splits and file.form != "json":
-            raise ValueError("splits are given, but only Karpathy's dataset json has them: leave the key out")
-        if file.form == "json":
-            yield from _json_rows(file, config, where)
+        if config.splits and file.format != "json":
+            raise ValueError("splits are given, but only Karpathy's dataset json has splits; remove the key")
+        if file.format == "json":
+            yield from _read_json(file, config, section)
         else:
-            yield from _checked(_records(file, config), config, file, where)
+            yield from _select_columns(_iter_records(file, config), config, file, section)
     except ManifestError:
         raise
     except (OSError, EOFError, zlib.error, csv.Error, ValueError, pa.ArrowException) as error:
-        said = str(error).replace(file.path, str(file))
-        raise ManifestError(f"{where}.manifest: cannot read {file} as {file.form} ({said})") from error
+        message = str(error).replace(file.path, str(file))
+        raise ManifestError(f"{section}.manifest: cannot read {file} as {file.format} ({message})") from error
 
 
-def _records(file: ManifestFile, config: ManifestConfig) -> Iterator[Any]:
-    if file.form == "parquet":
-        yield from _parquet_records(file, config)
+def _iter_records(file: ManifestFile, config: ManifestConfig) -> Iterator[Any]:
+    """Records of a file with columns."""
+    if file.format == "parquet":
+        yield from _iter_parquet(file, config)
         return
     with ExitStack() as stack:
         stream = stack.enter_context(_open_text(file, file.path))
-        if file.form == "jsonl":
-            yield from jsonl_records(stream)
-        elif file.form == "txt":
+        if file.format == "jsonl":
+            yield from iter_jsonl(stream)
+        elif file.format == "txt":
             captions = stack.enter_context(_open_text(file, file.captions)) if file.captions else None
-            yield from url_records(stream, captions)
+            yield from iter_urls(stream, captions)
         else:
-            read = tsv_records if file.form == "tsv" else csv_records
-            yield from read(stream, config.columns)
+            iter_lines = iter_tsv if file.format == "tsv" else iter_csv
+            yield from iter_lines(stream, config.columns)
 
 
-def _checked(records: Iterable[Any], config: ManifestConfig, file: ManifestFile, where: str) -> Iterator[Row]:
-    """Any iterable of mappings as rows; a value that is no text becomes null."""
+def _select_columns(
+    records: Iterable[Any], config: ManifestConfig, file: ManifestFile, section: str
+) -> Iterator[ManifestRow]:
+    """Records as rows; a record that is not an object, other than the first, becomes an empty row."""
     columns: tuple[str | None, str | None, str | None] | None = None
     for record in records:
         if not isinstance(record, dict):
             if columns is None:
+                kind = type(record).__name__
                 raise ManifestError(
-                    f"{where}.manifest: row 0 of {file} is {type(record).__name__}, not an object"
+                    f"{section}.manifest: row 0 of {file} is of type {kind}; expected an object"
                 )
             record = {}
         if columns is None:
-            columns = _columns(record, config, file, where)
-        url, caption, truth = ((record.get(c) if c else None) for c in columns)
-        texts = caption if isinstance(caption, list) else [caption]
-        yield {
-            "url": _text(url),
-            "texts": [text for text in map(_text, texts) if text is not None],
-            "truth": None if truth is None else _text(truth) or str(truth),
-        }
+            columns = _find_columns(record, config, file, section)
+        url, caption, truth = (record.get(column) if column else None for column in columns)
+        yield make_row(url, caption if isinstance(caption, list) else [caption], truth)
 
 
-def _text(value: Any) -> str | None:
-    """`value` as a text that can be written as UTF-8, None if it is none."""
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    if not isinstance(value, str):
-        return None
-    # A JSON escape can name half a surrogate pair, which no encoding takes.
-    return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
-
-
-def _columns(
-    record: Row, config: ManifestConfig, file: ManifestFile, where: str
+def _find_columns(
+    record: Record, config: ManifestConfig, file: ManifestFile, section: str
 ) -> tuple[str | None, str | None, str | None]:
-    def choose(key: str, given: str | None, usual: Sequence[str], *, needed: bool) -> str | None:
-        if given is not None:
-            if given in record:
-                return given
-        else:
-            for name in usual:
-                if name in record:
-                    return name
-            if not needed:
-                return None
-        wanted = given if given is not None else " or ".join(usual)
-        raise ManifestError(
-            f"{where}.{key}: no column {wanted!r} in {file}; it has {', '.join(map(str, record))}; set {where}.{key}"
-        )
-
-    return (
-        choose("url_column", config.url_column, URL_NAMES, needed=True),
-        choose("caption_column", config.caption_column, CAPTION_NAMES, needed=False),
-        choose("truth_column", config.truth_column, (), needed=False),
-    )
+    """Columns of url, caption and truth: those that the config names, else the first of the usual names."""
+    columns: list[str | None] = []
+    for key, usual, is_required in (
+        ("url_column", URL_NAMES, True),
+        ("caption_column", CAPTION_NAMES, False),
+        ("truth_column", (), False),
+    ):
+        given = getattr(config, key)
+        names = usual if given is None else (given,)
+        column = next((name for name in names if name in record), None)
+        if column is None and (is_required or given is not None):
+            raise ManifestError(
+                f"{section}.{key}: no column {' or '.join(names)!r} in {file}; "
+                f"it has {', '.join(map(str, record))}; set {section}.{key}"
+            )
+        columns.append(column)
+    url, caption, truth = columns
+    return url, caption, truth
 
 
-def _parquet_records(file: ManifestFile, config: ManifestConfig) -> Iterator[Row]:
+def _iter_parquet(file: ManifestFile, config: ManifestConfig) -> Iterator[Record]:
     with file.fs.open(file.path, "rb") as stream:
         parquet = pq.ParquetFile(stream)
         names = parquet.schema_arrow.names
         given = {c for c in (config.url_column, config.caption_column, config.truth_column) if c}
-        wanted = [n for n in names if n in given or n in URL_NAMES or n in CAPTION_NAMES]
-        # With a name that is not there every column is read, so that the error can list what is.
-        complete = given <= set(names) and any(n in URL_NAMES or n == config.url_column for n in names)
-        for batch in parquet.iter_batches(batch_size=10_000, columns=wanted if complete else None):
-            columns = [_unchecked(column) for column in batch.columns]
-            yield from pa.RecordBatch.from_arrays(columns, names=batch.schema.names).to_pylist()
+        needed = [n for n in names if n in given or n in URL_NAMES or n in CAPTION_NAMES]
+        # If a column is missing, all columns are read, so that the error can list them.
+        has_columns = given <= set(names) and any(n in URL_NAMES or n == config.url_column for n in names)
+        columns = needed if has_columns else None
+        for batch in parquet.iter_batches(batch_size=PARQUET_BATCH_ROWS, columns=columns):
+            arrays = [_as_bytes(column) for column in batch.columns]
+            yield from pa.RecordBatch.from_arrays(arrays, names=batch.schema.names).to_pylist()
 
 
-def _unchecked(column: pa.Array) -> pa.Array:
-    """Texts as bytes: Parquet files hold strings that are no UTF-8, and one of them would end the reading."""
+def _as_bytes(column: pa.Array) -> pa.Array:
+    """Strings as bytes: some Parquet files hold strings that are not UTF-8, which cannot be decoded."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
@@ -155,34 +146,30 @@ def _unchecked(column: pa.Array) -> pa.Array:
     return column
 
 
-def _json_rows(file: ManifestFile, config: ManifestConfig, where: str) -> Iterator[Row]:
-    """A url list is read piece by piece, annotations as a whole."""
+def _read_json(file: ManifestFile, config: ManifestConfig, section: str) -> Iterator[ManifestRow]:
+    """Rows of a JSON file. Url lists and Visual Genome are streamed; other annotations are loaded whole."""
     with _open_text(file, file.path) as stream:
-        items = array_items(stream)
-        if items is not None and not config.splits:
+        elements = iter_json_array(stream)
+        if elements is not None and not config.splits:
             try:
-                first = next(items)
+                first = next(elements)
             except StopIteration:
                 return
             if isinstance(first, dict) and "regions" in first:
-                yield from map(_texts_only, visual_genome_rows(chain([first], items)))
+                yield from parse_visual_genome(chain([first], elements))
                 return
             if not (isinstance(first, dict) and "image" in first):
-                yield from _checked(chain([first], items), config, file, where)
+                yield from _select_columns(chain([first], elements), config, file, section)
                 return
     with _open_text(file, file.path) as stream:
         document = json.load(stream, strict=False)
-    yield from map(_texts_only, annotation_rows(document, config.splits))
-
-
-def _texts_only(row: Row) -> Row:
-    texts = [text for text in map(_text, row["texts"]) if text is not None]
-    return row | {"url": _text(row["url"]), "texts": texts}
+    yield from parse_annotations(document, config.splits)
 
 
 def _open_text(file: ManifestFile, path: str) -> io.TextIOWrapper:
     compression = "gzip" if path.endswith(".gz") else None
     raw = file.fs.open(path, "rb", compression=compression)
-    # But in CSV lines end at line feeds alone: a carriage return inside a text is no end of a row.
-    newline = "" if file.form == "csv" else "\n"
+    # The csv module ends lines itself. In other formats only a line feed does: a carriage return may be in a
+    # text.
+    newline = "" if file.format == "csv" else "\n"
     return io.TextIOWrapper(raw, encoding="utf-8-sig", errors="replace", newline=newline)

@@ -1,6 +1,7 @@
-"""Lists that are text: delimited lines, lines of JSON, one JSON array, bare urls. Every line or element is a record.
+"""Manifests in text formats: delimited lines, lines of JSON, one JSON array, bare urls. Each line or element
+is a record.
 
-None of them is read as a whole; lists of the field have hundreds of millions of rows.
+All are read as streams, because published lists have hundreds of millions of rows.
 """
 
 from __future__ import annotations
@@ -11,21 +12,25 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from typing import Any, TextIO
 
-READ_AT_ONCE = 1 << 20  # characters of a JSON array
-_SPACE = " \t\r\n"
+ARRAY_CHUNK = 1 << 20
+"""Characters of a JSON array that are read at a time."""
+CSV_FIELD_LIMIT = 1 << 30
+"""Characters of a CSV field. The csv module's own limit of 128 kB would end the whole file at one long
+caption."""
+_WHITESPACE = " \t\r\n"
 
 
-def csv_records(lines: Iterable[str], columns: Sequence[str] = ()) -> Iterator[dict[Any, Any]]:
-    """Records of a CSV file, its names from `columns` or its first line; a field that is missing is None."""
-    # A caption may be long: the module's own limit of 128 kB per field would end the run on one bad row.
-    csv.field_size_limit(1 << 30)
+def iter_csv(lines: Iterable[str], columns: Sequence[str] = ()) -> Iterator[dict[Any, Any]]:
+    """Records of a CSV file with names from `columns` or the first line; a missing field is None."""
+    csv.field_size_limit(CSV_FIELD_LIMIT)
     yield from csv.DictReader(lines, list(columns) or None)
 
 
-def tsv_records(lines: Iterable[str], columns: Sequence[str] = ()) -> Iterator[dict[str, str]]:
-    """Records of a TSV file, its names from `columns` or its first line; a field that is missing is left out.
+def iter_tsv(lines: Iterable[str], columns: Sequence[str] = ()) -> Iterator[dict[str, str]]:
+    """Records of a TSV file with names from `columns` or the first line; a missing field is left out.
 
-    TSV lists of the field (CC3M, CC12M) are not quoted: a lone quote must not swallow lines.
+    Quotes have no meaning: published TSV lists (CC3M, CC12M) do not quote, and a single quote must not join
+    lines.
     """
     names = list(columns)
     for line in lines:
@@ -38,11 +43,11 @@ def tsv_records(lines: Iterable[str], columns: Sequence[str] = ()) -> Iterator[d
             names = fields
 
 
-def jsonl_records(lines: Iterable[str]) -> Iterator[Any]:
-    """Values of a JSON lines file; None for a line that is no JSON.
+def iter_jsonl(lines: Iterable[str]) -> Iterator[Any]:
+    """Values of a JSON lines file; None for a line that is not JSON.
 
     Raises:
-        ValueError: the first line is none, so the file is something else.
+        ValueError: the first line is not JSON, so the file has another format.
     """
     for number, line in enumerate(lines, start=1):
         if line.strip():
@@ -54,68 +59,73 @@ def jsonl_records(lines: Iterable[str]) -> Iterator[Any]:
                 yield None
 
 
-def captions_beside(path: str) -> str | None:
-    """Where the captions of a list of bare urls are, line by line, as SBU's first release has them: `x_captions.txt`
-    beside `x_urls.txt`; None where the name is no such one."""
-    base, found, packed = path.rpartition("_urls.txt")
-    return f"{base}_captions.txt{packed}" if found and packed in ("", ".gz") else None
+def captions_path(urls_path: str) -> str | None:
+    """Path of the captions that belong line by line to a list of bare urls: `x_captions.txt` for
+    `x_urls.txt`, as in SBU's first release. None if the list has another name."""
+    base, separator, compression = urls_path.rpartition("_urls.txt")
+    return f"{base}_captions.txt{compression}" if separator and compression in ("", ".gz") else None
 
 
-def url_records(urls: Iterable[str], captions: Iterable[str] | None = None) -> Iterator[dict[str, str]]:
-    """Records {"url"} of bare urls, or {"url", "caption"} of two files that belong together line by line.
+def iter_urls(urls: Iterable[str], captions: Iterable[str] | None = None) -> Iterator[dict[str, str]]:
+    """Records {"url"} of bare urls, or {"url", "caption"} of urls and captions that belong together line by
+    line.
 
     Raises:
-        ValueError: in the iteration, one of them ends before the other.
+        ValueError: during the iteration, if one of them ends before the other.
     """
     if captions is None:
         yield from ({"url": line.strip()} for line in urls if line.strip())
         return
     for number, (url, caption) in enumerate(zip_longest(urls, captions)):
         if url is None or caption is None:
-            longer, ends = ("captions", "urls") if url is None else ("urls", "captions")
-            raise ValueError(f"its {ends} end after line {number} and its {longer} do not")
+            longer, shorter = ("captions", "urls") if url is None else ("urls", "captions")
+            raise ValueError(f"it has {number} {shorter} and more {longer}; give one caption per url")
         yield {"url": url.strip(), "caption": caption.rstrip("\r\n")}
 
 
-def array_items(stream: TextIO) -> Iterator[Any] | None:
-    """Elements of a JSON array, one after another; None if the document is none.
+def iter_json_array(stream: TextIO) -> Iterator[Any] | None:
+    """Elements of a JSON array; None if the document is not an array.
 
     Raises:
-        ValueError: in the iteration, where the array is damaged or ends early.
+        ValueError: during the iteration, if the array is damaged or incomplete.
     """
     text = ""
-    while not text and (more := stream.read(READ_AT_ONCE)):
-        text = more.lstrip(_SPACE)
-    return _items(text[1:], stream) if text.startswith("[") else None
+    while not text and (chunk := stream.read(ARRAY_CHUNK)):
+        text = chunk.lstrip(_WHITESPACE)
+    return _iter_elements(text[1:], stream) if text.startswith("[") else None
 
 
-def _items(text: str, stream: TextIO) -> Iterator[Any]:
-    decoder = json.JSONDecoder(strict=False)  # control characters in a text are no reason to refuse the file
-    start, end_of_file = 0, False
+def _iter_elements(text: str, stream: TextIO) -> Iterator[Any]:
+    """Elements of an array of which `text` is what follows the bracket, and `stream` the rest."""
+    decoder = json.JSONDecoder(strict=False)  # accepts control characters in texts
+    start, at_end = 0, False
     while True:
-        start = _skip(text, start)
+        start = _skip_whitespace(text, start)
         if text[start : start + 1] == "]":
             return
         try:
-            item, after = decoder.raw_decode(text, start)
-            after = _skip(text, after)
-            # What follows an element shows that it is whole: 12 may be the beginning of 123.
-            whole = text[after : after + 1] in (",", "]") and after < len(text)
-            if not whole and (end_of_file or after < len(text)):
-                raise ValueError(f"an array goes on with {text[after : after + 20]!r}")
+            element, after = decoder.raw_decode(text, start)
+            after = _skip_whitespace(text, after)
+            # Only what follows an element shows that it is complete: 12 may be the beginning of 123.
+            is_complete = text[after : after + 1] in (",", "]")
+            if not is_complete and (at_end or after < len(text)):
+                following = repr(text[after : after + 20]) if after < len(text) else "nothing"
+                raise ValueError(
+                    f"an element of a JSON array is followed by {following}; expected ',' or ']'"
+                )
         except json.JSONDecodeError as error:
-            if end_of_file:
-                raise ValueError(f"a JSON array is damaged or cut off: {error.msg}") from error
-            whole = False
-        if whole:
-            yield item
+            if at_end:
+                raise ValueError(f"a JSON array is damaged or incomplete: {error.msg}") from error
+            is_complete = False
+        if is_complete:
+            yield element
             start = after + (text[after] == ",")
         else:
-            more = stream.read(max(READ_AT_ONCE, len(text) - start))
-            text, start, end_of_file = text[start:] + more, 0, not more
+            chunk = stream.read(max(ARRAY_CHUNK, len(text) - start))
+            text, start, at_end = text[start:] + chunk, 0, not chunk
 
 
-def _skip(text: str, start: int) -> int:
-    while start < len(text) and text[start] in _SPACE:
+def _skip_whitespace(text: str, start: int) -> int:
+    while start < len(text) and text[start] in _WHITESPACE:
         start += 1
     return start

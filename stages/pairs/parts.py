@@ -1,4 +1,7 @@
-"""NEW FILE."""
+"""Parts of a source: with `parts: n` each epoch of a training uses one n-th of the source's shards, in turn.
+
+The paper trains on a fifth of LAION per epoch (section 4.1).
+"""
 
 from __future__ import annotations
 
@@ -11,44 +14,46 @@ from capfilt.stages.errors import UserError
 
 @dataclass(frozen=True)
 class ShardRef:
-    """One corpus shard as training input."""
+    """One corpus shard as training data."""
 
     source: str
     shard: int
     kind: Literal["human", "web"]
     part: int = 0
     parts: int = 1
-    """It trains in every epoch e with e % parts == part; by default in all of them."""
+    """The shard is used in every epoch e with e % parts == part; by default in all epochs."""
 
-    def trains_in(self, epoch: int) -> bool:
-        """Whether epoch `epoch` (0 is the first) has this shard."""
+    def is_in_epoch(self, epoch: int) -> bool:
+        """Whether epoch `epoch`, counted from 0, uses this shard."""
         return epoch % self.parts == self.part
 
 
 class PartsError(UserError):
-    """A source that cannot be cut into as many parts as its config asks for."""
+    """A source has fewer shards than the config asks for parts."""
 
 
 def check_parts(source: str, parts: int, shards: int) -> None:
-    """Every part of a source has a shard.
+    """Check that every part of a source has a shard; a source without shards has one empty part.
 
     Raises:
-        PartsError: more parts than shards; the line names the key and both ways out.
+        PartsError: there are more parts than shards.
     """
-    if parts > max(shards, 1):
+    most = max(shards, 1)
+    if parts > most:
         raise PartsError(
-            f"sources.{source}.parts: {parts} parts of {shards} shards cannot be: give {max(shards, 1)} at most, "
-            f"or smaller shards (sources.{source}.rows.shard_size) in another run directory"
+            f"sources.{source}.parts: {parts} parts need {parts} shards, but the source has {shards}; set at "
+            f"most {most}, or use smaller shards (sources.{source}.rows.shard_size) in another run directory"
         )
 
 
 def assign_parts(refs: Iterable[ShardRef], parts: int) -> list[ShardRef]:
-    """One source's shards, dealt in turn to `parts` parts, so that these differ by one shard at the most.
+    """Assign the shards of one source to `parts` parts in turn, so that the sizes of the parts differ by at
+    most one.
 
     Raises:
-        PartsError: more parts than shards.
+        PartsError: there are more parts than shards.
     """
     ordered = sorted(refs, key=lambda ref: ref.shard)
     if ordered:
         check_parts(ordered[0].source, parts, len(ordered))
-    return [replace(ref, part=turn % parts, parts=parts) for turn, ref in enumerate(ordered)]
+    return [replace(ref, part=number % parts, parts=parts) for number, ref in enumerate(ordered)]

@@ -1,10 +1,4 @@
-"""Corpus + candidates → training pairs, in an order that depends on the seed alone.
-
-The order is a permutation of the epoch's shards, cut into windows of a few shards; the pairs of a window are
-permuted as a whole. A position in it is (epoch, window, offset), so that training resumes at the exact sample,
-and memory holds one window of encoded images however large the corpus is. A source may be dealt into parts, of
-which each epoch has one: the paper trains on a fifth of LAION per epoch (section 4.1).
-"""
+"""Reads the training pairs of a corpus shard: its images with human, web or kept texts."""
 
 from __future__ import annotations
 
@@ -16,9 +10,10 @@ from functools import cached_property
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from capfilt.stages.bootstrap.duplicates import Copies
+from capfilt.stages.bootstrap.duplicates import SurplusCopies
 from capfilt.stages.pairs.parts import ShardRef
 from capfilt.stages.shards.read import read_corpus_shard
+from capfilt.stages.status import SUCCESS
 from capfilt.stages.storage.layout import candidates_shard, corpus_shard
 from capfilt.stages.storage.store import Store
 
@@ -31,27 +26,27 @@ PAIRS_SCHEMA = pa.schema(
         ("image", pa.large_binary()),
     ]
 )
+"""One row per image that has a text."""
+PAIR_COLUMNS = ("key", "source", "url", "texts", "sha256", "phash", "status", "image")
+"""Columns of a corpus shard that pairs are made from."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairsConfig:
-    """Which texts an image is trained with."""
+    """With which texts an image is trained."""
 
     run_dir: Store
     """The run directory."""
     round: int = 0
-    """0: web images come with their web texts, all of them. r > 0: with what round r's filter kept, web and
-    synthetic alike. Human images always come with their human texts."""
+    """0: web images with all their web texts. r > 0: web images with the web and synthetic texts that round
+    r's filter kept. Human images always with their human texts."""
     without_surplus: bool = False
-    """Leave out web images that are surplus copies (`stages.bootstrap.duplicates`). In rounds after 0 the verdicts do that."""
-
-
-OF_A_PAIR = ("key", "source", "url", "texts", "sha256", "phash", "status")
-"""Columns of a corpus shard that decide about a pair."""
+    """Leave out web images that are surplus copies (`stages.bootstrap.duplicates`). For rounds after 0 their
+    verdicts do that."""
 
 
 class ReadPairs:
-    """Turns {"source", "shard", "kind"} into rows (`PAIRS_SCHEMA`), one per image that has a text."""
+    """Turns {"source", "shard", "kind"} into the pairs of these shards (`PAIRS_SCHEMA`)."""
 
     def __init__(self, config: PairsConfig) -> None:
         self.config = config
@@ -60,26 +55,29 @@ class ReadPairs:
         return pa.concat_tables([self.read(ShardRef(**item)) for item in batch.to_pylist()])
 
     def read(self, ref: ShardRef) -> pa.Table:
+        """The pairs of one shard."""
         rows = read_corpus_shard(self.config.run_dir, corpus_shard(ref.source, ref.shard))
-        kept = self._kept_texts(ref) if ref.kind == "web" and self.config.round > 0 else None
-        copies = self._copies if ref.kind == "web" and self.config.without_surplus else None
-        found = []
-        for row in rows.select([*OF_A_PAIR, "image"]).to_pylist():
+        kept = self._read_kept_texts(ref) if ref.kind == "web" and self.config.round > 0 else None
+        surplus = self._surplus_copies if ref.kind == "web" and self.config.without_surplus else None
+        pairs = []
+        for row in rows.select(PAIR_COLUMNS).to_pylist():
             texts = row["texts"] if kept is None else kept.get(row["key"], [])
             texts = [text for text in texts or [] if text.strip()]
-            if row["status"] == "success" and texts and not (copies is not None and copies.is_surplus(row)):
+            is_used = row["status"] == SUCCESS and not (surplus is not None and surplus.contains(row))
+            if texts and is_used:
                 identity = row["sha256"] or f"{row['source']}/{row['key']}"
-                row = {name: row[name] for name in ("key", "source", "image")}
-                found.append(row | {"texts": texts, "image_id": image_id(identity)})
-        return pa.Table.from_pylist(found, schema=PAIRS_SCHEMA)
+                image = {name: row[name] for name in ("key", "source", "image")}
+                pairs.append(image | {"texts": texts, "image_id": image_id(identity)})
+        return pa.Table.from_pylist(pairs, schema=PAIRS_SCHEMA)
 
     @cached_property
-    def _copies(self) -> Copies:
-        return Copies.read(self.config.run_dir)
+    def _surplus_copies(self) -> SurplusCopies:
+        return SurplusCopies.read(self.config.run_dir)
 
-    def _kept_texts(self, ref: ShardRef) -> dict[str, list[str]]:
-        place = candidates_shard(self.config.round, ref.source, ref.shard)
-        data = self.config.run_dir.read(place.parquet)
+    def _read_kept_texts(self, ref: ShardRef) -> dict[str, list[str]]:
+        """{key: texts that the filter kept}."""
+        paths = candidates_shard(self.config.round, ref.source, ref.shard)
+        data = self.config.run_dir.read(paths.parquet)
         table = pq.read_table(io.BytesIO(data), columns=["key", "text", "kept"])
         texts: dict[str, list[str]] = {}
         for row in table.to_pylist():
@@ -89,6 +87,10 @@ class ReadPairs:
 
 
 def image_id(identity: str) -> int:
-    """Id of a picture for the contrastive losses: equal bytes (sha256) are one image wherever they came from."""
+    """Id of an image for the contrastive losses, 0 to 2^63 - 1; images with equal bytes have one id.
+
+    Args:
+        identity: sha256 of the image's bytes, or another name of the image.
+    """
     digest = hashlib.blake2b(identity.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1

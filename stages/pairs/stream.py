@@ -1,9 +1,15 @@
-"""NEW FILE."""
+"""An endless stream of training pairs, in an order that depends only on the seed.
+
+The shards of an epoch are permuted and cut into windows of a few shards; the pairs of a window are permuted
+together. A position is (epoch, window, offset), so that training resumes at the exact sample, and memory
+holds the encoded images of one window, however large the corpus is.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,11 +20,13 @@ from capfilt.stages.pairs.parts import ShardRef
 
 @dataclass(frozen=True)
 class Pair:
-    """One (image, text) sample; `image` is encoded bytes, shared by all texts of the image."""
+    """One (image, text) sample."""
 
     image: bytes
+    """Encoded image, shared by all texts of the image."""
     text: str
     image_id: int
+    """See `stages.pairs.read.image_id`."""
     key: str
 
 
@@ -31,86 +39,102 @@ class Position:
     offset: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class StreamConfig:
+    """Order and length of a stream."""
+
+    seed: int
+    """Determines the order."""
+    window_shards: int
+    """Shards whose pairs are permuted together; more shuffle better and use more memory."""
+    epochs: int | None = None
+    """Epochs after which the stream ends; None: never."""
+    lookahead: int = 8
+    """Windows that are read by one call of the reader."""
+
+
 ReadBlocks = Callable[[Sequence[dict[str, Any]]], Iterable[pa.Table]]
-"""Tables of the given shard items, in order; the engine reads them ahead in other processes."""
+"""Reads one table of pairs per shard, in the order of the given shards; the engine reads ahead in other
+processes."""
+
+Window = tuple[int, int, list[ShardRef]]
+"""Epoch, number of the window in it, and its shards."""
 
 
 class PairStream:
-    """Endless samples from `shards`, epoch after epoch, from `position` on.
+    """Samples of the training shards, epoch after epoch.
+
+    A corpus that fits into one window is read once and kept in memory, which is the memory of a window.
 
     Args:
-        shards: the training shards, each in the epochs it trains in; their order does not matter.
-        read: turns shard items into tables of pairs, in order.
-        seed: fixes the order.
-        window_shards: shards whose pairs are permuted together; the shuffle's reach and its memory.
-        epochs: stop after so many; None = endless.
-        lookahead: windows handed to one `read` call.
-
-    A corpus that fits into one window is read once and kept: its memory is that of a window anyway.
+        shards: the training shards, in any order.
+        read: reads tables of pairs (`stages.pairs.read.PAIRS_SCHEMA`).
+        config: order and length.
+        position: the first sample. The attribute `position` is the sample that follows the last one yielded.
     """
 
     def __init__(
         self,
         shards: Sequence[ShardRef],
         read: ReadBlocks,
-        *,
-        seed: int,
-        window_shards: int = 16,
+        config: StreamConfig,
         position: Position | None = None,
-        epochs: int | None = None,
-        lookahead: int = 8,
     ) -> None:
         assert shards, "training needs at least one shard"
         self.shards = sorted(shards, key=lambda ref: (ref.source, ref.shard))
-        self.read, self.seed, self.window_shards = read, seed, window_shards
+        self.read, self.config = read, config
         self.position = position or Position()
-        self.epochs, self.lookahead = epochs, lookahead
-        self._whole: dict[ShardRef, pa.Table] = {}
+        self._cached_tables: dict[ShardRef, pa.Table] = {}
 
     def __iter__(self) -> Iterator[Pair]:
-        skip = self.position.offset
-        for epoch, window, blocks in self._windows():
-            pairs = list(_pairs(blocks))
+        skipped = self.position.offset
+        for epoch, window, tables in self._read_windows():
+            pairs = list(_iter_pairs(tables))
             order = self._rng(epoch, window).permutation(len(pairs))
-            for offset in range(skip, len(pairs)):
-                # Set before the sample is handed out: whoever saves now resumes after it.
+            for offset in range(skipped, len(pairs)):
+                # Set before the sample is yielded, so that a checkpoint made after it resumes with the next
+                # one.
                 self.position = Position(epoch, window, offset + 1)
                 yield pairs[order[offset]]
-            skip = 0
+            skipped = 0
 
-    def _windows(self) -> Iterator[tuple[int, int, list[pa.Table]]]:
-        """(epoch, window, tables) from the position on; many windows, also of later epochs, per read call, so
-        that starting a read costs little for small corpora."""
-        plan = self._plan()
-        if len(self.shards) <= self.window_shards:
-            if not self._whole:
+    def _read_windows(self) -> Iterator[tuple[int, int, list[pa.Table]]]:
+        """(epoch, window, tables) from the position on. One call of `read` covers many windows, also of later
+        epochs, because a call is expensive for small corpora."""
+        windows = self._plan_windows()
+        if len(self.shards) <= self.config.window_shards:
+            if not self._cached_tables:
                 tables = self.read([asdict(ref) for ref in self.shards])
-                self._whole = dict(zip(self.shards, tables, strict=True))
-            for epoch, window, _ in plan:
-                yield epoch, window, [self._whole[ref] for ref in self.shards if ref.trains_in(epoch)]
+                self._cached_tables = dict(zip(self.shards, tables, strict=True))
+            for epoch, window, _ in windows:
+                used = [ref for ref in self.shards if ref.is_in_epoch(epoch)]
+                yield epoch, window, [self._cached_tables[ref] for ref in used]
             return
-        while ahead := [w for _, w in zip(range(self.lookahead), plan, strict=False)]:
-            tables = iter(self.read([asdict(ref) for _, _, refs in ahead for ref in refs]))
+        while ahead := list(islice(windows, self.config.lookahead)):
+            blocks = iter(self.read([asdict(ref) for _, _, refs in ahead for ref in refs]))
             for epoch, window, refs in ahead:
-                yield epoch, window, [next(tables) for _ in refs]
+                yield epoch, window, [next(blocks) for _ in refs]
 
-    def _plan(self) -> Iterator[tuple[int, int, list[ShardRef]]]:
+    def _plan_windows(self) -> Iterator[Window]:
+        """The windows from the position on."""
+        size, epochs = self.config.window_shards, self.config.epochs
         epoch, first = self.position.epoch, self.position.window
-        while self.epochs is None or epoch < self.epochs:
-            shards = [ref for ref in self.shards if ref.trains_in(epoch)]
+        while epochs is None or epoch < epochs:
+            shards = [ref for ref in self.shards if ref.is_in_epoch(epoch)]
             order = self._rng(epoch, -1).permutation(len(shards))
-            count = -(-len(order) // self.window_shards)
+            count = -(-len(order) // size)
             for window in range(first, count):
-                chosen = order[window * self.window_shards : (window + 1) * self.window_shards]
+                chosen = order[window * size : (window + 1) * size]
                 yield epoch, window, [shards[i] for i in chosen]
             epoch, first = epoch + 1, 0
 
     def _rng(self, epoch: int, window: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, epoch, window + 1])
+        """Generator of a window's order, or of the epoch's order of shards (window -1)."""
+        return np.random.default_rng([self.config.seed, epoch, window + 1])
 
 
-def _pairs(blocks: Iterable[pa.Table]) -> Iterator[Pair]:
-    for block in blocks:
-        for row in block.to_pylist():
+def _iter_pairs(tables: Iterable[pa.Table]) -> Iterator[Pair]:
+    for table in tables:
+        for row in table.to_pylist():
             for text in row["texts"]:
                 yield Pair(row["image"], text, row["image_id"], row["key"])

@@ -1,4 +1,4 @@
-"""Commit records: built from a shard's rows, created exclusively and last (docs/design.md)."""
+"""Commit records: built from the rows of a shard, created exclusively and last (docs/design.md)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from capfilt.stages.storage.store import FileEntry, Store
 Record = TypeVar("Record", bound=CommitRecord)
 
 SECONDS_PREFIX = "seconds_"
-"""Columns with this prefix say how long each stage took for the shard; the record keeps them."""
+"""Prefix of the columns in which the engine notes how long each stage took for the shard."""
 
 
-def corpus_record(batch: pa.Table, fingerprint: str, files: Iterable[FileEntry]) -> CorpusRecord:
+def make_corpus_record(batch: pa.Table, fingerprint: str, files: Iterable[FileEntry]) -> CorpusRecord:
     """Commit record of the corpus shard whose rows are `batch`."""
     return CorpusRecord(
         source=batch["source"][0].as_py(),
@@ -32,24 +32,27 @@ def corpus_record(batch: pa.Table, fingerprint: str, files: Iterable[FileEntry])
 
 
 def commit(store: Store, name: str, record: Record) -> Record:
-    """Create the record `name`, or return the one that another attempt has created first: that one counts.
+    """Create the record `name`, unless another attempt has created it already.
+
+    Returns:
+        The valid record: `record`, or that of the other attempt.
 
     Raises:
-        AssertionError: the shard's counts do not add up, so rows were lost on the way.
+        AssertionError: the counts of the record do not add up, so rows were lost.
     """
     rows = record.rows
     assert rows.read == sum(rows.status.values()), f"{name}: rows lost, {rows}"
     if store.create(name, encode(record)):
         return record
-    return read_commit(store, name)  # type: ignore[return-value]  # in the same folder, so of the same kind
+    return read_commit(store, name)  # type: ignore[return-value]  # records of one folder have one type
 
 
 def read_commit(store: Store, name: str) -> CommitRecord:
     """The commit record `name`.
 
     Raises:
-        FileNotFoundError: it is absent.
-        msgspec.DecodeError: it is damaged.
+        FileNotFoundError: the record is absent.
+        msgspec.DecodeError: the record is damaged.
     """
     if (record := find_commit(store, name)) is None:
         raise FileNotFoundError(store.address(name))
@@ -60,9 +63,9 @@ def find_commit(store: Store, name: str) -> CommitRecord | None:
     """The commit record `name`, None if it is absent.
 
     Raises:
-        msgspec.DecodeError: it is damaged.
+        msgspec.DecodeError: the record is damaged.
     """
-    data = store.get(name)
+    data = store.find(name)
     return None if data is None else decode_commit(data)
 
 
@@ -72,7 +75,7 @@ def count_rows(batch: pa.Table) -> RowCounts:
 
 
 def count_verdicts(candidates: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]]:
-    """{origin: {"kept" | "dropped" | "unjudged": candidates}}."""
+    """{origin: {"kept" | "dropped" | "unjudged": number of candidates}}."""
     origins: dict[str, Counter[str]] = {}
     for row in candidates:
         verdict = {True: "kept", False: "dropped", None: "unjudged"}[row["kept"]]
@@ -81,12 +84,12 @@ def count_verdicts(candidates: Iterable[dict[str, Any]]) -> dict[str, dict[str, 
 
 
 def count_texts(batch: pa.Table) -> int:
-    """Texts of stored images that have at least one word: the pairs of a training on unfiltered texts."""
+    """Texts of stored images that have at least one word: the pairs for training on unfiltered texts."""
     rows = zip(batch["status"].to_pylist(), batch["texts"].to_pylist(), strict=True)
     return sum(bool(text.strip()) for status, texts in rows if status == SUCCESS for text in texts or [])
 
 
 def stage_seconds(batch: pa.Table) -> dict[str, float]:
-    """{stage: seconds it spent on this shard}, from the columns that the engine has added."""
+    """{stage: seconds it took for this shard}, from the columns that the engine added."""
     names = [n for n in batch.column_names if n.startswith(SECONDS_PREFIX)]
     return {n.removeprefix(SECONDS_PREFIX): round(batch[n][0].as_py(), 3) for n in names}

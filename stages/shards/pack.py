@@ -1,4 +1,4 @@
-"""Rows → members of a WebDataset tar: what the writer does row by row."""
+"""Rows as members of a WebDataset tar."""
 
 from __future__ import annotations
 
@@ -13,43 +13,50 @@ from capfilt.stages.rows import CORPUS_SCHEMA, with_column
 from capfilt.stages.status import SUCCESS
 
 SIGNATURE_BYTES = 12
-"""What `image_extension` looks at."""
+"""First bytes of an image that `image_extension` needs."""
 
 
 class Pack:
-    """Gives every row with a stored image the columns `extension` and `sidecar`: its members' names and its JSON; null
-    for the others."""
+    """The part of the writer that handles each row separately.
+
+    Adds the columns `extension` (of the image file) and `sidecar` (the row as JSON) to rows with a stored
+    image; they are null in other rows.
+    """
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """The same rows, two columns more."""
+        """The same rows with two more columns."""
         starts = pc.binary_slice(batch["image"], 0, SIGNATURE_BYTES).to_pylist()
         extensions: list[str | None] = []
         sidecars: list[bytes | None] = []
         for row, start in zip(batch.select(CORPUS_SCHEMA.names).to_pylist(), starts, strict=True):
-            packed = row["status"] == SUCCESS and start is not None
-            extensions.append(image_extension(start) if packed else None)
-            sidecars.append(json.dumps(row, ensure_ascii=False).encode() if packed else None)
+            has_image = row["status"] == SUCCESS and start is not None
+            extensions.append(image_extension(start) if has_image else None)
+            sidecars.append(json.dumps(row, ensure_ascii=False).encode() if has_image else None)
         batch = with_column(batch, "extension", extensions, pa.string())
         return with_column(batch, "sidecar", sidecars, pa.large_binary())
 
 
-def corpus_tar(batch: pa.Table) -> bytes:
-    """The stored images of packed rows as a WebDataset tar: `<key>.jpg`, `<key>.txt`, `<key>.json`.
+def encode_tar(batch: pa.Table) -> bytes:
+    """A WebDataset tar of the stored images: `<key>.jpg`, `<key>.txt`, `<key>.json`.
 
-    Members carry no time and no owner, so equal rows give equal bytes.
+    Members have no time and no owner, so that equal rows give equal bytes.
+
+    Args:
+        batch: rows that `Pack` has completed.
     """
     sink = io.BytesIO()
     stored = batch.filter(pc.equal(batch["status"], SUCCESS))
     with tarfile.open(fileobj=sink, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for row in stored.select(["key", "caption", "image", "extension", "sidecar"]).to_pylist():
-            _add(tar, f"{row['key']}.{row['extension']}", row["image"])
-            _add(tar, f"{row['key']}.txt", (row["caption"] or "").encode())
-            _add(tar, f"{row['key']}.json", row["sidecar"])
+            _add_member(tar, f"{row['key']}.{row['extension']}", row["image"])
+            _add_member(tar, f"{row['key']}.txt", (row["caption"] or "").encode())
+            _add_member(tar, f"{row['key']}.json", row["sidecar"])
     return sink.getvalue()
 
 
 def image_extension(image: bytes) -> str:
-    """File extension by the image's first bytes; stored images are JPEG, PNG or WebP unless kept as they came."""
+    """File extension for an image by its first bytes. Stored images are JPEG, PNG or WebP unless the config
+    keeps the original bytes; "img" for unknown formats."""
     signatures = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG", "png"), (b"GIF8", "gif"), (b"BM", "bmp"))
     for signature, extension in signatures:
         if image.startswith(signature):
@@ -61,7 +68,7 @@ def image_extension(image: bytes) -> str:
     return "tif" if image[:4] in (b"II*\0", b"MM\0*") else "img"
 
 
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+def _add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     member = tarfile.TarInfo(name)
     member.size = len(data)
     tar.addfile(member, io.BytesIO(data))

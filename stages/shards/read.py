@@ -1,4 +1,4 @@
-"""One slice of a manifest, or one shard of the corpus, as rows. The only stage that makes rows."""
+"""Reads a shard of the corpus, or of a manifest, as rows. Only this stage creates rows."""
 
 from __future__ import annotations
 
@@ -11,62 +11,62 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from capfilt.stages.manifest.index import read_slice
+from capfilt.stages.manifest.index import read_shard
 from capfilt.stages.rows import CORPUS_SCHEMA, ROW_SCHEMA, row_key, table_of, with_column
-from capfilt.stages.shards.tars import SAMPLE, parse_sidecars, read_tar_images, tar_samples
-from capfilt.stages.status import PENDING
+from capfilt.stages.shards.tars import SAMPLE_TYPE, iter_samples, parse_sidecars, read_tar_images
+from capfilt.stages.status import PENDING, SUCCESS
 from capfilt.stages.storage.layout import STOP_FILE, ShardFiles, corpus_shard, index_folder
 from capfilt.stages.storage.store import Store
 
-PACKED_SCHEMA = ROW_SCHEMA.append(pa.field("sample", SAMPLE))
-"""Rows before anything in them was read; `sample` is null for those that come from no tar."""
+PACKED_SCHEMA = ROW_SCHEMA.append(pa.field("sample", SAMPLE_TYPE))
+"""Rows whose tar sample, if they have one, is not yet unpacked."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadConfig:
-    """Where the run lives."""
+    """Where shards are read from."""
 
     run_dir: Store
     """The run directory."""
     tar_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """fsspec options for the image tars of each source: those of its manifest."""
+    """{source: fsspec options for its image tars}, as for its manifest."""
     images: bool = True
-    """Read the image bytes of corpus shards too; without them only the rows come."""
+    """Read the images of corpus shards; if False, only their rows."""
 
 
 class Read:
     """Turns {"source", "shard"} into the rows of that shard.
 
-    A shard whose corpus record stands is read from the corpus: its images were fetched once and for ever. Any
-    other comes from the manifest's index, its rows `pending`. What is done row by row is `Unpack`; what comes before it,
-    `shardwise`, looks into none.
+    A shard with a corpus record is read from the corpus, because its images are downloaded only once. Any
+    other shard is read from the manifest's index, with `pending` rows. `shardwise` reads without decoding any
+    row; `Unpack` handles each row separately.
     """
 
     def __init__(self, config: ReadConfig) -> None:
         self.config = config
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """One row {"source", "shard"} in, the rows of that shard (`ROW_SCHEMA`) out; none once the run is to stop."""
+        """The rows (`ROW_SCHEMA`) of a shard {"source", "shard"}; no rows if the run is to stop."""
         return Unpack()(self.shardwise(batch))
 
     def shardwise(self, batch: pa.Table) -> pa.Table:
-        """As the call, but the rows are still packed (`PACKED_SCHEMA`)."""
-        if self.config.run_dir.get(STOP_FILE) is not None:
+        """Like `__call__`, but the rows are still packed (`PACKED_SCHEMA`)."""
+        if self.config.run_dir.find(STOP_FILE) is not None:
             return table_of([], PACKED_SCHEMA)
         tables = [self.read(item["source"], item["shard"]) for item in batch.to_pylist()]
         return tables[0] if len(tables) == 1 else pa.concat_tables(tables)
 
     def read(self, source: str, shard: int) -> pa.Table:
         """Packed rows of one shard."""
-        run_dir, place = self.config.run_dir, corpus_shard(source, shard)
-        if run_dir.get(place.record) is not None:
-            rows = read_corpus_shard(run_dir, place, images=self.config.images)
-            return rows.append_column("sample", pa.nulls(rows.num_rows, SAMPLE))
-        index = read_slice(run_dir / index_folder(source), shard).to_pylist()
-        if index[0]["tar"] is not None:
-            packed = list(tar_samples(index[0]["tar"], self.config.tar_options.get(source)))
+        run_dir, paths = self.config.run_dir, corpus_shard(source, shard)
+        if run_dir.find(paths.record) is not None:
+            rows = read_corpus_shard(run_dir, paths, images=self.config.images)
+            return rows.append_column("sample", pa.nulls(rows.num_rows, SAMPLE_TYPE))
+        index_rows = read_shard(run_dir / index_folder(source), shard).to_pylist()
+        if index_rows[0]["tar"] is not None:
+            packed = list(iter_samples(index_rows[0]["tar"], self.config.tar_options.get(source)))
         else:
-            packed = [{"url": r["url"], "texts": r["texts"], "truth": r["truth"]} for r in index]
+            packed = [{name: row[name] for name in ("url", "texts", "truth")} for row in index_rows]
         for number, row in enumerate(packed):
             row.update(key=row_key(shard, number), source=source, shard=shard)
             row.setdefault("status", PENDING)
@@ -74,10 +74,11 @@ class Read:
 
 
 class Unpack:
-    """Rows as the reader found them → rows: url and texts of a tar's samples out of their sidecars, and the caption."""
+    """The part of the reader that handles each row separately: parses the sidecars of tar samples into url
+    and texts, and sets the caption."""
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """As many rows (`ROW_SCHEMA`)."""
+        """The same rows with `ROW_SCHEMA`."""
         rows = batch.select(["status", "url", "texts", "sample", "caption"]).to_pylist()
         for row in rows:
             if row["status"] != PENDING:
@@ -90,23 +91,27 @@ class Unpack:
         return batch.select(ROW_SCHEMA.names)
 
 
-def read_corpus_shard(run_dir: Store, place: ShardFiles, *, images: bool = True) -> pa.Table:
-    """Rows of a committed corpus shard, with image bytes where the download succeeded (schema `ROW_SCHEMA`).
+def read_corpus_shard(run_dir: Store, paths: ShardFiles, *, images: bool = True) -> pa.Table:
+    """Rows of a committed corpus shard (`ROW_SCHEMA`).
+
+    Args:
+        paths: the files of the shard.
+        images: read the images too; if False, they are null.
 
     Raises:
-        ValueError: the tar lacks an image that the Parquet lists as stored.
+        ValueError: the tar lacks an image that the Parquet file lists as stored.
     """
-    rows = pq.read_table(io.BytesIO(run_dir.read(place.parquet)), schema=CORPUS_SCHEMA)
+    rows = pq.read_table(io.BytesIO(run_dir.read(paths.parquet)), schema=CORPUS_SCHEMA)
     stored: dict[str, bytes] = {}
     if images:
         with suppress(FileNotFoundError):  # the first missing image is reported below
-            stored = read_tar_images(run_dir.read(place.tar))
+            stored = read_tar_images(run_dir.read(paths.tar))
     values = []
     for key, status in zip(rows["key"].to_pylist(), rows["status"].to_pylist(), strict=True):
-        if images and status == "success" and key not in stored:
+        if images and status == SUCCESS and key not in stored:
             raise ValueError(
-                f"{run_dir.address(place.tar)} has no image {key} that {place.name}.parquet lists; "
-                "the shard is damaged: capfilt verify RUN --repair makes it again"
+                f"{run_dir.address(paths.tar)} has no image {key}, which {paths.name}.parquet lists; "
+                "the shard is damaged: capfilt verify RUN --repair fixes it"
             )
         values.append(stored.get(key))
     return rows.append_column(ROW_SCHEMA.field("image"), pa.array(values, type=pa.large_binary()))

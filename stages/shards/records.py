@@ -1,7 +1,7 @@
-"""What a commit record says: the typed form of `corpus/<source>/000012.json` and `rounds/<r>/<source>/000012.json`.
+"""Types of the commit records `corpus/<source>/000012.json` and `rounds/<r>/<source>/000012.json`.
 
-A record names the files of a shard with their sha256 and counts its rows. Records of earlier versions are read too;
-fields that a version does not know are ignored. `encode` gives the canonical bytes that are written and compared.
+A record lists the files of a shard with their sha256 and counts its rows. Records of earlier versions can be
+read; unknown fields are ignored.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from capfilt.stages.storage.store import FileEntry, encode_json
 
 
 class RowCounts(Struct, frozen=True):
-    """Rows of a shard: `read` equals the sum of `status`."""
+    """Numbers of rows of a shard: `read` is the sum of `status`."""
 
     read: int
     status: dict[str, int]
+    """{status: rows}."""
 
 
 class ShardRecord(Struct, kw_only=True, frozen=True):
-    """What both kinds of commit record hold."""
+    """Fields of both kinds of commit record."""
 
     source: str
     shard: int
@@ -31,29 +32,29 @@ class ShardRecord(Struct, kw_only=True, frozen=True):
     files: tuple[FileEntry, ...]
     rows: RowCounts
     seconds: dict[str, float] = {}
-    """Seconds that each stage spent on the shard."""
+    """{stage: seconds it took for the shard}."""
     version: int = SCHEMA_VERSION
 
 
 class CorpusRecord(ShardRecord, tag_field="kind", tag="corpus", kw_only=True, frozen=True):
-    """A shard of images and rows."""
+    """Record of a corpus shard: images and rows."""
 
     texts: int = 0
     """Texts of stored images that have at least one word."""
 
 
 class CandidatesRecord(ShardRecord, tag_field="kind", tag="candidates", kw_only=True, frozen=True):
-    """A shard of judged candidates."""
+    """Record of a shard of candidates with scores and verdicts."""
 
     round: int
     candidates: dict[str, dict[str, int]]
-    """{origin: {"kept" | "dropped" | "unjudged": candidates}}."""
+    """{origin: {"kept" | "dropped" | "unjudged": number of candidates}}."""
     duplicates: int | UnsetType = UNSET
-    """Candidates with the flag `duplicate_image`; absent until duplicates have been marked."""
+    """Candidates with the flag `duplicate_image`; absent before duplicates are marked."""
 
     @property
     def kept(self) -> int:
-        """Candidates with the verdict "kept"."""
+        """Number of candidates with the verdict "kept"."""
         return sum(verdicts.get("kept", 0) for verdicts in self.candidates.values())
 
 
@@ -61,20 +62,20 @@ CommitRecord = CorpusRecord | CandidatesRecord
 
 
 class StagedShard(Struct, kw_only=True, frozen=True):
-    """`replacing/<source>/000012.json`: a corpus shard's next generation, ready to replace it."""
+    """Record `replacing/<source>/000012.json` of a corpus shard that will replace the committed one."""
 
     classes: tuple[str, ...]
-    """Statuses whose rows were downloaded again."""
+    """Statuses of the rows that were downloaded again."""
     replaces: str
-    """sha256 of the commit record that it replaces."""
+    """sha256 of the commit record to replace."""
     asked: int
-    """Rows that were downloaded again."""
+    """Number of rows that were downloaded again."""
     status: dict[str, int]
-    """Their statuses now."""
+    """{new status: rows} of the rows that were downloaded again."""
     files: dict[str, str]
-    """Final file name → name in the staging folder; empty when no row changed."""
+    """{final file name: name in the staging folder}; empty if no row has changed."""
     record: CorpusRecord | None
-    """The next commit record, None when no row changed."""
+    """The next commit record, None if no row has changed."""
 
 
 def encode(record: Struct) -> bytes:
@@ -86,17 +87,17 @@ def decode_commit(data: bytes) -> CommitRecord:
     """A commit record of either kind.
 
     Raises:
-        msgspec.DecodeError: not JSON, or a field is missing or has another type.
+        msgspec.DecodeError: the data are not JSON, or a field is missing or has another type.
     """
     record: CommitRecord = msgspec.json.decode(data, type=CommitRecord)
     return record
 
 
 def decode_staged(data: bytes) -> StagedShard:
-    """A staged shard.
+    """A record of a staged shard.
 
     Raises:
-        msgspec.DecodeError: not JSON, or a field is missing or has another type.
+        msgspec.DecodeError: the data are not JSON, or a field is missing or has another type.
     """
     return msgspec.json.decode(data, type=StagedShard)
 

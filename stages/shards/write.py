@@ -1,7 +1,7 @@
-"""Shard → image tar, Parquet and the commit record that decides (docs/design.md).
+"""Writes a shard: image tar, Parquet files and the commit records (docs/design.md).
 
-The record is created exclusively and last. Until it exists the shard is processed again from the start; once it
-exists the shard is never touched, not even by a late attempt.
+A record is created exclusively and last. Until it exists, the shard is processed again from the start; once
+it exists, the shard is never changed, not even by a late attempt.
 """
 
 from __future__ import annotations
@@ -18,29 +18,32 @@ import pyarrow.parquet as pq
 from capfilt.stages.rows import CANDIDATE_SCHEMA, CORPUS_SCHEMA, SCHEMA_VERSION, table_of
 from capfilt.stages.shards.commit import (
     commit,
-    corpus_record,
     count_rows,
     count_verdicts,
     find_commit,
+    make_corpus_record,
     stage_seconds,
 )
-from capfilt.stages.shards.pack import Pack, corpus_tar
+from capfilt.stages.shards.pack import Pack, encode_tar
 from capfilt.stages.shards.records import CandidatesRecord, CommitRecord
 from capfilt.stages.status import SUCCESS
 from capfilt.stages.storage.layout import ShardFiles, candidates_shard, corpus_shard
 from capfilt.stages.storage.store import Store
 
+IMAGE_COLUMNS = ("key", "source", "shard", "url", "width", "height", "sha256", "phash")
+"""Columns that a candidate has from its image."""
 WRITTEN_SCHEMA = pa.schema([("source", pa.string()), ("shard", pa.int64()), ("records", pa.string())])
-"""What the writer returns for a shard: its commit records as JSON, {"corpus": …, "candidates": …}."""
+"""What the writer returns for a shard; `records` is JSON: {"corpus": commit record, "candidates": commit
+record}."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """What is written beside every candidate of a bootstrap."""
+    """Models and settings of a bootstrap, which are written to every candidate."""
 
     captioner: str
     filter: str
-    """Digests of the two checkpoints (first 16 hex digits of their sha256)."""
+    """Digests of the two models (`stages.bootstrap.model_source.ModelSource.digest`)."""
     top_p: float
     top_k: int
     repetition_penalty: float
@@ -49,70 +52,73 @@ class Provenance:
 
 @dataclass(frozen=True, kw_only=True)
 class WriteConfig:
-    """What the writer makes of a shard."""
+    """What is written for a shard."""
 
     run_dir: Store
     """The run directory."""
     corpus_fingerprints: dict[str, str] = field(default_factory=dict)
-    """Fingerprints of the sources whose shards' images and rows are written to the corpus, unless their record
-    stands already. Needs the image bytes: see `keep_images` of the filter stage."""
+    """{source: fingerprint} of the sources whose images and rows are written to the corpus, unless their
+    record exists already. Requires the images: see `keep_images` of the filter stage."""
     round: int = 0
     """Round of the candidates."""
     round_fingerprint: str | None = None
-    """Set: write the shard's candidates."""
+    """Fingerprint of the candidates; None: write no candidates."""
     provenance: Provenance | None = None
+    """Required for candidates."""
 
 
-class OtherImages(RuntimeError):
+class DifferentImages(RuntimeError):
     """The corpus holds other images of a shard than those that were judged."""
 
 
 class Write:
-    """Ends the rows of a shard: files first, the commit record last. The only stage that ends rows.
+    """Writes the files of a shard, then its commit record.
 
-    What it does row by row is `Pack`; what is left, `shardwise`, looks into none.
+    `Pack` handles each row separately; `shardwise` does the rest without decoding any row.
     """
 
     def __init__(self, config: WriteConfig) -> None:
         self.config = config
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """One shard in; one row (`WRITTEN_SCHEMA`) with its commit records out."""
+        """One row (`WRITTEN_SCHEMA`) with the commit records of one shard."""
         return self.shardwise(Pack()(batch))
 
     def shardwise(self, batch: pa.Table) -> pa.Table:
-        """As the call, for rows that are packed."""
+        """Like `__call__`, for rows that `Pack` has completed."""
         source, shard = batch["source"][0].as_py(), batch["shard"][0].as_py()
         records: dict[str, CommitRecord] = {}
         if source in self.config.corpus_fingerprints:
             records["corpus"] = self._write_corpus(batch, corpus_shard(source, shard))
         if self.config.round_fingerprint is not None:
             records["candidates"] = self._write_candidates(batch, source, shard)
-        written = msgspec.json.encode(records).decode()
-        return table_of([{"source": source, "shard": shard, "records": written}], WRITTEN_SCHEMA)
+        encoded = msgspec.json.encode(records).decode()
+        return table_of([{"source": source, "shard": shard, "records": encoded}], WRITTEN_SCHEMA)
 
-    def _write_corpus(self, batch: pa.Table, place: ShardFiles) -> CommitRecord:
+    def _write_corpus(self, batch: pa.Table, paths: ShardFiles) -> CommitRecord:
         run_dir = self.config.run_dir
-        committed = find_commit(run_dir, place.record)
+        committed = find_commit(run_dir, paths.record)
         if committed is None:
-            files = [run_dir.put(f"{place.stem}.{suffix}", data) for suffix, data in corpus_files(batch)]
+            files = [
+                run_dir.put(f"{paths.stem}.{suffix}", data) for suffix, data in encode_corpus_files(batch)
+            ]
             fingerprint = self.config.corpus_fingerprints[batch["source"][0].as_py()]
-            record = corpus_record(batch, fingerprint, files)
-            committed = commit(run_dir, place.record, record)
+            record = make_corpus_record(batch, fingerprint, files)
+            committed = commit(run_dir, paths.record, record)
             if committed is record:
                 return record
         if self.config.round_fingerprint is not None:
-            check_images(run_dir, place, batch)
+            check_images(run_dir, paths, batch)
         return committed
 
     def _write_candidates(self, batch: pa.Table, source: str, shard: int) -> CommitRecord:
         run_dir, fingerprint = self.config.run_dir, self.config.round_fingerprint
         assert fingerprint is not None, "candidates are written with the fingerprint of their node"
-        place = candidates_shard(self.config.round, source, shard)
-        if (committed := find_commit(run_dir, place.record)) is not None:
+        paths = candidates_shard(self.config.round, source, shard)
+        if (committed := find_commit(run_dir, paths.record)) is not None:
             return committed
         rows = self._candidate_rows(batch)
-        file = run_dir.put(place.parquet, parquet_bytes(table_of(rows, CANDIDATE_SCHEMA)))
+        file = run_dir.put(paths.parquet, encode_parquet(table_of(rows, CANDIDATE_SCHEMA)))
         record = CandidatesRecord(
             source=source,
             shard=shard,
@@ -123,65 +129,68 @@ class Write:
             candidates=count_verdicts(rows),
             seconds=stage_seconds(batch),
         )
-        return commit(run_dir, place.record, record)
+        return commit(run_dir, paths.record, record)
 
     def _candidate_rows(self, batch: pa.Table) -> list[dict[str, Any]]:
-        made = self.config.provenance
-        assert made is not None, "candidates are written with their provenance"
-        of_image = ("key", "source", "shard", "url", "width", "height", "sha256", "phash")
+        provenance = self.config.provenance
+        assert provenance is not None, "candidates are written with their provenance"
+        common = {
+            "round": self.config.round,
+            "threshold": provenance.threshold,
+            "filter": provenance.filter,
+            "version": SCHEMA_VERSION,
+        }
+        synthetic = {
+            "captioner": provenance.captioner,
+            "top_p": provenance.top_p,
+            "top_k": provenance.top_k,
+            "repetition_penalty": provenance.repetition_penalty,
+        }
         rows = []
-        for row in batch.select([*of_image, "status", "candidates"]).to_pylist():
-            if row["status"] != SUCCESS:  # judged, and then it could not be packed
+        for row in batch.select([*IMAGE_COLUMNS, "status", "candidates"]).to_pylist():
+            if row["status"] != SUCCESS:  # failed in `Pack`, after it was judged
                 continue
-            image = {name: row[name] for name in of_image}
+            image = {name: row[name] for name in IMAGE_COLUMNS}
             for candidate in row["candidates"]:
-                sampled = candidate["origin"] == "synthetic"
-                rows.append(
-                    image
-                    | candidate
-                    | {
-                        "round": self.config.round,
-                        "threshold": made.threshold,
-                        "captioner": made.captioner if sampled else None,
-                        "filter": made.filter,
-                        "top_p": made.top_p if sampled else None,
-                        "top_k": made.top_k if sampled else None,
-                        "repetition_penalty": made.repetition_penalty if sampled else None,
-                        "version": SCHEMA_VERSION,
-                    }
-                )
+                is_synthetic = candidate["origin"] == "synthetic"
+                rows.append(image | candidate | common | (synthetic if is_synthetic else {}))
         return rows
 
 
-def corpus_files(batch: pa.Table) -> Iterator[tuple[str, bytes]]:
-    """(name's ending, content) of a corpus shard's files, in the order in which they are written.
+def encode_corpus_files(batch: pa.Table) -> Iterator[tuple[str, bytes]]:
+    """(suffix, content) of the files of a corpus shard, in the order in which they are written.
 
     Args:
-        batch: rows that `Pack` has seen.
+        batch: rows that `Pack` has completed.
     """
-    yield "tar", corpus_tar(batch)
-    yield "parquet", parquet_bytes(batch.select(CORPUS_SCHEMA.names).cast(CORPUS_SCHEMA))
+    yield "tar", encode_tar(batch)
+    yield "parquet", encode_parquet(batch.select(CORPUS_SCHEMA.names).cast(CORPUS_SCHEMA))
 
 
-def check_images(run_dir: Store, place: ShardFiles, batch: pa.Table) -> None:
+def check_images(run_dir: Store, paths: ShardFiles, batch: pa.Table) -> None:
     """Check that the corpus holds the images of these rows.
 
-    Two attempts may process the same shard, for example when a machine loses its cluster but not the store. The slower
-    one may download other images, and no candidates may be written for images that were not committed.
+    Two attempts may process the same shard, for example if a machine loses its cluster but not the store. The
+    slower attempt may download other images, and candidates must not be written for images that were not
+    committed.
+
+    Args:
+        paths: files of the committed corpus shard.
 
     Raises:
-        OtherImages: the corpus holds others; the next attempt reads the shard from the corpus.
+        DifferentImages: the corpus holds other images; the next attempt reads the shard from the corpus.
     """
     columns = ["key", "sha256"]
-    stored = pq.read_table(io.BytesIO(run_dir.read(place.parquet)), columns=columns)
+    stored = pq.read_table(io.BytesIO(run_dir.read(paths.parquet)), columns=columns)
     if stored.to_pylist() != batch.select(columns).to_pylist():
-        raise OtherImages(
-            f"{run_dir.address(place.stem)}: another attempt has stored other images meanwhile; "
+        raise DifferentImages(
+            f"{run_dir.address(paths.stem)}: another attempt has committed other images; "
             "the next attempt reads the shard from the corpus"
         )
 
 
-def parquet_bytes(table: pa.Table) -> bytes:
+def encode_parquet(table: pa.Table) -> bytes:
+    """A table as a Parquet file."""
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue()

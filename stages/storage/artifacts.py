@@ -1,4 +1,5 @@
-"""Checkpoints and tokenizers by address: a local path as it is, anything else copied once per machine."""
+"""Makes checkpoints and tokenizers available as local files; those that are not local are copied once per
+machine."""
 
 from __future__ import annotations
 
@@ -16,52 +17,62 @@ from capfilt.stages.errors import UserError
 from capfilt.stages.storage.filesystems import open_filesystem, protocol_of
 from capfilt.stages.storage.store import Store
 
-Part = tuple[str, int | None]
-"""A file of a checkpoint: its path on its filesystem, and its size."""
+RemoteFile = tuple[str, int | None]
+"""Path of a file on its filesystem, and its size in bytes if the filesystem states it."""
+VERSION_KEYS = ("ETag", "blob_id", "md5Hash", "mtime", "LastModified")
+"""Keys under which filesystems say which version of a file they hold, the most exact first."""
 
 
 class ArtifactError(UserError):
-    """A checkpoint or tokenizer that cannot be had; the message names the config key, the address and the way out."""
+    """An input file, such as a checkpoint, cannot be read; the message names its config key and address."""
 
 
-def absolute(address: str) -> str:
-    """The address in a form that means the same in every process: Ray's workers have their own directories."""
+def absolute_address(address: str) -> str:
+    """The address as an absolute path or URL, because Ray's workers have other working directories."""
     return address if "://" in address else os.path.abspath(os.path.expanduser(address))
 
 
-def check_artifact(address: str, key: str, run: Store | None = None) -> None:
-    """There is something at the address; arguments and errors as for `local_artifact`, and nothing is copied."""
-    _find(address, key, run)
+def check_artifact(address: str, key: str, run_dir: Store | None = None) -> None:
+    """Check that there is a file or folder at the address, without copying it.
+
+    Arguments and errors are those of `ensure_local`.
+    """
+    _locate(address, key, run_dir)
 
 
-def local_artifact(address: str, key: str, run: Store | None = None) -> str:
-    """Local path of a file or folder given by path or fsspec URL (s3://, gs://, hf://org/name).
+def ensure_local(address: str, key: str, run_dir: Store | None = None) -> str:
+    """Local path of a file or folder; it is copied to this machine if it is not local.
 
     Args:
-        address: what the user or the run's ledger named.
-        key: the config key it came from, for the message.
-        run: the run directory; an address on the same kind of store is opened with its options.
+        address: path or fsspec URL (s3://, gs://, hf://org/name).
+        key: the config key that names the address, for messages.
+        run_dir: the run directory; addresses with the same protocol are opened with its storage options.
 
     Raises:
-        ArtifactError: nothing is there, or it cannot be reached.
+        ArtifactError: there is nothing at the address, or it cannot be read.
     """
-    found = _find(address, key, run)
+    found = _locate(address, key, run_dir)
     if isinstance(found, Path):
         return str(found)
-    fs, path, files = found
-    target = copies_folder() / _identity(address, path, files)
-    # Relative to the copy; a checkpoint that is one file has no name in it.
-    parts = {name.removeprefix(path).lstrip("/"): (name, info.get("size")) for name, info in files.items()}
+    fs, path, listing = found
+    copy = cache_folder() / _cache_key(address, path, listing)
+    # Names relative to the copy; the name of a checkpoint of one file is empty.
+    files = {name.removeprefix(path).lstrip("/"): (name, info.get("size")) for name, info in listing.items()}
     try:
-        if not _is_whole(target, parts):
-            _download(fs, parts, target)
-    except Exception as error:  # any library's, or no room
-        raise _unreadable(address, key, error) from error
-    return str(target)
+        if not _is_complete(copy, files):
+            _download(fs, files, copy)
+    except Exception as error:  # any library's, or a full disk
+        raise _read_error(address, key, error) from error
+    return str(copy)
 
 
-def _find(address: str, key: str, run: Store | None) -> Path | tuple[Any, str, dict[str, Any]]:
-    """A local path, or (filesystem, path on it, its files with what is known of each)."""
+def cache_folder() -> Path:
+    """Folder of this user's copies on this machine."""
+    return Path(tempfile.gettempdir()) / f"capfilt-artifacts-{os.getuid()}"
+
+
+def _locate(address: str, key: str, run_dir: Store | None) -> Path | tuple[Any, str, dict[str, Any]]:
+    """An existing local path, or (filesystem, path in it, {file: what the filesystem says about it})."""
     if "://" not in address:
         local = Path(address).expanduser().absolute()
         if not local.exists():
@@ -69,74 +80,72 @@ def _find(address: str, key: str, run: Store | None) -> Path | tuple[Any, str, d
                 f"{key}: nothing at {address}; give a checkpoint folder or file, or a URL such as hf://org/name"
             )
         return local
-    options = run.options if run is not None and protocol_of(run.url) == protocol_of(address) else {}
+    options = (
+        run_dir.options if run_dir is not None and protocol_of(run_dir.url) == protocol_of(address) else {}
+    )
     try:
         fs, path = open_filesystem(address, options)
-        files = fs.find(path, detail=True)
-    except Exception as error:  # any library's: denied, unreachable, no such bucket, no credentials
-        raise _unreadable(address, key, error) from error
-    if not files:
+        listing = fs.find(path, detail=True)
+    except Exception as error:  # any library's: access denied, unreachable, no such bucket, no credentials
+        raise _read_error(address, key, error) from error
+    if not listing:
         raise ArtifactError(f"{key}: nothing at {address}; give an existing checkpoint folder or file")
-    return fs, path, files
+    return fs, path, listing
 
 
-def _unreadable(address: str, key: str, error: Exception) -> ArtifactError:
+def _read_error(address: str, key: str, error: Exception) -> ArtifactError:
     return ArtifactError(
         f"{key}: cannot read {address} ({type(error).__name__}: {' '.join(str(error).split())})"
     )
 
 
-def _identity(address: str, path: str, files: Mapping[str, Mapping[str, Any]]) -> str:
-    """Changes with what is there: a model that was made again at its old address is copied again."""
+def _cache_key(address: str, path: str, listing: Mapping[str, Mapping[str, Any]]) -> str:
+    """Name of the copy; it changes with the content, so that a model that was replaced is copied again."""
     digest = hashlib.sha256(f"{address}\n".encode())
-    for name, info in sorted(files.items()):
-        mark = next(
-            (info[m] for m in ("ETag", "blob_id", "md5Hash", "mtime", "LastModified") if info.get(m)), ""
-        )
-        digest.update(f"{name.removeprefix(path)}\0{info.get('size')}\0{mark}\n".encode())
+    for name, info in sorted(listing.items()):
+        version = next((info[key] for key in VERSION_KEYS if info.get(key)), "")
+        digest.update(f"{name.removeprefix(path)}\0{info.get('size')}\0{version}\n".encode())
     return digest.hexdigest()[:16]
 
 
-def copies_folder() -> Path:
-    """Where this user's copies lie on this machine."""
-    return Path(tempfile.gettempdir()) / f"capfilt-artifacts-{os.getuid()}"
-
-
-def _is_whole(copy: Path, parts: Mapping[str, Part]) -> bool:
-    """Whether all files are there: what lies long among temporary files may be removed by the system, one by one."""
+def _is_complete(copy: Path, files: Mapping[str, RemoteFile]) -> bool:
+    """Whether all files exist with their sizes; the system may have removed old files from the temporary
+    folder."""
     return all(
         (copy / name).is_file() and size in (None, (copy / name).stat().st_size)
-        for name, (_, size) in parts.items()
+        for name, (_, size) in files.items()
     )
 
 
-def _download(fs: Any, parts: Mapping[str, Part], target: Path) -> None:
-    """Copy under a temporary name and rename, so that two processes of a machine never see half a checkpoint. One
-    copies while the others wait; the system gives the lock back if it is killed, and the next removes what it left.
+def _download(fs: Any, files: Mapping[str, RemoteFile], copy: Path) -> None:
+    """Copy the files to a temporary folder and rename it, so that no process sees an incomplete checkpoint.
+
+    One process of a machine copies while the others wait for its lock. The system releases the lock of a
+    process that is killed; the next process removes what that one left.
 
     Raises:
-        OSError: no room, or less came than there is.
+        OSError: the disk is full, or a file is shorter than its filesystem says.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}")
-    with FileLock(target.with_name(f".{target.name}.lock")):
-        if _is_whole(target, parts):
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    temporary = copy.with_name(f".{copy.name}")
+    with FileLock(copy.with_name(f".{copy.name}.lock")):
+        if _is_complete(copy, files):
             return
-        _remove(target)
+        _remove(copy)
         _remove(temporary)
         try:
-            for name, (original, _) in parts.items():
-                copy = temporary / name
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                fs.get_file(original, str(copy))
-            if not _is_whole(temporary, parts):
-                raise OSError(f"less came than its {len(parts)} files hold")
-            temporary.rename(target)
+            for name, (source, _) in files.items():
+                target = temporary / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                fs.get_file(source, str(target))
+            if not _is_complete(temporary, files):
+                raise OSError(f"the copy of its {len(files)} files is incomplete")
+            temporary.rename(copy)
         finally:
             _remove(temporary)
 
 
 def _remove(path: Path) -> None:
-    """A file, or a folder with all it holds, or nothing."""
+    """Remove a file, or a folder with its contents, if it exists."""
     shutil.rmtree(path, ignore_errors=True)
     path.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
-"""Where everything lies inside a run directory: every path, once (docs/schema.md describes the contents).
+"""Every path inside a run directory; docs/schema.md describes the contents.
 
-Paths are relative to the run directory and use `/`, as `stages.storage.store.Store` takes them.
+Paths are relative to the run directory and use `/`, as `stages.storage.store.Store` expects.
 """
 
 from __future__ import annotations
@@ -10,38 +10,38 @@ from dataclasses import dataclass
 CONFIG = "config.yaml"
 """The resolved config of the run."""
 NODES = "nodes"
-"""Records of the nodes."""
+"""Folder of the nodes' records."""
 LEASE = "lease"
-"""Who works on the run directory."""
+"""Folder of the records that say which process works on the run directory."""
 STOP_FILE = f"{LEASE}/stop"
-"""While this file exists, no further shard is read."""
+"""While this file exists, no further shard is started."""
 STAGING = "replacing"
-"""Corpus shards that `capfilt retry` has ready to replace committed ones."""
+"""Folder of the corpus shards with which `capfilt retry` will replace committed ones."""
 DUPLICATES = "corpus/duplicates.parquet"
-"""The most copied images of the web corpus, with their number of copies."""
+"""The most frequent images of the web corpus, with their numbers of copies."""
 SURPLUS = "corpus/surplus.parquet"
-"""Shards that hold surplus copies."""
+"""The shards that hold surplus copies."""
 VOCABULARY = "models/tokenizer"
-"""The tokenizer that the first pretraining trains on the corpus."""
+"""Folder of the tokenizer that the first pretraining trains on the corpus."""
 
 RECORD_SUFFIX = ".json"
 PROVENANCE = "provenance.json"
 INDEX_RECORD = "index.json"
-"""Inside an index folder: what the index holds; written last."""
+"""Describes an index, in its folder; written last."""
 DIGITS = 6
 """Digits of a shard number in file names and keys."""
 
 
 @dataclass(frozen=True)
 class ShardFiles:
-    """The files of one shard in `folder`."""
+    """Paths of the files of one shard in `folder`."""
 
     folder: str
     shard: int
 
     @property
     def name(self) -> str:
-        """Number of the shard as file names have it: `000012`."""
+        """The shard number in file names: `000012`."""
         return shard_digits(self.shard)
 
     @property
@@ -64,12 +64,12 @@ class ShardFiles:
 
 
 def shard_digits(shard: int) -> str:
-    """A shard number as names and keys have it: `000012`."""
+    """A shard number in the form of file names and keys: `000012`."""
     return f"{shard:0{DIGITS}d}"
 
 
 def shard_of_record(file_name: str) -> int | None:
-    """The shard number of a record's file name, None if the file is no record of a shard."""
+    """The shard number in a record's file name, None if the file is not a shard's record."""
     stem = file_name.removesuffix(RECORD_SUFFIX)
     return int(stem) if stem != file_name and stem.isdigit() else None
 
@@ -84,12 +84,12 @@ def corpus_shard(source: str, shard: int) -> ShardFiles:
 
 
 def index_folder(source: str) -> str:
-    """Folder of the index that a source's manifest is cut into."""
+    """Folder of the index of a source's manifest."""
     return f"{corpus_folder(source)}/index"
 
 
 def candidates_folder(round_: int, source: str) -> str:
-    """Folder of a source's candidates of one round."""
+    """Folder of the candidates of a source in one round."""
     return f"rounds/{round_}/{source}"
 
 
@@ -98,7 +98,7 @@ def candidates_shard(round_: int, source: str, shard: int) -> ShardFiles:
 
 
 def staging_folder(source: str) -> str:
-    """Folder of a source's shards that wait to replace committed ones."""
+    """Folder of the shards that will replace committed shards of a source."""
     return f"{STAGING}/{source}"
 
 
@@ -107,22 +107,22 @@ def staged_shard(source: str, shard: int) -> ShardFiles:
 
 
 def model_folder(node: str) -> str:
-    """Folder of the checkpoint that a training node writes."""
+    """Folder of the checkpoint of a training node."""
     return f"models/{node}"
 
 
 def provenance_file(node: str) -> str:
-    """The file of a checkpoint folder that is written last."""
+    """Describes a training node's checkpoint, in its folder; written last."""
     return f"{model_folder(node)}/{PROVENANCE}"
 
 
 def training_folder(node: str) -> str:
-    """Folder of a training's own checkpoints; removed when the node is done."""
+    """Folder of the intermediate checkpoints of a training node; removed when the node is done."""
     return f"train/{node}"
 
 
 def log_folder(node: str) -> str:
-    """Folder of a training's step log."""
+    """Folder of a training node's step log."""
     return f"logs/{node}"
 
 
@@ -132,25 +132,25 @@ def report_folder(round_: int) -> str:
 
 
 def metrics_file(round_: int) -> str:
-    """A round's metrics for programs."""
+    """Machine-readable metrics of a round."""
     return f"{report_folder(round_)}/metrics.json"
 
 
 def node_record(node: str) -> str:
-    """Record of a node that is done."""
+    """Record of a completed node."""
     return f"{NODES}/{node}.json"
 
 
 def start_record(node: str) -> str:
-    """Record of a node that has begun and is not done."""
+    """Record of a node that has started and is not completed."""
     return f"{NODES}/{node}.started.json"
 
 
 def failure_log(node: str) -> str:
-    """Trace of the error that ended a node; removed when the node is done."""
+    """Traceback of the error that ended a node; removed when the node completes."""
     return f"{NODES}/{node}.failure.log"
 
 
 def lease_file(number: int) -> str:
-    """The lease with this number; the highest number counts."""
+    """The lease with this number; the one with the highest number is valid."""
     return f"{LEASE}/{shard_digits(number)}{RECORD_SUFFIX}"

@@ -1,4 +1,4 @@
-"""DuckDB over Parquet files anywhere: pyarrow opens them, DuckDB reads the columns it needs in a stream."""
+"""SQL over Parquet files on any filesystem: pyarrow opens the files, DuckDB streams the needed columns."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ import pyarrow.dataset as ds
 from capfilt.stages.storage.filesystems import open_filesystem
 
 MEMORY = "4GB"
-"""What DuckDB may hold before it spills."""
+"""Memory that DuckDB uses before it spills to disk."""
 
 
 def open_parquet(
     files: Sequence[str], schema: pa.Schema, storage_options: Mapping[str, Any] | None = None
 ) -> ds.Dataset | pa.Table:
-    """A lazy dataset of Parquet files, read as `schema` (absent columns are null); empty for no files.
+    """A lazy dataset of Parquet files with the columns of `schema`; columns that a file lacks are null.
 
     Args:
-        files: local paths or URLs, all on one filesystem.
+        files: local paths or URLs, all on one filesystem; without files the result is an empty table.
         storage_options: fsspec options of that filesystem.
     """
     if not files:
@@ -35,8 +35,8 @@ def open_parquet(
     return ds.dataset(paths, schema=schema, filesystem=filesystem, format="parquet")
 
 
-def database() -> duckdb.DuckDBPyConnection:
-    """DuckDB in memory that spills to the temporary folder when groups do not fit; it clears up when it is closed."""
+def open_database() -> duckdb.DuckDBPyConnection:
+    """A DuckDB database in memory that spills to the temporary folder; closing it removes its files."""
     folder = os.path.join(tempfile.gettempdir(), f"capfilt-duckdb-{uuid.uuid4().hex[:8]}")
     return duckdb.connect(
         config={"memory_limit": MEMORY, "temp_directory": folder, "preserve_insertion_order": False}

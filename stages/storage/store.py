@@ -1,23 +1,19 @@
-"""Files of a run on any fsspec filesystem: whole-object writes, and one exclusive create.
+"""A folder on any fsspec filesystem: whole-file writes and exclusive creation.
 
-Two guarantees everything else stands on (shared design, contract 4):
+Two guarantees on which commits rely (docs/design.md):
 
-* `put` never leaves a torn object under its final name. Local files are written under a temporary name,
+* `put` never leaves an incomplete file under its final name. Local files are written under a temporary name,
   flushed to disk and renamed; object stores receive the whole body in one call, because an exception inside
-  an open object-store stream commits whatever was sent so far.
-* `create` lets exactly one writer win. It is what a commit record is made with.
+  an open object-store stream commits what was sent so far.
+* `create` has exactly one winner among concurrent writers. Commit records are made with it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import glob
 import hashlib
 import json
 import os
-import random
-import time
-import uuid
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -28,23 +24,15 @@ from fsspec.implementations.local import LocalFileSystem
 from msgspec import Struct
 
 from capfilt.stages.errors import UserError
+from capfilt.stages.storage import local_files
 from capfilt.stages.storage.filesystems import open_filesystem
-from capfilt.stages.storage.s3_errors import NO_SUCH_BUCKET, code_of
-from capfilt.stages.storage.s3_errors import reason as reason
+from capfilt.stages.storage.layout import RECORD_SUFFIX
+from capfilt.stages.storage.local_files import TEMPORARY_PREFIX
+from capfilt.stages.storage.object_store import create_object, find_object, remove_objects
+from capfilt.stages.storage.s3_errors import NO_SUCH_BUCKET, code_of, describe_error
 
-TEMPORARY_PREFIX = ".tmp-"
-RECORD = ".json"
-"""Ending of what says that other files are whole."""
-TAKEN = ("PreconditionFailed", "412")
-"""S3's codes for a conditional write that came second."""
-CONFLICT = "ConditionalRequestConflict"
-"""S3's code for conditional writes that met; the request is to be sent again."""
-ROUNDS = 4
-"""Times something that should work when it is tried again is tried."""
-
-
-DAMAGED = (msgspec.DecodeError, json.JSONDecodeError, UnicodeDecodeError)
-"""What decoding a record raises when its bytes are not JSON, or lack a field."""
+DECODE_ERRORS = (msgspec.DecodeError, json.JSONDecodeError, UnicodeDecodeError)
+"""What decoding a record raises if its bytes are not JSON, or lack a field."""
 
 
 class FileEntry(Struct, frozen=True):
@@ -57,14 +45,17 @@ class FileEntry(Struct, frozen=True):
 
 
 class StoreError(UserError):
-    """A place the user named cannot be reached, read or written; the message says which and why."""
+    """A place cannot be reached, read or written; the message names the place and the reason."""
 
 
 class Store:
-    """A folder anywhere fsspec reaches: `Store("runs/a")`, `Store("s3://bucket/run")`.
+    """A folder on any filesystem that fsspec supports: `Store("runs/a")`, `Store("s3://bucket/run")`.
 
-    Picklable: the filesystem is opened on first use in each process, because s3fs objects must not be
-    carried over a fork.
+    Names of files are relative to the folder and use `/`. Picklable: each process opens the filesystem on
+    first use, because s3fs objects must not be carried over a fork.
+
+    Methods that use the filesystem raise StoreError for errors of an object store; errors of a local disk
+    (OSError) are raised unchanged.
 
     Args:
         url: the folder, a local path or any fsspec URL.
@@ -85,8 +76,8 @@ class Store:
     def __repr__(self) -> str:
         return f"Store({self.url!r})"
 
-    def __truediv__(self, name: str) -> Store:
-        return Store(f"{self.url.rstrip('/')}/{name}", self.options)
+    def __truediv__(self, folder: str) -> Store:
+        return Store(f"{self.url.rstrip('/')}/{folder}", self.options)
 
     @cached_property
     def _opened(self) -> tuple[Any, str]:
@@ -103,20 +94,21 @@ class Store:
 
     @property
     def is_local(self) -> bool:
+        """Whether the folder is on a local disk."""
         return isinstance(self.fs, LocalFileSystem)
 
     def path(self, name: str = "") -> str:
-        """Path of `name` inside the store, as the filesystem spells it (no protocol)."""
+        """Path of `name` in the filesystem, without protocol."""
         root = self._opened[1]
         return f"{root}/{name}" if name else root
 
     def address(self, name: str) -> str:
-        """Path of `name` as a user or another library would write it (with protocol)."""
+        """Path or URL of `name` for users and other libraries, with protocol."""
         return f"{self.url.rstrip('/')}/{name}"
 
     def exists(self, name: str = "") -> bool:
-        """Whether there is a file or a folder. Asks an object store twice; `get` is cheaper where the content is
-        wanted anyway."""
+        """Whether there is a file or a folder. Costs two requests to an object store; use `find` if the
+        content is needed too."""
         if self.is_local:
             return bool(self.fs.exists(self.path(name)))
         with self._explain_errors("look for", name):
@@ -129,46 +121,45 @@ class Store:
         return True
 
     def read(self, name: str) -> bytes:
-        """Whole content of `name`; FileNotFoundError when absent."""
-        if self.is_local:  # fsspec's own way costs ten times as much, which 10^5 records feel
+        """The content of a file.
+
+        Raises:
+            FileNotFoundError: the file is absent.
+        """
+        if self.is_local:  # ten times as fast as fsspec, which matters for 10^5 records
             return Path(self.path(name)).read_bytes()
         with self._explain_errors("read", name):
             return bytes(self.fs.cat_file(self.path(name)))
 
-    def get(self, name: str) -> bytes | None:
-        """Whole content of a small file, None when absent; one request either way."""
+    def find(self, name: str) -> bytes | None:
+        """The content of a small file, None if it is absent; one request in both cases."""
         if self.is_local:
             try:
                 return self.read(name)
             except FileNotFoundError:
                 return None
         with self._explain_errors("read", name):
-            try:
-                # Without a start s3fs asks for the size first.
-                return bytes(self.fs.cat_file(self.path(name), start=0))
-            except FileNotFoundError as error:
-                if code_of(error) == NO_SUCH_BUCKET:
-                    raise
-                return None
-            except OSError as error:
-                if code_of(error) == "InvalidRange":  # of a file without bytes
-                    return b""
-                raise
+            return find_object(self.fs, self.path(name))
 
     def read_json(self, name: str) -> Any:
-        """Content of a record; FileNotFoundError when absent."""
-        data = self.get(name)
+        """The content of a JSON file.
+
+        Raises:
+            FileNotFoundError: the file is absent.
+        """
+        data = self.find(name)
         if data is None:
             raise FileNotFoundError(self.address(name))
         return json.loads(data)
 
     def find_json(self, name: str) -> Any | None:
-        """Content of a record, None when absent."""
-        data = self.get(name)
+        """The content of a JSON file, None if it is absent."""
+        data = self.find(name)
         return None if data is None else json.loads(data)
 
     def list(self, folder: str = "", suffix: str = "") -> list[str]:
-        """Names directly inside `folder` that end with `suffix`, sorted, temporaries left out; [] if absent."""
+        """Sorted names directly inside `folder` that end with `suffix`, without temporary files; [] if the
+        folder is absent."""
         with self._explain_errors("list", folder):
             try:
                 path = self.path(folder)
@@ -181,10 +172,10 @@ class Store:
         return sorted(n for n in names if n.endswith(suffix) and not n.startswith(TEMPORARY_PREFIX))
 
     def put(self, name: str, data: bytes) -> FileEntry:
-        """Write `data` as `name` in one piece, replacing what was there.
+        """Write a whole file, replacing an existing one.
 
         Returns:
-            What a commit record lists for the file.
+            The entry of the file for a commit record.
         """
         if self.is_local:
             temporary = self._write_temporary(name, data)
@@ -195,20 +186,22 @@ class Store:
         return FileEntry(PurePosixPath(name).name, len(data), sha256(data))
 
     def put_json(self, name: str, value: Any) -> None:
+        """Write `value` as canonical JSON, replacing an existing file."""
         self.put(name, encode_json(value))
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write `data` as `name` only if nothing is there yet.
+        """Write a whole file only if it is absent.
 
         Returns:
-            True if this call made it, or exactly this stands there already; False if something else does.
+            True if this call created the file (or, on object stores, if the file exists with the same
+            content); False if it exists.
         """
         if not self.is_local:
             with self._explain_errors("create", name):
-                return self._create_object(name, data)
+                return create_object(self.fs, self.path(name), data)
         temporary = self._write_temporary(name, data)
         try:
-            # A hard link appears whole or not at all and fails if the name is taken; rename would replace.
+            # A hard link is atomic and fails if the name exists; a rename would replace the file.
             os.link(temporary, self.path(name))
         except FileExistsError:
             return False
@@ -217,58 +210,46 @@ class Store:
         return True
 
     def remove_file(self, name: str) -> None:
-        """Remove one file, by one request; nothing happens when it is absent."""
+        """Remove one file with one request; nothing happens if it is absent."""
         with self._explain_errors("remove", name), contextlib.suppress(FileNotFoundError):
             self.fs.rm_file(self.path(name))
 
     def remove(self, name: str) -> None:
-        """Remove a file or a folder with all it holds; nothing happens when it is absent.
+        """Remove a file, or a folder with its contents; nothing happens if it is absent.
 
-        Records (`*.json`) go first: of a removal that is broken off no record is left that stands for files.
+        Records (`*.json`) are removed first: an interrupted removal leaves no record of removed files.
 
         Raises:
-            StoreError: some of it stays, whatever the store says.
+            StoreError: some of the files remain, even if the store reported success.
         """
         path = self.path(name)
         if self.is_local:
             if self.fs.exists(path):
-                for record in Path(path).rglob(f"*{RECORD}"):
+                for record in Path(path).rglob(f"*{RECORD_SUFFIX}"):
                     record.unlink(missing_ok=True)
                 self.fs.rm(path, recursive=True)
             return
         with self._explain_errors("remove", name):
-            self._remove_objects(path, RECORD)
-            self._remove_objects(path, "")
+            remove_objects(self.fs, path, RECORD_SUFFIX)
+            remove_objects(self.fs, path)
 
-    def _remove_objects(self, path: str, ending: str) -> None:
-        # s3fs passes over the keys that S3 could not delete: what is left decides.
-        for _ in range(ROUNDS):
-            left = [each for each in self.fs.find(path) if each.endswith(ending)]
-            if not left:
-                return
-            if glob.has_magic(path):  # fsspec would take a list of such names for patterns
-                for each in left:
-                    self.fs.rm_file(each)
-            else:
-                self.fs.rm(left)
-        if left := [each for each in self.fs.find(path) if each.endswith(ending)]:
-            raise OSError(f"{len(left)} files stay, {left[0]} among them")
-
-    def remove_temporaries(self, folder: str, of: str = "") -> None:
-        """Remove what writes that died have left directly inside a local folder where nobody writes any more; on
-        object stores they leave nothing.
+    def remove_temporaries(self, folder: str, prefix: str = "") -> None:
+        """Remove the temporary files that terminated processes left directly inside a folder to which no
+        process writes. Object stores have no temporary files.
 
         Args:
-            of: how the names begin that were to be written; all when empty.
+            prefix: remove only temporaries of files whose final names begin with this.
         """
-        path = Path(self.path(folder))
-        if self.is_local and path.is_dir():
-            for each in path.glob(f"{TEMPORARY_PREFIX}{of}*"):
-                each.unlink(missing_ok=True)
+        if self.is_local:
+            local_files.remove_temporaries(self.path(folder), prefix)
 
     def move(self, name: str, target: str) -> None:
-        """Give the file `name` the name `target`, replacing what was there; nothing happens when that was done
-        before. On object stores a copy inside the store, then a removal."""
+        """Rename a file, replacing `target`; nothing happens if that is done already. On object stores a copy
+        inside the store, then a removal.
+
+        Raises:
+            FileNotFoundError: neither `name` nor `target` exists.
+        """
         if self.exists(target) and not self.exists(name):
             return
         if self.is_local:
@@ -280,51 +261,27 @@ class Store:
             self.fs.rm_file(self.path(name))
 
     @contextlib.contextmanager
-    def _explain_errors(self, doing: str, name: str) -> Iterator[None]:
-        """What an object store's libraries raise, as one line; absent files and taken names stay what they are, and
-        so do the system's own errors about a local disk."""
+    def _explain_errors(self, operation: str, name: str) -> Iterator[None]:
+        """Raise errors of an object store's libraries as a StoreError of one line. FileNotFoundError of an
+        absent file and errors of a local disk pass unchanged."""
         try:
             yield
         except StoreError:
             raise
         except Exception as error:
-            absent = isinstance(error, FileNotFoundError) and code_of(error) != NO_SUCH_BUCKET
-            if self.is_local or absent:
+            is_absent = isinstance(error, FileNotFoundError) and code_of(error) != NO_SUCH_BUCKET
+            if self.is_local or is_absent:
                 raise
-            raise StoreError(f"{self.address(name)}: cannot {doing} it ({reason(error)})") from error
-
-    def _create_object(self, name: str, data: bytes) -> bool:
-        for _ in range(ROUNDS):
-            try:
-                self.fs.pipe_file(self.path(name), data, mode="create")
-                return True
-            except Exception as error:
-                if isinstance(error, FileExistsError) or code_of(error) in TAKEN:
-                    # A request whose answer was lost is sent again, and meets its own object.
-                    return self.get(name) == data
-                if code_of(error) != CONFLICT:
-                    raise
-            time.sleep(random.uniform(0, 1))
-        raise OSError("other writers were in the way every time")
+            raise StoreError(
+                f"{self.address(name)}: cannot {operation} it ({describe_error(error)})"
+            ) from error
 
     def _write_temporary(self, name: str, data: bytes) -> str:
-        path = self.path(name)
-        folder, base = os.path.split(path)
-        os.makedirs(folder, exist_ok=True)
-        temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{base}-{uuid.uuid4().hex[:8]}")
-        try:
-            with open(temporary, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-        except BaseException:
-            if os.path.exists(temporary):
-                os.unlink(temporary)
-            raise
-        return temporary
+        return local_files.write_temporary(self.path(name), data)
 
 
 def sha256(data: bytes) -> str:
+    """SHA-256 of `data` in hex digits."""
     return hashlib.sha256(data).hexdigest()
 
 

@@ -14,11 +14,11 @@ from capfilt.pipeline.maintenance.retry import closing_lines, retry_rows
 from capfilt.pipeline.prepare import hold_run
 from capfilt.pipeline.rundir.ledger import Ledger
 from capfilt.stages.rows import with_column
-from capfilt.stages.shards.commit import corpus_record, read_commit
+from capfilt.stages.shards.commit import make_corpus_record, read_commit
 from capfilt.stages.shards.pack import Pack
 from capfilt.stages.shards.read import read_corpus_shard
 from capfilt.stages.shards.records import encode
-from capfilt.stages.shards.write import corpus_files
+from capfilt.stages.shards.write import encode_corpus_files
 from capfilt.stages.storage.layout import corpus_shard
 from capfilt.stages.storage.store import Store
 from tests.runs import run_dag
@@ -42,8 +42,10 @@ def failed_rows(finished, tmp_path):
             failed = {key: LOST[key] if name in ("status", "error_message") else None for key in LOST}
             values = [failed.get(k, v) for k, v in zip(keys, rows[name].to_pylist(), strict=True)]
             rows = with_column(rows, name, values, rows.schema.field(name).type)
-        files = [store.put(f"{place.stem}.{suffix}", data) for suffix, data in corpus_files(Pack()(rows))]
-        made = corpus_record(rows, record.fingerprint, files)
+        files = [
+            store.put(f"{place.stem}.{suffix}", data) for suffix, data in encode_corpus_files(Pack()(rows))
+        ]
+        made = make_corpus_record(rows, record.fingerprint, files)
         store.put(place.record, encode(replace(made, seconds=record.seconds)))
     return run, config.model_copy(update={"run": config.run.model_copy(update={"dir": str(run)})})
 

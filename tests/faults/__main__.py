@@ -35,7 +35,7 @@ from tests.faults.harness import (
     wait_for_exit,
 )
 from tests.faults.nodes import LocalCluster
-from tests.s3_server import S3, Trouble
+from tests.s3_server import S3, S3Fault
 from tests.tiny import tiny_data, write_config
 
 FAULTS = {
@@ -48,7 +48,7 @@ FAULTS = {
     "poison": tuple(poison.LONG),
 }
 """Value of `--on` -> faults, or names of `poison.LONG`."""
-BUSY = [Trouble(kind, every=29) for kind in ("slow_down", "error", "lost", "reset")]
+BUSY = [S3Fault(kind, every=29) for kind in ("slow_down", "error", "lost_response", "reset")]
 Attempt = Callable[[Path, Any], tuple[str, list[str]]]
 """Runs one fault (or one name of `poison.LONG`) in a folder of its own, and finishes the run.
 
@@ -105,7 +105,7 @@ def prepare(place: str, root: Path, stack: ExitStack) -> Attempt:
     if place in ("s3", "trainings"):
         s3 = S3()
         stack.callback(s3.stop)
-        s3.trouble(*BUSY)
+        s3.inject(*BUSY)
     if place in ("trainings", "disk-trainings"):
         return lambda folder, fault: run_loop(folder, root / "models", fault, s3)
     if place == "node-trainings":

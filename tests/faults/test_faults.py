@@ -18,7 +18,7 @@ from tests.faults.harness import (
     wait_for_exit,
 )
 from tests.faults.points import SHORT
-from tests.s3_server import Trouble
+from tests.s3_server import S3Fault
 from tests.tiny import write_config
 
 
@@ -61,19 +61,21 @@ def test_the_comparison_finds_each_kind_of_difference(reference_run, tmp_path):
 @pytest.mark.timeout(600)
 def test_a_busy_s3_and_a_bucket_that_vanishes_change_nothing(models, reference_run, tmp_path, s3):
     config = write_config(tmp_path / "config.yaml", chain_data(tmp_path, models, s3))
-    s3.trouble(Trouble("gone", method="PUT", path=".*/run/corpus/web/000002.tar"))
+    s3.inject(S3Fault("no_bucket", method="PUT", path=".*/run/corpus/web/000002.tar"))
     code, output = wait_for_exit(start(config, None, s3.environment), 200)
     assert code == 1, output
     errors = [line for line in output.splitlines() if line.startswith("error")]
     assert len(errors) == 1 and "NoSuchBucket" in errors[0] and s3_run_dir(tmp_path) in errors[0], output
     assert "Traceback" not in output and f"resume        capfilt run {config}" in output, output
-    s3.trouble(*(Trouble(kind, every=23) for kind in ("slow_down", "error", "lost", "reset", "delay")))
+    s3.inject(
+        *(S3Fault(kind, every=23) for kind in ("slow_down", "error", "lost_response", "reset", "delay"))
+    )
     code, output = wait_for_exit(start(config, None, s3.environment), 200)
-    assert code == 0 and s3.injected() > 10, output
-    s3.trouble(Trouble("cut", method="GET", every=9))
+    assert code == 0 and s3.count_injected() > 10, output
+    s3.inject(S3Fault("truncate", method="GET", every=9))
     code, output = wait_for_exit(start(s3_run_dir(tmp_path), None, s3.environment, "verify"), 100)
     assert code == 0 and "0 differences; 0 not finished" in output, output
-    s3.calm()
+    s3.clear_faults()
     assert find_differences(download_run(tmp_path, s3), reference_run) == []
     for file in (tmp_path / "run").rglob("*"):
         assert not file.is_file() or s3.environment["AWS_SECRET_ACCESS_KEY"].encode() not in file.read_bytes()

@@ -14,7 +14,7 @@ from capfilt.models.config import AugmentConfig, ObjectiveConfig, OptimizerConfi
 from capfilt.models.network.med import MED
 from capfilt.models.network.vit import build_vit
 from capfilt.models.training.optimizer import learning_rate
-from capfilt.stages.manifest.index import build_index, read_slice
+from capfilt.stages.manifest.index import build_index, read_shard
 from capfilt.stages.storage.store import Store
 from tests.recipes import RECIPES, recipe
 
@@ -243,5 +243,5 @@ def test_input_files_are_read_as_the_recipes_say(tmp_path):
         write(tmp_path / f"{name}{ending}")
         store = Store(str(tmp_path / name))
         build_index(replace(rows, manifest=str(tmp_path / f"{name}{ending}")), store, source=name)
-        found = [(row["url"], row["texts"]) for row in read_slice(store, 0).to_pylist()]
+        found = [(row["url"], row["texts"]) for row in read_shard(store, 0).to_pylist()]
         assert found == [("0.jpg", ["one"]), ("1.jpg", ["two"])], name

@@ -17,7 +17,7 @@ from capfilt.pipeline.nodes import shards as shard_nodes
 from capfilt.pipeline.training import learner as training
 from capfilt.stages.pairs.parts import PartsError
 from capfilt.stages.pairs.read import PAIRS_SCHEMA
-from capfilt.stages.pairs.stream import PairStream, Position
+from capfilt.stages.pairs.stream import PairStream, Position, StreamConfig
 from tests.local_chain import run_local
 from tests.local_run import local_run
 from tests.recipes import RECIPES, recipe, scaled_down
@@ -164,7 +164,10 @@ def test_each_epoch_reads_one_part_of_laion_and_all_of_the_other_sources(shapes,
 
         list(
             PairStream(
-                specs[0].shards, read, seed=0, window_shards=2, position=Position(epoch), epochs=epoch + 1
+                specs[0].shards,
+                read,
+                StreamConfig(seed=0, window_shards=2, epochs=epoch + 1),
+                Position(epoch),
             )
         )
         assert sorted(requested) == sorted(everything | {("laion", epoch % 5)})
@@ -174,5 +177,7 @@ def test_more_parts_than_shards_fail_before_any_download(shapes, tmp_path, monke
     data = small_recipe("vit-b-129m", shapes, tmp_path)
     data["sources"]["laion"]["parts"] = 6
     monkeypatch.setattr(shard_nodes, "run_chain", lambda *_, **__: pytest.fail("a shard was fetched"))
-    with pytest.raises(PartsError, match=r"^sources\.laion\.parts: 6 parts of 5 shards"):
+    with pytest.raises(
+        PartsError, match=r"^sources\.laion\.parts: 6 parts need 6 shards, but the source has 5"
+    ):
         run_nodes(make_run(data), "fetch")

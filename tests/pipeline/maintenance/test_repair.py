@@ -15,14 +15,14 @@ from capfilt.pipeline.nodes.report import REPORT_FILES
 from capfilt.pipeline.rundir.ledger import LedgerError, fingerprint
 from capfilt.stages.rows import CANDIDATE_SCHEMA, table_of
 from capfilt.stages.shards.records import CandidatesRecord, RowCounts, encode
-from capfilt.stages.shards.write import parquet_bytes
+from capfilt.stages.shards.write import encode_parquet
 from capfilt.stages.storage.store import Store
 from tests.killing import Killed, kill_at
 from tests.pipeline.maintenance.partial_run import PartialRun
 from tests.runs import NO_RESULT, walk, writable
 from tests.tiny import tiny_data
 
-NO_ROWS = parquet_bytes(table_of([], CANDIDATE_SCHEMA))
+NO_ROWS = encode_parquet(table_of([], CANDIDATE_SCHEMA))
 INDEX = "corpus/web/index"
 
 

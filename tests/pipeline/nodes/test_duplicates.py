@@ -26,14 +26,14 @@ from capfilt.pipeline.nodes.duplicates import (
 )
 from capfilt.pipeline.plan import plan
 from capfilt.pipeline.rundir.fingerprints import Fingerprints
-from capfilt.stages.bootstrap.duplicates import Copies
+from capfilt.stages.bootstrap.duplicates import SurplusCopies
 from capfilt.stages.pairs.parts import ShardRef
 from capfilt.stages.pairs.read import PairsConfig, ReadPairs
 from capfilt.stages.rows import CANDIDATE_SCHEMA, ROW_SCHEMA, row_key, table_of
-from capfilt.stages.shards.commit import corpus_record, count_verdicts
+from capfilt.stages.shards.commit import count_verdicts, make_corpus_record
 from capfilt.stages.shards.pack import Pack
 from capfilt.stages.shards.records import CandidatesRecord, RowCounts, encode
-from capfilt.stages.shards.write import Write, WriteConfig, corpus_files, parquet_bytes
+from capfilt.stages.shards.write import Write, WriteConfig, encode_corpus_files, encode_parquet
 from capfilt.stages.storage.layout import DUPLICATES
 from capfilt.stages.storage.store import Store
 from tests.killing import Killed, kill_at
@@ -103,9 +103,9 @@ def write_corpus(store, source, shard):
     ]
     batch = table_of(rows, ROW_SCHEMA)
     folder = store / f"corpus/{source}"
-    files = [folder.put(f"{shard:06d}.{ending}", data) for ending, data in corpus_files(Pack()(batch))]
+    files = [folder.put(f"{shard:06d}.{ending}", data) for ending, data in encode_corpus_files(Pack()(batch))]
     folder.create(f"{shard:06d}.json", b"")
-    folder.put(f"{shard:06d}.json", encode(corpus_record(batch, "f", files)))
+    folder.put(f"{shard:06d}.json", encode(make_corpus_record(batch, "f", files)))
 
 
 def write_candidates(store, source, shard):
@@ -129,7 +129,7 @@ def write_candidates(store, source, shard):
             }
             rows.append(image | verdict | {"round": 1, "threshold": 0.5, "caption_index": 0})
     folder = store / f"rounds/1/{source}"
-    file = folder.put(f"{shard:06d}.parquet", parquet_bytes(table_of(rows, CANDIDATE_SCHEMA)))
+    file = folder.put(f"{shard:06d}.parquet", encode_parquet(table_of(rows, CANDIDATE_SCHEMA)))
     record = CandidatesRecord(
         source=source,
         shard=shard,
@@ -359,9 +359,9 @@ def test_policy_belongs_to_the_fingerprint_of_verdicts_and_not_of_images(tmp_pat
 
 def test_surplus_copies_are_found_by_any_of_their_hashes():
     exact = {"kind": "exact", "hash": A[:32], "last": "web/00000000005"}
-    copies = Copies([exact, {"kind": "perceptual", "hash": PHASH, "last": None}])
+    copies = SurplusCopies([exact, {"kind": "perceptual", "hash": PHASH, "last": None}])
     row = {"source": "web", "key": "00000000005", "sha256": A, "phash": PHASH, "url": None}
-    assert not copies.is_surplus(row)
-    assert copies.is_surplus(row | {"key": "00000000006"})
-    assert copies.is_surplus(row | {"source": "web2", "key": "0"})
-    assert not copies.is_surplus(row | {"key": "9", "sha256": None, "phash": None})
+    assert not copies.contains(row)
+    assert copies.contains(row | {"key": "00000000006"})
+    assert copies.contains(row | {"source": "web2", "key": "0"})
+    assert not copies.contains(row | {"key": "9", "sha256": None, "phash": None})

@@ -238,7 +238,7 @@ def test_records_of_nodes_are_read(store):
 
 def test_index_is_read():
     index = decode_index(json.dumps(INDEX).encode())
-    assert (index.rows, index.shards, index.tars, index.of_tars) == (9, 3, 2, True)
+    assert (index.rows, index.shards, index.tars, index.has_tars) == (9, 3, 2, True)
     assert index.files == tuple(INDEX["files"]) and index.parts == (
         FileEntry("00000.parquet", 2577, "0" * 64),
     )
@@ -248,7 +248,7 @@ def test_index_is_read():
 def test_index_without_tars_and_parts_is_read_and_its_tars_are_counted_by_name(files, tars):
     data = {key: value for key, value in INDEX.items() if key not in ("tars", "parts")}
     index = decode_index(json.dumps(data | {"files": files}).encode())
-    assert (index.tars, index.parts, index.of_tars) == (tars, (), tars > 0)
+    assert (index.tars, index.parts, index.has_tars) == (tars, (), tars > 0)
 
 
 def test_unknown_fields_are_ignored(store):

@@ -9,7 +9,7 @@ from PIL import Image
 from capfilt.pipeline.config.load import parse_config
 from capfilt.pipeline.rundir.generations import Replacement, finish_replacing, publish
 from capfilt.stages.shards.records import CorpusRecord, RowCounts, StagedShard
-from capfilt.stages.shards.retry import DamagedShard, UnknownClass, retry_classes
+from capfilt.stages.shards.retry import DamagedShard, UnknownClass, parse_retry_classes
 from capfilt.stages.status import STATUSES
 from capfilt.stages.storage.store import Store
 from tests.killing import Killed, kill_at
@@ -130,13 +130,13 @@ def test_damaged_shard_is_not_retried(partial_run):
 
 
 def test_statuses_that_can_be_retried():
-    assert retry_classes(" dns,timeout,http_5xx,dns") == ("dns", "http_5xx", "timeout")
-    assert set(retry_classes(None)) == {name for name, status in STATUSES.items() if status.retryable}
+    assert parse_retry_classes(" dns,timeout,http_5xx,dns") == ("dns", "http_5xx", "timeout")
+    assert set(parse_retry_classes(None)) == {name for name, status in STATUSES.items() if status.retryable}
     with pytest.raises(UnknownClass, match=r"--class: slow: no such status; allowed: dns, connect, timeout"):
-        retry_classes("dns,slow")
+        parse_retry_classes("dns,slow")
     for classes in ("success", "pending", " , "):
         with pytest.raises(UnknownClass):
-            retry_classes(classes)
+            parse_retry_classes(classes)
 
 
 def test_tar_holds_the_images_themselves(partial_run):

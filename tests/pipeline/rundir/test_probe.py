@@ -37,7 +37,7 @@ def on_s3(s3, tmp_path, monkeypatch):
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    s3.calm()
+    s3.clear_faults()
     data = tiny_data(tmp_path)
     data["run"] |= {"dir": "s3://bucket/begun", "storage_options": {"endpoint_url": s3.endpoint}}
     config = write_config(tmp_path / "config.yaml", data)

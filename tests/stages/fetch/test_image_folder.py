@@ -11,21 +11,21 @@ from capfilt.pipeline.nodes.chain import ISOLATION
 from capfilt.stages.fetch.stage import Fetch
 from capfilt.stages.status import STATUSES
 from capfilt.stages.storage.store import Store, StoreError
-from tests.s3_server import ENVIRONMENT, Trouble
+from tests.s3_server import ENVIRONMENT, S3Fault
 from tests.stages.fetch.hostile_server import JPEG, fetch_config, make_batch
 
 UNAVAILABLE = {  # trouble, code in the error message
-    "missing bucket": (Trouble("gone"), "NoSuchBucket"),
-    "expired credentials": (Trouble("expired"), "ExpiredToken"),
-    "unknown credentials": (Trouble("stranger"), "InvalidAccessKeyId"),
-    "denied content": (Trouble("denied", method="GET"), "AccessDenied"),
+    "missing bucket": (S3Fault("no_bucket"), "NoSuchBucket"),
+    "expired credentials": (S3Fault("expired"), "ExpiredToken"),
+    "unknown credentials": (S3Fault("unknown_key"), "InvalidAccessKeyId"),
+    "denied content": (S3Fault("denied", method="GET"), "AccessDenied"),
 }
 
 
 @pytest.fixture
-def folder(calm_s3, request):
+def folder(healthy_s3, request):
     """Three images on the server, in a folder of the test's own."""
-    store = Store(f"s3://bucket/{request.node.originalname}", {"endpoint_url": calm_s3.endpoint})
+    store = Store(f"s3://bucket/{request.node.originalname}", {"endpoint_url": healthy_s3.endpoint})
     for name in "abc":
         store.put(f"{name}.jpg", JPEG)
     return store
@@ -47,13 +47,13 @@ def test_unavailable_store_fails_the_shard_and_no_row(s3, folder, trouble, code)
         "none.jpg": "missing_file",
         "b.jpg": "success",
     }
-    s3.trouble(trouble)
+    s3.inject(trouble)
     with pytest.raises(StoreError) as error:
         stage(batch)
     line = str(error.value)
     assert f"{folder.url}/" in line and code in line and "\n" not in line
     assert ENVIRONMENT["AWS_SECRET_ACCESS_KEY"] not in line
-    s3.calm()
+    s3.clear_faults()
     assert statuses_by_url(stage(batch)) == {
         "a.jpg": "success",
         "none.jpg": "missing_file",
@@ -73,7 +73,7 @@ def test_missing_credentials_or_connection_fail_no_row(s3, folder, monkeypatch):
 
 def test_403_without_a_reason_is_a_retryable_failure_of_the_row(s3, folder):
     # Without the permission ListBucket, S3 answers the same for a missing key.
-    s3.trouble(Trouble("denied", path=".*(b|none).jpg"))
+    s3.inject(S3Fault("denied", path=".*(b|none).jpg"))
     out = fetch(folder)(make_batch("a.jpg", "b.jpg", "none.jpg", "c.jpg"))
     assert statuses_by_url(out) == {
         "a.jpg": "success",
@@ -88,7 +88,7 @@ def test_403_without_a_reason_is_a_retryable_failure_of_the_row(s3, folder):
 
 
 def test_truncated_body_is_a_failure_of_the_row(s3, folder):
-    s3.trouble(Trouble("cut", method="GET", path=".*b.jpg"))
+    s3.inject(S3Fault("truncate", method="GET", path=".*b.jpg"))
     assert statuses_by_url(fetch(folder)(make_batch("a.jpg", "b.jpg"))) == {
         "a.jpg": "success",
         "b.jpg": "connect",
@@ -97,7 +97,7 @@ def test_truncated_body_is_a_failure_of_the_row(s3, folder):
 
 def test_after_an_error_of_the_store_no_read_continues(s3, folder):
     stage = fetch(folder)
-    s3.trouble(Trouble("gone"))
+    s3.inject(S3Fault("no_bucket"))
     with pytest.raises(StoreError):
         stage(make_batch(*(f"{number}.jpg" for number in range(600))))
     time.sleep(1.0)
@@ -111,7 +111,7 @@ def test_error_of_the_store_does_not_bisect_the_rows(s3, folder):
         isolation=ISOLATION,
     )
     runner = StageRunner(step)
-    s3.trouble(Trouble("gone"))
+    s3.inject(S3Fault("no_bucket"))
     with pytest.raises(StoreError, match="NoSuchBucket"):
         runner(make_batch("a.jpg", "b.jpg", "ftp://no/store", "c.jpg"))
 

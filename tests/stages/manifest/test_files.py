@@ -1,4 +1,4 @@
-"""What finding a manifest's files costs, what their identity is made of, and what index.json says of itself."""
+"""Finding the files of a manifest, its identity, and the content of index.json."""
 
 import hashlib
 import json
@@ -8,77 +8,78 @@ import tarfile
 import pytest
 
 from capfilt.stages.manifest import index as manifest
-from capfilt.stages.manifest.config import ManifestConfig
-from capfilt.stages.manifest.index import ManifestError, build_index, check_unchanged
+from capfilt.stages.manifest.config import ManifestConfig, ManifestError
+from capfilt.stages.manifest.index import build_index, check_unchanged
 from capfilt.stages.storage.store import Store
-from tests.s3_server import Trouble
+from tests.s3_server import S3Fault
 
 CSV = b"url,caption\nhttp://a.test/1,one\nhttp://a.test/2,two\n"
-READING = (None, None, None, (), 1000)  # columns and shard size, when nothing is set
+SETTINGS = (None, None, None, (), 1000)  # columns and shard size by default
 
 
 @pytest.fixture
-def bucket(calm_s3, request):
-    """A folder of the server; its endpoint is a storage option."""
-    return Store(f"s3://bucket/{request.node.originalname}", {"endpoint_url": calm_s3.endpoint})
+def bucket(healthy_s3, request):
+    """A folder on the S3 server; the endpoint is a storage option."""
+    return Store(f"s3://bucket/{request.node.originalname}", {"endpoint_url": healthy_s3.endpoint})
 
 
-def identity_of(folder, manifest_, **config):
-    index = build_index(ManifestConfig(manifest=manifest_, **config), Store(str(folder)), source="web")
+def build_identity(folder, pattern, **config):
+    index = build_index(ManifestConfig(manifest=pattern, **config), Store(str(folder)), source="web")
     return index.identity
 
 
-def by_hand(*files, reading=READING):
-    """The identity of files given as (name, size, mark)."""
-    lines = "".join(f"{name}\0{size}\0{mark}\n" for name, size, mark in files)
-    return hashlib.sha256(lines.encode() + repr(reading).encode()).hexdigest()
+def expected_identity(*files, settings=SETTINGS):
+    """The identity of files given as (name, size, version)."""
+    lines = "".join(f"{name}\0{size}\0{version}\n" for name, size, version in files)
+    return hashlib.sha256(lines.encode() + repr(settings).encode()).hexdigest()
 
 
 @pytest.mark.parametrize(
     ("pattern", "requests"),
     [("", ["GET"] * 2), ("/*.json", ["GET"] * 2), ("/00*.json", ["GET"] * 2), ("/000007.json", ["HEAD"])],
 )
-def test_a_listing_costs_a_request_for_a_thousand_files(s3, bucket, tmp_path, pattern, requests):
+def test_a_listing_costs_one_request_per_thousand_files(s3, bucket, tmp_path, pattern, requests):
     s3.fill(bucket.path().removeprefix("bucket/"), 1200)
-    s3.calm()
+    s3.clear_faults()
     config = ManifestConfig(manifest=f"{bucket.url}{pattern}", storage_options=bucket.options)
     check_unchanged(config, Store(str(tmp_path)), "sources.web")
     assert [method for method, *_ in s3.requests()] == requests
     assert all("list-type=2" in query for method, _, query in s3.requests() if method == "GET")
 
 
-def test_identity_on_a_store_is_the_same_however_the_files_are_named(bucket, tmp_path):
+def test_identity_on_a_store_does_not_depend_on_how_the_files_are_named(bucket, tmp_path):
     contents = {"a.csv": CSV, "b.csv": CSV * 2}
     for name, data in contents.items():
         bucket.put(name, data)
     named = tuple(bucket.address(name) for name in contents)
     etags = [(name, len(data), f'"{hashlib.md5(data).hexdigest()}"') for name, data in contents.items()]
-    for number, given in enumerate((bucket.url, f"{bucket.url}/*.csv", f"{bucket.url}/?.csv", named)):
-        found = identity_of(tmp_path / str(number), given, storage_options=bucket.options)
-        assert found == by_hand(*etags)
+    for number, pattern in enumerate((bucket.url, f"{bucket.url}/*.csv", f"{bucket.url}/?.csv", named)):
+        identity = build_identity(tmp_path / str(number), pattern, storage_options=bucket.options)
+        assert identity == expected_identity(*etags)
 
 
-def test_identity_on_a_disk_sees_through_links(tmp_path):
+def test_identity_on_a_disk_follows_links(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.csv").write_bytes(CSV)
     (tmp_path / "far.csv").write_bytes(CSV)
     (tmp_path / "in/b.csv").symlink_to(tmp_path / "far.csv")
     os.utime(tmp_path / "far.csv", (1e9, 1e9))
-    marks = [(name, len(CSV), (tmp_path / "in" / name).stat().st_mtime) for name in ("a.csv", "b.csv")]
-    assert marks[1][2] == 1e9
+    versions = [(name, len(CSV), (tmp_path / "in" / name).stat().st_mtime) for name in ("a.csv", "b.csv")]
+    assert versions[1][2] == 1e9
     named = tuple(str(tmp_path / "in" / name) for name in ("a.csv", "b.csv"))
-    for number, given in enumerate((str(tmp_path / "in"), str(tmp_path / "in/*.csv"), named)):
-        assert identity_of(tmp_path / str(number), given) == by_hand(*marks)
+    for number, pattern in enumerate((str(tmp_path / "in"), str(tmp_path / "in/*.csv"), named)):
+        assert build_identity(tmp_path / str(number), pattern) == expected_identity(*versions)
 
 
 def test_captions_beside_urls_are_part_of_the_identity(tmp_path):
     for part in ("urls", "captions"):
         (tmp_path / f"x_{part}.txt").write_bytes(b"line\n")
-    marks = [(p.name, 5, p.stat().st_mtime) for p in (tmp_path / "x_urls.txt", tmp_path / "x_captions.txt")]
-    assert identity_of(tmp_path / "run", str(tmp_path / "x_urls.txt")) == by_hand(*marks)
+    paths = [tmp_path / "x_urls.txt", tmp_path / "x_captions.txt"]
+    versions = [(path.name, 5, path.stat().st_mtime) for path in paths]
+    assert build_identity(tmp_path / "run", str(paths[0])) == expected_identity(*versions)
 
 
-def test_other_splits_or_another_form_are_another_manifest(tmp_path):
+def test_other_splits_or_another_format_change_the_manifest(tmp_path):
     images = [
         {"filename": f"{split}.jpg", "split": split, "sentences": [{"raw": split}]}
         for split in ("train", "val")
@@ -93,11 +94,13 @@ def test_other_splits_or_another_form_are_another_manifest(tmp_path):
         with pytest.raises(ManifestError, match="has changed since this run cut it"):
             check_unchanged(config, store, "sources.web")
     check_unchanged(karpathy, store, "sources.web")
-    by_name, as_csv = (identity_of(tmp_path / f, str(tmp_path / "k.csv"), format=f) for f in ("auto", "csv"))
-    assert by_name != as_csv
+    by_suffix, as_csv = (
+        build_identity(tmp_path / f, str(tmp_path / "k.csv"), format=f) for f in ("auto", "csv")
+    )
+    assert by_suffix != as_csv
 
 
-def test_an_index_of_an_earlier_version_is_used(tmp_path):
+def test_an_index_of_an_earlier_version_is_accepted(tmp_path):
     (tmp_path / "k.json").write_text(
         json.dumps({"images": [{"filename": "1.jpg", "split": "train", "sentences": [{"raw": "x"}]}]})
     )
@@ -106,16 +109,16 @@ def test_an_index_of_an_earlier_version_is_used(tmp_path):
     build_index(config, store, source="web")
     stat = (tmp_path / "k.json").stat()
     before = {"rows": 1, "shards": 1, "files": [str(tmp_path / "k.json")]}
-    before["identity"] = by_hand(("k.json", stat.st_size, stat.st_mtime))
+    before["identity"] = expected_identity(("k.json", stat.st_size, stat.st_mtime))
     store.put_json("index.json", before)
     index = build_index(config, store, source="web")
-    assert (index.rows, index.shards, index.tars, index.parts, index.of_tars) == (1, 1, 0, (), False)
+    assert (index.rows, index.shards, index.tars, index.parts, index.has_tars) == (1, 1, 0, (), False)
     store.put_json("index.json", before | {"files": ["a.tar", "b.csv", "c.tar"]})
     index = build_index(config, store, source="web")
-    assert (index.tars, index.of_tars) == (2, True)
+    assert (index.tars, index.has_tars) == (2, True)
 
 
-def test_index_json_says_what_is_in_it(tmp_path, monkeypatch):
+def test_index_json_describes_the_index(tmp_path, monkeypatch):
     monkeypatch.setattr(manifest, "SHARDS_PER_PART", 2)
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.csv").write_bytes(CSV)
@@ -124,10 +127,10 @@ def test_index_json_says_what_is_in_it(tmp_path, monkeypatch):
     store = Store(str(tmp_path / "index"))
     config = ManifestConfig(manifest=str(tmp_path / "in"), shard_size=1)
     index = build_index(config, store, source="web")
-    said = store.read_json("index.json")
-    assert (said["rows"], said["shards"], said["tars"]) == (4, 4, 2) and index.of_tars
+    record = store.read_json("index.json")
+    assert (record["rows"], record["shards"], record["tars"]) == (4, 4, 2) and index.has_tars
     files = [tmp_path / "index" / name for name in ("00000.parquet", "00001.parquet")]
-    assert said["parts"] == [
+    assert record["parts"] == [
         {
             "name": file.name,
             "bytes": file.stat().st_size,
@@ -138,16 +141,16 @@ def test_index_json_says_what_is_in_it(tmp_path, monkeypatch):
     assert build_index(config, store, source="web") == index
 
 
-def test_tars_are_counted_by_their_form_and_not_by_their_name(tmp_path):
+def test_tars_are_counted_by_their_format_and_not_by_their_suffix(tmp_path):
     tarfile.open(tmp_path / "samples.data", "w").close()
     (tmp_path / "list.tar").write_bytes(CSV)
-    for name, form, tars in (("samples.data", "tar", 1), ("list.tar", "csv", 0)):
-        config = ManifestConfig(manifest=str(tmp_path / name), format=form)
-        assert build_index(config, Store(str(tmp_path / form)), source="web").tars == tars
+    for name, format_, tars in (("samples.data", "tar", 1), ("list.tar", "csv", 0)):
+        config = ManifestConfig(manifest=str(tmp_path / name), format=format_)
+        assert build_index(config, Store(str(tmp_path / format_)), source="web").tars == tars
 
 
 @pytest.mark.parametrize("content", [b'{"rows": 2, "sha', b"", b"\xff\xfe\x00", b"[]", b'{"rows": 2}'])
-def test_a_damaged_index_is_one_line_that_says_how_it_is_mended(tmp_path, content):
+def test_a_damaged_index_is_one_line_that_names_the_repair(tmp_path, content):
     (tmp_path / "a.csv").write_bytes(CSV)
     store = Store(str(tmp_path / "index"))
     config = ManifestConfig(manifest=str(tmp_path / "a.csv"))
@@ -164,7 +167,7 @@ def test_a_damaged_index_is_one_line_that_says_how_it_is_mended(tmp_path, conten
         assert line.endswith("capfilt verify RUN --repair fixes it")
 
 
-def test_a_folder_may_be_called_like_a_file(bucket, tmp_path):
+def test_a_folder_may_have_the_suffix_of_a_file(bucket, tmp_path):
     for name in ("part-0.csv", "part-1.csv", "_SUCCESS", "notes.txt"):
         bucket.put(f"list.csv/{name}", CSV)
     config = ManifestConfig(manifest=bucket.address("list.csv"), storage_options=bucket.options)
@@ -172,28 +175,28 @@ def test_a_folder_may_be_called_like_a_file(bucket, tmp_path):
     assert [name.rpartition("/")[2] for name in index.files] == ["part-0.csv", "part-1.csv"]
 
 
-def test_a_store_that_is_away_holds_no_manifest_and_is_no_empty_folder(s3, bucket, tmp_path):
+def test_an_absent_bucket_is_an_error_and_not_an_empty_folder(s3, bucket, tmp_path):
     bucket.put("a.csv", CSV)
-    for ending in ("", "/*.csv", "/a*.csv", "/a.csv"):
-        config = ManifestConfig(manifest=f"{bucket.url}{ending}", storage_options=bucket.options)
-        s3.calm()
+    for suffix in ("", "/*.csv", "/a*.csv", "/a.csv"):
+        config = ManifestConfig(manifest=f"{bucket.url}{suffix}", storage_options=bucket.options)
+        s3.clear_faults()
         check_unchanged(config, Store(str(tmp_path)), "sources.web")
-        s3.trouble(Trouble("gone"))
+        s3.inject(S3Fault("no_bucket"))
         with pytest.raises(ManifestError, match=r"sources\.web\.manifest: cannot read s3://.*NoSuchBucket"):
             check_unchanged(config, Store(str(tmp_path)), "sources.web")
 
 
-def test_the_query_of_a_web_address_is_never_told(s3, bucket, tmp_path):
+def test_the_query_of_a_web_address_never_appears_in_messages(s3, bucket, tmp_path):
     for name, data in (("list.csv", CSV), ("list.weird", CSV), ("broken.parquet", b"PAR1 no")):
         bucket.fs.pipe_file(bucket.path(name), data, ACL="public-read")
-    place = f"{s3.endpoint}/{bucket.path()}"
+    base = f"{s3.endpoint}/{bucket.path()}"
     index = build_index(
-        ManifestConfig(manifest=f"{place}/list.csv?v=s3cr3t"), Store(str(tmp_path)), source="web"
+        ManifestConfig(manifest=f"{base}/list.csv?v=s3cr3t"), Store(str(tmp_path)), source="web"
     )
-    assert (index.rows, index.files) == (2, (f"{place}/list.csv",))
-    for name, said in (
-        ("list.weird", "cannot tell the form of"), ("broken.parquet", "cannot read"), ("none.csv", "no file at"),
+    assert (index.rows, index.files) == (2, (f"{base}/list.csv",))
+    for name, message in (
+        ("list.weird", "unknown suffix of"), ("broken.parquet", "cannot read"), ("none.csv", "no file at"),
     ):  # fmt: skip
-        with pytest.raises(ManifestError, match=said) as error:
-            identity_of(tmp_path / name, f"{place}/{name}?v=s3cr3t")
-        assert f"{place}/{name}" in str(error.value) and "s3cr3t" not in str(error.value)
+        with pytest.raises(ManifestError, match=message) as error:
+            build_identity(tmp_path / name, f"{base}/{name}?v=s3cr3t")
+        assert f"{base}/{name}" in str(error.value) and "s3cr3t" not in str(error.value)

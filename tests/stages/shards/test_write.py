@@ -1,33 +1,34 @@
-"""What the writer leaves is read by other people's tools, and adds up."""
+"""Written shards: readable by other tools, counted, and committed once."""
 
 import io
 import json
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from capfilt.stages.rows import CANDIDATE, ROW_SCHEMA, row_key, table_of, with_column
-from capfilt.stages.shards.pack import image_extension
+from capfilt.stages.rows import CANDIDATE_SCHEMA, CANDIDATE_TYPE, ROW_SCHEMA, row_key, table_of, with_column
 from capfilt.stages.shards.read import Read, ReadConfig, read_corpus_shard
-from capfilt.stages.shards.write import OtherImages, Provenance, Write, WriteConfig
+from capfilt.stages.shards.write import DifferentImages, Provenance, Write, WriteConfig
 from capfilt.stages.storage.layout import corpus_shard
 from capfilt.stages.storage.store import Store
 from tests.runs import walk
 
 
-def picture(colour, form="JPEG"):
+def encode_image(color):
     sink = io.BytesIO()
-    Image.new("RGB", (8, 6), colour).save(sink, form)
+    Image.new("RGB", (8, 6), color).save(sink, "JPEG")
     return sink.getvalue()
 
 
-def rows(shard=3):
-    made = []
+def make_batch(shard=3):
+    """Three rows, the second of which failed."""
+    rows = []
     for i, status in enumerate(["success", "http_404", "success"]):
-        stored = status == "success"
-        made.append(
+        is_stored = status == "success"
+        rows.append(
             {
                 "key": row_key(shard, i),
                 "source": "web",
@@ -37,17 +38,19 @@ def rows(shard=3):
                 "texts": [f"text {i} é\n"],
                 "truth": "clean",
                 "status": status,
-                "error_message": None if stored else "404 Not Found",
-                "width": 8 if stored else None,
-                "height": 6 if stored else None,
-                "sha256": "ab" * 32 if stored else None,
-                "image": picture((i, 0, 0)) if stored else None,
+                "error_message": None if is_stored else "404 Not Found",
+                "width": 8 if is_stored else None,
+                "height": 6 if is_stored else None,
+                "sha256": "ab" * 32 if is_stored else None,
+                "image": encode_image((i, 0, 0)) if is_stored else None,
             }
         )
-    return table_of(made, ROW_SCHEMA)
+    return table_of(rows, ROW_SCHEMA)
 
 
-def judged(batch):
+def add_candidates(batch):
+    """`batch` with judged candidates of its three rows."""
+
     def candidate(origin, index, kept):
         return {
             "origin": origin,
@@ -65,7 +68,7 @@ def judged(batch):
         [],
         [candidate("web", 0, None), candidate("synthetic", 0, False)],
     ]
-    return with_column(batch, "candidates", lists, pa.list_(CANDIDATE))
+    return with_column(batch, "candidates", lists, pa.list_(CANDIDATE_TYPE))
 
 
 PROVENANCE = Provenance(
@@ -74,43 +77,43 @@ PROVENANCE = Provenance(
 
 
 @pytest.fixture
-def run(tmp_path):
+def run_dir(tmp_path):
     return Store(str(tmp_path / "run"))
 
 
-def write(run, batch, **config):
-    return json.loads(Write(WriteConfig(run_dir=run, **config))(batch)["records"][0].as_py())
+def write(run_dir, batch, **config):
+    return json.loads(Write(WriteConfig(run_dir=run_dir, **config))(batch)["records"][0].as_py())
 
 
-def test_corpus_shard_comes_back_as_it_went_in(run):
-    batch = rows()
-    record = write(run, batch, corpus_fingerprints={"web": "f"})["corpus"]
+def test_a_corpus_shard_is_read_as_it_was_written(run_dir):
+    batch = make_batch()
+    record = write(run_dir, batch, corpus_fingerprints={"web": "f"})["corpus"]
     assert record["rows"] == {"read": 3, "status": {"success": 2, "http_404": 1}}
     assert record["texts"] == 2
-    assert read_corpus_shard(run, corpus_shard("web", 3)).to_pylist() == batch.to_pylist()
-    again = Read(ReadConfig(run_dir=run))(pa.Table.from_pylist([{"source": "web", "shard": 3}]))
+    assert read_corpus_shard(run_dir, corpus_shard("web", 3)).to_pylist() == batch.to_pylist()
+    again = Read(ReadConfig(run_dir=run_dir))(pa.Table.from_pylist([{"source": "web", "shard": 3}]))
     assert again.to_pylist() == batch.to_pylist()
 
 
-def test_webdataset_reads_the_tar_unchanged(run, tmp_path):
+def test_webdataset_reads_the_tar(run_dir, tmp_path):
     import webdataset
 
-    write(run, rows(), corpus_fingerprints={"web": "f"})
+    write(run_dir, make_batch(), corpus_fingerprints={"web": "f"})
     tar = str(tmp_path / "run/corpus/web/{000003..000003}.tar")
     samples = list(webdataset.WebDataset(tar, shardshuffle=False))
     assert [s["__key__"] for s in samples] == ["00000300000", "00000300002"]
-    assert samples[1]["jpg"] == picture((2, 0, 0))
+    assert samples[1]["jpg"] == encode_image((2, 0, 0))
     assert samples[1]["txt"].decode() == "text 2 é\n"
     assert json.loads(samples[1]["json"])["url"] == "http://a/2?x=<b>"
 
 
-def test_datasets_reads_corpus_and_candidates_unchanged(run, tmp_path, monkeypatch):
+def test_datasets_reads_corpus_and_candidates(run_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     import datasets
 
     write(
-        run,
-        judged(rows()),
+        run_dir,
+        add_candidates(make_batch()),
         round=1,
         round_fingerprint="r",
         provenance=PROVENANCE,
@@ -127,8 +130,10 @@ def test_datasets_reads_corpus_and_candidates_unchanged(run, tmp_path, monkeypat
     assert loaded["kept"] == [True, False, True, None, False]
 
 
-def test_ratio_query_of_the_design_is_dropped_by_judged(run, tmp_path):
-    record = write(run, judged(rows()), round=1, round_fingerprint="r", provenance=PROVENANCE)["candidates"]
+def test_the_noise_ratio_of_a_query_is_dropped_by_judged(run_dir, tmp_path):
+    record = write(
+        run_dir, add_candidates(make_batch()), round=1, round_fingerprint="r", provenance=PROVENANCE
+    )["candidates"]
     assert record["candidates"] == {"synthetic": {"dropped": 2, "kept": 1}, "web": {"kept": 1, "unjudged": 1}}
     query = (
         f"SELECT origin, 1 - avg(kept::int) FROM '{tmp_path}/run/rounds/1/**/*.parquet' GROUP BY 1 ORDER BY 1"
@@ -136,16 +141,17 @@ def test_ratio_query_of_the_design_is_dropped_by_judged(run, tmp_path):
     assert duckdb.sql(query).fetchall() == [("synthetic", pytest.approx(2 / 3)), ("web", 0.0)]
 
 
-def test_late_attempt_loses_and_changes_nothing(run):
-    first = write(run, rows(), corpus_fingerprints={"web": "first"})["corpus"]
-    before = {name: run.read(name) for name in walk(run)}
-    assert write(run, rows().slice(0, 1), corpus_fingerprints={"web": "second"})["corpus"] == first
-    assert {name: run.read(name) for name in walk(run)} == before
+def test_a_late_attempt_changes_nothing(run_dir):
+    first = write(run_dir, make_batch(), corpus_fingerprints={"web": "first"})["corpus"]
+    before = {name: run_dir.read(name) for name in walk(run_dir)}
+    assert write(run_dir, make_batch().slice(0, 1), corpus_fingerprints={"web": "second"})["corpus"] == first
+    assert {name: run_dir.read(name) for name in walk(run_dir)} == before
 
 
-def test_candidates_are_never_made_of_images_that_the_corpus_does_not_hold(run, monkeypatch):
-    """A node that is cut off has the shard in hand as well, and the web gave it other pictures."""
-    ours, theirs = judged(rows()), with_column(rows(), "sha256", ["cd" * 32, None, None], pa.string())
+def test_no_candidates_are_written_for_images_that_were_not_committed(run_dir, monkeypatch):
+    """A node that lost its connection to the cluster processes the same shard, and downloads other images."""
+    ours = add_candidates(make_batch())
+    theirs = with_column(make_batch(), "sha256", ["cd" * 32, None, None], pa.string())
     both = {
         "corpus_fingerprints": {"web": "f"},
         "round": 1,
@@ -157,36 +163,63 @@ def test_candidates_are_never_made_of_images_that_the_corpus_does_not_hold(run, 
     def overtaken(store, name, data):
         if name == "corpus/web/000003.json" and not store.exists(name):
             monkeypatch.setattr(Store, "create", create)
-            write(run, theirs, corpus_fingerprints={"web": "f"})
+            write(run_dir, theirs, corpus_fingerprints={"web": "f"})
         return create(store, name, data)
 
     monkeypatch.setattr(Store, "create", overtaken)
-    for _ in range(2):  # overtaken between its files and its record, then before it begins
-        with pytest.raises(OtherImages, match="000003: another attempt has stored other images meanwhile"):
-            write(run, ours, **both)
-        assert not run.exists("rounds/1/web")
-    again = Read(ReadConfig(run_dir=run))(pa.Table.from_pylist([{"source": "web", "shard": 3}]))
-    record = write(run, judged(again), **both)["candidates"]
+    for _ in range(2):  # overtaken between its files and its record, then before it starts
+        with pytest.raises(DifferentImages, match="000003: another attempt has committed other images; "):
+            write(run_dir, ours, **both)
+        assert not run_dir.exists("rounds/1/web")
+    again = Read(ReadConfig(run_dir=run_dir))(pa.Table.from_pylist([{"source": "web", "shard": 3}]))
+    record = write(run_dir, add_candidates(again), **both)["candidates"]
     assert record["candidates"]["web"]["kept"] == 1
 
 
 def test_equal_rows_give_equal_bytes(tmp_path):
     stores = [Store(str(tmp_path / name)) for name in "ab"]
     for store in stores:
-        write(store, rows(), corpus_fingerprints={"web": "f"})
+        write(store, make_batch(), corpus_fingerprints={"web": "f"})
     first, second = (store.read("corpus/web/000003.tar") for store in stores)
     assert first == second
 
 
-def test_missing_image_in_a_committed_shard_is_said(run):
-    write(run, rows(), corpus_fingerprints={"web": "f"})
-    run.put("corpus/web/000003.tar", b"\0" * 10240)
+def test_a_missing_image_in_a_committed_shard_is_an_error(run_dir):
+    write(run_dir, make_batch(), corpus_fingerprints={"web": "f"})
+    run_dir.put("corpus/web/000003.tar", b"\0" * 10240)
     with pytest.raises(ValueError, match="has no image 00000300000"):
-        read_corpus_shard(run, corpus_shard("web", 3))
+        read_corpus_shard(run_dir, corpus_shard("web", 3))
 
 
-@pytest.mark.parametrize(
-    ("form", "extension"), [("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp"), ("GIF", "gif")]
-)
-def test_extension_follows_the_bytes(form, extension):
-    assert image_extension(picture((1, 2, 3), form)) == extension
+def read_candidates(run_dir):
+    return pq.read_table(io.BytesIO(run_dir.read("rounds/2/web/000003.parquet")))
+
+
+def test_candidates_have_the_columns_of_their_image_and_of_their_models(run_dir):
+    write(run_dir, add_candidates(make_batch()), round=2, round_fingerprint="r", provenance=PROVENANCE)
+    table = read_candidates(run_dir)
+    assert table.schema.equals(CANDIDATE_SCHEMA)
+    rows = table.to_pylist()
+    assert {
+        (r["source"], r["shard"], r["round"], r["filter"], r["threshold"], r["version"]) for r in rows
+    } == {("web", 3, 2, "ff", 0.5, 1)}
+    of_model = ("origin", "captioner", "top_p", "top_k", "repetition_penalty", "seed")
+    assert [tuple(row[name] for name in of_model) for row in rows] == [
+        ("web", None, None, None, None, None),
+        ("synthetic", "cc", pytest.approx(0.9), 0, 1.0, 5),
+        ("synthetic", "cc", pytest.approx(0.9), 0, 1.0, 5),
+        ("web", None, None, None, None, None),
+        ("synthetic", "cc", pytest.approx(0.9), 0, 1.0, 5),
+    ]
+    of_image = ("key", "url", "width", "height", "sha256")
+    assert [tuple(row[name] for name in of_image) for row in rows[2:4]] == [
+        ("00000300000", "http://a/0?x=<b>", 8, 6, "ab" * 32),
+        ("00000300002", "http://a/2?x=<b>", 8, 6, "ab" * 32),
+    ]
+
+
+def test_a_row_that_failed_after_it_was_judged_has_no_candidates(run_dir):
+    batch = add_candidates(make_batch())
+    batch = with_column(batch, "status", ["internal", "http_404", "success"], pa.string())
+    write(run_dir, batch, round=2, round_fingerprint="r", provenance=PROVENANCE)
+    assert read_candidates(run_dir)["key"].to_pylist() == ["00000300002"] * 2

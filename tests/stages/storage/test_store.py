@@ -1,3 +1,5 @@
+"""The store on a local disk and on fsspec's filesystem in memory."""
+
 import errno
 import multiprocessing
 import os
@@ -5,11 +7,11 @@ import pickle
 
 import pytest
 
-from capfilt.stages.storage.store import FileEntry, Store, sha256
+from capfilt.stages.storage.store import FileEntry, Store, StoreError, sha256
 from tests.runs import walk
 
 
-def test_put_returns_what_a_record_lists(tmp_path):
+def test_put_returns_the_entry_of_the_file(tmp_path):
     store = Store(str(tmp_path))
     entry = store.put("a/b.bin", b"hello")
     digest = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
@@ -18,14 +20,14 @@ def test_put_returns_what_a_record_lists(tmp_path):
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
-def test_a_write_that_fails_leaves_the_old_content_and_no_temporary(tmp_path, monkeypatch, code):
+def test_a_failed_write_leaves_the_old_content_and_no_temporary_file(tmp_path, monkeypatch, code):
     store = Store(str(tmp_path))
     store.put("x", b"old")
 
-    def fails(_):
+    def fail(_):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(os, "fsync", fails)
+    monkeypatch.setattr(os, "fsync", fail)
     for write in (store.put, store.create):
         with pytest.raises(OSError, match=os.strerror(code)):
             write("x" if write == store.put else "y", b"new")
@@ -33,20 +35,20 @@ def test_a_write_that_fails_leaves_the_old_content_and_no_temporary(tmp_path, mo
     assert os.listdir(tmp_path) == ["x"]
 
 
-def _create(arguments):
+def create_record(arguments):
     url, number = arguments
     return Store(url).create("record.json", str(number).encode())
 
 
 def test_create_has_one_winner_among_processes(tmp_path):
     with multiprocessing.get_context("spawn").Pool(4) as pool:
-        won = pool.map(_create, [(str(tmp_path), n) for n in range(12)], chunksize=1)
+        won = pool.map(create_record, [(str(tmp_path), n) for n in range(12)], chunksize=1)
     assert sum(won) == 1
     assert Store(str(tmp_path)).read("record.json") == str(won.index(True)).encode()
     assert os.listdir(tmp_path) == ["record.json"]
 
 
-def test_list_names_files_of_one_folder_without_temporaries(tmp_path):
+def test_list_returns_the_files_of_one_folder_without_temporaries(tmp_path):
     store = Store(str(tmp_path))
     for name in ("c/2.json", "c/1.json", "c/1.tar", "c/d/3.json", "c/.tmp-4.json"):
         store.put(name, b"")
@@ -55,7 +57,7 @@ def test_list_names_files_of_one_folder_without_temporaries(tmp_path):
     assert list(walk(store, "c/d")) == ["c/d/3.json"]
 
 
-def test_store_survives_pickling_and_joins_folders(tmp_path):
+def test_a_pickled_store_opens_the_same_folder(tmp_path):
     store = pickle.loads(pickle.dumps(Store(str(tmp_path)) / "sub"))
     store.put("x", b"1")
     assert (tmp_path / "sub" / "x").read_bytes() == b"1"
@@ -64,18 +66,18 @@ def test_store_survives_pickling_and_joins_folders(tmp_path):
     assert not store.exists("x")
 
 
-def test_what_writes_that_died_have_left_is_removed_where_nobody_writes(tmp_path):
+def test_temporaries_of_terminated_writes_are_removed_from_one_folder(tmp_path):
     store = Store(str(tmp_path))
     for name in ("a/.tmp-1.tar-0f", "a/b/.tmp-1.json-0f", "a/1.tar", ".tmp-config.yaml-0f", ".tmp-probe-0f"):
         store.put(name, b"")
     store.remove_temporaries("a")
     store.remove_temporaries("", "config.yaml")
     store.remove_temporaries("nowhere")
-    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert left == {"a/b/.tmp-1.json-0f", "a/1.tar", ".tmp-probe-0f"}
+    remaining = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert remaining == {"a/b/.tmp-1.json-0f", "a/1.tar", ".tmp-probe-0f"}
 
 
-def test_memory_filesystem_keeps_the_same_promises():
+def test_other_filesystems_are_supported():
     store = Store("memory://capfilt-test")
     store.put("a/x", b"1")
     assert store.read("a/x") == b"1" and store.list("a") == ["x"]
@@ -84,7 +86,7 @@ def test_memory_filesystem_keeps_the_same_promises():
 
 
 @pytest.mark.parametrize("kind", ["disk", "memory"])
-def test_move_replaces_and_can_be_done_twice(kind, tmp_path):
+def test_move_replaces_its_target_and_can_be_repeated(kind, tmp_path):
     store = Store(str(tmp_path) if kind == "disk" else "memory://capfilt-move")
     store.put("there/x", b"old")
     store.put("here/y", b"new")
@@ -93,3 +95,38 @@ def test_move_replaces_and_can_be_done_twice(kind, tmp_path):
         assert store.read("there/x") == b"new" and not store.exists("here/y")
     with pytest.raises(FileNotFoundError):
         store.move("here/y", "there/z")
+
+
+@pytest.mark.parametrize("url", ["disk", "memory://capfilt-find"])
+def test_absent_files_are_none_or_an_error(url, tmp_path):
+    store = Store(str(tmp_path) if url == "disk" else url)
+    store.put_json("a.json", {"é": [1]})
+    assert store.find("a.json") == store.read("a.json") == '{\n "é": [\n  1\n ]\n}\n'.encode()
+    assert store.read_json("a.json") == store.find_json("a.json") == {"é": [1]}
+    assert store.find("b.json") is None and store.find_json("b.json") is None
+    for read in (store.read, store.read_json):
+        with pytest.raises(FileNotFoundError):
+            read("b.json")
+
+
+def test_an_interrupted_removal_leaves_no_record(tmp_path, monkeypatch):
+    store = Store(str(tmp_path))
+    for name in ("a/1.json", "a/1.tar", "a/b/2.json"):
+        store.put(name, b"{}")
+
+    def fail(*_, **__):
+        raise OSError("interrupted")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(store.fs), "rm", fail)
+        with pytest.raises(OSError, match="interrupted"):
+            store.remove("a")
+    assert list(walk(store)) == ["a/1.tar"]
+    store.remove("a")
+    store.remove("a")
+    assert not store.exists("a")
+
+
+def test_an_address_without_filesystem_is_one_line():
+    with pytest.raises(StoreError, match=r"^gopher://x: no filesystem for this address \("):
+        Store("gopher://x").read("a")

@@ -1,4 +1,4 @@
-"""The lists of the field in the forms in which they are handed out, and rows that nobody would want."""
+"""Published url lists in their original formats, and rows with unusable values."""
 
 import gzip
 import io
@@ -16,10 +16,8 @@ from PIL import Image
 from capfilt.stages.fetch.config import FetchConfig
 from capfilt.stages.fetch.stage import Fetch
 from capfilt.stages.images.decode import DecodeConfig
-from capfilt.stages.manifest import text as text_lists
-from capfilt.stages.manifest.config import ManifestConfig
-from capfilt.stages.manifest.index import ManifestError, build_index
-from capfilt.stages.manifest.text import array_items
+from capfilt.stages.manifest.config import ManifestConfig, ManifestError
+from capfilt.stages.manifest.index import build_index
 from capfilt.stages.shards.read import Read, ReadConfig
 from capfilt.stages.storage.store import Store
 
@@ -31,56 +29,70 @@ PAIRS = [
 
 
 def read(folder: Path, **config: Any) -> pa.Table:
-    """All rows as the pipeline reads them."""
-    run = Store(str(folder / "run"))
-    index = build_index(ManifestConfig(**config), run / "corpus/web/index", source="web")
+    """All rows, as the pipeline reads them."""
+    run_dir = Store(str(folder / "run"))
+    index = build_index(ManifestConfig(**config), run_dir / "corpus/web/index", source="web")
     items = [{"source": "web", "shard": shard} for shard in range(index.shards)]
-    table = Read(ReadConfig(run_dir=run))(pa.Table.from_pylist(items))
+    table = Read(ReadConfig(run_dir=run_dir))(pa.Table.from_pylist(items))
     assert table.num_rows == index.rows
     return table
 
 
-def pairs(table: pa.Table) -> list[tuple[str, str]]:
+def url_caption_pairs(table: pa.Table) -> list[tuple[str, str]]:
     return list(zip(table["url"].to_pylist(), table["caption"].to_pylist(), strict=True))
 
 
-def parquet(rows: list[dict[str, Any]]) -> bytes:
+def encode_parquet(rows: list[dict[str, Any]]) -> bytes:
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows), sink)
     return sink.getvalue()
 
 
-def lines(*columns: int) -> bytes:
+def encode_lines(*columns: int) -> bytes:
+    """PAIRS as tab-separated lines; column 0 is the url, 1 the caption."""
     return "".join("\t".join(pair[c] for c in columns) + "\n" for pair in PAIRS).encode()
 
 
-def named(url: str, caption: str, **more: Any) -> list[dict[str, Any]]:
+def make_records(url: str, caption: str, **more: Any) -> list[dict[str, Any]]:
+    """PAIRS as records with these column names, and `more` columns."""
     return [{url: u, caption: c, **more} for u, c in PAIRS]
 
 
 LISTS: dict[str, tuple[str, bytes, dict[str, Any]]] = {
-    "CC3M": ("Train_GCC-training.tsv", lines(1, 0), {"columns": ("caption", "url")}),
-    "CC12M": ("cc12m.tsv", lines(0, 1), {"columns": ("url", "caption")}),
+    "CC3M": ("Train_GCC-training.tsv", encode_lines(1, 0), {"columns": ("caption", "url")}),
+    "CC12M": ("cc12m.tsv", encode_lines(0, 1), {"columns": ("url", "caption")}),
     "SBU": (
         "sbu-captions-all.json",
         json.dumps({"image_urls": [u for u, _ in PAIRS], "captions": [c for _, c in PAIRS]}).encode(),
         {},
     ),
-    "SBU as lines": ("sbu.jsonl", "\n".join(map(json.dumps, named("url", "caption"))).encode(), {}),
-    "LAION": ("part-00000.parquet", parquet(named("URL", "TEXT", WIDTH=640, NSFW="UNLIKELY")), {}),
-    "DataComp": ("0000.parquet", parquet(named("url", "text", uid="00", clip_b32_similarity_score=0.3)), {}),
-    "img2dataset": ("00000.parquet", parquet(named("url", "caption", key="000", status="success")), {}),
+    "SBU as lines": ("sbu.jsonl", "\n".join(map(json.dumps, make_records("url", "caption"))).encode(), {}),
+    "LAION": (
+        "part-00000.parquet",
+        encode_parquet(make_records("URL", "TEXT", WIDTH=640, NSFW="UNLIKELY")),
+        {},
+    ),
+    "DataComp": (
+        "0000.parquet",
+        encode_parquet(make_records("url", "text", uid="00", clip_b32_similarity_score=0.3)),
+        {},
+    ),
+    "img2dataset": (
+        "00000.parquet",
+        encode_parquet(make_records("url", "caption", key="000", status="success")),
+        {},
+    ),
     "BLIP's filtered lists": (
         "ccs_synthetic_filtered_large.json",
-        json.dumps(named("url", "caption"), ensure_ascii=False).encode(),
+        json.dumps(make_records("url", "caption"), ensure_ascii=False).encode(),
         {},
     ),
-    "the same, packed": (
+    "the same, compressed": (
         "laion_filtered.json.gz",
-        gzip.compress(json.dumps(named("url", "caption")).encode()),
+        gzip.compress(json.dumps(make_records("url", "caption")).encode()),
         {},
     ),
-    "VG": ("vg_caption.json", json.dumps(named("image", "caption", dataset="vg")).encode(), {}),
+    "VG": ("vg_caption.json", json.dumps(make_records("image", "caption", dataset="vg")).encode(), {}),
     "other names": (
         "list.csv",
         b'alt;x,link\n"a dog",http://a.test/1.jpg\n"said ""no"", twice",http://b.test/2.jpg?x=1\n'
@@ -90,8 +102,8 @@ LISTS: dict[str, tuple[str, bytes, dict[str, Any]]] = {
     "from a spreadsheet": (
         "list.csv.gz",
         gzip.compress(
-            '\ufeffurl,caption\r\nhttp://a.test/1.jpg,a dog\r\nhttp://b.test/2.jpg?x=1,"said ""no"", twice"\r\n'
-            "c/3.jpg,ein Bär\r\n".encode()
+            "\ufeffurl,caption\r\nhttp://a.test/1.jpg,a dog\r\n"
+            'http://b.test/2.jpg?x=1,"said ""no"", twice"\r\nc/3.jpg,ein Bär\r\n'.encode()
         ),
         {},
     ),
@@ -99,10 +111,10 @@ LISTS: dict[str, tuple[str, bytes, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_lists_of_the_field(tmp_path: Path, name: str) -> None:
+def test_published_lists_give_their_pairs(tmp_path: Path, name: str) -> None:
     file, data, config = LISTS[name]
     (tmp_path / file).write_bytes(data)
-    assert pairs(read(tmp_path, manifest=str(tmp_path / file), **config)) == PAIRS
+    assert url_caption_pairs(read(tmp_path, manifest=str(tmp_path / file), **config)) == PAIRS
 
 
 VISUAL_GENOME = [
@@ -111,55 +123,56 @@ VISUAL_GENOME = [
         "regions": [{"region_id": 1, "phrase": "a red door", "x": 0}, {"phrase": "a step"}, {"phrase": 3}],
     },
     {"id": 8, "regions": []},
-    {"id": "x", "regions": [{"phrase": "no picture"}]},
+    {"id": "x", "regions": [{"phrase": "no image"}]},
     "nothing",
 ]
 
 
-def test_visual_genome_as_it_is_handed_out(tmp_path: Path) -> None:
+def test_visual_genome_gives_one_row_per_image(tmp_path: Path) -> None:
     (tmp_path / "region_descriptions.json").write_text(json.dumps(VISUAL_GENOME))
     table = read(tmp_path, manifest=str(tmp_path / "region_descriptions.json"))
     assert table["url"].to_pylist() == ["7.jpg", "8.jpg", None, None]
-    assert table["texts"].to_pylist() == [["a red door", "a step"], [], ["no picture"], []]
+    assert table["texts"].to_pylist() == [["a red door", "a step"], [], ["no image"], []]
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_two_files_side_by_side_as_sbu_was_first_handed_out(tmp_path: Path, packed: bool) -> None:
-    names = [f"SBU_captioned_photo_dataset_{part}.txt{'.gz' * packed}" for part in ("urls", "captions")]
+@pytest.mark.parametrize("compressed", [False, True])
+def test_urls_and_captions_in_parallel_files(tmp_path: Path, compressed: bool) -> None:
+    names = [f"SBU_captioned_photo_dataset_{part}.txt{'.gz' * compressed}" for part in ("urls", "captions")]
     for name, column in zip(names, (0, 1), strict=True):
-        data = lines(column)
-        (tmp_path / name).write_bytes(gzip.compress(data) if packed else data)
-    assert pairs(read(tmp_path, manifest=str(tmp_path / names[0]))) == PAIRS
+        data = encode_lines(column)
+        (tmp_path / name).write_bytes(gzip.compress(data) if compressed else data)
+    assert url_caption_pairs(read(tmp_path, manifest=str(tmp_path / names[0]))) == PAIRS
 
 
 def test_bare_urls_have_no_text(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_bytes(b"http://a.test/1.jpg\n\n http://b.test/2.jpg \r\n")
     table = read(tmp_path, manifest=str(tmp_path / "list.txt"))
-    assert pairs(table) == [("http://a.test/1.jpg", None), ("http://b.test/2.jpg", None)]
+    assert url_caption_pairs(table) == [("http://a.test/1.jpg", None), ("http://b.test/2.jpg", None)]
     assert table["texts"].to_pylist() == [[], []]
 
 
 @pytest.mark.parametrize(
-    "part, said", [("urls", "captions end after line 3"), ("captions", "urls end after line 3")]
+    ("longer", "message"),
+    [("urls", "it has 3 captions and more urls"), ("captions", "it has 3 urls and more captions")],
 )
-def test_files_that_do_not_belong_together_line_by_line(tmp_path: Path, part: str, said: str) -> None:
+def test_parallel_files_of_different_lengths_are_refused(tmp_path: Path, longer: str, message: str) -> None:
     for name, column in (("urls", 0), ("captions", 1)):
-        more = b"one more\n" if name == part else b""
-        (tmp_path / f"x_{name}.txt").write_bytes(lines(column) + more)
-    with pytest.raises(ManifestError, match=said):
+        more = b"one more\n" if name == longer else b""
+        (tmp_path / f"x_{name}.txt").write_bytes(encode_lines(column) + more)
+    with pytest.raises(ManifestError, match=message):
         read(tmp_path, manifest=str(tmp_path / "x_urls.txt"))
 
 
-def test_captions_that_changed_are_another_manifest(tmp_path: Path) -> None:
+def test_changed_captions_are_a_changed_manifest(tmp_path: Path) -> None:
     for name, column in (("urls", 0), ("captions", 1)):
-        (tmp_path / f"x_{name}.txt").write_bytes(lines(column))
+        (tmp_path / f"x_{name}.txt").write_bytes(encode_lines(column))
     read(tmp_path, manifest=str(tmp_path / "x_urls.txt"))
     (tmp_path / "x_captions.txt").write_bytes(b"a\nb\nanother\n")
     with pytest.raises(ManifestError, match="has changed since this run cut it"):
         read(tmp_path, manifest=str(tmp_path / "x_urls.txt"))
 
 
-def test_many_files_anywhere_in_the_order_of_their_names(tmp_path: Path) -> None:
+def test_files_of_several_filesystems_are_read_in_order_of_their_names(tmp_path: Path) -> None:
     memory = fsspec.filesystem("memory")
     for number in (2, 0, 1):
         row = json.dumps({"url": f"http://a.test/{number}", "caption": str(number)})
@@ -169,7 +182,7 @@ def test_many_files_anywhere_in_the_order_of_their_names(tmp_path: Path) -> None
     for pattern in ("memory://lists/*.jsonl", "memory://lists"):
         folder = tmp_path / pattern[-2:].strip("*/")
         table = read(folder, manifest=(pattern, str(tmp_path / "more.csv")), shard_size=2)
-        assert [caption for _, caption in pairs(table)] == ["0", "1", "2", "9"]
+        assert [caption for _, caption in url_caption_pairs(table)] == ["0", "1", "2", "9"]
 
 
 LONG = "word " * 400_000  # 2 MB
@@ -178,26 +191,26 @@ BAD = [  # url, text, status
     ("", "no url", "bad_url"),
     ("a\0.jpg", "a NUL\0 in both", "bad_url"),
     ("a.jpg", LONG.strip(), "success"),
-    (LONG.strip(), "a text in the place of the url", "bad_url"),
+    (LONG.strip(), "a text instead of a url", "bad_url"),
     ("b\udcff.jpg", "bytes \udcff that are no UTF-8", "missing_file"),
     ("a.jpg", "", "success"),
     ("a.jpg", "last", "success"),
 ]
 
 
-def bad_list(form: str) -> bytes:
-    """BAD in a form; the half surrogates stand for a byte 0xff."""
-    if form == "csv":
+def encode_bad_rows(format_: str) -> bytes:
+    """BAD in a text format; the half surrogates stand for a byte 0xff."""
+    if format_ == "csv":
         text = "url,caption\n" + "".join(f'"{url}","{caption}"\n' for url, caption, _ in BAD)
-    elif form == "tsv":
+    elif format_ == "tsv":
         text = "url\tcaption\n" + "".join(f"{url}\t{caption}\n" for url, caption, _ in BAD)
     else:
         items = [json.dumps({"url": url, "caption": caption}, ensure_ascii=False) for url, caption, _ in BAD]
-        text = "\n".join(items) if form == "jsonl" else f"[{', '.join(items)}]"
+        text = "\n".join(items) if format_ == "jsonl" else f"[{', '.join(items)}]"
     return text.encode("utf-8", "surrogateescape")
 
 
-def bad_parquet() -> bytes:
+def encode_bad_parquet() -> bytes:
     columns = []
     for column in zip(*((url, caption) for url, caption, _ in BAD), strict=True):
         raw = [value.encode("utf-8", "surrogateescape") for value in column]
@@ -207,12 +220,13 @@ def bad_parquet() -> bytes:
     return sink.getvalue()
 
 
-@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "json", "parquet"])
-def test_bad_rows_are_rows_with_a_status_at_their_place(tmp_path: Path, form: str) -> None:
+@pytest.mark.parametrize("format_", ["csv", "tsv", "jsonl", "json", "parquet"])
+def test_bad_rows_keep_their_place_and_get_a_status(tmp_path: Path, format_: str) -> None:
     (tmp_path / "images").mkdir()
     Image.new("RGB", (16, 16)).save(tmp_path / "images/a.jpg")
-    (tmp_path / f"list.{form}").write_bytes(bad_parquet() if form == "parquet" else bad_list(form))
-    table = read(tmp_path, manifest=str(tmp_path / f"list.{form}"), shard_size=3)
+    data = encode_bad_parquet() if format_ == "parquet" else encode_bad_rows(format_)
+    (tmp_path / f"list.{format_}").write_bytes(data)
+    table = read(tmp_path, manifest=str(tmp_path / f"list.{format_}"), shard_size=3)
     assert table["caption"].to_pylist()[3] == LONG.strip()
     assert table["caption"].to_pylist()[5] == "bytes \ufffd that are no UTF-8"
     assert [table["caption"].to_pylist()[i] for i in (0, 7)] == ["first", "last"]
@@ -220,7 +234,7 @@ def test_bad_rows_are_rows_with_a_status_at_their_place(tmp_path: Path, form: st
     assert fetch(table)["status"].to_pylist() == [status for _, _, status in BAD]
 
 
-def test_values_that_are_no_texts(tmp_path: Path) -> None:
+def test_values_that_are_not_text_are_left_out(tmp_path: Path) -> None:
     values = [
         '{"url": null, "caption": "x"}',
         '{"url": 7, "caption": 8}',
@@ -236,33 +250,21 @@ def test_values_that_are_no_texts(tmp_path: Path) -> None:
     assert table["texts"].to_pylist() == [["x"], [], [], [], [], [], ["no url"], ["one ?", "two"]]
 
 
-def test_carriage_returns_end_no_row_of_a_tsv(tmp_path: Path) -> None:
+def test_carriage_returns_do_not_end_a_row_of_a_tsv(tmp_path: Path) -> None:
     (tmp_path / "list.tsv").write_bytes(b"one\rtwo\thttp://a/1\r\nthree\thttp://a/2\n\nfour\n")
     table = read(tmp_path, manifest=str(tmp_path / "list.tsv"), columns=("caption", "url"))
-    assert pairs(table) == [("http://a/1", "one\rtwo"), ("http://a/2", "three"), (None, "four")]
+    assert url_caption_pairs(table) == [("http://a/1", "one\rtwo"), ("http://a/2", "three"), (None, "four")]
 
 
-def test_files_that_are_cut_off_are_told(tmp_path: Path) -> None:
+def test_incomplete_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(json.dumps({"url": "a"}).encode() * 999)[:-20])
     (tmp_path / "cut.json").write_text('[{"url": "a"}, {"url": ')
     (tmp_path / "sbu.json").write_text('{"image_urls": ["a", "b"], "captions": ["one"]}')
     for name, message in (
         ("cut.jsonl.gz", "end-of-stream"),
-        ("cut.json", "damaged or cut off"),
+        ("cut.json", "damaged or incomplete"),
         ("sbu.json", "2 image_urls and 1 captions"),
     ):
         with pytest.raises(ManifestError, match=f"cannot read .*{re.escape(name)} .*{message}") as error:
             read(tmp_path / name[:3], manifest=str(tmp_path / name))
         assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("at_once", [1, 2, 7, 1000])
-def test_json_arrays_are_read_in_pieces(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_lists, "READ_AT_ONCE", at_once)
-    for text in ("[]", " [ ]\n", "[1]", '[12 , 345,-6.5e3 ,"a,]\\"b", {"x": [1, {"y": "ü"}]}, null,true]  '):
-        items = array_items(io.StringIO(text))
-        assert items is not None and list(items) == json.loads(text)
-    assert array_items(io.StringIO(' {"a": 1}')) is None
-    for damaged in ("[", "[1", "[1,", "[1 2]", '["a]', "[1, oops]"):
-        with pytest.raises(ValueError, match="array"):
-            list(array_items(io.StringIO(damaged)) or ())

@@ -1,0 +1,34 @@
+"""One row of a manifest, and the cleaning of its values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypedDict
+
+
+class ManifestRow(TypedDict):
+    """An image with its texts; values that a manifest lacks, or that are not text, are None or left out."""
+
+    url: str | None
+    texts: list[str]
+    truth: str | None
+    """What is really wrong with the text, in manifests with planted noise."""
+
+
+def make_row(url: Any, texts: Iterable[Any], truth: Any = None) -> ManifestRow:
+    """A row of any values, those that are not text left out."""
+    return {
+        "url": to_text(url),
+        "texts": [text for text in map(to_text, texts) if text is not None],
+        "truth": None if truth is None else to_text(truth) or str(truth),
+    }
+
+
+def to_text(value: Any) -> str | None:
+    """`value` as text that can be encoded as UTF-8, None if it is neither str nor bytes."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if not isinstance(value, str):
+        return None
+    # A JSON escape can be half a surrogate pair, which cannot be encoded.
+    return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,47 @@
+"""Writing and removing files on a local disk."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+
+TEMPORARY_PREFIX = ".tmp-"
+"""Names of unfinished files begin with this."""
+
+
+def write_temporary(path: str, data: bytes) -> str:
+    """Write `data` under a temporary name beside `path`, flushed to disk.
+
+    Returns:
+        Path of the temporary file; the caller renames or links it.
+
+    Raises:
+        OSError: the write failed; the temporary file is removed.
+    """
+    folder, base = os.path.split(path)
+    os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{base}-{uuid.uuid4().hex[:8]}")
+    try:
+        with open(temporary, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except BaseException:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+    return temporary
+
+
+def remove_temporaries(folder: str, prefix: str = "") -> None:
+    """Remove temporary files directly inside `folder`; nothing happens if the folder is absent.
+
+    Args:
+        folder: a local folder that no other process writes to.
+        prefix: remove only temporaries of files whose final names begin with this.
+    """
+    path = Path(folder)
+    if path.is_dir():
+        for temporary in path.glob(f"{TEMPORARY_PREFIX}{prefix}*"):
+            temporary.unlink(missing_ok=True)

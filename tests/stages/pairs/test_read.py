@@ -1,0 +1,87 @@
+"""The pairs of a corpus shard: which images and texts are used, and the ids of images."""
+
+import pyarrow as pa
+import pytest
+
+from capfilt.stages.bootstrap.duplicates import DUPLICATES_SCHEMA
+from capfilt.stages.pairs.parts import ShardRef
+from capfilt.stages.pairs.read import PairsConfig, ReadPairs, image_id
+from capfilt.stages.rows import CANDIDATE_SCHEMA, ROW_SCHEMA, row_key, table_of
+from capfilt.stages.shards.write import Write, WriteConfig, encode_parquet
+from capfilt.stages.storage.layout import DUPLICATES, candidates_shard
+from capfilt.stages.storage.store import Store
+
+SHA = "ab" * 32
+TEXTS = [["one", " "], ["two", "zwei"], [], ["  "], ["five"], ["six"]]
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    """One shard of the sources `human` and `web` each. Row 4 failed; rows 0 and 5 have equal bytes."""
+    store = Store(str(tmp_path))
+    for source in ("human", "web"):
+        rows = [
+            {
+                "key": row_key(0, number),
+                "source": source,
+                "shard": 0,
+                "texts": texts,
+                "status": "dns" if number == 4 else "success",
+                "sha256": SHA if number in (0, 5) else None,
+                "image": None if number == 4 else b"\xff\xd8\xff" + bytes([number]),
+            }
+            for number, texts in enumerate(TEXTS)
+        ]
+        write = Write(WriteConfig(run_dir=store, corpus_fingerprints={source: "f"}))
+        write(table_of(rows, ROW_SCHEMA))
+    verdicts = [
+        (0, "one", False),
+        (1, "two", True),
+        (1, "synthetic", True),
+        (2, "new", True),
+        (5, "six", None),
+    ]
+    candidates = [{"key": row_key(0, row), "text": text, "kept": kept} for row, text, kept in verdicts]
+    store.put(candidates_shard(2, "web", 0).parquet, encode_parquet(table_of(candidates, CANDIDATE_SCHEMA)))
+    return store
+
+
+def read(run_dir, kind, **config):
+    """{number of the row: texts} of the pairs of a shard."""
+    pairs = ReadPairs(PairsConfig(run_dir=run_dir, **config)).read(ShardRef(kind, 0, kind)).to_pylist()
+    assert all(pair["image"] == b"\xff\xd8\xff" + bytes([int(pair["key"])]) for pair in pairs)
+    return {int(pair["key"]): pair["texts"] for pair in pairs}
+
+
+def test_stored_images_are_used_with_their_texts_that_have_words(run_dir):
+    expected = {0: ["one"], 1: ["two", "zwei"], 5: ["six"]}
+    assert read(run_dir, "web") == read(run_dir, "human") == expected
+
+
+def test_after_a_round_web_images_are_used_with_the_texts_that_the_filter_kept(run_dir):
+    assert read(run_dir, "web", round=2) == {1: ["two", "synthetic"], 2: ["new"]}
+    assert read(run_dir, "human", round=2) == read(run_dir, "human")
+
+
+def test_surplus_copies_of_web_images_can_be_left_out(run_dir):
+    entry = {"kind": "exact", "hash": SHA[:32], "copies": 2, "first": f"web/{row_key(0, 0)}"}
+    entry["last"] = f"web/{row_key(0, 0)}"
+    run_dir.put(DUPLICATES, encode_parquet(table_of([entry], DUPLICATES_SCHEMA)))
+    assert sorted(read(run_dir, "web", without_surplus=True)) == [0, 1]
+    assert sorted(read(run_dir, "human", without_surplus=True)) == [0, 1, 5]
+    assert sorted(read(run_dir, "web")) == [0, 1, 5]
+
+
+def test_several_shards_are_read_in_order(run_dir):
+    refs = [{"source": s, "shard": 0, "kind": s} for s in ("web", "human")]
+    out = ReadPairs(PairsConfig(run_dir=run_dir))(pa.Table.from_pylist(refs))
+    assert out["source"].to_pylist() == ["web"] * 3 + ["human"] * 3
+    ids = out["image_id"].to_pylist()
+    assert ids[0] == ids[2] == ids[3] == ids[5], "equal bytes are one image in all sources"
+    assert len(set(ids)) == 3, "without sha256 an image is identified by its source and key"
+
+
+def test_equal_bytes_are_one_image():
+    assert image_id("ab" * 32) == image_id("ab" * 32) != image_id("cd" * 32)
+    ids = [image_id(str(n)) for n in range(1000)]
+    assert min(ids) >= 0 and 2**62 < max(ids) < 2**63

@@ -1,0 +1,150 @@
+"""The training stream: complete, seeded, resumable at any sample, and the same for any reader."""
+
+from collections import Counter
+from itertools import islice
+
+import pyarrow as pa
+import pytest
+
+from capfilt.stages.pairs.parts import ShardRef, assign_parts
+from capfilt.stages.pairs.read import PAIRS_SCHEMA
+from capfilt.stages.pairs.stream import PairStream, Position, StreamConfig
+
+SHARDS = [ShardRef("web", n, "web") for n in range(5)] + [ShardRef("human", 0, "human")]
+
+
+def read(items):
+    """Seven images per shard; image i has i % 3 texts."""
+    for item in items:
+        rows = [
+            {
+                "key": f"{item['source']}{item['shard']}-{i}",
+                "source": item["source"],
+                "image_id": i,
+                "texts": [f"{item['source']}{item['shard']}-{i}-{t}" for t in range(i % 3)],
+                "image": b"x",
+            }
+            for i in range(7)
+        ]
+        yield pa.Table.from_pylist(rows, schema=PAIRS_SCHEMA)
+
+
+def make_stream(shards=SHARDS, position=None, **config):
+    return PairStream(shards, read, StreamConfig(**{"seed": 0, "window_shards": 2} | config), position)
+
+
+def read_texts(count=None, shards=SHARDS, position=None, **config):
+    """The first `count` texts of a stream."""
+    return [pair.text for pair in islice(make_stream(shards, position, **config), count)]
+
+
+def texts_of(refs):
+    return {f"{r.source}{r.shard}-{i}-{t}" for r in refs for i in range(7) for t in range(i % 3)}
+
+
+def test_an_epoch_has_every_pair_once():
+    assert Counter(read_texts(epochs=1)) == Counter(texts_of(SHARDS))
+
+
+def test_a_pair_has_its_image_and_id():
+    pairs = list(make_stream(SHARDS[:1], epochs=1))
+    assert {(pair.text, pair.key, pair.image_id, pair.image) for pair in pairs} == {
+        (f"web0-{i}-{t}", f"web0-{i}", i, b"x") for i in range(7) for t in range(i % 3)
+    }
+
+
+def test_epochs_and_seeds_differ_in_order():
+    two = read_texts(epochs=2)
+    half = len(two) // 2
+    assert sorted(two[:half]) == sorted(two[half:]) and two[:half] != two[half:]
+    assert read_texts(seed=1, epochs=2) != two
+
+
+@pytest.mark.parametrize("taken", [0, 1, 13, 14, 36, 50, 71])
+def test_a_stream_resumes_with_the_next_sample(taken):
+    whole = read_texts(90)
+    stream = make_stream()
+    samples = iter(stream)
+    for _ in range(taken):
+        next(samples)
+    assert read_texts(90 - taken, position=Position(**vars(stream.position))) == whole[taken:]
+
+
+def test_the_order_does_not_depend_on_lookahead_or_on_the_order_of_the_shards():
+    assert read_texts(80, lookahead=1) == read_texts(80)
+    assert read_texts(80, shards=SHARDS[::-1]) == read_texts(80)
+
+
+def test_pairs_are_shuffled_within_a_window_only():
+    """Six shards in windows of two: three windows of two shards each."""
+    texts = read_texts(epochs=1)
+    windows = [{text.partition("-")[0] for text in texts[start : start + 12]} for start in (0, 12, 24)]
+    assert sum(len(texts_of([ref])) for ref in SHARDS[:2]) == 12
+    assert [len(shards) for shards in windows] == [2, 2, 2]
+    assert set.union(*windows) == {f"{ref.source}{ref.shard}" for ref in SHARDS}
+    assert any(texts[i].partition("-")[0] != texts[i + 2].partition("-")[0] for i in range(9))
+
+
+@pytest.mark.parametrize(("window_shards", "calls"), [(5, 2), (6, 1), (7, 1)])
+def test_a_corpus_of_one_window_is_read_once(window_shards, calls):
+    requests = []
+
+    def count(items):
+        requests.append(len(items))
+        return read(items)
+
+    config = StreamConfig(seed=0, window_shards=window_shards, epochs=4, lookahead=4)
+    texts = [pair.text for pair in PairStream(SHARDS, count, config)]
+    assert len(requests) == calls and len(texts) == 4 * len(texts_of(SHARDS))
+
+
+def test_one_call_reads_as_many_windows_as_the_lookahead():
+    requests = []
+
+    def record(items):
+        requests.append(len(items))
+        return read(items)
+
+    list(PairStream(SHARDS, record, StreamConfig(seed=0, window_shards=2, epochs=2, lookahead=4)))
+    assert requests == [8, 4]  # two epochs of three windows of two shards
+
+
+# Two human shards are used in every epoch; of seven web shards in three parts an epoch uses 3, 2 or 2.
+HUMAN = [ShardRef("human", n, "human") for n in range(2)]
+WEB = assign_parts([ShardRef("web", n, "web") for n in range(7)], 3)
+WINDOWS = (2, 4, 100)  # many windows per epoch, one per epoch, the whole corpus in memory
+
+
+@pytest.mark.parametrize("window_shards", WINDOWS)
+def test_each_epoch_uses_one_part_and_as_many_epochs_as_parts_use_every_pair(window_shards):
+    common = {"shards": HUMAN + WEB, "window_shards": window_shards}
+    ends = [len(read_texts(epochs=epochs, **common)) for epochs in range(1, 7)]
+    texts = read_texts(epochs=6, **common)
+    for epoch, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
+        expected = HUMAN + [ref for ref in WEB if ref.shard % 3 == epoch % 3]
+        assert Counter(texts[start:end]) == Counter(texts_of(expected))
+    counts = Counter(texts[: ends[2]])
+    assert {counts[text] for text in texts_of(WEB)} == {1}
+    assert {counts[text] for text in texts_of(HUMAN)} == {3}
+    assert texts[: ends[0]] != texts[ends[2] : ends[3]], "the same part in another order"
+
+
+@pytest.mark.parametrize("window_shards", WINDOWS)
+def test_a_stream_in_parts_resumes_with_the_next_sample_from_everywhere(window_shards):
+    common = {"shards": HUMAN + WEB, "window_shards": window_shards}
+    whole = read_texts(epochs=4, **common)
+    stream = make_stream(**common)
+    for taken, _ in enumerate(islice(stream, len(whole)), start=1):
+        position = Position(**vars(stream.position))
+        assert read_texts(len(whole) - taken, position=position, **common) == whole[taken:]
+
+
+def test_one_part_is_the_order_without_parts():
+    assert read_texts(epochs=2, shards=HUMAN + assign_parts(WEB, 1)) == read_texts(
+        epochs=2, shards=[*HUMAN, *(ShardRef("web", n, "web") for n in range(7))]
+    )
+
+
+def test_a_training_without_shards_is_an_error():
+    with pytest.raises(AssertionError, match="at least one shard"):
+        make_stream(shards=[])
