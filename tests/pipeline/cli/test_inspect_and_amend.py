@@ -12,6 +12,7 @@ from capfilt.pipeline.cli.app import app
 from capfilt.pipeline.console.signals import Interrupted
 from capfilt.pipeline.maintenance.verify import Problem
 from capfilt.pipeline.prepare import open_run
+from capfilt.pipeline.report.metrics_file import RoundMetrics
 from capfilt.pipeline.rundir.ledger import Ledger
 from tests.tiny import tiny_data, write_config
 
@@ -89,7 +90,7 @@ def test_report_needs_a_finished_round(run_dir):
 
 def test_report_ends_with_a_query(run_dir, monkeypatch):
     monkeypatch.setattr(Ledger, "node", lambda ledger, name: {} if name == "bootstrap.1" else None)
-    monkeypatch.setattr("capfilt.pipeline.nodes.report.write_report", lambda *_: {"round": 1})
+    monkeypatch.setattr("capfilt.pipeline.nodes.report.write_report", lambda *_: RoundMetrics(round=1))
     result = call("report", run_dir)
     assert result.exit_code == 0, result.output
     assert lines_of(result)[-1].startswith('look duckdb -c "SELECT origin, 1-avg(kept::int)')

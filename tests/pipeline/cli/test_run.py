@@ -18,7 +18,7 @@ from capfilt.pipeline.console.logs import LogSettings, logging_configured
 from capfilt.pipeline.console.signals import Interrupted
 from capfilt.pipeline.prepare import open_run
 from tests.local_run import local_run
-from tests.runs import DONE
+from tests.runs import NO_RESULT
 from tests.tiny import tiny_data, write_config
 
 LOGGER = logging.getLogger("capfilt.stages.x")
@@ -106,7 +106,7 @@ def test_log_lines_of_a_node_name_it(config, monkeypatch):
 
     def work(context, node):
         LOGGER.warning("in the node")
-        return DONE
+        return NO_RESULT
 
     node = context.run_dir.nodes["fetch"]
     node = replace(node, kind=replace(node.kind, run=work))
