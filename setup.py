@@ -1,4 +1,4 @@
-"""Where each package of the wheel lies in the repository; everything else about the build is in pyproject.toml."""
+"""Maps the packages of the wheel to folders of the repository; the rest of the build is in pyproject.toml."""
 
 from setuptools import find_namespace_packages, setup
 

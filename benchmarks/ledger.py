@@ -2,9 +2,9 @@
 
     python -m benchmarks.ledger                     # 100,000 shards on the local disk
 
-Beside ours the plain way, which img2dataset's progress takes over its `_stats.json` files: `fs.glob`, then `json.load` of
-an `fs.open` one after the other. Both sides read the same files, taking turns, after one round that warms the system's
-cache. Prints a line per round, and stores everything in benchmarks/results/ledger.json.
+The other side is the plain way, by which img2dataset reads its `_stats.json` files: `fs.glob`, then
+`json.load` of an `fs.open` for one file after the other. Both sides read the same files in turn, after a first
+round that fills the system's cache. Prints a line per round and writes benchmarks/results/ledger.json.
 """
 
 from __future__ import annotations

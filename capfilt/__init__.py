@@ -1,7 +1,8 @@
-"""The one package everything is imported from: `capfilt.pipeline`, `capfilt.stages`, `capfilt.models`, `capfilt.cluster`.
+"""The package from which everything is imported, for example `capfilt.models.network.med`.
 
-An installed wheel holds these beside this file. In a checkout they are the top-level folders of the repository, one
-level up, so that `python -m pipeline` and `ray job submit --working-dir .` need no installation.
+An installed wheel holds its subpackages beside this file. In a checkout they are the top-level folders of the
+repository, one level up, so that `python -m pipeline` and `ray job submit --working-dir .` need no
+installation.
 """
 
 from pathlib import Path

@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.live import Live
 
 from capfilt.cluster.chain.engine import Step
-from capfilt.cluster.chain.isolation import Isolation
 from capfilt.pipeline.console import logs
 from capfilt.pipeline.console.logs import (
     LogSettings,
@@ -28,8 +27,8 @@ from capfilt.pipeline.console.logs import (
     shard_log_context,
     with_worker_logging,
 )
+from capfilt.pipeline.nodes.chain import ISOLATION
 from capfilt.pipeline.nodes.worker_logs import with_step_logging
-from capfilt.stages.rows import shard_name
 from tests.local_chain import run_local
 
 LOGGER = logging.getLogger("capfilt.stages.x")
@@ -239,14 +238,6 @@ class Logging:
     def __call__(self, batch):
         LOGGER.info("working")
         return batch
-
-
-ISOLATION = Isolation(
-    mark_failed=lambda *_: None,
-    mark_crashed=lambda *_: None,
-    count_active=lambda batch: batch.num_rows,
-    shard_name=shard_name,
-)
 
 
 def test_worker_processes_log_as_the_driver_and_name_node_and_shard(stderr):
