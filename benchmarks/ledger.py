@@ -3,8 +3,8 @@
     python -m benchmarks.ledger                     # 100,000 shards on the local disk
 
 The other side is the plain way, by which img2dataset reads its `_stats.json` files: `fs.glob`, then
-`json.load` of an `fs.open` for one file after the other. Both sides read the same files in turn, after a first
-round that fills the system's cache. Prints a line per round and writes benchmarks/results/ledger.json.
+`json.load` of an `fs.open` for one file after the other. Both sides read the same files in turn, after one
+round that fills the cache. Prints a line per round and writes benchmarks/results/ledger.json.
 """
 
 from __future__ import annotations
