@@ -22,7 +22,7 @@ from capfilt.stages.fetch.stage import Fetch
 from capfilt.stages.images.decode import DecodeConfig
 from capfilt.stages.manifest.config import ManifestConfig
 from capfilt.stages.manifest.index import build_index
-from capfilt.stages.rows import CAPTION
+from capfilt.stages.rows import CAPTION_TYPE
 from capfilt.stages.shards.read import Read, ReadConfig
 from capfilt.stages.shards.write import Provenance, Write, WriteConfig
 from capfilt.stages.storage.store import Store
@@ -38,7 +38,7 @@ class ColorCaptioner:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         captions = [[] if image is None else [self._caption(image)] for image in batch["image"].to_pylist()]
-        return batch.append_column("captions", pa.array(captions, pa.list_(CAPTION)))
+        return batch.append_column("captions", pa.array(captions, pa.list_(CAPTION_TYPE)))
 
     def _caption(self, image: bytes) -> dict:
         pixels = np.asarray(Image.open(io.BytesIO(image)).convert("RGB"), dtype=int).reshape(-1, 3)

@@ -63,7 +63,7 @@ def test_trained_models_are_those_of_the_round(tmp_path, shards_of):
     context = context_of(tmp_path, rounds=2)
     seen = shards_of(context, "bootstrap.2")
     for role, model in seen.models.items():
-        assert model.address == f"{tmp_path}/run/models/{role}.2" and model.tokenizer is None
+        assert model.checkpoint == f"{tmp_path}/run/models/{role}.2" and model.tokenizer is None
         assert model.digest == context.fingerprints.of(f"{role}.2")
     assert seen.downloads == [] and seen.fetched is False and seen.folders == {"web": "rounds/2/web"}
 
@@ -72,7 +72,7 @@ def test_given_models_serve_the_first_round_which_downloads_the_web_images(tmp_p
     context = context_of(tmp_path, give_checkpoints(tmp_path, "captioner", "filter"), rounds=2)
     seen = shards_of(context, "bootstrap.1")
     for role, model in seen.models.items():
-        assert model.address == model.tokenizer == f"{tmp_path}/{role}"
+        assert model.checkpoint == model.tokenizer == f"{tmp_path}/{role}"
         assert model.digest == context.fingerprints.checkpoint(role)[:16] and len(model.digest) == 16
     assert seen.models["captioner"].digest != seen.models["filter"].digest
     assert seen.downloads == ["web"] and seen.fetched is True
