@@ -26,7 +26,7 @@ from capfilt.pipeline.nodes.duplicates import (
 )
 from capfilt.pipeline.plan import plan
 from capfilt.pipeline.rundir.fingerprints import Fingerprints
-from capfilt.stages.bootstrap.duplicates import SurplusCopies
+from capfilt.stages.bootstrap.duplicates import DUPLICATES_SCHEMA, SurplusCopies
 from capfilt.stages.pairs.parts import ShardRef
 from capfilt.stages.pairs.read import PairsConfig, ReadPairs
 from capfilt.stages.rows import CANDIDATE_SCHEMA, ROW_SCHEMA, row_key, table_of
@@ -224,11 +224,21 @@ def test_number_of_listed_images_is_limited_only_below_the_limit_of_copies(conte
     monkeypatch.setattr(duplicates, "LISTED_BELOW_LIMIT", listed)
     count_copies(context.run_dir)
     assert pq.read_table(context.store.path(DUPLICATES))["copies"].to_pylist() == [5, 4, 3, 3]
-    count_copies(writable(config_of(context.config.run.dir, max_copies=50)))
-    assert pq.read_table(context.store.path(DUPLICATES))["copies"].to_pylist() == [5, 4, 3, 3][:listed]
+    for max_copies in (5, 50):
+        count_copies(writable(config_of(context.config.run.dir, max_copies=max_copies)))
+        assert pq.read_table(context.store.path(DUPLICATES))["copies"].to_pylist() == [5, 4, 3, 3][:listed]
 
 
-@pytest.mark.parametrize(("max_copies", "surplus"), [(2, 3), (4, 1), (5, 0)])
+def test_image_with_equally_many_copies_by_two_hashes_is_listed_with_the_first(context):
+    rows = [
+        {"kind": kind, "hash": "0", "copies": 3, "first": "web/00000000000", "last": None}
+        for kind in ("exact", "url")
+    ]
+    context.store.put(DUPLICATES, encode_parquet(table_of(rows, DUPLICATES_SCHEMA)))
+    assert [image["kind"] for image in most_copied_images(context.config, context.store)] == ["exact"]
+
+
+@pytest.mark.parametrize(("max_copies", "surplus"), [(2, 3), (4, 1), (5, 0), (6, 0)])
 def test_copies_are_surplus_only_above_the_limit(context, max_copies, surplus):
     config = config_of(context.config.run.dir, max_copies=max_copies)
     count_copies(writable(config))

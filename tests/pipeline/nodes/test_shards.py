@@ -6,9 +6,19 @@ import pytest
 
 from capfilt.cluster.chain.shrinking import ClusterShrunk
 from capfilt.pipeline.config.load import parse_config
+from capfilt.pipeline.console.signals import NodeStopped
 from capfilt.pipeline.errors import NodeFailed
 from capfilt.pipeline.nodes import shards
-from capfilt.pipeline.nodes.shards import ATTEMPTS, ShardWork, count_records, status_summary, stream_shards
+from capfilt.pipeline.nodes.shards import (
+    ATTEMPTS,
+    ShardWork,
+    count_records,
+    missing_shards,
+    run_shards,
+    status_summary,
+    stream_shards,
+)
+from capfilt.pipeline.prepare import open_run
 from capfilt.stages.shards.records import CandidatesRecord, CorpusRecord, RowCounts
 
 SHRUNK, BROKEN = ClusterShrunk("half of the cluster is gone"), RuntimeError("the engine broke down\nat night")
@@ -171,3 +181,58 @@ def test_totals_of_commit_records():
 
 def test_summary_of_statuses_begins_with_the_most_frequent():
     assert status_summary({"dns": 2, "success": 12_345, "timeout": 3}) == "12,345 success, 3 timeout, 2 dns"
+
+
+class TestRunShards:
+    """The end of a node on its shards."""
+
+    @pytest.fixture
+    def run(self, tmp_path, monkeypatch):
+        """Runs the fetch node over two shards of the source "web"; the engine completes the first ones."""
+        (tmp_path / "urls.csv").write_text("url,caption\na,a\nb,b\nc,c\n")
+
+        def call(completed, *, stop=False):
+            data = CONFIG | {"run": {"dir": str(tmp_path / "run")}}
+            rows = {"manifest": str(tmp_path / "urls.csv"), "shard_size": 2}
+            data["sources"] = {"web": {"kind": "web", "rows": rows}}
+            run_dir = open_run(parse_config(data, "test"))
+            board = SimpleNamespace(failures=lambda name: {"a cause": 1})
+            context = SimpleNamespace(
+                config=run_dir.config,
+                store=run_dir.store,
+                ledger=run_dir.ledger,
+                board=board,
+                progress=SimpleNamespace(set_total=lambda *_, unit: None, advance=lambda *_: None),
+                stop=SimpleNamespace(requested=stop),
+            )
+            left = [{"source": "web", "shard": shard} for shard in range(completed, 2)]
+            monkeypatch.setattr(shards, "stream_shards", lambda context, work: left)
+            run_shards(context, run_dir.nodes["bootstrap.1"], lambda sizing: [], {"web": "rounds/1/web"})
+
+        return call
+
+    @pytest.mark.parametrize("stop", [False, True])
+    def test_node_is_done_if_no_shard_is_left_even_if_the_run_stops(self, run, stop):
+        run(2, stop=stop)
+
+    def test_node_is_stopped_if_shards_are_left_and_the_run_stops(self, run):
+        with pytest.raises(NodeStopped, match=r"^1 of 2 shards are done$"):
+            run(1, stop=True)
+
+    def test_node_fails_if_shards_are_left(self, run):
+        with pytest.raises(NodeFailed) as error:
+            run(1)
+        line = str(error.value)
+        assert line.startswith("bootstrap.1: 1 of 2 shards failed in every attempt (first: shard 1 of web)")
+        assert line.endswith("a cause; the same command retries only these")
+
+
+def test_missing_shards_are_those_without_a_commit_record():
+    committed = {"corpus/a": [0, 2], "corpus/b": []}
+    context = SimpleNamespace(ledger=SimpleNamespace(committed_shards=committed.__getitem__))
+    indexes = {"a": SimpleNamespace(shards=4), "b": SimpleNamespace(shards=1)}
+    assert missing_shards(context, indexes, {"a": "corpus/a", "b": "corpus/b"}) == [
+        {"source": "a", "shard": 1},
+        {"source": "a", "shard": 3},
+        {"source": "b", "shard": 0},
+    ]
