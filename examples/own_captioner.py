@@ -17,6 +17,7 @@ from tiny_blip import save_tiny_blip
 
 from capfilt.pipeline.corpora.shapes import ShapesConfig, make_shapes
 from capfilt.stages.bootstrap.filter import Filter, FilterConfig
+from capfilt.stages.bootstrap.model_source import ModelSource
 from capfilt.stages.fetch.config import FetchConfig
 from capfilt.stages.fetch.stage import Fetch
 from capfilt.stages.images.decode import DecodeConfig
@@ -60,7 +61,7 @@ stages = [
     Read(ReadConfig(run_dir=run_dir)),
     Fetch(FetchConfig(image_root="shapes/web", image=image)),
     ColorCaptioner(),
-    Filter(FilterConfig(threshold=0.5), checkpoint=checkpoint, keep_images=True),
+    Filter(FilterConfig(threshold=0.5), ModelSource(checkpoint=checkpoint), keep_images=True),
     Write(
         WriteConfig(
             run_dir=run_dir,
