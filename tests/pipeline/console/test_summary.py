@@ -104,10 +104,10 @@ def test_damaged_metrics_are_reported_and_left_out(tmp_path, caplog) -> None:
 def test_last_metrics_of_a_store_that_cannot_be_reached_are_none(monkeypatch) -> None:
     from capfilt.stages.storage.store import StoreError
 
-    def get(self: Store, name: str) -> None:
+    def find(self: Store, name: str) -> None:
         raise StoreError("no such bucket")
 
-    monkeypatch.setattr(Store, "get", get)
+    monkeypatch.setattr(Store, "find", find)
     assert load_last_metrics(config_of("/x")) is None
 
 
