@@ -7,7 +7,6 @@ unreadable, and a small file can take hours. `open_image` bounds all three.
 import io
 import struct
 import time
-from collections.abc import Sequence
 
 from PIL import IcoImagePlugin, Image, TiffImagePlugin
 
@@ -45,7 +44,7 @@ class _LimitedFile(io.BytesIO):
 
 
 def open_image(
-    data: bytes, formats: Sequence[str] | None = None, max_pixels: int = PILLOW_MAX_PIXELS
+    data: bytes, formats: list[str] | None = None, max_pixels: int = PILLOW_MAX_PIXELS
 ) -> Image.Image:
     """Read the header of an image file; pixels are decoded later, on the thread that calls this.
 
