@@ -12,7 +12,7 @@ limit."""
 _END = b"\xff\xd9"
 _SCAN = b"\xff\xda"
 _PROGRESSIVE = 0xC2
-_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
+_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 """In entropy-coded data a 0xFF byte is followed by a zero or is a restart marker."""
 _TARGETS = {"Gray": "GRAY", "CMYK": "CMYK", "YCCK": "CMYK"}
 """Stored colors -> what libjpeg can decode them to, where that is not RGB."""
@@ -50,7 +50,7 @@ def _walk(data: bytes) -> tuple[bool, int, bool]:
             continue
         size = int.from_bytes(data[at : at + 2], "big")
         body = data[at + 2 : at + size]
-        if marker == _PROGRESSIVE and len(body) >= 6:
+        if marker == _PROGRESSIVE and not progressive:
             progressive = True
             missing = {(part, k): 1 for part in body[6::3] for k in range(64)}
         elif marker == _SCAN[1]:
@@ -68,7 +68,7 @@ def _mark_scanned(body: bytes, missing: dict[tuple[int, int], int]) -> None:
     first, last, bits = struct.unpack_from("3B", body, 1 + 2 * count)
     if bits & 0x0F == 0:  # the lowest bit
         for part in body[1 : 1 + 2 * count : 2]:
-            for k in range(first, last + 1):
+            for k in range(first, min(last, 63) + 1):
                 missing.pop((part, k), None)
 
 

@@ -137,6 +137,14 @@ def test_scans_of_a_jpeg_are_bounded(end: bytes) -> None:
             open_image(data)
 
 
+def test_headers_that_are_made_to_take_long() -> None:
+    """None of these is quadratic in its length."""
+    head = b"\xff\xd8\xff\xe0\0\2"
+    frames = handmade.segment(0xC2, b"\x08\0\x10\0\x10\xff" + bytes(range(255)) * 3) * 2_000
+    for body in (b"\xff" * 1_000_000 + b"\0", frames, b"\xff\xda\0\0" * 90):
+        assert jpeg_scans.check_and_complete(head + body, 1_000_000) == head + body
+
+
 def test_scan_markers_in_metadata_do_not_count() -> None:
     data = encode(quarters(), "JPEG")
     comment = handmade.segment(0xFE, b"\xff\xda" * 500)
