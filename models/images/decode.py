@@ -22,6 +22,7 @@ _DAMAGE_ERRORS = (
     ValueError,
     TypeError,
     RuntimeError,  # the AVIF decoder
+    SystemError,  # the JPEG 2000 decoder, when reading fails
     EOFError,
     IndexError,
     KeyError,

@@ -197,11 +197,12 @@ def test_a_jpeg_2000_has_one_size() -> None:
         open_image(huge)
 
 
-@pytest.mark.parametrize("format_", ["JPEG", "PNG", "GIF", "BMP", "PPM"])
+@pytest.mark.parametrize("format_", ["JPEG", "PNG", "GIF", "BMP", "PPM", "JPEG2000"])
 def test_decoding_stops_at_the_limit_of_time(format_: str, monkeypatch: pytest.MonkeyPatch) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (400, 400), dtype=np.uint8)
     image = open_image(encode(Image.fromarray(noise), format_))
     assert isinstance(image.fp, io.BytesIO)
     monkeypatch.setattr(opening.time, "thread_time", lambda: image.fp.deadline + 1)
-    with pytest.raises(OSError, match="decoding takes more than 60 s of processor time"):
+    with pytest.raises((OSError, SystemError)) as caught:  # JPEG 2000: reading fails inside the decoder
         image.load()
+    assert "decoding takes more than 60 s of processor time" in str(caught.value.__cause__ or caught.value)
