@@ -13,6 +13,7 @@ from PIL import Image
 
 from capfilt.stages.images.decode import FORMATS, DecodeConfig, StoredImage, decode_and_resize
 from capfilt.stages.status import Failure
+from tests.stages.images import handmade
 from tests.stages.images.samples import encode, quarters
 
 CASES = 1_000
@@ -143,3 +144,25 @@ def test_a_png_with_three_changed_bytes_ends_as_decode(resize: str) -> None:
         with pytest.raises(Failure) as caught:
             decode_and_resize(bytes(changed), config)
         assert caught.value.status == "decode"
+
+
+@pytest.mark.parametrize("resize", ["shorter", "original"])
+def test_a_png_with_damaged_pixels_and_right_checksums_ends_as_decode(resize: str) -> None:
+    """Also where there is no EXIF, so that Pillow decodes the image in search of it."""
+    data = encode(textured())
+    config = DecodeConfig(min_side=8, resize=resize)  # type: ignore[arg-type]
+    start, end = data.index(b"IDAT") + 4, data.index(b"IEND") - 8
+    refused = 0
+    for number in range(200):
+        rng = random.Random(number)
+        body = bytearray(data[start:end])
+        for _ in range(3):
+            body[rng.randrange(len(body))] ^= rng.randrange(1, 256)
+        changed = data[: start - 8] + handmade.chunk(b"IDAT", bytes(body)) + data[end + 4 :]
+        if is_accepted_by_pillow(changed):
+            continue
+        refused += 1
+        with pytest.raises(Failure) as caught:
+            decode_and_resize(changed, config)
+        assert caught.value.status == "decode"
+    assert refused > 150, refused
