@@ -96,7 +96,11 @@ STATUSES: dict[str, Status] = {
         Status("too_big", False, "The body exceeds the byte limit."),
         Status("empty_body", False, "The response or file has no bytes."),
         Status("not_image", False, "Not an image in a supported format (a web page, SVG, text ...)."),
-        Status("decode", False, "An image in a supported format is damaged or truncated."),
+        Status(
+            "decode",
+            False,
+            "An image in a supported format is damaged or truncated, or takes too long to decode.",
+        ),
         Status("too_small", False, "The shorter side is below the configured minimum."),
         Status(
             "too_many_pixels", False, "Width times height, read from the header, exceeds the pixel limit."

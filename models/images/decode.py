@@ -12,6 +12,9 @@ import zlib
 import numpy as np
 from PIL import Image, ImageCms
 
+from capfilt.models.images.opening import open_image
+from capfilt.models.images.png import transparent_16_bit_color
+
 # Pillow's plugins raise these for damaged files, depending on the damage.
 _DAMAGE_ERRORS = (
     OSError,
@@ -19,6 +22,7 @@ _DAMAGE_ERRORS = (
     ValueError,
     TypeError,
     RuntimeError,  # the AVIF decoder
+    SystemError,  # the JPEG 2000 decoder, when reading fails
     EOFError,
     IndexError,
     KeyError,
@@ -43,6 +47,9 @@ _UPRIGHT = {
 
 WHITE = (255, 255, 255)
 
+_PROFILE_COLORS = {"L": "GRAY", "LA": "GRAY", "RGB": "RGB", "RGBA": "RGB", "CMYK": "CMYK"}
+"""Mode of an image -> the colors, in the words of ICC.1, that its profile must have."""
+
 
 def decode_image(data: bytes) -> Image.Image:
     """Decode an image file of any format that Pillow reads.
@@ -54,8 +61,8 @@ def decode_image(data: bytes) -> Image.Image:
         ValueError: the file is not an image, is damaged or truncated, or exceeds Pillow's pixel limit.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return to_display_rgb(image, WHITE)
+        with open_image(data) as image:
+            return to_display_rgb(image, WHITE, data)
     except _DAMAGE_ERRORS as error:
         raise ValueError(
             f"cannot decode the image ({len(data)} bytes): {type(error).__name__}: {error}; "
@@ -63,15 +70,21 @@ def decode_image(data: bytes) -> Image.Image:
         ) from error
 
 
-def to_display_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+def to_display_rgb(image: Image.Image, background: tuple[int, int, int], data: bytes) -> Image.Image:
     """Convert an open image to what a viewer displays: RGB, upright, sRGB, on the background color.
 
     Raises many kinds of exceptions if the file is damaged.
+
+    Args:
+        image: from `open_image`.
+        data: the file.
     """
+    # First of all: Pillow decodes a PNG when it is asked for EXIF, and does not report damage again.
     image.load()
+    image = _reveal_transparency(image, data)
     transpose = _UPRIGHT.get(orientation(image))
     upright = image if transpose is None else image.transpose(transpose)
-    return _to_rgb(_to_srgb(upright), background)
+    return _to_opaque_rgb(_to_srgb(_to_8_bits(upright)), background)
 
 
 def is_plain(image: Image.Image) -> bool:
@@ -85,7 +98,11 @@ def is_plain(image: Image.Image) -> bool:
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; width and height are swapped from 5 on."""
+    """The EXIF orientation, 1 to 8; width and height are swapped from 5 on.
+
+    Of a loaded image, or of a JPEG. Pillow turns a TIFF when it is loaded, which has orientation 1 then. Of
+    an AVIF this is the rotation of its container, not that in EXIF.
+    """
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)
     except _DAMAGE_ERRORS:  # damaged metadata of an intact image: keep the stored orientation
@@ -94,12 +111,14 @@ def orientation(image: Image.Image) -> int:
 
 
 def _color_profile(image: Image.Image) -> ImageCms.ImageCmsProfile | None:
-    """The embedded ICC profile; None if it is sRGB, is damaged, or the image is neither RGB nor CMYK."""
+    """The embedded ICC profile; None if it is sRGB, damaged, or one of other colors than the image's."""
     data = image.info.get("icc_profile")
-    if not data or image.mode not in ("RGB", "RGBA", "CMYK"):
+    if not data or image.mode not in _PROFILE_COLORS:
         return None
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
+        if profile.profile.xcolor_space.strip() != _PROFILE_COLORS[image.mode]:
+            return None
         return None if "srgb" in ImageCms.getProfileDescription(profile).lower() else profile
     except (ImageCms.PyCMSError, *_DAMAGE_ERRORS):
         return None
@@ -111,22 +130,63 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     if profile is None:
         return image
     try:
-        colors = image.convert("RGB") if image.mode == "RGBA" else image
+        colors = image.convert(image.mode.removesuffix("A"))
         converted = ImageCms.profileToProfile(
             colors, profile, ImageCms.createProfile("sRGB"), outputMode="RGB"
         )
     except (ImageCms.PyCMSError, *_DAMAGE_ERRORS):
         return image
     assert converted is not None, "only an in-place conversion returns None"
-    if image.mode == "RGBA":
+    if image.mode.endswith("A"):
         converted.putalpha(image.getchannel("A"))
     return converted
 
 
-def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+def _reveal_transparency(image: Image.Image, data: bytes) -> Image.Image:
+    """Turn the transparent color of a PNG with 16 bits per channel into an alpha channel.
+
+    Pillow keeps the high bytes of colors, and compares those with 16 bits of the transparent one.
+    """
+    if image.format != "PNG":
+        return image
+    if image.mode.startswith("I"):
+        level = image.info.pop("transparency", None)
+        if not isinstance(level, int):
+            return image
+        alpha, image = np.asarray(image) != level, _gray_to_8_bits(image)
+    else:
+        color = transparent_16_bit_color(data)
+        if color is None:
+            return image
+        image.info.pop("transparency", None)
+        high, low = np.array(color) >> 8, np.array(color) & 255
+        alpha = ((np.asarray(image) != high) | (_low_bytes(data) != low)).any(axis=-1)
+    image = image.copy()
+    image.putalpha(Image.fromarray(alpha.astype(np.uint8) * 255))
+    return image
+
+
+def _low_bytes(data: bytes) -> np.ndarray:
+    """The low bytes of a PNG with 16-bit colors, [height, width, 3] uint8."""
+    with open_image(data) as image:
+        # Unpacks the samples, which are big-endian, as if they were little-endian.
+        image.tile = [tile._replace(args="RGB;16L") for tile in image.tile]  # type: ignore[attr-defined]
+        return np.asarray(image)
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Convert to L, LA, RGB, RGBA or CMYK, with alpha if anything is transparent; metadata is kept."""
     if image.mode.startswith("I") or image.mode == "F":  # I;16, I;16B, I, F: gray with more than 8 bits
-        return _gray_to_8_bits(image).convert("RGB")
+        return _gray_to_8_bits(image)
+    if image.mode == "1":
+        return image.convert("LA" if image.has_transparency_data else "L")
     if image.has_transparency_data:
+        return image.convert("LA" if image.mode in ("L", "LA") else "RGBA")
+    return image if image.mode in _PROFILE_COLORS else image.convert("RGB")
+
+
+def _to_opaque_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    if image.mode.endswith("A"):
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, background), image).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")  # convert always copies
@@ -142,4 +202,7 @@ def _gray_to_8_bits(image: Image.Image) -> Image.Image:
     maximum = 65535.0
     if image.mode == "F":
         maximum = 1.0 if np.nanmax(gray, initial=0.0) <= 1 else 255.0
-    return Image.fromarray(np.clip(np.nan_to_num(gray) * (255.0 / maximum) + 0.5, 0, 255).astype(np.uint8))
+    scaled = np.clip(np.nan_to_num(gray) * (255.0 / maximum) + 0.5, 0, 255).astype(np.uint8)
+    result = Image.fromarray(scaled)
+    result.info = image.info.copy()
+    return result

@@ -16,6 +16,7 @@ from annotated_types import Ge, Le
 from PIL import Image, UnidentifiedImageError
 
 from capfilt.models.images.decode import is_plain, orientation, to_display_rgb
+from capfilt.models.images.opening import PILLOW_MAX_PIXELS, open_image
 from capfilt.stages.images.jpeg import decode_jpeg, encode_jpeg
 from capfilt.stages.images.phash import perceptual_hash
 from capfilt.stages.images.resize import downscale
@@ -23,12 +24,28 @@ from capfilt.stages.status import Failure
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "ICO", "TIFF", "JPEG2000", "PPM")
 """Formats of images on the web. Pillow's others start programs (EPS), hold no images (PDF) or are unused, and
-every parser of untrusted bytes adds attack surface."""
-PILLOW_MAX_PIXELS = 178_956_970
-"""Pillow itself rejects larger images (twice its MAX_IMAGE_PIXELS)."""
+every parser of untrusted bytes adds attack surface. HEIC is named but not decoded: pi-heif 1.4 crashes the
+process on damaged files."""
 FULL_CHROMA_BELOW = 128
 """Pixels of the shorter side below which JPEGs are stored as 4:4:4: in such small images 4:2:0 blurs the
 colors visibly, and 4:4:4 costs little."""
+_OTHER_KINDS = [
+    (re.compile(pattern, re.IGNORECASE | re.DOTALL), kind)
+    for pattern, kind in (
+        (rb"\s*(<!doctype html|<html)", "HTML"),
+        (rb"\s*<svg", "SVG"),
+        (rb"\s*<\?xml.{0,1000}<svg", "SVG"),
+        (rb"\s*<\?xml", "XML"),
+        (rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", "HEIC"),
+        (rb"\xff\x0a|\0\0\0\x0cJXL ", "JPEG XL"),
+        (rb"8BPS", "PSD"),
+        (rb"....ftyp", "video"),
+        (rb"%PDF", "PDF"),
+        (rb"%!PS", "PostScript"),
+        (rb"\x1f\x8b", "gzip"),
+    )
+]
+"""Beginnings of files that are no image in one of `FORMATS`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +112,7 @@ def decode_and_resize(data: bytes, config: DecodeConfig) -> StoredImage:
         _check_size(*image.size, config)
         try:
             pixels, original_size = _decode_pixels(image, data, config)
-        except MemoryError:  # the machine's failure, not the image's: its pixels are within the limit
+        except (Failure, MemoryError):  # no memory: the machine's failure, the pixels are within the limit
             raise
         except Exception as error:  # decoders raise almost anything on damaged bytes (AVIF: RuntimeError)
             raise Failure("decode", f"damaged or truncated: {type(error).__name__}: {error}") from error
@@ -114,12 +131,12 @@ def decode_and_resize(data: bytes, config: DecodeConfig) -> StoredImage:
 def _open_image(data: bytes, config: DecodeConfig) -> Image.Image:
     """Read the header; pixels are decoded later."""
     try:
-        return Image.open(io.BytesIO(data), formats=_available_formats())
+        return open_image(data, _available_formats(), config.max_pixels)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise Failure("too_many_pixels", f"{error}; the limit is {config.max_pixels}") from error
     except UnidentifiedImageError as error:
         raise Failure(
-            "not_image", f"{len(data)} bytes in no supported image format{_markup_hint(data)}"
+            "not_image", f"{len(data)} bytes in no supported image format{_kind_hint(data)}"
         ) from error
     except MemoryError:  # as in `decode_and_resize`
         raise
@@ -160,9 +177,13 @@ def _decode_pixels(
             return pixels, size
     if 2 * min_size[0] <= width:
         image.draft(None, min_size)  # decodes JPEGs at a fraction of their size, as `decode_jpeg` does
+    image.load()
+    if image.format != "JPEG":  # Pillow has turned a TIFF, and an icon's image can have another size
+        size = image.size
+        _check_size(*size, config)
     if orientation(image) >= 5:
-        size = height, width
-    return np.asarray(to_display_rgb(image, config.background_rgb)), size
+        size = size[1], size[0]
+    return np.asarray(to_display_rgb(image, config.background_rgb, data)), size
 
 
 def _available_formats() -> list[str]:
@@ -170,11 +191,10 @@ def _available_formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def _markup_hint(data: bytes) -> str:
+def _kind_hint(data: bytes) -> str:
     """Return " (HTML)" for a web page etc., "" for other bytes, so that reports show what was downloaded."""
-    start = data[:256].lstrip().lower()
-    for mark, kind in ((b"<!doctype html", "HTML"), (b"<html", "HTML"), (b"<svg", "SVG"), (b"<?xml", "XML")):
-        if start.startswith(mark):
+    for pattern, kind in _OTHER_KINDS:
+        if pattern.match(data):
             return f" ({kind})"
     return ""
 

@@ -11,6 +11,7 @@ from torchvision.transforms import InterpolationMode
 
 from capfilt.models.images.decode import decode_image, is_plain, orientation
 from capfilt.models.images.pixels import MEAN, STD, normalize, to_pixels
+from tests.stages.images import handmade
 
 RED, GREEN, BLUE, WHITE, BLACK = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0))
 
@@ -242,14 +243,16 @@ def test_orientation_is_1_to_8(value, expected):
 
 def test_a_plain_image_is_rgb_upright_opaque_and_srgb():
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    xyz = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    wide = handmade.icc_profile((0.61, 0.31, 0.02), (0.21, 0.63, 0.06), (0.15, 0.06, 0.74))
     assert is_plain(reopen(corners()))
     assert is_plain(reopen(corners(), icc_profile=srgb))
     assert is_plain(reopen(corners(), exif=with_orientation(1)))
     assert not is_plain(reopen(corners().convert("L")))
     assert not is_plain(reopen(corners(), transparency=RED))
     assert not is_plain(reopen(corners(), exif=with_orientation(3)))
-    assert not is_plain(reopen(corners(), icc_profile=lab))
+    assert not is_plain(reopen(corners(), icc_profile=wide))
+    assert is_plain(reopen(corners(), icc_profile=xyz))  # not a profile of RGB, so it is ignored
 
 
 # ---- pixels

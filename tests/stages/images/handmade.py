@@ -142,22 +142,37 @@ def _blocks(data: bytes) -> bytes:
 def icc_profile(red: Sequence[float], green: Sequence[float], blue: Sequence[float]) -> bytes:
     """A display profile (ICC.1:2001) with these primaries (XYZ under D50) and gamma 2.2."""
 
-    def xyz(values: Sequence[float]) -> bytes:
-        return b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(v * 65536) for v in values))
+    curve = _curve(2.2)
+    return _profile(
+        b"RGB ",
+        [(b"rXYZ", _xyz(red)), (b"gXYZ", _xyz(green)), (b"bXYZ", _xyz(blue)), (b"rTRC", curve),
+         (b"gTRC", curve), (b"bTRC", curve)],
+    )  # fmt: skip
 
-    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(2.2 * 256)) + b"\0\0"
+
+def gray_profile(gamma: float) -> bytes:
+    """A profile (ICC.1:2001) of gray images with this gamma."""
+    return _profile(b"GRAY", [(b"kTRC", _curve(gamma))])
+
+
+def _xyz(values: Sequence[float]) -> bytes:
+    return b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(v * 65536) for v in values))
+
+
+def _curve(gamma: float) -> bytes:
+    return b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + b"\0\0"
+
+
+def _profile(colors: bytes, tags: list[tuple[bytes, bytes]]) -> bytes:
     name = b"handmade\0"
     text = b"desc\0\0\0\0" + struct.pack(">I", len(name)) + name + bytes(4 + 4 + 2 + 1 + 67)
-    tags = [
-        (b"desc", text + bytes(-len(text) % 4)), (b"wtpt", xyz((0.9642, 1.0, 0.8249))), (b"rXYZ", xyz(red)),
-        (b"gXYZ", xyz(green)), (b"bXYZ", xyz(blue)), (b"rTRC", curve), (b"gTRC", curve), (b"bTRC", curve),
-    ]  # fmt: skip
+    tags = [(b"desc", text + bytes(-len(text) % 4)), (b"wtpt", _xyz((0.9642, 1.0, 0.8249))), *tags]
     at, table, body = 128 + 4 + 12 * len(tags), b"", b""
     for sign, data in tags:
         table += sign + struct.pack(">II", at + len(body), len(data))
         body += data
     size = at + len(body)
-    head = struct.pack(">I4sI4s4s4s", size, b"\0\0\0\0", 0x02100000, b"mntr", b"RGB ", b"XYZ ")
+    head = struct.pack(">I4sI4s4s4s", size, b"\0\0\0\0", 0x02100000, b"mntr", colors, b"XYZ ")
     head += struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + b"acsp" + bytes(28)
     head += struct.pack(">3i", round(0.9642 * 65536), 65536, round(0.8249 * 65536)) + bytes(48)
     assert len(head) == 128

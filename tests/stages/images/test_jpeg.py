@@ -64,7 +64,7 @@ def test_smallest_sufficient_fraction() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("part", [slice(None, -3000), slice(None, -2), slice(None, 30)])
+@pytest.mark.parametrize("part", [slice(None, -3000), slice(None, -10), slice(None, 30)])
 def test_truncated_file_is_left_to_pillow(part: slice) -> None:
     assert decode_jpeg(encode()[part], SIZE, SIZE) is None
     with pytest.raises(Failure) as caught:
