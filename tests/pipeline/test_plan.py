@@ -133,7 +133,7 @@ class TestDownloadOnly:
     def test_only_fetch_is_planned_for_all_sources(self, tmp_path):
         config = config_of(tmp_path, self.without_models)
         (node,) = plan(config).values()
-        assert (node.name, node.needs, node.sources) == ("fetch", (), ("human", "test", "web"))
+        assert (node.name, node.needs, node.sources) == ("fetch", (), ("human", "web", "test"))
         assert select(plan(config), until="fetch") == plan(config)
 
     def test_corpus_has_the_fingerprint_that_a_later_bootstrap_expects(self, tmp_path):
