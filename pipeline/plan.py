@@ -3,7 +3,8 @@
     fetch → pretrain.0 → captioner.r ∥ filter.r → bootstrap.r → pretrain.r → evaluate.r → report.r,  r = 1…R
 
 When the config gives both checkpoints and pretrains nothing, only `bootstrap.1 → report.1` remain, and images
-are downloaded in the same streaming pass that captions and filters them.
+are downloaded in the same streaming pass that captions and filters them. When it gives no model at all, only
+`fetch` remains: images are downloaded on one machine, and captioned later with a config that adds models.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ def plan(config: Config) -> dict[str, Node]:
     pretrains = config.pretrain is not None
     both_given = config.captioner.checkpoint is not None and config.filter.checkpoint is not None
     web = config.of_kind("web")
+    if config.only_downloads:
+        add(FETCH, 0, [], list(config.sources))
+        return nodes
     if pretrains:
         # When both checkpoints are given, the bootstrap downloads the web images itself.
         add(FETCH, 0, [], config.of_kind("human", "test") + ([] if both_given else web))

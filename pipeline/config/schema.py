@@ -52,7 +52,7 @@ class Config(Section):
     """The model that is pretrained."""
     pretrain: TrainSection | None = None
     """Pretraining with the ITC, ITM and LM losses. Without it `captioner.checkpoint` and `filter.checkpoint`
-    must be given."""
+    must be given, or nothing in the sections `captioner` and `filter`: then the run only downloads."""
     continue_training: bool = False
     """Start the pretraining of round r from the model of round r-1 instead of from scratch (paper, table 13:
     no gain)."""
@@ -70,6 +70,13 @@ class Config(Section):
     def of_kind(self, *kinds: str) -> list[str]:
         """Names of the sources of these kinds, in the order of the config."""
         return [name for name, source in self.sources.items() if source.kind in kinds]
+
+    @property
+    def only_downloads(self) -> bool:
+        """Whether the config asks for images and for no model: the only node is `fetch`."""
+        # Compared by value: the config that a run writes into its directory has every section.
+        has_models = (self.captioner, self.filter) != (CaptionerSection(), FilterSection())
+        return self.pretrain is None and not has_models
 
     def trainings(self) -> dict[str, TrainSection]:
         """The training sections that are given, by kind of node."""
@@ -117,6 +124,13 @@ class Config(Section):
     def _check_sources_and_roles(self) -> Config:
         if not self.of_kind("web"):
             raise ValueError("sources: no source of kind web; there is nothing to caption and filter")
+        if self.only_downloads:
+            if self.run.rounds > 1:
+                raise ValueError(
+                    f"run.rounds: {self.run.rounds}, but there is nothing to train or to caption with; give "
+                    "pretrain, captioner and filter, or remove the key to download only"
+                )
+            return self
         for name in ("captioner", "filter"):
             section: CaptionerSection | FilterSection = getattr(self, name)
             first = section.checkpoint is None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from capfilt.pipeline.maintenance.verify import Problem, Verification, verify_run
 from capfilt.pipeline.plan import downstream
 from capfilt.pipeline.rundir.run_dir import RunDir
-from capfilt.stages.storage.layout import NODES, RECORD_SUFFIX, candidates_shard, corpus_shard
+from capfilt.stages.storage.layout import NODES, RECORD_SUFFIX, STAGING, candidates_shard, corpus_shard
 
 
 @dataclass
@@ -29,7 +29,8 @@ def repair_run(run_dir: RunDir) -> tuple[Verification, list[str]]:
     """
     found = verify_run(run_dir)
     reopened = repair(run_dir, found.problems)
-    if any(problem.place.startswith(f"{NODES}/") and problem.remove for problem in found.problems):
+    hiding = (f"{NODES}/", f"{STAGING}/")
+    if any(problem.place.startswith(hiding) and problem.remove for problem in found.problems):
         # The first verification could check nothing else.
         rest, reopened_too = repair_run(run_dir)
         rest.problems = found.problems + rest.problems

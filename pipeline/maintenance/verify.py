@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import io
-import tarfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow.parquet as pq
-
+from capfilt.pipeline.maintenance.shard_checks import (
+    ShardFolder,
+    check_against,
+    check_shard,
+    read_listed_file,
+)
 from capfilt.pipeline.node import Node
 from capfilt.pipeline.rundir.ledger import NodeRecord, StartRecord, decode_record, fingerprint
 from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.stages.manifest.index import Index, decode_index
-from capfilt.stages.shards.records import CandidatesRecord, CommitRecord, decode_commit
+from capfilt.stages.shards.records import decode_staged
 from capfilt.stages.storage.layout import (
     INDEX_RECORD,
     ShardFiles,
@@ -26,9 +28,11 @@ from capfilt.stages.storage.layout import (
     model_folder,
     node_record,
     provenance_file,
+    staged_shard,
+    staging_folder,
     start_record,
 )
-from capfilt.stages.storage.store import DECODE_ERRORS, FileEntry, Store, sha256
+from capfilt.stages.storage.store import DECODE_ERRORS, FileEntry, Store
 
 THREADS = 8
 """Shards that are read at the same time. Each is in memory as a whole."""
@@ -66,19 +70,6 @@ class Verification:
     problems: list[Problem] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class ShardFolder:
-    """A folder of shards, and what their records must say."""
-
-    folder: str
-    source: str
-    fingerprint: str | None
-    """None if no record says which: `--fresh bootstrap.1` keeps the images but removes the record."""
-    rows: Mapping[int, int | None] | None
-    """Shard → rows of its slice of the manifest (None for an image tar, whose images the index does not
-    count). None if the index cannot be read."""
-
-
 def verify_run(run_dir: RunDir) -> Verification:
     """Compare every record of a run with its files.
 
@@ -110,8 +101,8 @@ def verify_run(run_dir: RunDir) -> Verification:
 
 
 def _damaged_records(run_dir: RunDir) -> list[Problem]:
-    """The records of nodes that cannot be decoded."""
-    damaged = []
+    """The records of nodes and of staged shards that cannot be decoded."""
+    damaged = _damaged_staged_records(run_dir)
     for name in run_dir.nodes:
         for place, form in ((node_record(name), NodeRecord), (start_record(name), StartRecord)):
             try:
@@ -120,6 +111,21 @@ def _damaged_records(run_dir: RunDir) -> list[Problem]:
                     decode_record(data, form)
             except DECODE_ERRORS as error:
                 damaged.append(Problem(place, f"damaged ({error})", name, remove=True))
+    return damaged
+
+
+def _damaged_staged_records(run_dir: RunDir) -> list[Problem]:
+    """The records of shards that `capfilt retry` has staged; without its record a shard is retried again, or
+    fetched again if the committed one is removed already."""
+    damaged = []
+    for node in run_dir.nodes.values():
+        for source in node.sources if node.kind.streams_shards and node.round <= 1 else ():
+            for shard in run_dir.ledger.committed_shards(staging_folder(source)):
+                place = staged_shard(source, shard).record
+                try:
+                    decode_staged(run_dir.store.read(place))
+                except DECODE_ERRORS as error:
+                    damaged.append(Problem(place, f"damaged ({error})", node.name, remove=True))
     return damaged
 
 
@@ -167,33 +173,20 @@ def _verify_folder(
     total: Counter[str] = Counter()
     places = [ShardFiles(expected.folder, shard) for shard in committed]
     with ThreadPoolExecutor(THREADS) as pool:
-        checks = pool.map(lambda place: _check_shard(store, place), places)
+        checks = pool.map(lambda place: check_shard(store, place), places)
         for place, (record, faults) in zip(places, checks, strict=True):
             found.shards += 1
             if record is not None:
                 found.rows += record.rows.read
                 found.bytes += sum(file.bytes for file in record.files)
                 total.update(record.rows.status)
-                faults += _check_against(expected, record, place.shard, node.name)
+                faults += check_against(expected, record, place.shard, node.name)
             found.problems += [Problem(place.stem, what, node.name, place.shard) for what in faults]
     return total
 
 
 def _summarize(rows: int, status: Counter[str]) -> str:
     return f"{rows} rows ({', '.join(f'{count} {name}' for name, count in sorted(status.items()))})"
-
-
-def _check_against(expected: ShardFolder, record: CommitRecord, shard: int, node: str) -> list[str]:
-    """What a shard's record says that does not fit its place."""
-    faults = []
-    rows = expected.rows
-    if rows is not None and rows.get(shard) not in (None, record.rows.read):
-        faults.append(f"{record.rows.read} rows, but the manifest's slice has {rows[shard]}")
-    if rows is not None and shard not in rows:
-        faults.append("no such slice in the manifest's index")
-    if expected.fingerprint is not None and record.fingerprint != expected.fingerprint:
-        faults.append(f"made with other settings than {node}")
-    return faults
 
 
 def _shard_folders(run_dir: RunDir, node: Node) -> Iterator[tuple[str, str, str | None]]:
@@ -235,61 +228,12 @@ def _expected_rows(
         index: Index = decode_index(data)
     except DECODE_ERRORS as error:
         return None, [f"damaged ({error})"]
-    parts = [_read_file(run_dir.store, folder, part) for part in index.parts]
+    parts = [read_listed_file(run_dir.store, folder, part) for part in index.parts]
     faults = [fault for _, fault in parts if fault is not None]
     if index.has_tars:
         return dict.fromkeys(range(index.shards)), faults
     size = run_dir.config.sources[source].rows.shard_size
     return {s: min(size, index.rows - s * size) for s in range(index.shards)}, faults
-
-
-def _check_shard(store: Store, place: ShardFiles) -> tuple[CommitRecord | None, list[str]]:
-    """The record of a shard, None if it cannot be decoded, and what is wrong with the shard."""
-    try:
-        record = decode_commit(store.read(place.record))
-    except DECODE_ERRORS as error:
-        return None, [f"the record is damaged ({error})"]
-    except OSError as error:  # the disk is damaged; an unreachable store raises StoreError
-        return None, [f"the record cannot be read ({error.strerror or error})"]
-    faults: list[str] = []
-    accounted = sum(record.rows.status.values())
-    if record.rows.read != accounted:
-        faults.append(f"{record.rows.read} rows read, {accounted} accounted for")
-    for file in record.files:
-        data, fault = _read_file(store, place.folder, file)
-        faults += [fault] if data is None and fault else _check_content(file.name, data or b"", record)
-    return record, faults
-
-
-def _read_file(store: Store, folder: str, file: FileEntry) -> tuple[bytes | None, str | None]:
-    """The content of a file that a record lists, or None and what is wrong with the file."""
-    try:
-        data = store.read(f"{folder}/{file.name}")
-    except FileNotFoundError:
-        return None, f"{file.name} is missing"
-    except OSError as error:  # the disk is damaged; an unreachable store raises StoreError
-        return None, f"{file.name} cannot be read ({error.strerror or error})"
-    if len(data) != file.bytes or sha256(data) != file.sha256:
-        return (
-            None,
-            f"{file.name} is not what was written ({len(data)} of {file.bytes} bytes, or another sha256)",
-        )
-    return data, None
-
-
-def _check_content(name: str, data: bytes, record: CommitRecord) -> list[str]:
-    """Compare the number of images or rows in a file with the record of its shard."""
-    if name.endswith(".tar"):
-        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-            images = sum(member.name.endswith(".json") for member in tar)
-        expected = record.rows.status.get("success", 0)
-        return [] if images == expected else [f"{name} holds {images} images, the record says {expected}"]
-    rows = pq.read_metadata(io.BytesIO(data)).num_rows
-    if isinstance(record, CandidatesRecord):
-        expected = sum(sum(verdicts.values()) for verdicts in record.candidates.values())
-    else:
-        expected = record.rows.read
-    return [] if rows == expected else [f"{name} holds {rows} rows, the record says {expected}"]
 
 
 def _verify_model(store: Store, node: Node, found: Verification) -> None:
@@ -303,7 +247,7 @@ def _verify_model(store: Store, node: Node, found: Verification) -> None:
         found.problems.append(Problem(folder, what, node.name))
         return
     for file in files:
-        data, fault = _read_file(store, folder, file)
+        data, fault = read_listed_file(store, folder, file)
         if fault is not None:
             found.problems.append(Problem(folder, fault, node.name))
         found.bytes += len(data or b"")

@@ -21,8 +21,9 @@ from capfilt.pipeline.nodes.worker_logs import with_step_logging
 from capfilt.stages.manifest.index import Index, build_index
 from capfilt.stages.pairs.parts import check_parts
 from capfilt.stages.rows import format_shard_name
+from capfilt.stages.shards.attempts import give_plain_names
 from capfilt.stages.shards.records import CandidatesRecord, CommitRecord
-from capfilt.stages.storage.layout import index_folder
+from capfilt.stages.storage.layout import corpus_folder, index_folder
 
 Shard = dict[str, Any]
 """{"source", "shard"}: one item of a chain."""
@@ -71,6 +72,9 @@ def run_shards(
     progress = ShardProgress(context, node, indexes, folders)
     work = ShardWork(node.name, steps, lambda: missing_shards(context, indexes, folders), progress)
     missing = stream_shards(context, work)
+    if not missing:
+        for folder in dict.fromkeys([*map(corpus_folder, node.sources), *folders.values()]):
+            give_plain_names(context.store, folder, context.run_dir.lease.confirm)
     shards = sum(index.shards for index in indexes.values())
     if missing and context.stop.requested:
         raise NodeStopped(f"{shards - len(missing)} of {shards} shards are done")

@@ -74,8 +74,8 @@ def _read_replacement(store: Store, source: str, shard: int) -> Replacement:
         return Replacement(source, shard, decode_staged(store.read(name)))
     except DECODE_ERRORS as error:
         raise LedgerError(
-            f"{store.address(name)}: damaged ({error}); remove this file, so that its shard is retried or "
-            "fetched again"
+            f"{store.address(name)}: damaged ({error}); capfilt verify {store.url} --repair removes it, and "
+            "its shard is retried or fetched again"
         ) from error
 
 

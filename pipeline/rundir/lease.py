@@ -8,6 +8,7 @@ owner do no harm, because commit records are created exclusively too (`stages.sh
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
@@ -21,12 +22,15 @@ from typing import Any
 
 from capfilt.stages.errors import UserError
 from capfilt.stages.storage.layout import LEASE, RECORD_SUFFIX, lease_file, shard_of_record
-from capfilt.stages.storage.store import Store, StoreError, encode_json
+from capfilt.stages.storage.store import DECODE_ERRORS, Store, StoreError, encode_json
 
 BEAT_SECONDS = 5.0
 """Time between two heartbeats."""
 LAPSE_SECONDS = 60.0
 """An owner that gives no heartbeat for this time counts as dead, unless its death can be observed sooner."""
+OWNER_KEYS = {"host", "pid", "since"}
+"""Keys without which a lease file is damaged. A damaged file is no heartbeat: unless its owner writes it
+again, the lease lapses."""
 SILENT_BEATS = 1.5
 """After this many missed heartbeats the user is told that the lease of another process is waited for."""
 
@@ -87,6 +91,8 @@ class Lease:
         """
         newest = _newest(self.store)
         owner = None if newest is None else _read(self.store, newest)
+        if owner == {} and newest == self.number:
+            return None  # its file is damaged; the next heartbeat writes it again
         if owner is None:
             return "its lease is gone: another run has taken it over and ended, or its file was removed"
         if owner.get("token") == self._owner["token"]:
@@ -185,7 +191,7 @@ def _is_dead(owner: dict[str, Any]) -> bool:
     machine = _machine()
     if machine is None or owner.get("machine") != machine:
         return False
-    return _process_start(int(owner["pid"])) != owner.get("process")
+    return _process_start(owner["pid"]) != owner.get("process")
 
 
 def _machine() -> str | None:
@@ -215,9 +221,19 @@ def _newest(store: Store) -> int | None:
 
 
 def _read(store: Store, number: int) -> dict[str, Any] | None:
-    content: dict[str, Any] | None = store.find_json(lease_file(number))
-    return content
+    """What the lease says of its owner, None if there is no such lease, {} if its file is damaged."""
+    data = store.find(lease_file(number))
+    if data is None:
+        return None
+    try:
+        content = json.loads(data)
+    except DECODE_ERRORS:
+        return {}
+    is_complete = isinstance(content, dict) and set(content) >= OWNER_KEYS
+    return content if is_complete and isinstance(content["pid"], int) else {}
 
 
 def _describe(owner: dict[str, Any]) -> str:
+    if not owner:
+        return "an unknown process, whose lease file is damaged"
     return f"process {owner['pid']} on {owner['host']}, since {owner['since']}"

@@ -72,11 +72,14 @@ def decode_record(data: bytes, form: type[Record]) -> Record:
     """The record of a node, also one that an earlier version wrote; unknown fields are ignored.
 
     Raises:
-        json.JSONDecodeError, UnicodeDecodeError, msgspec.ValidationError: not JSON, or a field is missing or
-            has another type.
+        json.JSONDecodeError, UnicodeDecodeError, msgspec.ValidationError: not JSON, a field is missing or has
+            another type, or the inputs are not those of the fingerprint.
     """
     # Not `msgspec.json.decode`: configs and results may hold infinite numbers, which only `json` decodes.
-    return msgspec.convert(json.loads(data), type=form)
+    record = msgspec.convert(json.loads(data), type=form)
+    if fingerprint(record.inputs) != record.fingerprint:
+        raise msgspec.ValidationError("`inputs` are not those of its fingerprint")
+    return record
 
 
 class Ledger:

@@ -12,6 +12,7 @@ import hashlib
 import io
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
+from typing import Any
 
 import msgspec
 import pyarrow as pa
@@ -24,7 +25,7 @@ from capfilt.stages.manifest.files import ManifestFile, find_files, redact_query
 from capfilt.stages.manifest.records import read_rows
 from capfilt.stages.manifest.row import ManifestRow
 from capfilt.stages.storage.layout import INDEX_RECORD
-from capfilt.stages.storage.store import DECODE_ERRORS, FileEntry, Store
+from capfilt.stages.storage.store import DECODE_ERRORS, FileEntry, Store, encode_json, sha256
 
 INDEX_SCHEMA = pa.schema(
     [("url", pa.string()), ("texts", pa.list_(pa.string())), ("truth", pa.string()), ("tar", pa.string())]
@@ -49,6 +50,8 @@ class Index(Struct, frozen=True):
     parts: tuple[FileEntry, ...] = ()
     """The files of the index. Earlier versions did not list them."""
     version: int = 1
+    checksum: str = ""
+    """sha256 of the other fields as canonical JSON. Earlier versions did not write it."""
 
     @property
     def has_tars(self) -> bool:
@@ -79,6 +82,7 @@ def build_index(config: ManifestConfig, index_dir: Store, *, source: str) -> Ind
         raise ManifestError(f"{section}.manifest: {', '.join(names)} has no rows; give a manifest with rows")
     tars = sum(file.format == "tar" for file in files)
     index = Index(rows, shards, _identity(files, config), names, tars, tuple(parts))
+    index = replace(index, checksum=_checksum(msgspec.to_builtins(index)))
     index_dir.put_json(INDEX_RECORD, msgspec.to_builtins(index))
     return index
 
@@ -131,13 +135,25 @@ def decode_index(data: bytes) -> Index:
     """The content of an `index.json`, also of an earlier version.
 
     Raises:
-        msgspec.DecodeError: the data are not JSON, or a field is missing or has another type.
+        msgspec.DecodeError: the data are not JSON, a field is missing or has another type, or the values do
+            not fit together.
     """
     index = msgspec.json.decode(data, type=Index)
+    # The checksum is that of the content as it is, which may have fields of a later version.
+    if index.checksum and index.checksum != _checksum(msgspec.json.decode(data)):
+        raise msgspec.ValidationError("its checksum is not that of its content")
     if index.tars >= 0:
+        names = [_part_name(part) for part in range(-(-index.shards // SHARDS_PER_PART))]
+        if [part.name for part in index.parts] != names:
+            raise msgspec.ValidationError(f"`parts` does not list the files of {index.shards} shards")
         return index
     # Earlier versions did not count the tars, which their suffix shows.
     return replace(index, tars=sum(name.endswith(".tar") for name in index.files))
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    """See `Index.checksum`."""
+    return sha256(encode_json({name: value for name, value in content.items() if name != "checksum"}))
 
 
 def read_shard(index_dir: Store, shard: int) -> pa.Table:
@@ -162,10 +178,12 @@ def _find_valid_index(
     # Earlier versions listed no parts, and their identity did not depend on splits and format.
     if index.identity != _identity(files, config, with_all_settings=bool(index.parts)):
         manifest = [config.manifest] if isinstance(config.manifest, str) else config.manifest
+        # Earlier versions wrote no checksum, by which a damaged identity is told from another manifest.
+        damaged = f"; if neither has changed, remove {index_dir.address(INDEX_RECORD)}, which is damaged then"
         raise ManifestError(
             f"{section}.manifest: {', '.join(map(redact_query, manifest))}, or a setting for reading it, "
             "has changed since this run cut it into shards; restore it, or use another run directory "
-            "(--set run.dir=...)"
+            f"(--set run.dir=...){'' if index.checksum else damaged}"
         )
     return index
 

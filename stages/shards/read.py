@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 
 from capfilt.stages.manifest.index import read_shard
 from capfilt.stages.rows import CORPUS_SCHEMA, ROW_SCHEMA, row_key, table_of, with_column
+from capfilt.stages.shards.attempts import listed_file
+from capfilt.stages.shards.records import CommitRecord, decode_commit
 from capfilt.stages.shards.tars import SAMPLE_TYPE, iter_samples, parse_sidecars, read_tar_images
 from capfilt.stages.status import PENDING, SUCCESS
 from capfilt.stages.storage.layout import STOP_FILE, ShardFiles, corpus_shard, index_folder
@@ -59,8 +61,8 @@ class Read:
     def read(self, source: str, shard: int) -> pa.Table:
         """Packed rows of one shard."""
         run_dir, paths = self.config.run_dir, corpus_shard(source, shard)
-        if run_dir.find(paths.record) is not None:
-            rows = read_corpus_shard(run_dir, paths, images=self.config.images)
+        if (data := run_dir.find(paths.record)) is not None:
+            rows = read_corpus_shard(run_dir, paths, decode_commit(data), images=self.config.images)
             return rows.append_column("sample", pa.nulls(rows.num_rows, SAMPLE_TYPE))
         index_rows = read_shard(run_dir / index_folder(source), shard).to_pylist()
         if index_rows[0]["tar"] is not None:
@@ -91,26 +93,31 @@ class Unpack:
         return batch.select(ROW_SCHEMA.names)
 
 
-def read_corpus_shard(run_dir: Store, paths: ShardFiles, *, images: bool = True) -> pa.Table:
+def read_corpus_shard(
+    run_dir: Store, paths: ShardFiles, record: CommitRecord | None = None, *, images: bool = True
+) -> pa.Table:
     """Rows of a committed corpus shard (`ROW_SCHEMA`).
 
     Args:
         paths: the files of the shard.
+        record: its commit record; None if the node that has committed it is done.
         images: read the images too; if False, they are null.
 
     Raises:
         ValueError: the tar lacks an image that the Parquet file lists as stored.
     """
-    rows = pq.read_table(io.BytesIO(run_dir.read(paths.parquet)), schema=CORPUS_SCHEMA)
+    parquet = paths.parquet if record is None else listed_file(paths, record, "parquet")
+    tar = paths.tar if record is None else listed_file(paths, record, "tar")
+    rows = pq.read_table(io.BytesIO(run_dir.read(parquet)), schema=CORPUS_SCHEMA)
     stored: dict[str, bytes] = {}
     if images:
         with suppress(FileNotFoundError):  # the first missing image is reported below
-            stored = read_tar_images(run_dir.read(paths.tar))
+            stored = read_tar_images(run_dir.read(tar))
     values = []
     for key, status in zip(rows["key"].to_pylist(), rows["status"].to_pylist(), strict=True):
         if images and status == SUCCESS and key not in stored:
             raise ValueError(
-                f"{run_dir.address(paths.tar)} has no image {key}, which {paths.name}.parquet lists; "
+                f"{run_dir.address(tar)} has no image {key}, which {paths.name}.parquet lists; "
                 "the shard is damaged: capfilt verify RUN --repair fixes it"
             )
         values.append(stored.get(key))

@@ -21,6 +21,7 @@ from msgspec.structs import replace
 
 from capfilt.stages.errors import UserError
 from capfilt.stages.rows import CORPUS_SCHEMA, ROW_SCHEMA, table_of, with_column
+from capfilt.stages.shards.attempts import listed_file
 from capfilt.stages.shards.commit import make_corpus_record, read_commit
 from capfilt.stages.shards.pack import Pack
 from capfilt.stages.shards.read import read_corpus_shard
@@ -86,7 +87,7 @@ class ReadFailed:
         (item,) = batch.to_pylist()
         paths = corpus_shard(item["source"], item["shard"])
         _check_files(run_dir, paths)
-        rows = read_corpus_shard(run_dir, paths)
+        rows = read_corpus_shard(run_dir, paths, read_commit(run_dir, paths.record))
         retried = retry_mask(rows, self.config.classes)
         for name in OUTCOME_COLUMNS:
             values = [None if r else v for r, v in zip(retried, rows[name].to_pylist(), strict=True)]
@@ -123,7 +124,8 @@ class StageRetried:
         """Write the files of the next generation, if the status of a row has changed."""
         run_dir = self.config.run_dir
         record = run_dir.read(committed.record)
-        before = pq.read_table(io.BytesIO(run_dir.read(committed.parquet)), schema=CORPUS_SCHEMA)
+        parquet = run_dir.read(listed_file(committed, decode_commit(record), "parquet"))
+        before = pq.read_table(io.BytesIO(parquet), schema=CORPUS_SCHEMA)
         after = batch.select(CORPUS_SCHEMA.names).cast(CORPUS_SCHEMA)
         retried = retry_mask(before, self.config.classes)
         others = pc.invert(pa.array(retried))

@@ -1,7 +1,7 @@
 """Writes a shard: image tar, Parquet files and the commit records (docs/design.md).
 
 A record is created exclusively and last. Until it exists, the shard is processed again from the start; once
-it exists, the shard is never changed, not even by a late attempt.
+it exists, the shard is never changed, not even by a late attempt (`stages.shards.attempts`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from capfilt.stages.rows import CANDIDATE_SCHEMA, CORPUS_SCHEMA, SCHEMA_VERSION, table_of
+from capfilt.stages.shards.attempts import listed_file, write_file
 from capfilt.stages.shards.commit import (
     commit,
     count_rows,
@@ -99,16 +100,14 @@ class Write:
         run_dir = self.config.run_dir
         committed = find_commit(run_dir, paths.record)
         if committed is None:
-            files = [
-                run_dir.put(f"{paths.stem}.{suffix}", data) for suffix, data in encode_corpus_files(batch)
-            ]
+            files = [write_file(run_dir, paths, suffix, data) for suffix, data in encode_corpus_files(batch)]
             fingerprint = self.config.corpus_fingerprints[batch["source"][0].as_py()]
             record = make_corpus_record(batch, fingerprint, files)
             committed = commit(run_dir, paths.record, record)
             if committed is record:
                 return record
         if self.config.round_fingerprint is not None:
-            check_images(run_dir, paths, batch)
+            check_images(run_dir, paths, committed, batch)
         return committed
 
     def _write_candidates(self, batch: pa.Table, source: str, shard: int) -> CommitRecord:
@@ -118,7 +117,7 @@ class Write:
         if (committed := find_commit(run_dir, paths.record)) is not None:
             return committed
         rows = self._candidate_rows(batch)
-        file = run_dir.put(paths.parquet, encode_parquet(table_of(rows, CANDIDATE_SCHEMA)))
+        file = write_file(run_dir, paths, "parquet", encode_parquet(table_of(rows, CANDIDATE_SCHEMA)))
         record = CandidatesRecord(
             source=source,
             shard=shard,
@@ -167,7 +166,7 @@ def encode_corpus_files(batch: pa.Table) -> Iterator[tuple[str, bytes]]:
     yield "parquet", encode_parquet(batch.select(CORPUS_SCHEMA.names).cast(CORPUS_SCHEMA))
 
 
-def check_images(run_dir: Store, paths: ShardFiles, batch: pa.Table) -> None:
+def check_images(run_dir: Store, paths: ShardFiles, record: CommitRecord, batch: pa.Table) -> None:
     """Check that the corpus holds the images of these rows.
 
     Two attempts may process the same shard, for example if a machine loses its cluster but not the store. The
@@ -176,12 +175,13 @@ def check_images(run_dir: Store, paths: ShardFiles, batch: pa.Table) -> None:
 
     Args:
         paths: files of the committed corpus shard.
+        record: its commit record.
 
     Raises:
         DifferentImages: the corpus holds other images; the next attempt reads the shard from the corpus.
     """
     columns = ["key", "sha256"]
-    stored = pq.read_table(io.BytesIO(run_dir.read(paths.parquet)), columns=columns)
+    stored = pq.read_table(io.BytesIO(run_dir.read(listed_file(paths, record, "parquet"))), columns=columns)
     if stored.to_pylist() != batch.select(columns).to_pylist():
         raise DifferentImages(
             f"{run_dir.address(paths.stem)}: another attempt has committed other images; "

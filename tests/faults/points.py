@@ -5,10 +5,10 @@ from tests.faults.harness import Fault
 COMMIT = [
     Fault(f"{write} {when} {name}")
     for write, name in (
-        ("put", "corpus/web/000001.tar"),
-        ("put", "corpus/web/000001.parquet"),
+        ("create", "corpus/web/000001.tar"),
+        ("create", "corpus/web/000001.parquet"),
         ("create", "corpus/web/000001.json"),
-        ("put", "rounds/1/web/000001.parquet"),
+        ("create", "rounds/1/web/000001.parquet"),
         ("create", "rounds/1/web/000001.json"),
     )
     for when in ("before", "torn", "after")
@@ -44,8 +44,8 @@ DRIVER = [
 FULL = [
     Fault(f"{write} torn {name}", "full")
     for write, name in (
-        ("put", "corpus/web/000002.tar"),
-        ("put", "rounds/1/web/00000[0-9].parquet"),
+        ("create", "corpus/web/000002.tar"),
+        ("create", "rounds/1/web/00000[0-9].parquet"),
         ("create", "rounds/1/web/000003.json"),
     )
 ]

@@ -1,9 +1,11 @@
 """Which nodes a config gives, what they need, and which part of the DAG a command selects."""
 
 import pytest
+import yaml
 
-from capfilt.pipeline.config.load import parse_config
+from capfilt.pipeline.config.load import ConfigError, dump_config, parse_config
 from capfilt.pipeline.plan import UnknownNode, check_node, downstream, plan, select
+from capfilt.pipeline.rundir.fingerprints import Fingerprints
 from tests.tiny import tiny_data
 
 
@@ -118,3 +120,53 @@ def test_unknown_nodes_are_refused_with_the_nodes_there_are(tmp_path):
         select(nodes, until="bootstrap.9")
     with pytest.raises(UnknownNode, match=r"^--fresh report\.2: no such node; .*report\.1$"):
         check_node(nodes, "report.2", "--fresh")
+
+
+class TestDownloadOnly:
+    """A config with sources and no models."""
+
+    @staticmethod
+    def without_models(data):
+        for section in ("pretrain", "captioner", "filter", "evaluate"):
+            data.pop(section, None)
+
+    def test_only_fetch_is_planned_for_all_sources(self, tmp_path):
+        config = config_of(tmp_path, self.without_models)
+        (node,) = plan(config).values()
+        assert (node.name, node.needs, node.sources) == ("fetch", (), ("human", "web", "test"))
+        assert select(plan(config), until="fetch") == plan(config)
+
+    def test_corpus_has_the_fingerprint_that_a_later_bootstrap_expects(self, tmp_path):
+        def add_checkpoints(data):
+            self.without_models(data)
+            give_both_checkpoints(data)
+
+        configs = [config_of(tmp_path, change) for change in (self.without_models, add_checkpoints)]
+        first, second = (Fingerprints(config, plan(config)).corpus("web") for config in configs)
+        assert first == second
+        assert list(plan(configs[1])) == ["bootstrap.1", "report.1"]
+
+    def test_resolved_config_says_the_same(self, tmp_path):
+        config = config_of(tmp_path, self.without_models)
+        assert list(plan(parse_config(yaml.safe_load(dump_config(config)), "config.yaml"))) == ["fetch"]
+
+    @pytest.mark.parametrize(
+        ("section", "value"),
+        [
+            ("captioner", {"checkpoint": "c"}),
+            ("filter", {"checkpoint": "c"}),
+            ("captioner", {"generate": {"prompt": "a "}}),
+            ("filter", {"judge": {"threshold": 0.25}}),
+        ],
+    )
+    def test_one_model_is_a_mistake(self, tmp_path, section, value):
+        def change(data):
+            self.without_models(data)
+            data[section] = value
+
+        with pytest.raises(ConfigError, match=r"give (captioner|filter)\.checkpoint"):
+            config_of(tmp_path, change)
+
+    def test_several_rounds_of_nothing_are_a_mistake(self, tmp_path):
+        with pytest.raises(ConfigError, match=r"run\.rounds: 2, but there is nothing to train"):
+            config_of(tmp_path, self.without_models, rounds=2)

@@ -10,44 +10,19 @@ import pytest
 from capfilt.pipeline.config.load import parse_config
 from capfilt.pipeline.maintenance.repair import repair, repair_run
 from capfilt.pipeline.maintenance.verify import Problem, verify_run
-from capfilt.pipeline.node import NodeResult
-from capfilt.pipeline.nodes.report import REPORT_FILES
-from capfilt.pipeline.rundir.ledger import LedgerError, fingerprint
-from capfilt.stages.rows import CANDIDATE_SCHEMA, table_of
-from capfilt.stages.shards.records import CandidatesRecord, RowCounts, encode
-from capfilt.stages.shards.write import encode_parquet
+from capfilt.pipeline.rundir.ledger import LedgerError
 from capfilt.stages.storage.store import Store
 from tests.killing import Killed, kill_at
 from tests.pipeline.maintenance.partial_run import PartialRun
 from tests.runs import NO_RESULT, walk, writable
 from tests.tiny import tiny_data
 
-NO_ROWS = encode_parquet(table_of([], CANDIDATE_SCHEMA))
 INDEX = "corpus/web/index"
 
 
 @pytest.fixture
-def run(partial_run):
-    """The run as if it were done: a bootstrap that has downloaded images and found no candidates, and its
-    report."""
-    inputs = {"sources": {"web": partial_run.run_dir.fingerprints.corpus_inputs("web")}}
-    for shard in range(3):
-        name = f"rounds/1/web/{shard:06d}"
-        record = CandidatesRecord(
-            source="web",
-            shard=shard,
-            round=1,
-            fingerprint=fingerprint(inputs),
-            files=(partial_run.store.put(f"{name}.parquet", NO_ROWS),),
-            rows=RowCounts(read=3, status={"success": 3}),
-            candidates={},
-        )
-        partial_run.store.put(f"{name}.json", encode(record))
-    done = NodeResult("", counts={"rows": 9, "status": {"success": 9}})
-    partial_run.ledger.finish("bootstrap.1", inputs, done, 1.0)
-    for file in REPORT_FILES:
-        partial_run.store.put(f"reports/1/{file}", b"")
-    return partial_run
+def run(done_run):
+    return done_run
 
 
 def verify(run):
@@ -145,7 +120,8 @@ def test_damaged_index_is_cut_again_and_costs_no_shard(run, name, damage, messag
 def index_files(run):
     """{name: content} of the index, without the path of the manifest, which differs between tests."""
     found = {name: run.store.read(name) for name in files(run) if name.startswith(INDEX)}
-    return found | {f"{INDEX}/index.json": run.store.read_json(f"{INDEX}/index.json") | {"files": None}}
+    record = run.store.read_json(f"{INDEX}/index.json")
+    return found | {f"{INDEX}/index.json": record | {"files": None, "checksum": None}}
 
 
 def test_damaged_record_of_a_node_hides_other_problems_until_it_is_removed(run):
@@ -227,6 +203,15 @@ def edit(run, name, **changes):
             {"candidates": {"web": {"kept": 1}}},
             "000001.parquet holds 0 rows, the record says 1",
         ),
+        ("corpus/web/000001.json", {"texts": 7}, "000001.parquet holds the texts 2, the record says 7"),
+        ("corpus/web/000001.json", {"shard": 2}, "the record is that of corpus/web/000002"),
+        ("rounds/1/web/000001.json", {"source": "w"}, "the record is that of rounds/1/w/000001"),
+        ("rounds/1/web/000001.json", {"round": 2}, "the record is that of rounds/2/web/000001"),
+        (
+            "corpus/web/000001.json",
+            {"files": []},
+            "the record does not list one file of each kind (parquet, tar)",
+        ),
         (
             "corpus/web/000002.json",
             {"rows": {"read": 3, "status": {"success": 2, "dns": 1}}},
@@ -254,12 +239,13 @@ def test_shards_that_the_manifest_does_not_have_or_that_are_missing_are_problems
     run.store.move("rounds/1/web/000002.json", "rounds/1/web/000003.json")
     assert problems(run) == [
         "rounds/1/web/000002: no record, though the node is done",
+        "rounds/1/web/000003: the record is that of rounds/1/web/000002",
         "rounds/1/web/000003: no such slice in the manifest's index",
     ]
 
 
 def test_last_slice_of_a_manifest_may_be_smaller(run):
-    edit(run, f"{INDEX}/index.json", rows=8)
+    edit(run, f"{INDEX}/index.json", rows=8, checksum="")
     found = problems(run)
     assert "corpus/web/000002: 3 rows, but the manifest's slice has 2" in found
     assert not [line for line in found if "000001" in line]

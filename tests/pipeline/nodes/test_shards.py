@@ -18,8 +18,8 @@ from capfilt.pipeline.nodes.shards import (
     status_summary,
     stream_shards,
 )
-from capfilt.pipeline.prepare import open_run
 from capfilt.stages.shards.records import CandidatesRecord, CorpusRecord, RowCounts
+from tests.runs import writable
 
 SHRUNK, BROKEN = ClusterShrunk("half of the cluster is gone"), RuntimeError("the engine broke down\nat night")
 CONFIG = {
@@ -195,9 +195,10 @@ class TestRunShards:
             data = CONFIG | {"run": {"dir": str(tmp_path / "run")}}
             rows = {"manifest": str(tmp_path / "urls.csv"), "shard_size": 2}
             data["sources"] = {"web": {"kind": "web", "rows": rows}}
-            run_dir = open_run(parse_config(data, "test"))
+            run_dir = writable(parse_config(data, "test"))
             board = SimpleNamespace(failures=lambda name: {"a cause": 1})
             context = SimpleNamespace(
+                run_dir=run_dir,
                 config=run_dir.config,
                 store=run_dir.store,
                 ledger=run_dir.ledger,

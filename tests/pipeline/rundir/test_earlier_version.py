@@ -149,7 +149,7 @@ STAGED = (
 """
 )
 INPUTS = {"version": 1, "seed": 1, "upstream": {"fetch": "8fb3ee7661ae6d0c"}}
-STARTED = {"fingerprint": "2b7c1d3ab1e6ff08", "inputs": INPUTS}
+STARTED = {"fingerprint": "a83189c4f5cf8a1b", "inputs": INPUTS}
 BOOTSTRAP = {
     **STARTED,
     "node": "bootstrap.1",
@@ -308,7 +308,9 @@ def test_damaged_record_of_a_staged_shard_is_an_error_that_names_the_file(tmp_pa
     data = CONFIG | {"run": {"dir": str(tmp_path / "run")}}
     run_dir = open_run(parse_config(data, "test"))
     run_dir.store.put("replacing/web/000000.json", without(json.loads(STAGED), "replaces"))
-    with pytest.raises(LedgerError, match=r"replacing/web/000000\.json: damaged \(.*`replaces`.*remove this"):
+    with pytest.raises(
+        LedgerError, match=r"replacing/web/000000\.json: damaged \(.*`replaces`.*--repair removes it"
+    ):
         find_replacements(run_dir)
 
 

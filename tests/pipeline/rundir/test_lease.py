@@ -216,3 +216,33 @@ def test_confirm_asks_the_store_although_no_heartbeat_has_noticed_the_loss(store
     with pytest.raises(LeaseError):  # a lost lease stays lost
         held.confirm()
     held.release()
+
+
+DAMAGED = (b"", b"\0" * 80, b"{", b"[]", b"null", b'{"pid": 7}', b'{"host": "far", "pid": "7", "since": ""}')
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_damaged_lease_lapses(store, content):
+    store.put("lease/000001.json", content)
+    lines = []
+    with hold(store, lines.append):
+        assert store.list("lease") == ["000002.json"]
+    assert len(lines) == 1 and "held by an unknown process, whose lease file is damaged" in lines[0]
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_owner_writes_its_damaged_lease_again(store, content):
+    with hold(store, print) as held:
+        store.put("lease/000001.json", content)
+        held.confirm()
+        with pytest.raises(LeaseError, match=f"process {os.getpid()} on"):
+            acquire(store, print)
+    assert store.list("lease") == []
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_damaged_lease_of_a_process_that_took_over_ends_the_former_owner(store, content):
+    with hold(store, print) as held:
+        store.put("lease/000002.json", content)
+        with pytest.raises(LeaseError, match="an unknown process, whose lease file is damaged, has taken"):
+            held.confirm()
