@@ -16,5 +16,6 @@ def normalize_caption(text: str, max_words: int | None = None) -> str:
         max_words: keep only that many leading words (reference: 30 in pretraining, 50 elsewhere); None keeps
             all.
     """
-    words = REMOVED_PUNCTUATION.sub(" ", text.lower()).split()
-    return " ".join(words[:max_words])
+    text = REMOVED_PUNCTUATION.sub(" ", text.lower())
+    words = text.split() if max_words is None else text.split(maxsplit=max_words)[:max_words]
+    return " ".join(words)

@@ -53,7 +53,7 @@ class NodeKind:
     """Does the work, or what is left of it, on the driver in a thread of its own; raises NodeFailed."""
     check_inputs: Callable[[Config, Store], None] = lambda config, run_dir: None
     """Checks that the files exist which nodes of this kind read and which no other node writes, before the
-    first node starts; raises ArtifactError. Given checkpoints need no check: the fingerprint reads them."""
+    first node starts; raises ArtifactError."""
     shared_outputs: tuple[str, ...] = ()
     """Folders that the first node of this kind writes for the others; `--fresh` of the first removes them."""
     required_files: Callable[[Node], list[str]] = lambda node: []

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from capfilt.models.checkpoints.files import CheckpointError
-from capfilt.models.checkpoints.tensors import POSITIONS
+from capfilt.models.checkpoints.tensors import POSITIONS, strip_prefixes, unwrap
 from capfilt.models.checkpoints.weights import CONFIG_KEY, TRAINING_STATE, Weights, reject_conv_stem
 from capfilt.models.config import MedConfig, Parts, Sharing, TextConfig, VisionConfig
 from capfilt.models.network.med import INITIAL_TEMPERATURE, SHARED_MODULES
@@ -33,21 +33,26 @@ def from_blip(content: Mapping[str, Any], source: str) -> Weights:
     Raises:
         CheckpointError: the tensors are not those of a BLIP.
     """
-    stored = content.get("model", content)
-    if not isinstance(stored, Mapping) or POSITIONS not in stored:
+    values = unwrap(content)
+    stored = strip_prefixes({name: value for name, value in values.items() if isinstance(value, Tensor)})
+    if POSITIONS not in stored:
         raise CheckpointError(f"{source} has no {POSITIONS}: expected a .pth of salesforce/BLIP or LAVIS")
     tensors = {name: tensor for name, tensor in stored.items() if not TRAINING_STATE.search(name)}
-    if isinstance(content.get(CONFIG_KEY), Mapping):
-        return Weights(config=MedConfig.from_dict(dict(content[CONFIG_KEY])), tensors=tensors)
     try:
+        if isinstance(content.get(CONFIG_KEY), Mapping):
+            return Weights(config=MedConfig.from_dict(dict(content[CONFIG_KEY])), tensors=tensors)
         config = _infer_config(tensors)
     except KeyError as error:
         raise CheckpointError(f"{source} is not a BLIP checkpoint", missing=[str(error.args[0])]) from error
+    except (ValueError, IndexError, TypeError) as error:
+        raise CheckpointError(f"{source} is not a BLIP checkpoint: {error}") from error
     notes = []
     if config.parts == "filter" and "temp" not in tensors:
         tensors["temp"] = torch.tensor(INITIAL_TEMPERATURE)
         notes.append(f"the file has no temperature; using {INITIAL_TEMPERATURE}")
-    return Weights(config=config, tensors=tensors, notes=notes)
+    # init_tokenizer of salesforce/BLIP models/blip.py appends these two to the vocabulary.
+    ids = {"dec": config.text.vocab_size - 2, "enc": config.text.vocab_size - 1}
+    return Weights(config=config, tensors=tensors, notes=notes, special_ids=ids)
 
 
 def _infer_config(tensors: Mapping[str, Tensor]) -> MedConfig:

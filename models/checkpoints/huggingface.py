@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from capfilt.models.checkpoints.files import CheckpointError
+from capfilt.models.checkpoints.files import CONFIG, CheckpointError
 from capfilt.models.checkpoints.weights import CONFIG_KEY, TRAINING_STATE, Weights, reject_conv_stem
 from capfilt.models.config import MedConfig, Parts, TextConfig, VisionConfig
 from capfilt.models.images.pixels import MEAN, STD
@@ -56,7 +56,11 @@ def from_hf(
     """
     from transformers import BlipConfig  # slow to import, and needed only here
 
-    blip: Any = BlipConfig.from_dict(config)
+    try:
+        blip: Any = BlipConfig.from_dict(config)
+    except Exception as error:  # transformers checks its configs with errors of several libraries
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{source}/{CONFIG} is not a config of BLIP: {reason}") from error
     tensors = {
         rename_from_hf(name): tensor for name, tensor in stored.items() if not TRAINING_STATE.search(name)
     }
@@ -74,9 +78,25 @@ def from_hf(
         tensors["temp"] = torch.tensor(float(temperature or INITIAL_TEMPERATURE))
         if temperature is None:
             notes.append(f"transformers does not store the temperature; using {INITIAL_TEMPERATURE}")
-    if CONFIG_KEY in config:
-        return Weights(config=MedConfig.from_dict(config[CONFIG_KEY]), tensors=tensors, notes=notes)
-    return Weights(config=_config_from_hf(blip, parts), tensors=tensors, notes=notes)
+    try:
+        own = MedConfig.from_dict(config[CONFIG_KEY]) if CONFIG_KEY in config else None
+        model = own or _config_from_hf(blip, parts)
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        raise CheckpointError(f"{source}/{CONFIG} has no valid model config: {error}") from error
+    return Weights(config=model, tensors=tensors, notes=notes, special_ids=_special_ids(config, model))
+
+
+def _special_ids(config: Mapping[str, Any], model: MedConfig) -> dict[str, int]:
+    """Ids that config.json gives to [DEC] and [SEP], with which transformers starts and ends a caption.
+
+    Only models that write texts use them. Ids outside the vocabulary are defaults of transformers, not a
+    property of the model.
+    """
+    text = config.get("text_config")
+    if model.parts not in ("captioner", "vqa") or not isinstance(text, Mapping):
+        return {}
+    ids = {"dec": text.get("bos_token_id"), "sep": text.get("sep_token_id")}
+    return {name: i for name, i in ids.items() if isinstance(i, int) and i < model.text.vocab_size}
 
 
 def _infer_parts(tensors: Mapping[str, Tensor], source: str) -> Parts:
@@ -127,7 +147,7 @@ def to_hf(weights: Weights, tokenizer: Tokenizer) -> tuple[dict[str, Tensor], di
             whose text and image widths differ, or a conv stem.
     """
     config = weights.config
-    _reject_unsupported(config)
+    reject_unsupported(config)
     tensors = {rename_to_hf(name): tensor for name, tensor in weights.tensors.items() if name != "temp"}
     metadata = {"format": "pt"}
     if "temp" in weights.tensors:
@@ -143,11 +163,12 @@ def to_hf(weights: Weights, tokenizer: Tokenizer) -> tuple[dict[str, Tensor], di
     return tensors, metadata, blip
 
 
-def _reject_unsupported(config: MedConfig) -> None:
+def reject_unsupported(config: MedConfig) -> None:
+    """Raise CheckpointError for a model that transformers has no class for."""
     reject_conv_stem(config)
     if config.parts not in HF_CLASSES:
         alternative = {
-            "pretrain": 'export its "captioner" or its "filter"',
+            "pretrain": 'export its "captioner" or its "filter" (convert: --parts captioner)',
             "nlvr": 'export to "blip" or "capfilt"',
         }
         raise CheckpointError(

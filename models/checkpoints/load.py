@@ -18,15 +18,23 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from capfilt.models.checkpoints.blip import from_blip, to_blip
-from capfilt.models.checkpoints.files import CONFIG, PICKLED_WEIGHTS, PROVENANCE, WEIGHTS, CheckpointError
+from capfilt.models.checkpoints.files import (
+    CONFIG,
+    PROVENANCE,
+    WEIGHTS,
+    CheckpointError,
+    read_json,
+    refuse_pointer,
+)
 from capfilt.models.checkpoints.finetune_start import from_pretrained
-from capfilt.models.checkpoints.huggingface import from_hf, hf_image_processor, to_hf
+from capfilt.models.checkpoints.huggingface import from_hf, hf_image_processor, reject_unsupported, to_hf
 from capfilt.models.checkpoints.tensors import (
+    check_finite,
     check_tensors,
     complete_ties,
     fill_model,
+    read_folder,
     read_pickled,
-    read_safetensors,
     tied_names,
 )
 from capfilt.models.checkpoints.weights import Weights
@@ -37,6 +45,8 @@ from capfilt.models.network.tokenizer import Tokenizer
 Format = Literal["capfilt", "hf", "blip"]
 
 FORMAT_NAME, FORMAT_VERSION = "capfilt-med", 1
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")  # the first that exists is read
+SPECIAL_TOKENS = ("pad", "cls", "sep", "dec", "enc")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,15 +98,14 @@ def load_checkpoint(
         )
     config = replace(weights.config, parts=parts)
     if image_size is not None:
-        config = replace(config, vision=replace(config.vision, image_size=image_size))
+        try:
+            config = replace(config, vision=replace(config.vision, image_size=image_size))
+        except ValueError as error:
+            raise CheckpointError(f"{path} cannot take images of {image_size} pixels: {error}") from error
     if adapt is not None:
         config = adapt(config)
-    med_tokenizer = Tokenizer.from_folder(tokenizer or _own_tokenizer(path))
-    if med_tokenizer.vocab_size > config.text.vocab_size:
-        raise CheckpointError(
-            f"the tokenizer of {path} has {med_tokenizer.vocab_size} entries, the model "
-            f"{config.text.vocab_size}: use the tokenizer that the model was trained with"
-        )
+    med_tokenizer = _read_tokenizer(path, tokenizer)
+    check_tokenizer(med_tokenizer, weights, str(path))
     with torch.device("meta"):
         med = MED(config)
     expected, tensors, initialized = med.state_dict(), weights.tensors, list[str]()
@@ -110,19 +119,48 @@ def load_checkpoint(
     info = CheckpointInfo(
         format=file_format,
         parts=stored_parts,
-        provenance=_read_json(path / PROVENANCE) if (path / PROVENANCE).is_file() else {},
+        provenance=read_json(path / PROVENANCE) if (path / PROVENANCE).is_file() else {},
         notes=notes,
         initialized=initialized,
     )
     return med.eval(), med_tokenizer, info
 
 
-def _own_tokenizer(path: Path) -> Path:
-    if not path.is_dir():
+def _read_tokenizer(path: Path, given: str | Path | None) -> Tokenizer:
+    """The tokenizer of a checkpoint, or the given one."""
+    folder = path if given is None else Path(given)
+    files = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    if not files:
+        missing = f"{folder} contains no tokenizer" if given is None else f"there is no tokenizer at {folder}"
         raise CheckpointError(
-            f"{path} contains no tokenizer: pass the folder of bert-base-uncased as tokenizer"
+            f"{missing}: give the folder of bert-base-uncased as tokenizer "
+            "(captioner.tokenizer, filter.tokenizer; convert: --tokenizer)"
         )
-    return path
+    refuse_pointer(files[0])
+    try:
+        return Tokenizer.from_folder(folder)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder} has no usable tokenizer: {error}") from error
+
+
+def check_tokenizer(tokenizer: Tokenizer, weights: Weights, source: str) -> None:
+    """Check that a tokenizer can be the one that a model was trained with.
+
+    Raises:
+        CheckpointError: it has more entries than the model, or special tokens at other ids than the
+            checkpoint states.
+    """
+    advice = "use the tokenizer that the model was trained with"
+    entries, vocab_size = tokenizer.vocab_size, weights.config.text.vocab_size
+    if entries > vocab_size:
+        raise CheckpointError(
+            f"the tokenizer of {source} has {entries} entries, the model {vocab_size}: {advice}"
+        )
+    for name, stated in weights.special_ids.items():
+        if (own := getattr(tokenizer, f"{name}_id")) != stated:
+            raise CheckpointError(
+                f"the tokenizer of {source} has [{name.upper()}] at {own}, the model at {stated}: {advice}"
+            )
 
 
 def _read_weights(path: Path) -> tuple[Weights, Format]:
@@ -132,6 +170,7 @@ def _read_weights(path: Path) -> tuple[Weights, Format]:
         whole = MED(weights.config)
     tensors = complete_ties(whole, weights.tensors)
     check_tensors(tensors, whole.state_dict(), str(path))
+    check_finite(weights.tensors, str(path))
     return replace(weights, tensors=tensors), file_format
 
 
@@ -142,17 +181,9 @@ def _read_file(path: Path) -> tuple[Weights, Format]:
 def _read_folder(path: Path) -> tuple[Weights, Format]:
     if not (path / CONFIG).is_file():
         raise CheckpointError(f"no {CONFIG} in {path}: expected a checkpoint folder or a .pth file")
-    config = _read_json(path / CONFIG)
-    if (path / WEIGHTS).is_file():
-        tensors, metadata = read_safetensors(path / WEIGHTS)
-    elif (path / PICKLED_WEIGHTS).is_file():
-        content = read_pickled(path / PICKLED_WEIGHTS)
-        tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
-        metadata = {}
-    else:
-        raise CheckpointError(
-            f"neither {WEIGHTS} nor {PICKLED_WEIGHTS} in {path}: check that the folder is complete"
-        )
+    refuse_pointer(path / CONFIG)
+    config = read_json(path / CONFIG)
+    tensors, metadata = read_folder(path)
     if config.get("model_type") == "blip":
         return from_hf(tensors, metadata, config, str(path)), "hf"
     if config.get("format") != FORMAT_NAME:
@@ -163,7 +194,8 @@ def _read_folder(path: Path) -> tuple[Weights, Format]:
         model = MedConfig.from_dict(config["model"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path / CONFIG} has no valid model config: {error}") from error
-    return Weights(config=model, tensors=tensors), "capfilt"
+    ids = config.get("special_ids")  # not written by earlier versions
+    return Weights(config=model, tensors=tensors, special_ids=ids if isinstance(ids, dict) else {}), "capfilt"
 
 
 def save_checkpoint(folder: str | Path, med: MED, tokenizer: Tokenizer, provenance: dict[str, Any]) -> None:
@@ -190,7 +222,12 @@ def save_checkpoint(folder: str | Path, med: MED, tokenizer: Tokenizer, provenan
     def write_files(target: Path) -> None:
         untied = {name: tensor for name, tensor in _tensors_on_cpu(med).items() if first_names[name] == name}
         save_file(untied, target / WEIGHTS, metadata={"format": "pt"})
-        config = {"format": FORMAT_NAME, "version": FORMAT_VERSION, "model": med.config.to_dict()}
+        config = {
+            "format": FORMAT_NAME,
+            "version": FORMAT_VERSION,
+            "model": med.config.to_dict(),
+            "special_ids": {name: getattr(tokenizer, f"{name}_id") for name in SPECIAL_TOKENS},
+        }
         _write_json(target / CONFIG, config)
         _write_json(target / PROVENANCE, provenance)
         tokenizer.save(target)
@@ -220,7 +257,10 @@ def export_checkpoint(
             `parts`.
     """
     src, dst = Path(src), Path(dst)
-    exported = parts or _read_weights(src)[0].config.parts
+    stored, _ = _read_weights(src)
+    exported = parts or stored.config.parts
+    if to == "hf":  # before the search for a tokenizer, which would not help
+        reject_unsupported(replace(stored.config, parts=exported))
     med, med_tokenizer, info = load_checkpoint(src, exported, tokenizer=tokenizer)
     if info.initialized:
         raise CheckpointError(
@@ -250,16 +290,6 @@ def export_checkpoint(
 
 def _tensors_on_cpu(med: MED) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in med.state_dict().items()}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} contains a {type(content).__name__}: expected an object")
-    return content
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

@@ -13,7 +13,14 @@ import torch
 from torch import Tensor
 
 from capfilt.models.checkpoints.files import CheckpointError
-from capfilt.models.checkpoints.tensors import POSITIONS, check_tensors, read_pickled, read_safetensors
+from capfilt.models.checkpoints.tensors import (
+    POSITIONS,
+    check_finite,
+    check_tensors,
+    read_folder,
+    read_safetensors,
+    strip_prefixes,
+)
 from capfilt.models.network.med import MED
 from capfilt.models.network.text import TextTransformer
 from capfilt.models.network.tokenizer import Tokenizer
@@ -80,15 +87,8 @@ def load_text_start(
 
 def _read_bert(folder: Path) -> dict[str, Tensor]:
     """The tensors of a BERT folder by the names of MED's text parts, without the prefix `bert.`."""
-    if (folder / "model.safetensors").is_file():
-        stored, _ = read_safetensors(folder / "model.safetensors")
-    elif (folder / "pytorch_model.bin").is_file():
-        content = read_pickled(folder / "pytorch_model.bin")
-        stored = {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
-    else:
-        raise CheckpointError(
-            f"neither model.safetensors nor pytorch_model.bin in {folder}: expected a BERT folder"
-        )
+    stored, _ = read_folder(folder)
+    check_finite(stored, str(folder))
     bert = {}
     for name, tensor in stored.items():
         for old, new in OLD_NORM_NAMES:
@@ -189,7 +189,8 @@ def load_vision_start(med: MED, start: str | Path) -> None:
         CheckpointError: tensors do not match, or `start` is neither a file nor a timm model.
     """
     if Path(start).is_file():
-        stored, _ = read_safetensors(Path(start))
+        stored = strip_prefixes(read_safetensors(Path(start))[0])
+        check_finite(stored, str(start))
     elif timm.is_model(str(start)):
         stored = timm.create_model(str(start), pretrained=True).state_dict()
     else:

@@ -6,16 +6,67 @@ which can leave layers randomly initialized without an error.
 
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from capfilt.models.checkpoints.files import CheckpointError
+from capfilt.models.checkpoints.files import (
+    PICKLED_WEIGHTS,
+    WEIGHTS,
+    CheckpointError,
+    refuse_pointer,
+    weight_files,
+)
 from capfilt.models.network.vit import interpolate_positions
 
 POSITIONS = "visual_encoder.pos_embed"
+WRAPPERS = ("model", "state_dict", "model_state_dict", "module")
+"""Keys under which training programs (BLIP, PyTorch Lightning, DeepSpeed) store the state dict."""
+PREFIXES = ("module.", "_orig_mod.", "model.")
+"""What DistributedDataParallel, torch.compile and PyTorch Lightning put before the name of every tensor."""
+
+
+def read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a folder's weights, in one file or several, and the metadata of safetensors.
+
+    Raises:
+        CheckpointError: there are no weights, or a file cannot be read.
+    """
+    files = weight_files(folder)
+    if not files:
+        raise CheckpointError(
+            f"neither {WEIGHTS} nor {PICKLED_WEIGHTS} in {folder}: check that the folder is complete"
+        )
+    tensors: dict[str, Tensor] = {}
+    metadata: dict[str, str] = {}
+    for file in files:
+        if file.suffix == ".safetensors":
+            stored, of_file = read_safetensors(file)
+            metadata |= of_file
+        else:
+            content = unwrap(read_pickled(file))
+            stored = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+        if twice := sorted(stored.keys() & tensors.keys()):
+            raise CheckpointError(f"{folder} stores {twice[0]} in two files: remove those of other models")
+        tensors |= stored
+    return strip_prefixes(tensors), metadata
+
+
+def unwrap(content: Mapping[str, object]) -> Mapping[str, object]:
+    """The state dict in the dictionary of a training program, which may lie several levels deep."""
+    while inner := next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None):
+        assert isinstance(inner, Mapping)
+        content = inner
+    return content
+
+
+def strip_prefixes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors without what a wrapper of the model has put before every name."""
+    stripped = dict(tensors)
+    while prefix := next((p for p in PREFIXES if stripped and all(n.startswith(p) for n in stripped)), None):
+        stripped = {name.removeprefix(prefix): tensor for name, tensor in stripped.items()}
+    return stripped
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -24,6 +75,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         CheckpointError: the file cannot be read.
     """
+    refuse_pointer(path)
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
@@ -39,9 +91,10 @@ def read_pickled(path: Path) -> dict[str, object]:
     Raises:
         CheckpointError: the file cannot be read, or needs code to be executed.
     """
+    refuse_pointer(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
+    except Exception as error:  # a damaged file raises almost anything in the unpickler
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"{path} cannot be read as plain tensors ({reason}): check that the file is complete"
@@ -78,6 +131,20 @@ def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor],
             missing=missing,
             unexpected=unexpected,
             misshaped=misshaped,
+        )
+
+
+def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Check that no tensor holds NaN or an infinite number, with which every output would be NaN.
+
+    Raises:
+        CheckpointError: lists the tensors that do.
+    """
+    bad = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+    if bad:
+        raise CheckpointError(
+            f"{source} has NaN or infinite weights; its training has diverged, use another checkpoint",
+            not_finite=bad,
         )
 
 

@@ -29,6 +29,8 @@ class Weights:
     """Config of the stored model; `parts` are the parts in the file."""
     tensors: dict[str, Tensor]
     """Tensors by MED's names."""
+    special_ids: dict[str, int] = field(default_factory=dict)
+    """Ids of special tokens ("dec", "sep", …) that the file states; its tokenizer must have the same."""
     notes: list[str] = field(default_factory=list)
     """Missing or unsupported values of the file and their replacements, for the log."""
 

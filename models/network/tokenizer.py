@@ -10,6 +10,7 @@ Shape suffixes: B texts, T tokens.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
@@ -29,7 +30,14 @@ BERT_SPECIALS = (PAD, UNKNOWN, CLS, SEP, MASK)
 DEC, ENC = "[DEC]", "[ENC]"
 MAX_POSITIONS = 512  # BERT's maximum, written as model_max_length for transformers
 MIN_VOCABULARY = 32  # a smaller trained vocabulary would hold little more than the special tokens
+MAX_WORD_CHARACTERS = 101
+"""What a token of a text takes at most: a word of 100 characters, because a longer one is [UNK], and a space.
+So a text that is cut to this many characters per token still fills the row with the same tokens."""
+MAX_TRAINING_WORD = 1000
+"""Longer runs of characters without whitespace are no words and are left out of a training."""
 MAX_ALPHABET = 1000  # characters of a trained vocabulary, as in BERT's
+
+ENDLESS_WORD = re.compile(rf"\S{{{MAX_TRAINING_WORD + 1},}}")
 
 
 class Tokenizer:
@@ -66,11 +74,15 @@ class Tokenizer:
         """Read `tokenizer.json`, or else `vocab.txt` (one entry per line).
 
         Raises:
-            ValueError: the folder has neither file.
+            ValueError: the folder has neither file, or the file cannot be read.
         """
         folder = Path(folder)
         if (folder / "tokenizer.json").is_file():
-            return cls(Backend.from_file(str(folder / "tokenizer.json")))
+            try:
+                backend = Backend.from_file(str(folder / "tokenizer.json"))
+            except Exception as error:  # the library raises Exception itself
+                raise ValueError(f"{folder / 'tokenizer.json'} is not a tokenizer ({error})") from error
+            return cls(backend)
         if (folder / "vocab.txt").is_file():
             entries = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")
             return cls(_bert_backend({entry: i for i, entry in enumerate(entries) if entry}))
@@ -88,7 +100,7 @@ class Tokenizer:
         if vocab_size < MIN_VOCABULARY:
             raise ValueError(f"vocab_size is {vocab_size}: it must be at least {MIN_VOCABULARY}")
         backend = _bert_backend({})
-        lines = [backend.normalizer.normalize_str(text) for text in texts]
+        lines = [backend.normalizer.normalize_str(ENDLESS_WORD.sub(" ", text)) for text in texts]
         counts = Counter(character for character in chain.from_iterable(lines) if not character.isspace())
         by_frequency = sorted(counts, key=lambda character: (-counts[character], character))
         # A character takes two entries, one of them prefixed by "##". A quarter of the vocabulary is left for
@@ -127,7 +139,9 @@ class Tokenizer:
             raise ValueError(f"max_length is {max_length}: it must be at least {2 + sep}")
         opening = {"cls": self.cls_id, "enc": self.enc_id, "dec": self.dec_id}[first]
         closing = [self.sep_id] if sep else []
-        encodings = self.backend.encode_batch(list(texts), add_special_tokens=False)
+        # The library needs hundreds of bytes per character, so a text is cut before it gets there.
+        characters = (room + 1) * MAX_WORD_CHARACTERS
+        encodings = self.backend.encode_batch([text[:characters] for text in texts], add_special_tokens=False)
         rows = [[opening, *encoding.ids[:room], *closing] for encoding in encodings]
         length = max((len(row) for row in rows), default=0)
         padded = [row + [self.pad_id] * (length - len(row)) for row in rows]

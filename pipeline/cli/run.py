@@ -41,7 +41,8 @@ def run(
 
 
 def check(config: ConfigArgument, set_: SetOption = None) -> None:
-    """Print the resolved config and the nodes with their states; starts nothing."""
+    """Open what the run will read, and print the resolved config and the nodes with their states; starts
+    nothing."""
     from capfilt.pipeline.config.load import dump_config, load_config
     from capfilt.pipeline.prepare import check_sources, open_run, states
 
@@ -53,6 +54,10 @@ def check(config: ConfigArgument, set_: SetOption = None) -> None:
         run_dir = open_run(checked)
         run_dir.ledger.check_place()
         state_of = states(run_dir)
+        for kind in dict.fromkeys(
+            node.kind for name, node in run_dir.nodes.items() if state_of[name] != "done"
+        ):
+            kind.check_inputs(checked, run_dir.store)
         console.print(dump_config(checked), highlight=False, markup=False, soft_wrap=True)
         table = Table("node", "state", "needs", box=None, pad_edge=False, header_style="dim")
         for name, node in run_dir.nodes.items():

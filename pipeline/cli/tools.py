@@ -39,7 +39,8 @@ def convert(
         if Path(target).exists():
             raise ArtifactError(f"DST {target}: already exists; name another path, or remove it first")
         path = ensure_local(source, "SRC")
-        export_checkpoint(path, target, to=to, parts=parts, tokenizer=tokenizer)
+        words = None if tokenizer is None else ensure_local(tokenizer, "--tokenizer")
+        export_checkpoint(path, target, to=to, parts=parts, tokenizer=words)
         make_console().print(f"wrote {target} ({to} layout)", highlight=False, markup=False)
 
 

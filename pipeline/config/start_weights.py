@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from capfilt.models.checkpoints.check import Opening, check_checkpoints
 from capfilt.models.checkpoints.files import checkpoint_digest
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.config.shipped import resolve_shipped
-from capfilt.stages.storage.artifacts import ArtifactError, absolute_address, check_artifact
+from capfilt.stages.storage.artifacts import ArtifactError, absolute_address, check_artifact, ensure_local
 from capfilt.stages.storage.store import Store
 
 
@@ -50,6 +51,35 @@ def check_start_weights(config: Config, run_dir: Store, kinds: Collection[str]) 
             _check_vision_start(address)
         else:
             check_artifact(resolve_address(address), key, run_dir)
+
+
+def check_given_models(config: Config, run_dir: Store) -> None:
+    """Open the checkpoints that the config gives for captioner and filter, as the workers will.
+
+    An unusable one would otherwise fail in a worker, after the start of Ray and the first downloads.
+
+    Args:
+        run_dir: an address on the same kind of store is opened with its storage options.
+
+    Raises:
+        ArtifactError: the first that cannot be loaded; one line with its config key.
+    """
+    openings: dict[str, Opening] = {}
+    for role, settings in (("captioner", config.captioner.generate), ("filter", config.filter.judge)):
+        section = getattr(config, role)
+        if section.checkpoint is None:
+            continue
+        tokenizer = section.tokenizer and ensure_local(section.tokenizer, f"{role}.tokenizer", run_dir)
+        openings[f"{role}.checkpoint"] = Opening(
+            path=ensure_local(section.checkpoint, f"{role}.checkpoint", run_dir),
+            parts="captioner" if role == "captioner" else "filter",
+            image_size=settings.image_size,
+            tokenizer=tokenizer,
+        )
+    found = check_checkpoints(list(openings.values()))
+    for key, problem in zip(openings, found, strict=True):
+        if problem is not None:
+            raise ArtifactError(f"{key}: {problem}")
 
 
 def _needed_addresses(config: Config, kinds: Collection[str]) -> Iterator[tuple[str, str]]:

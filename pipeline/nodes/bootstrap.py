@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from capfilt.pipeline.config.schema import Config
-from capfilt.pipeline.config.start_weights import check_start_weights
+from capfilt.pipeline.config.start_weights import check_given_models, check_start_weights
 from capfilt.pipeline.errors import NodeFailed
 from capfilt.pipeline.node import Node, NodeKind, NodeResult
 from capfilt.stages.bootstrap.model_source import ModelSource, Role
@@ -47,8 +47,9 @@ def _inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
     }
 
 
-def _check_tokenizers(config: Config, run_dir: Store) -> None:
+def _check_models(config: Config, run_dir: Store) -> None:
     check_start_weights(config, run_dir, {BOOTSTRAP.name})
+    check_given_models(config, run_dir)
 
 
 def run_bootstrap(context: RunContext, node: Node) -> NodeResult:
@@ -133,7 +134,7 @@ BOOTSTRAP = NodeKind(
     outputs=_outputs,
     inputs=_inputs,
     run=run_bootstrap,
-    check_inputs=_check_tokenizers,
+    check_inputs=_check_models,
     streams_shards=True,
     judges=True,
 )

@@ -4,8 +4,10 @@ machine."""
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,11 +57,11 @@ def ensure_local(address: str, key: str, run_dir: Store | None = None) -> str:
     if isinstance(found, Path):
         return str(found)
     fs, path, listing = found
-    copy = cache_folder() / _cache_key(address, path, listing)
+    copy = _own_cache_folder(key) / _cache_key(address, path, listing)
     # Names relative to the copy; the name of a checkpoint of one file is empty.
     files = {name.removeprefix(path).lstrip("/"): (name, info.get("size")) for name, info in listing.items()}
     try:
-        if not _is_complete(copy, files):
+        if not _is_intact(copy, files):
             _download(fs, files, copy)
     except Exception as error:  # any library's, or a full disk
         raise _read_error(address, key, error) from error
@@ -69,6 +71,32 @@ def ensure_local(address: str, key: str, run_dir: Store | None = None) -> str:
 def cache_folder() -> Path:
     """Folder of this user's copies on this machine."""
     return Path(tempfile.gettempdir()) / f"capfilt-artifacts-{os.getuid()}"
+
+
+def _own_cache_folder(key: str) -> Path:
+    """The cache folder, which only this user can write; made if it does not exist.
+
+    Anyone may make a folder in the system's temporary folder, so an existing one is not trusted by its name.
+
+    Raises:
+        ArtifactError: it belongs to someone else, others can write in it, or it is no folder.
+    """
+    folder = cache_folder()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise ArtifactError(
+            f"{key}: cannot use {folder} for copies ({error}); remove it or set TMPDIR"
+        ) from error
+    owned = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+    if not owned or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ArtifactError(
+            f"{key}: {folder} is not a folder that only you can write, so its copies cannot be trusted; "
+            "remove it, or set TMPDIR to a folder of your own"
+        )
+    folder.chmod(0o700)
+    return folder
 
 
 def _locate(address: str, key: str, run_dir: Store | None) -> Path | tuple[Any, str, dict[str, Any]]:
@@ -117,6 +145,40 @@ def _is_complete(copy: Path, files: Mapping[str, RemoteFile]) -> bool:
     )
 
 
+def _is_intact(copy: Path, files: Mapping[str, RemoteFile]) -> bool:
+    """Whether a copy is complete and every file has the content that was copied.
+
+    The contents are read once per process.
+    """
+    if not _is_complete(copy, files):
+        return False
+    record = _digests_file(copy)
+    try:
+        expected = json.loads(record.read_bytes())
+    except (FileNotFoundError, ValueError):  # a copy of an earlier version, or a damaged record
+        return False
+    found = (str(copy), record.stat().st_mtime_ns)
+    if found not in _verified and _digests(copy, files) == expected:
+        _verified.add(found)
+    return found in _verified
+
+
+_verified: set[tuple[str, int]] = set()
+"""Copies whose contents this process has read, with the time of their digests."""
+
+
+def _digests_file(copy: Path) -> Path:
+    return copy.with_name(f".{copy.name}.sha256.json")
+
+
+def _digests(copy: Path, files: Mapping[str, RemoteFile]) -> dict[str, str]:
+    digests = {}
+    for name in sorted(files):
+        with (copy / name).open("rb") as stream:
+            digests[name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return digests
+
+
 def _download(fs: Any, files: Mapping[str, RemoteFile], copy: Path) -> None:
     """Copy the files to a temporary folder and rename it, so that no process sees an incomplete checkpoint.
 
@@ -126,10 +188,9 @@ def _download(fs: Any, files: Mapping[str, RemoteFile], copy: Path) -> None:
     Raises:
         OSError: the disk is full, or a file is shorter than its filesystem says.
     """
-    copy.parent.mkdir(parents=True, exist_ok=True)
     temporary = copy.with_name(f".{copy.name}")
     with FileLock(copy.with_name(f".{copy.name}.lock")):
-        if _is_complete(copy, files):
+        if _is_intact(copy, files):
             return
         _remove(copy)
         _remove(temporary)
@@ -140,6 +201,7 @@ def _download(fs: Any, files: Mapping[str, RemoteFile], copy: Path) -> None:
                 fs.get_file(source, str(target))
             if not _is_complete(temporary, files):
                 raise OSError(f"the copy of its {len(files)} files is incomplete")
+            _digests_file(copy).write_text(json.dumps(_digests(temporary, files)))
             temporary.rename(copy)
         finally:
             _remove(temporary)

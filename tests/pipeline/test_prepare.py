@@ -24,6 +24,12 @@ from tests.tiny import tiny_data, write_config
 OLD_INPUTS = {"filter": {"judge": {"threshold": 0.5}}}
 
 
+@pytest.fixture(autouse=True)
+def unopened_checkpoints(monkeypatch):
+    """Given checkpoints are not opened: those of these tests hold a config only."""
+    monkeypatch.setattr("capfilt.pipeline.nodes.bootstrap.check_given_models", lambda config, run_dir: None)
+
+
 @pytest.fixture
 def data(tmp_path):
     """A config with given checkpoints and a list of two urls, which pretrains nothing."""

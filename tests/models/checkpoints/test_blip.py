@@ -62,7 +62,7 @@ def test_reference_files_are_read_strictly(tmp_path):
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(tmp_path / "nlvr.pth", "pretrain", tokenizer=tmp_path)
     assert caught.value.unexpected == ["cls_head.0.weight"]
-    with pytest.raises(CheckpointError, match="contains no tokenizer: pass the folder"):
+    with pytest.raises(CheckpointError, match="contains no tokenizer: give the folder"):
         reference_file(tmp_path / "good.pth", med)
         load_checkpoint(tmp_path / "good.pth", "pretrain")
     torch.save({"model": {"weight": torch.zeros(2)}}, tmp_path / "other.pth")

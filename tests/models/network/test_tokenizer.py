@@ -192,3 +192,34 @@ def test_a_vocabulary_below_32_entries_is_rejected():
     with pytest.raises(ValueError, match="vocab_size is 31: it must be at least 32"):
         Tokenizer.train(CORPUS, 31)
     assert Tokenizer.train(CORPUS, 32).vocab_size <= 32
+
+
+@pytest.mark.parametrize("max_length", [4, 12])
+@pytest.mark.parametrize("end", ["", "s", "ed", ",", " dog", " ", "x" * 200])
+def test_cutting_by_characters_does_not_change_the_tokens(tokenizer, max_length, end):
+    """The longest words that are no [UNK], and a text that ends around the cut."""
+    word = "jump" + "ed" * 48  # 100 characters
+    for extra in range(-2, 3):
+        text = f"{' '.join([word] * (max_length + extra))}{end}"
+        encoding = tokenizer.backend.encode(text, add_special_tokens=False)
+        expected = [2, *encoding.ids[: max_length - 2], 3]
+        assert tokenizer.encode([text], max_length)[0][0].tolist() == expected
+
+
+def test_an_endless_word_is_cut_before_it_is_encoded(tokenizer, monkeypatch):
+    class Backend:
+        def encode_batch(self, texts, **options):
+            lengths.extend(map(len, texts))
+            return original.encode_batch(texts, **options)
+
+    lengths, original = [], tokenizer.backend
+    monkeypatch.setattr(tokenizer, "backend", Backend())
+    assert tokenizer.encode(["a dog " + "x" * 5_000_000], 35)[0].tolist() == [[2, 5, 10, 1, 3]]
+    assert lengths == [34 * 101]
+
+
+def test_endless_words_are_left_out_of_a_training():
+    texts = ["a red dog", "two red dogs"] * 3
+    plain = Tokenizer.train([*texts, "b" * 1000], 40).backend.to_str()
+    assert Tokenizer.train([*texts, "b" * 1000, "c" * 1001, "d" * 2_000_000], 40).backend.to_str() == plain
+    assert Tokenizer.train([*texts, "b" * 1000, "c" * 1000], 40).backend.to_str() != plain

@@ -66,3 +66,22 @@ def test_existing_file_is_not_overwritten(tmp_path):
     code, error = convert(tmp_path / "ours", tmp_path / "mine.pth", "--to", "blip")
     assert code == 2 and "mine.pth: already exists; name another path" in error and error.count("\n") == 1
     assert (tmp_path / "mine.pth").read_text() == "not a checkpoint"
+
+
+def test_pretrained_model_without_a_tokenizer_names_the_parts_first(tmp_path):
+    save_checkpoint(tmp_path / "ours", build(), TOKENIZER, {})
+    assert convert(tmp_path / "ours", tmp_path / "pretrain.pth", "--to", "blip")[0] == 0
+    code, error = convert(tmp_path / "pretrain.pth", tmp_path / "hf", "--to", "hf")
+    assert code == 2 and "--parts captioner" in error and error.count("\n") == 1
+    code, error = convert(tmp_path / "pretrain.pth", tmp_path / "hf", "--to", "hf", "--parts", "captioner")
+    assert code == 2 and "contains no tokenizer" in error and "--tokenizer" in error
+
+
+@pytest.mark.parametrize("tokenizer", ["none", "empty"])
+def test_tokenizer_that_does_not_exist_is_one_line(tmp_path, tokenizer):
+    save_checkpoint(tmp_path / "ours", build(), TOKENIZER, {})
+    (tmp_path / "empty").mkdir()
+    code, error = convert(
+        tmp_path / "ours", tmp_path / "b", "--to", "capfilt", "--tokenizer", tmp_path / tokenizer
+    )
+    assert code == 2 and error.count("\n") == 1 and "tokenizer" in error

@@ -6,7 +6,12 @@ import pytest
 
 from capfilt.pipeline.config.load import parse_config
 from capfilt.pipeline.config.shipped import SHIPPED_ROOT, resolve_shipped, shipped_configs
-from capfilt.pipeline.config.start_weights import check_start_weights, resolve_address, start_identity
+from capfilt.pipeline.config.start_weights import (
+    check_given_models,
+    check_start_weights,
+    resolve_address,
+    start_identity,
+)
 from capfilt.stages.storage.artifacts import ArtifactError
 from capfilt.stages.storage.store import Store
 from tests.tiny import tiny_data
@@ -84,3 +89,30 @@ def test_timm_models_and_shipped_files_are_accepted(tmp_path):
     for start in ("vit_tiny_patch16_224", START):
         data["model"]["vision_start"] = start
         check_start_weights(parse_config(data, "c"), run_dir, {"pretrain"})
+
+
+def test_given_checkpoints_are_opened_as_the_workers_will_open_them(tmp_path, monkeypatch):
+    opened = []
+
+    def check(openings):
+        opened.extend(openings)
+        return [None, "broken"]
+
+    monkeypatch.setattr("capfilt.pipeline.config.start_weights.check_checkpoints", check)
+    data = tiny_data(tmp_path)
+    for role in ("captioner", "filter"):
+        (tmp_path / role).mkdir()
+        data[role]["checkpoint"] = str(tmp_path / role)
+        data[role].pop("finetune")
+    data["captioner"]["tokenizer"] = str(tmp_path)
+    data["filter"]["judge"] = {"image_size": 48}
+    with pytest.raises(ArtifactError, match=r"^filter\.checkpoint: broken$"):
+        check_given_models(parse_config(data, "c"), Store(str(tmp_path / "run")))
+    captioner, judge = opened
+    assert (captioner.path, captioner.parts, captioner.image_size) == (
+        f"{tmp_path}/captioner",
+        "captioner",
+        None,
+    )
+    assert (judge.path, judge.parts, judge.image_size) == (f"{tmp_path}/filter", "filter", 48)
+    assert (captioner.tokenizer, judge.tokenizer) == (str(tmp_path), None)

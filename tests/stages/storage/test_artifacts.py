@@ -77,7 +77,7 @@ def test_absent_models_and_unavailable_stores_are_one_line(s3, run_dir):
 
 
 def test_one_process_of_a_machine_copies_a_model_and_the_others_wait(s3, run_dir):
-    cache_folder().mkdir()
+    cache_folder().mkdir(mode=0o700)
     s3.inject(S3Fault("delay", method="GET", path=".*safetensors", times=1))
     with ThreadPoolExecutor(4) as pool:
         address = run_dir.address("models/m")
@@ -88,10 +88,14 @@ def test_one_process_of_a_machine_copies_a_model_and_the_others_wait(s3, run_dir
     assert visible == [os.path.basename(copies.pop())]
 
 
-@pytest.mark.parametrize("damage", [Path.unlink, lambda file: file.write_bytes(b"weight")])
+@pytest.mark.parametrize(
+    "damage",
+    [Path.unlink, lambda file: file.write_bytes(b"weight"), lambda file: file.write_bytes(b"planted")],
+)
 def test_an_incomplete_copy_is_made_again(run_dir, damage):
     copy = Path(ensure_local(run_dir.address("models/m"), "model", run_dir))
     damage(copy / "model.safetensors")
+    artifacts._verified.clear()  # as in another process
     again = Path(ensure_local(run_dir.address("models/m"), "model", run_dir))
     assert again == copy and (copy / "model.safetensors").read_bytes() == b"weights"
 
@@ -109,3 +113,39 @@ def test_files_without_a_stated_size_are_complete_if_they_exist(tmp_path):
     assert artifacts._is_complete(tmp_path, {"a": ("remote/a", 3)})
     assert not artifacts._is_complete(tmp_path, {"a": ("remote/a", 2)})
     assert not artifacts._is_complete(tmp_path, {"a": ("remote/a", None), "b": ("remote/b", None)})
+
+
+def test_only_a_cache_folder_that_nobody_else_can_write_is_used(run_dir, monkeypatch, tmp_path):
+    def refusal():
+        with pytest.raises(ArtifactError) as caught:
+            ensure_local(run_dir.address("models/m"), "captioner.checkpoint", run_dir)
+        return str(caught.value)
+
+    for mode in (0o720, 0o702, 0o777):
+        cache_folder().mkdir(exist_ok=True)
+        cache_folder().chmod(mode)
+        assert refusal().startswith(f"captioner.checkpoint: {cache_folder()} is not a folder that only you")
+    cache_folder().rmdir()
+    cache_folder().symlink_to(tmp_path)
+    assert "is not a folder that only you can write" in refusal()
+    cache_folder().unlink()
+    cache_folder().write_text("")
+    assert "cannot use" in refusal()
+    cache_folder().unlink()
+    cache_folder().mkdir(mode=0o755)
+    owner = os.getuid()
+    folder = cache_folder()
+    monkeypatch.setattr(artifacts, "cache_folder", lambda: folder)
+    monkeypatch.setattr(os, "getuid", lambda: owner + 1)
+    assert "is not a folder that only you can write" in refusal()
+    monkeypatch.setattr(os, "getuid", lambda: owner)
+    ensure_local(run_dir.address("models/m"), "captioner.checkpoint", run_dir)
+    assert cache_folder().stat().st_mode & 0o777 == 0o700
+
+
+def test_a_copy_without_digests_is_made_again(run_dir):
+    copy = Path(ensure_local(run_dir.address("models/m"), "model", run_dir))
+    artifacts._digests_file(copy).unlink()
+    (copy / "model.safetensors").write_bytes(b"planted")
+    ensure_local(run_dir.address("models/m"), "model", run_dir)
+    assert (copy / "model.safetensors").read_bytes() == b"weights"
