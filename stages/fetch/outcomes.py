@@ -7,12 +7,12 @@ import posixpath
 import re
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urljoin
 
 import pyarrow as pa
 
 from capfilt.stages.fetch.config import FetchConfig
-from capfilt.stages.fetch.http.blocklist import BlockList
+from capfilt.stages.fetch.urls.blocklist import BlockList
+from capfilt.stages.fetch.urls.parse import MAX_URL_CHARS, parse_http_url, strip_invisible
 from capfilt.stages.images.decode import DecodeConfig, decode_and_resize
 from capfilt.stages.rows import ROW_SCHEMA, with_column
 from capfilt.stages.status import PENDING, SUCCESS, Failure, quote
@@ -24,9 +24,6 @@ OUTCOME_COLUMNS = (
     "image",
 )  # fmt: skip
 """Columns that the fetch stage sets."""
-MAX_URL_CHARS = 8_000
-"""Servers accept no longer urls; longer texts are captions that ended up in the url column."""
-
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
 
 
@@ -56,7 +53,7 @@ def locate_image(url: str | None, config: FetchConfig) -> tuple[str, bool]:
     Raises:
         Failure: bad_url.
     """
-    url = (url or "").strip()
+    url = strip_invisible(url or "")
     if not url:
         raise Failure("bad_url", "the row has no url")
     if len(url) > MAX_URL_CHARS:
@@ -68,7 +65,7 @@ def locate_image(url: str | None, config: FetchConfig) -> tuple[str, bool]:
     if _SCHEME.match(url):  # Downloader rejects every scheme but http and https
         return url, True
     if config.base_url is not None:
-        return urljoin(config.base_url.rstrip("/") + "/", url), True
+        return str(parse_http_url(url, config.base_url.rstrip("/") + "/")), True
     if config.image_root is None:
         raise Failure("bad_url", f"relative url {quote(url)}: set base_url or image_root")
     path = posixpath.normpath(url)

@@ -24,15 +24,16 @@ import aiohttp
 from yarl import URL
 
 from capfilt.stages.fetch.http import robots
-from capfilt.stages.fetch.http.addresses import GuardedResolver, check_host, normalize_host
-from capfilt.stages.fetch.http.blocklist import BlockList
 from capfilt.stages.fetch.http.byte_budget import ByteBudget, Reservation
 from capfilt.stages.fetch.http.config import DownloadConfig
 from capfilt.stages.fetch.http.deadline import Deadline
 from capfilt.stages.fetch.http.hosts import Host, HostLimits, HostTable
 from capfilt.stages.fetch.http.optout import find_optout
-from capfilt.stages.fetch.http.response import parse_http_url, read_body, resolve_redirect, translate_errors
+from capfilt.stages.fetch.http.response import read_body, resolve_redirect, translate_errors
 from capfilt.stages.fetch.http.robots import RobotsRules
+from capfilt.stages.fetch.urls.addresses import GuardedResolver, check_host, normalize_host
+from capfilt.stages.fetch.urls.blocklist import BlockList
+from capfilt.stages.fetch.urls.parse import parse_http_url
 from capfilt.stages.status import Failure, Unreachable
 
 MAX_ROBOTS_CHARS = 1_000_000
@@ -136,7 +137,7 @@ class Downloader:
             reason = self.blocked.find_reason(url)
             if reason is not None:
                 raise Failure("blocked", reason)
-            check_host(url.host or "", self._allowed)
+            check_host(url.raw_host or "", self._allowed)
             async with self._checked_out_host(url) as host:
                 answer = await self._fetch(url, host, transfer)
             if isinstance(answer, bytes):

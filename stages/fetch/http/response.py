@@ -11,27 +11,12 @@ from contextlib import asynccontextmanager
 import aiohttp
 from yarl import URL
 
+from capfilt.stages.fetch.urls.parse import parse_location
 from capfilt.stages.status import Failure, Unreachable, classify_http_code, quote
 
 REDIRECT_CODES = (301, 302, 303, 307, 308)
 INFLATE_BYTES = 65536
 """Bytes of a compressed body that are decompressed at a time."""
-
-
-def parse_http_url(url: str) -> URL:
-    """Parse an http or https url; the fragment is dropped.
-
-    Raises:
-        Failure: bad_url.
-    """
-    try:
-        parsed = URL(url)
-        usable = parsed.scheme in ("http", "https") and bool(parsed.host) and parsed.port != 0
-    except ValueError as error:
-        raise Failure("bad_url", f"malformed url {quote(url)}: {error}") from error
-    if not usable:
-        raise Failure("bad_url", f"{quote(url)} is not an http(s) url with a host")
-    return parsed.with_fragment(None)
 
 
 @asynccontextmanager
@@ -70,8 +55,8 @@ def resolve_redirect(response: aiohttp.ClientResponse) -> URL | None:
     if code not in REDIRECT_CODES or not location:
         raise Failure("redirect", f"{response.url.host}: HTTP {code} without a redirect target")
     try:
-        return parse_http_url(str(response.url.join(URL(location))))
-    except (ValueError, Failure) as error:
+        return parse_location(location, response.url)
+    except Failure as error:
         raise Failure("redirect", f"redirect to {quote(location)}, not an http(s) url") from error
 
 

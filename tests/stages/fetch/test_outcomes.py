@@ -4,7 +4,6 @@ import pyarrow as pa
 import pytest
 
 from capfilt.stages.fetch.config import FetchConfig
-from capfilt.stages.fetch.http.blocklist import BlockList
 from capfilt.stages.fetch.outcomes import (
     OUTCOME_COLUMNS,
     decode_outcome,
@@ -12,6 +11,7 @@ from capfilt.stages.fetch.outcomes import (
     locate_image,
     pending_rows,
 )
+from capfilt.stages.fetch.urls.blocklist import BlockList
 from capfilt.stages.images.decode import DecodeConfig
 from capfilt.stages.rows import ROW_SCHEMA
 from capfilt.stages.status import Failure

@@ -14,7 +14,7 @@ from aiohttp.client_reqrep import ConnectionKey
 from multidict import CIMultiDict
 from yarl import URL
 
-from capfilt.stages.fetch.http.response import parse_http_url, read_body, resolve_redirect, translate_errors
+from capfilt.stages.fetch.http.response import read_body, resolve_redirect, translate_errors
 from capfilt.stages.status import Failure, Unreachable
 
 STEP = 65_536
@@ -36,27 +36,6 @@ def make_response(status: int = 200, chunks: tuple[bytes, ...] = (), **headers: 
         content_length=None if length is None else int(length),
         content=SimpleNamespace(iter_any=iter_any),
     )
-
-
-@pytest.mark.parametrize(
-    ("url", "parsed"),
-    [
-        ("http://a.test", "http://a.test"),
-        ("HTTPS://A.test:1/x#part", "https://a.test:1/x"),
-        ("http://a.test:65535/", "http://a.test:65535/"),
-    ],
-)
-def test_http_urls(url: str, parsed: str) -> None:
-    assert str(parse_http_url(url)) == parsed
-
-
-@pytest.mark.parametrize(
-    "url", ["", "a.test/x", "ftp://a.test/", "http://", "http://a:0/", "http://a:65536/"]
-)
-def test_other_urls(url: str) -> None:
-    with pytest.raises(Failure) as caught:
-        parse_http_url(url)
-    assert caught.value.status == "bad_url"
 
 
 @pytest.mark.parametrize("status", [200, 204, 299])

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from capfilt.stages.fetch.http import addresses
-from capfilt.stages.fetch.http.addresses import GuardedResolver, check_host, is_public, normalize_host
+from capfilt.stages.fetch.urls import addresses
+from capfilt.stages.fetch.urls.addresses import GuardedResolver, check_host, is_public, normalize_host
 from capfilt.stages.status import Failure, Unreachable
+from tests.stages.fetch.conftest import VirtualTime
 from tests.stages.fetch.hostile_server import ADDRESSES
-from tests.stages.fetch.http.conftest import VirtualTime
 
 pytestmark = pytest.mark.usefixtures("loopback_only")
 
