@@ -26,6 +26,7 @@ from yarl import URL
 from capfilt.stages.fetch.http import robots
 from capfilt.stages.fetch.http.byte_budget import ByteBudget, Reservation
 from capfilt.stages.fetch.http.config import DownloadConfig
+from capfilt.stages.fetch.http.connections import open_session
 from capfilt.stages.fetch.http.deadline import Deadline
 from capfilt.stages.fetch.http.hosts import Host, HostLimits, HostTable
 from capfilt.stages.fetch.http.optout import find_optout
@@ -75,7 +76,7 @@ class Downloader:
         self._resolver = GuardedResolver(self._allowed, config.connect_timeout_s)
         self._robots_requests: dict[URL, asyncio.Task[RobotsRules]] = {}
         self._robots_chars = 0
-        self._session = _open_session(config, self._resolver)
+        self._session = open_session(config, self._resolver)
 
     async def close(self) -> None:
         await self._session.close()
@@ -282,20 +283,4 @@ def _host_limits(config: DownloadConfig, workers: int) -> HostLimits:
         max_crawl_wait_s=config.max_crawl_wait_s,
         max_failures=config.host_failures,
         rest_s=config.host_rest_s,
-    )
-
-
-def _open_session(config: DownloadConfig, resolver: GuardedResolver) -> aiohttp.ClientSession:
-    """A session without cookies, proxies and redirects of its own; `resolver` caches the addresses."""
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(resolver=resolver, use_dns_cache=False, limit=config.concurrency),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=config.connect_timeout_s),
-        headers={
-            "User-Agent": config.user_agent,
-            "Accept": "image/avif,image/webp,image/*,*/*;q=0.5",
-            "Accept-Encoding": "identity",  # images are compressed already; gzip would hide the size
-        },
-        auto_decompress=False,
-        trust_env=False,  # a proxy would resolve names itself, without the checks
     )

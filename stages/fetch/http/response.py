@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import email.utils
 import time
-import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import aiohttp
 from yarl import URL
 
+from capfilt.stages.fetch.http.codings import OVERHEAD_BYTES, Decoding
 from capfilt.stages.fetch.urls.parse import parse_location
 from capfilt.stages.status import Failure, Unreachable, classify_http_code, quote
 
 REDIRECT_CODES = (301, 302, 303, 307, 308)
-INFLATE_BYTES = 65536
-"""Bytes of a compressed body that are decompressed at a time."""
 
 
 @asynccontextmanager
@@ -30,7 +28,7 @@ async def translate_errors(url: URL) -> AsyncIterator[None]:
         raise Failure("tls", f"{url.host}: {error}") from error
     except aiohttp.InvalidURL as error:
         raise Failure("bad_url", f"malformed url {url}: {error}") from error
-    except (aiohttp.ClientResponseError, zlib.error) as error:
+    except aiohttp.ClientResponseError as error:
         raise Failure("http_invalid", f"{url.host}: {error}") from error
     except aiohttp.ClientConnectorError as error:
         raise Unreachable("connect", f"{url.host}: {error}") from error
@@ -75,40 +73,33 @@ async def read_body(
         reserve: awaited with the size of each piece before the piece is kept.
 
     Raises:
-        Failure: too_big, empty_body, or http_invalid for a truncated compressed body.
-        zlib.error: the body is not compressed as its header says.
+        Failure: too_big (before or after decompression), empty_body, or http_invalid for a compressed body
+            that is truncated, or not encoded as its header says.
     """
     if (response.content_length or 0) > limit and not truncate:
         raise Failure("too_big", f"Content-Length is {response.content_length}, the limit is {limit} bytes")
-    is_compressed = response.headers.get("Content-Encoding", "").lower() in ("gzip", "x-gzip", "deflate")
-    inflate = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS) if is_compressed else None
+    decoding = Decoding(response.headers.getall("Content-Encoding", []), limit)
     pieces: list[bytes] = []
-    size = 0
+    received = size = 0
     async for chunk in response.content.iter_any():
-        for piece in _inflate(inflate, chunk) if inflate else (chunk,):
+        received += len(chunk)
+        for piece in decoding.decode(chunk):
             await reserve(len(piece))
             pieces.append(piece)
             size += len(piece)
             if size > limit:  # a decompression bomb is not inflated any further
-                if truncate:
-                    return b"".join(pieces)[:limit]
-                raise Failure("too_big", f"the body exceeds the limit of {limit} bytes")
+                break
+        if size > limit or received > limit + OVERHEAD_BYTES:
+            if truncate:
+                return b"".join(pieces)[:limit]
+            raise Failure("too_big", f"the body exceeds the limit of {limit} bytes")
+        if decoding.is_finished:  # what follows the compressed stream is not read
+            break
     if not size:
         raise Failure("empty_body", f"{response.url.host}: HTTP {response.status} without a body")
-    if inflate is not None and not inflate.eof:
+    if not decoding.is_complete:
         raise Failure("http_invalid", f"{response.url.host}: the compressed body is truncated")
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
-def _inflate(inflate: zlib._Decompress, chunk: bytes) -> Iterator[bytes]:
-    """Decompress a chunk in pieces of at most `INFLATE_BYTES`."""
-    while True:
-        piece = inflate.decompress(chunk, INFLATE_BYTES)
-        if piece:
-            yield piece
-        if len(piece) < INFLATE_BYTES:
-            return
-        chunk = inflate.unconsumed_tail
 
 
 def _parse_retry_after(response: aiohttp.ClientResponse) -> float | None:
