@@ -32,8 +32,9 @@ from capfilt.stages.fetch.http.hosts import Host, HostLimits, HostTable
 from capfilt.stages.fetch.http.optout import find_optout
 from capfilt.stages.fetch.http.response import read_body, resolve_redirect, translate_errors
 from capfilt.stages.fetch.http.robots import RobotsRules
-from capfilt.stages.fetch.urls.addresses import GuardedResolver, check_host, normalize_host
+from capfilt.stages.fetch.urls.addresses import GuardedResolver, check_host
 from capfilt.stages.fetch.urls.blocklist import BlockList
+from capfilt.stages.fetch.urls.exceptions import normalize_host, parse_exceptions
 from capfilt.stages.fetch.urls.parse import parse_http_url
 from capfilt.stages.status import Failure, Unreachable
 
@@ -70,7 +71,7 @@ class Downloader:
     def __init__(self, config: DownloadConfig, *, workers: int = 1, blocked: BlockList | None = None) -> None:
         self.config, self.blocked = config, blocked or BlockList()
         self._hosts = HostTable(_host_limits(config, workers))
-        self._allowed = frozenset(normalize_host(host) for host in config.allow_private)
+        self._allowed = parse_exceptions(config.allow_private)
         self._slots = asyncio.Semaphore(config.concurrency)
         self._memory = ByteBudget(config.memory_bytes)
         self._resolver = GuardedResolver(self._allowed, config.connect_timeout_s)
@@ -138,7 +139,7 @@ class Downloader:
             reason = self.blocked.find_reason(url)
             if reason is not None:
                 raise Failure("blocked", reason)
-            check_host(url.raw_host or "", self._allowed)
+            check_host(url.raw_host or "", self._allowed, url.port)
             async with self._checked_out_host(url) as host:
                 answer = await self._fetch(url, host, transfer)
             if isinstance(answer, bytes):
@@ -176,7 +177,7 @@ class Downloader:
         port, started = url.port, time.monotonic()
         host.check_alive(port)
         try:
-            await self._resolver.prefetch(url.raw_host or "")
+            await self._resolver.prefetch(url.raw_host or "", port or 0)
             async with host.request_slot(transfer.deadline, self._slots):
                 host.check_alive(port)  # other urls may have failed while this one waited
                 started = time.monotonic()

@@ -145,6 +145,7 @@ REJECTED_URLS = [  # kind of url, url, status
     ("ftp: url", "ftp://example.org/a.jpg", "bad_url"),
     ("javascript: url", "javascript:alert(1)", "bad_url"),
     ("no host", "http://", "bad_url"),
+    ("port of another service", "http://nosuch.test:6379/", "bad_url"),
     ("invalid port", "http://good.test:99999/", "bad_url"),
     ("control characters", "http://good.test/\x00\n", "bad_url"),
     ("url of 2 MB", "http://good.test/" + "a" * 2_000_000, "bad_url"),
