@@ -31,8 +31,11 @@ _GZIP_START = b"\x1f\x8b"
 class _Decoder(Protocol):
     """Decodes one coding. After `is_finished`, further bytes are ignored."""
 
-    is_finished: bool
-    is_complete: bool
+    @property
+    def is_finished(self) -> bool: ...
+
+    @property
+    def is_complete(self) -> bool: ...
 
     def decode(self, chunk: bytes) -> Iterator[bytes]: ...
 

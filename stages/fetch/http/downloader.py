@@ -44,11 +44,17 @@ MAX_ROBOTS_CHARS = 1_000_000
 T = TypeVar("T")
 
 
+class DeadlinePassed(Unreachable):
+    """The deadline of the url passed before the response was complete."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Transfer:
     """State and limits of one url, from its first request to the end of its last attempt."""
 
     deadline: Deadline
+    named_host: str
+    """The host that the row names; redirects may lead to others."""
     reservation: Reservation = field(default_factory=Reservation)
     is_robots_txt: bool = False
     """A robots.txt: requested without checking robots.txt, and cut at its byte limit. Otherwise an image."""
@@ -102,13 +108,15 @@ class Downloader:
         Raises:
             Failure: with the status of the last attempt.
         """
+        parsed = parse_http_url(url)
         transfer = _Transfer(
             deadline=Deadline(self.config.deadline_s),
+            named_host=normalize_host(parsed.raw_host or ""),
             max_redirects=self.config.max_redirects,
             max_bytes=self.config.max_bytes,
         )
         try:
-            return await consume(await self._with_retries(parse_http_url(url), transfer))
+            return await consume(await self._with_retries(parsed, transfer))
         finally:
             self._memory.release(transfer.reservation)
 
@@ -173,20 +181,26 @@ class Downloader:
         return await self._send(url, host, transfer)
 
     async def _send(self, url: URL, host: Host, transfer: _Transfer) -> bytes | URL:
-        """One request, in a slot of its host; the host records how it ended."""
+        """One request, in a slot of its host; the host records how it ended.
+
+        Rows cannot silence another host by redirecting to it: its Retry-After counts only for rows that name
+        it, and a deadline only if the host had at least half of it.
+        """
         port, started = url.port, time.monotonic()
+        available_s = self.config.deadline_s
+        is_named = normalize_host(url.raw_host or "") == transfer.named_host
         host.check_alive(port)
         try:
             await self._resolver.prefetch(url.raw_host or "", port or 0)
             async with host.request_slot(transfer.deadline, self._slots):
                 host.check_alive(port)  # other urls may have failed while this one waited
-                started = time.monotonic()
+                started, available_s = time.monotonic(), transfer.deadline.remaining
                 try:
                     answer = await self._get(url, host, transfer)
                 except Unreachable:
                     raise
                 except Failure as failure:
-                    if self._apply_retry_after(host, failure):
+                    if is_named and self._apply_retry_after(host, failure):
                         host.record_failure(port, failure, started)
                     else:
                         host.record_response(port)
@@ -194,7 +208,8 @@ class Downloader:
                 host.record_response(port)
                 return answer
         except Unreachable as failure:
-            host.record_failure(port, failure, started)
+            if not isinstance(failure, DeadlinePassed) or available_s >= self.config.deadline_s / 2:
+                host.record_failure(port, failure, started)
             raise
 
     def _apply_retry_after(self, host: Host, failure: Failure) -> bool:
@@ -219,7 +234,7 @@ class Downloader:
                     response.close()
                 return answer
         except TimeoutError as error:
-            raise Unreachable(
+            raise DeadlinePassed(
                 "timeout", f"no complete response within {self.config.deadline_s:g} s"
             ) from error
 
@@ -255,6 +270,7 @@ class Downloader:
         """Download and parse a robots.txt, and cache its rules with the host."""
         transfer = _Transfer(
             deadline=Deadline(self.config.deadline_s),
+            named_host=normalize_host(url.raw_host or ""),
             is_robots_txt=True,
             max_redirects=robots.MAX_REDIRECTS,
             max_bytes=robots.MAX_BYTES,

@@ -32,6 +32,8 @@ async def translate_errors(url: URL) -> AsyncIterator[None]:
         raise Failure("http_invalid", f"{url.host}: {error}") from error
     except aiohttp.ClientConnectorError as error:
         raise Unreachable("connect", f"{url.host}: {error}") from error
+    except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:  # closed without a response
+        raise Unreachable("connect", f"{url.host}: {str(error) or type(error).__name__}") from error
     except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, ConnectionError) as error:
         raise Failure("connect", f"{url.host}: {str(error) or type(error).__name__}") from error
 

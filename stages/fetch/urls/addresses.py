@@ -51,8 +51,8 @@ def is_public(address: str) -> bool:
     """Whether an IP address belongs to the public internet.
 
     False for loopback, site-local, link-local (with the clouds' metadata address 169.254.169.254), private
-    (RFC 1918), shared (RFC 6598), unique local, documentation, multicast and reserved ranges, and for an IPv6 address
-    that embeds such an IPv4 address (mapped, compatible, 6to4, Teredo, NAT64).
+    (RFC 1918), shared (RFC 6598), unique local, documentation, multicast and reserved ranges, and for an
+    IPv6 address that embeds such an IPv4 address (mapped, compatible, 6to4, Teredo, NAT64).
 
     Raises:
         ValueError: `address` is not an IP address.
