@@ -40,6 +40,8 @@ from capfilt.stages.status import Failure, Unreachable
 
 MAX_ROBOTS_CHARS = 1_000_000
 """Characters of rules that are cached for all hosts together, see `RobotsRules.size`."""
+LONG_RULES_CHARS = 10_000
+"""Longer rules are matched in a thread: 500 KiB of wildcards against a long url take seconds."""
 
 T = TypeVar("T")
 
@@ -176,7 +178,10 @@ class Downloader:
             rules = host.robots.get((url.scheme, url.port))
             if rules is None or rules.expires_at < time.monotonic():
                 rules = await self._request_rules(url.origin() / "robots.txt")
-            rules.check(str(url))
+            if rules.size > LONG_RULES_CHARS:
+                await asyncio.to_thread(rules.check, str(url))
+            else:
+                rules.check(str(url))
             await host.wait_crawl_delay()
         return await self._send(url, host, transfer)
 
@@ -277,7 +282,8 @@ class Downloader:
         )
         async with self._checked_out_host(url) as host:
             try:
-                rules = robots.parse_rules(await self._with_retries(url, transfer))
+                body = await self._with_retries(url, transfer)
+                rules = await asyncio.to_thread(robots.parse_rules, body)
             except Failure as failure:
                 rules = robots.rules_after_failure(failure, self.config.host_rest_s)
             finally:
