@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
-import brotli
+import brotli  # type: ignore[import-untyped]
 from backports import zstd
 
 from capfilt.stages.status import Failure
@@ -194,7 +194,7 @@ class _Zstd:
 
     @staticmethod
     def _open() -> zstd.ZstdDecompressor:
-        options = {zstd.DecompressionParameter.window_log_max: ZSTD_WINDOW_LOG}
+        options = {int(zstd.DecompressionParameter.window_log_max): ZSTD_WINDOW_LOG}
         return zstd.ZstdDecompressor(options=options)
 
 

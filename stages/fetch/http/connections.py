@@ -136,7 +136,7 @@ class _Connector(aiohttp.TCPConnector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._factory = partial(TolerantResponses, loop=self._loop)
+        self._factory = partial(TolerantResponses, loop=self._loop)  # type: ignore[assignment]
 
 
 def open_session(config: DownloadConfig, resolver: GuardedResolver) -> aiohttp.ClientSession:
