@@ -134,7 +134,8 @@ class Failure(Exception):
 
 
 class Unreachable(Failure):
-    """The host could not be resolved or connected to, or its response was not complete before the deadline.
+    """The host could not be resolved or connected to, closed the connection without a response, or its
+    response was not complete before the deadline.
 
     `stages.fetch.http.hosts` counts these failures to find dead hosts.
     """

@@ -17,7 +17,7 @@ from capfilt.pipeline.config.sections import TrainSection
 from capfilt.pipeline.config.start_weights import start_identity
 from capfilt.pipeline.node import Node
 from capfilt.pipeline.rundir.ledger import fingerprint
-from capfilt.stages.fetch.http.blocklist import block_list_digest
+from capfilt.stages.fetch.urls.blocklist import block_list_digest
 from capfilt.stages.rows import SCHEMA_VERSION
 from capfilt.stages.storage.artifacts import absolute_address, ensure_local
 from capfilt.stages.storage.store import Store

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -15,6 +16,11 @@ IMG2DATASET_SETTINGS = (
     "robots", "per_host_per_second",
 )  # fmt: skip
 """Settings that backend img2dataset follows, or that have their own check; others keep their defaults."""
+
+
+def is_web_folder(address: str) -> bool:
+    """Whether the images of a folder are requested by the downloader, not through fsspec."""
+    return address.lower().startswith(("http://", "https://"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +40,8 @@ class FetchConfig(DownloadConfig):
     """Web address to which relative urls are joined."""
     image_root: str | None = None
     """Folder (local or any fsspec URL) in which relative urls are paths: the images of an annotation file.
-    Symbolic links in it are followed; a path that leaves it is rejected."""
+    Symbolic links in it are followed; a path that leaves it is rejected. A folder on the web (`http://`,
+    `https://`) is downloaded like any other url, with the same limits and checks."""
     storage_options: dict[str, Any] = field(default_factory=dict)
     """fsspec options for `image_root` (endpoint, profile, anonymous access)."""
     decode_threads: Annotated[int, Ge(1), Le(256)] = 2
@@ -52,6 +59,8 @@ class FetchConfig(DownloadConfig):
             raise ValueError(
                 f"base_url {self.base_url!r}: give an address that starts with http:// or https://"
             )
+        if self.image_root is not None:
+            _check_web_folder(self.image_root, self.storage_options)
         if self.backend == "img2dataset":
             self._check_img2dataset()
 
@@ -84,3 +93,24 @@ class FetchConfig(DownloadConfig):
     def host_settings(self) -> DownloadConfig:
         """The settings of the downloads alone; stages with equal ones can share a `BackgroundDownloader`."""
         return DownloadConfig(**{item.name: getattr(self, item.name) for item in fields(DownloadConfig)})
+
+
+def _check_web_folder(address: str, options: dict[str, Any]) -> None:
+    """Check that no image folder on the web is read past the downloader and its checks.
+
+    Raises:
+        ValueError: fsspec would request the web itself, or options that only fsspec follows.
+    """
+    if is_web_folder(address):
+        if options:
+            raise ValueError(
+                f"image_root {address!r} is requested by the downloader, which has no storage_options "
+                f"({', '.join(options)}): remove them"
+            )
+    elif re.search(
+        r"https?://", address, re.IGNORECASE
+    ):  # simplecache::https://..., zip://a.zip::https://...
+        raise ValueError(
+            f"image_root {address!r} would be requested without the checks of the downloader: give a folder "
+            "on a disk, on an object store, or an address that starts with http:// or https://"
+        )

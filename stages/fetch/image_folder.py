@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import posixpath
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -57,7 +58,13 @@ class ImageFolder:
     def _read(self, path: str) -> bytes:
         fs, folder = open_filesystem(self.root, self.config.storage_options)
         try:
-            return self._read_file(fs, f"{folder.rstrip('/')}/{path}")
+            try:
+                return self._read_file(fs, f"{folder.rstrip('/')}/{path}")
+            except FileNotFoundError:
+                windows = posixpath.normpath(path.replace("\\", "/"))
+                if "\\" not in path or windows.startswith(("/", "../")):
+                    raise
+                return self._read_file(fs, f"{folder.rstrip('/')}/{windows}")
         except Failure:
             raise
         except Exception as error:  # of any fsspec backend
@@ -68,14 +75,25 @@ class ImageFolder:
 
     def _read_file(self, fs: Any, file: str) -> bytes:
         try:
-            size = fs.info(file)["size"] or 0
+            info = fs.info(file)
         except OSError as error:
             if code_of(error) in BODYLESS_CODES:
                 _raise_if_refused(fs, file)
             raise
-        if size > self.config.max_bytes:
-            raise Failure("too_big", f"{size} bytes, the limit is {self.config.max_bytes} (fetch.max_bytes)")
-        return bytes(fs.cat_file(file))
+        limit = self.config.max_bytes
+        if info["type"] not in ("file", "link"):
+            kind = "a folder" if info["type"] == "directory" else "a pipe, device or socket"
+            raise Failure("missing_file", f"{posixpath.basename(file)} is {kind}, not a regular file")
+        size = info["size"] or 0
+        if size > limit:
+            raise Failure("too_big", f"{size} bytes, the limit is {limit} (fetch.max_bytes)")
+        # Files of the system have size 0, others grow, and some stores do not know sizes. (On stores, a range
+        # of an empty object is an error.)
+        is_bounded = protocol_of(self.root) == "file" or info["size"] is None
+        data = bytes(fs.cat_file(file, start=0, end=limit + 1) if is_bounded else fs.cat_file(file))
+        if len(data) > limit:
+            raise Failure("too_big", f"more than {limit} bytes (fetch.max_bytes)")
+        return data
 
     def _translate_error(self, error: Exception, path: str) -> Exception | None:
         """A `Failure` of the row, a `StoreError` for its whole shard, or None for an unexpected error."""

@@ -22,11 +22,12 @@ import pyarrow as pa
 
 from capfilt.models.images.decode import decode_image
 from capfilt.stages.fetch.config import FetchConfig
-from capfilt.stages.fetch.http.addresses import check_host, normalize_host
-from capfilt.stages.fetch.http.blocklist import BlockList
-from capfilt.stages.fetch.http.response import parse_http_url
 from capfilt.stages.fetch.http.robots import PRODUCT_TOKEN
 from capfilt.stages.fetch.outcomes import Row, decode_outcome, fill_columns, locate_image, pending_rows
+from capfilt.stages.fetch.urls.addresses import check_host
+from capfilt.stages.fetch.urls.blocklist import BlockList
+from capfilt.stages.fetch.urls.exceptions import parse_exceptions
+from capfilt.stages.fetch.urls.parse import parse_http_url
 from capfilt.stages.images.phash import perceptual_hash
 from capfilt.stages.status import INTERNAL, SUCCESS, Failure, classify_http_code, one_line
 
@@ -60,7 +61,7 @@ class Img2datasetFetch:
 
     def __init__(self, config: FetchConfig) -> None:
         self.config = config
-        self._allowed = frozenset(normalize_host(host) for host in config.allow_private)
+        self._allowed = parse_exceptions(config.allow_private)
         self._report_progress: Callable[[], None] = lambda: None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -93,7 +94,7 @@ class Img2datasetFetch:
             if row.get("error_message"):
                 raise Failure("missing_file", row["error_message"])
             url = parse_http_url(locate_image(row["url"], self.config)[0])
-            check_host(url.host or "", self._allowed)
+            check_host(url.raw_host or "", self._allowed, url.port)
             return str(url)
         except Failure as failure:
             return {"status": failure.status, "error_message": failure.message}

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import os.path
 import posixpath
 import re
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urljoin
+from urllib.parse import unquote
 
 import pyarrow as pa
 
-from capfilt.stages.fetch.config import FetchConfig
-from capfilt.stages.fetch.http.blocklist import BlockList
+from capfilt.stages.fetch.config import FetchConfig, is_web_folder
+from capfilt.stages.fetch.urls.blocklist import BlockList
+from capfilt.stages.fetch.urls.parse import MAX_URL_CHARS, parse_http_url, strip_invisible
 from capfilt.stages.images.decode import DecodeConfig, decode_and_resize
 from capfilt.stages.rows import ROW_SCHEMA, with_column
 from capfilt.stages.status import PENDING, SUCCESS, Failure, quote
@@ -24,10 +26,10 @@ OUTCOME_COLUMNS = (
     "image",
 )  # fmt: skip
 """Columns that the fetch stage sets."""
-MAX_URL_CHARS = 8_000
-"""Servers accept no longer urls; longer texts are captions that ended up in the url column."""
-
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
+_WEB = re.compile(r"https?:[/\\]", re.IGNORECASE)
+# A name such as "a:b.jpg" has no "://": in a folder it is a file.
+_OTHER_STORE = re.compile(r"(?!file:///)[a-zA-Z][a-zA-Z0-9+.-]*://", re.IGNORECASE)
 
 
 def pending_rows(batch: pa.Table) -> tuple[list[int], list[Row]]:
@@ -56,7 +58,7 @@ def locate_image(url: str | None, config: FetchConfig) -> tuple[str, bool]:
     Raises:
         Failure: bad_url.
     """
-    url = (url or "").strip()
+    url = strip_invisible(url or "")
     if not url:
         raise Failure("bad_url", "the row has no url")
     if len(url) > MAX_URL_CHARS:
@@ -65,16 +67,48 @@ def locate_image(url: str | None, config: FetchConfig) -> tuple[str, bool]:
         )
     if any(ord(c) < 32 or ord(c) == 127 for c in url):
         raise Failure("bad_url", f"control characters in {quote(url)}")
+    if config.image_root is not None and not _WEB.match(url):
+        if is_web_folder(config.image_root):
+            return _join_below(config.image_root, url), True
+        if not _OTHER_STORE.match(url) or _is_below(url, config.image_root):
+            return _path_below(config.image_root, url), False
     if _SCHEME.match(url):  # Downloader rejects every scheme but http and https
         return url, True
-    if config.base_url is not None:
-        return urljoin(config.base_url.rstrip("/") + "/", url), True
-    if config.image_root is None:
+    if config.base_url is None:
         raise Failure("bad_url", f"relative url {quote(url)}: set base_url or image_root")
-    path = posixpath.normpath(url)
+    return str(parse_http_url(url, config.base_url.rstrip("/") + "/")), True
+
+
+def _join_below(root: str, url: str) -> str:
+    """A relative url joined to an image folder on the web, whose path it must not leave."""
+    folder = parse_http_url(root.rstrip("/") + "/")
+    joined = parse_http_url(url, str(folder))
+    if joined.origin() != folder.origin() or not joined.raw_path.startswith(folder.raw_path):
+        raise Failure("bad_url", f"path {quote(url)} is outside the image folder")
+    return str(joined)
+
+
+def _path_below(root: str, url: str) -> str:
+    """The path, relative to the image folder, of a relative or absolute path or file:// url."""
+    path = unquote(url[len("file://") :]) if url.lower().startswith("file:///") else url
+    if path.startswith("/") or _is_below(path, root):
+        path = posixpath.relpath(posixpath.normpath(path), posixpath.normpath(_absolute(root, path)))
+    path = posixpath.normpath(path)
     if path.startswith(("/", "../")) or path in (".", ".."):
         raise Failure("bad_url", f"path {quote(url)} is outside the image folder")
-    return path, False
+    return path
+
+
+def _absolute(root: str, path: str) -> str:
+    """The image folder in the form in which `path` is written: an address, or an absolute local path."""
+    if _OTHER_STORE.match(path):
+        return root
+    return os.path.abspath(unquote(root[len("file://") :]) if root.startswith("file://") else root)
+
+
+def _is_below(url: str, root: str) -> bool:
+    """Whether an address with a scheme (s3://bucket/images/a.jpg) starts with the address of the folder."""
+    return bool(_OTHER_STORE.match(url)) and url.startswith(root.rstrip("/") + "/")
 
 
 def decode_outcome(data: bytes, config: DecodeConfig, blocked: BlockList) -> Row:

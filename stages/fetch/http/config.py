@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge, Gt, Le
 
 from capfilt.stages.fetch.http import robots
+from capfilt.stages.fetch.urls.exceptions import parse_exceptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +60,12 @@ class DownloadConfig:
     contact: str | None = None
     """Web page or mail address where administrators reach you; sent with every request."""
     allow_private: tuple[str, ...] = ()
-    """Hosts (names or addresses, as written in urls) that may be in private address space."""
+    """What may be contacted in private address space: hosts (names or addresses, as written in urls),
+    networks (10.0.0.0/8), and hosts with a port (images.intranet:9000), which may also be one of the ports
+    that are refused because they are not used for HTTP."""
 
     def __post_init__(self) -> None:
+        parse_exceptions(self.allow_private)
         if self.contact is not None and not (self.contact.isascii() and self.contact.isprintable()):
             raise ValueError(
                 f"contact {self.contact!r}: use printable ASCII characters only; it is sent as an HTTP header"

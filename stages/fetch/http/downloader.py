@@ -24,21 +24,30 @@ import aiohttp
 from yarl import URL
 
 from capfilt.stages.fetch.http import robots
-from capfilt.stages.fetch.http.addresses import GuardedResolver, check_host, normalize_host
-from capfilt.stages.fetch.http.blocklist import BlockList
 from capfilt.stages.fetch.http.byte_budget import ByteBudget, Reservation
 from capfilt.stages.fetch.http.config import DownloadConfig
+from capfilt.stages.fetch.http.connections import open_session
 from capfilt.stages.fetch.http.deadline import Deadline
 from capfilt.stages.fetch.http.hosts import Host, HostLimits, HostTable
 from capfilt.stages.fetch.http.optout import find_optout
-from capfilt.stages.fetch.http.response import parse_http_url, read_body, resolve_redirect, translate_errors
+from capfilt.stages.fetch.http.response import read_body, resolve_redirect, translate_errors
 from capfilt.stages.fetch.http.robots import RobotsRules
+from capfilt.stages.fetch.urls.addresses import GuardedResolver, check_host
+from capfilt.stages.fetch.urls.blocklist import BlockList
+from capfilt.stages.fetch.urls.exceptions import normalize_host, parse_exceptions
+from capfilt.stages.fetch.urls.parse import parse_http_url
 from capfilt.stages.status import Failure, Unreachable
 
 MAX_ROBOTS_CHARS = 1_000_000
 """Characters of rules that are cached for all hosts together, see `RobotsRules.size`."""
+LONG_RULES_CHARS = 10_000
+"""Longer rules are matched in a thread: 500 KiB of wildcards against a long url take seconds."""
 
 T = TypeVar("T")
+
+
+class DeadlinePassed(Unreachable):
+    """The deadline of the url passed before the response was complete."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +55,8 @@ class _Transfer:
     """State and limits of one url, from its first request to the end of its last attempt."""
 
     deadline: Deadline
+    named_host: str
+    """The host that the row names; redirects may lead to others."""
     reservation: Reservation = field(default_factory=Reservation)
     is_robots_txt: bool = False
     """A robots.txt: requested without checking robots.txt, and cut at its byte limit. Otherwise an image."""
@@ -68,13 +79,13 @@ class Downloader:
     def __init__(self, config: DownloadConfig, *, workers: int = 1, blocked: BlockList | None = None) -> None:
         self.config, self.blocked = config, blocked or BlockList()
         self._hosts = HostTable(_host_limits(config, workers))
-        self._allowed = frozenset(normalize_host(host) for host in config.allow_private)
+        self._allowed = parse_exceptions(config.allow_private)
         self._slots = asyncio.Semaphore(config.concurrency)
         self._memory = ByteBudget(config.memory_bytes)
         self._resolver = GuardedResolver(self._allowed, config.connect_timeout_s)
         self._robots_requests: dict[URL, asyncio.Task[RobotsRules]] = {}
         self._robots_chars = 0
-        self._session = _open_session(config, self._resolver)
+        self._session = open_session(config, self._resolver)
 
     async def close(self) -> None:
         await self._session.close()
@@ -99,13 +110,15 @@ class Downloader:
         Raises:
             Failure: with the status of the last attempt.
         """
+        parsed = parse_http_url(url)
         transfer = _Transfer(
             deadline=Deadline(self.config.deadline_s),
+            named_host=normalize_host(parsed.raw_host or ""),
             max_redirects=self.config.max_redirects,
             max_bytes=self.config.max_bytes,
         )
         try:
-            return await consume(await self._with_retries(parse_http_url(url), transfer))
+            return await consume(await self._with_retries(parsed, transfer))
         finally:
             self._memory.release(transfer.reservation)
 
@@ -136,7 +149,7 @@ class Downloader:
             reason = self.blocked.find_reason(url)
             if reason is not None:
                 raise Failure("blocked", reason)
-            check_host(url.host or "", self._allowed)
+            check_host(url.raw_host or "", self._allowed, url.port)
             async with self._checked_out_host(url) as host:
                 answer = await self._fetch(url, host, transfer)
             if isinstance(answer, bytes):
@@ -165,25 +178,34 @@ class Downloader:
             rules = host.robots.get((url.scheme, url.port))
             if rules is None or rules.expires_at < time.monotonic():
                 rules = await self._request_rules(url.origin() / "robots.txt")
-            rules.check(str(url))
+            if rules.size > LONG_RULES_CHARS:
+                await asyncio.to_thread(rules.check, str(url))
+            else:
+                rules.check(str(url))
             await host.wait_crawl_delay()
         return await self._send(url, host, transfer)
 
     async def _send(self, url: URL, host: Host, transfer: _Transfer) -> bytes | URL:
-        """One request, in a slot of its host; the host records how it ended."""
+        """One request, in a slot of its host; the host records how it ended.
+
+        Rows cannot silence another host by redirecting to it: its Retry-After counts only for rows that name
+        it, and a deadline only if the host had at least half of it.
+        """
         port, started = url.port, time.monotonic()
+        available_s = self.config.deadline_s
+        is_named = normalize_host(url.raw_host or "") == transfer.named_host
         host.check_alive(port)
         try:
-            await self._resolver.prefetch(url.raw_host or "")
+            await self._resolver.prefetch(url.raw_host or "", port or 0)
             async with host.request_slot(transfer.deadline, self._slots):
                 host.check_alive(port)  # other urls may have failed while this one waited
-                started = time.monotonic()
+                started, available_s = time.monotonic(), transfer.deadline.remaining
                 try:
                     answer = await self._get(url, host, transfer)
                 except Unreachable:
                     raise
                 except Failure as failure:
-                    if self._apply_retry_after(host, failure):
+                    if is_named and self._apply_retry_after(host, failure):
                         host.record_failure(port, failure, started)
                     else:
                         host.record_response(port)
@@ -191,7 +213,8 @@ class Downloader:
                 host.record_response(port)
                 return answer
         except Unreachable as failure:
-            host.record_failure(port, failure, started)
+            if not isinstance(failure, DeadlinePassed) or available_s >= self.config.deadline_s / 2:
+                host.record_failure(port, failure, started)
             raise
 
     def _apply_retry_after(self, host: Host, failure: Failure) -> bool:
@@ -216,7 +239,7 @@ class Downloader:
                     response.close()
                 return answer
         except TimeoutError as error:
-            raise Unreachable(
+            raise DeadlinePassed(
                 "timeout", f"no complete response within {self.config.deadline_s:g} s"
             ) from error
 
@@ -252,13 +275,15 @@ class Downloader:
         """Download and parse a robots.txt, and cache its rules with the host."""
         transfer = _Transfer(
             deadline=Deadline(self.config.deadline_s),
+            named_host=normalize_host(url.raw_host or ""),
             is_robots_txt=True,
             max_redirects=robots.MAX_REDIRECTS,
             max_bytes=robots.MAX_BYTES,
         )
         async with self._checked_out_host(url) as host:
             try:
-                rules = robots.parse_rules(await self._with_retries(url, transfer))
+                body = await self._with_retries(url, transfer)
+                rules = await asyncio.to_thread(robots.parse_rules, body)
             except Failure as failure:
                 rules = robots.rules_after_failure(failure, self.config.host_rest_s)
             finally:
@@ -281,20 +306,4 @@ def _host_limits(config: DownloadConfig, workers: int) -> HostLimits:
         max_crawl_wait_s=config.max_crawl_wait_s,
         max_failures=config.host_failures,
         rest_s=config.host_rest_s,
-    )
-
-
-def _open_session(config: DownloadConfig, resolver: GuardedResolver) -> aiohttp.ClientSession:
-    """A session without cookies, proxies and redirects of its own; `resolver` caches the addresses."""
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(resolver=resolver, use_dns_cache=False, limit=config.concurrency),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=config.connect_timeout_s),
-        headers={
-            "User-Agent": config.user_agent,
-            "Accept": "image/avif,image/webp,image/*,*/*;q=0.5",
-            "Accept-Encoding": "identity",  # images are compressed already; gzip would hide the size
-        },
-        auto_decompress=False,
-        trust_env=False,  # a proxy would resolve names itself, without the checks
     )

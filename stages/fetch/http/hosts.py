@@ -195,7 +195,7 @@ class HostTable:
         self._hosts: dict[str, Host] = {}
 
     def get(self, name: str) -> Host:
-        """Return the host of a name in the form of `stages.fetch.http.addresses.normalize_host`."""
+        """Return the host of a name in the form of `stages.fetch.urls.addresses.normalize_host`."""
         host = self._hosts.get(name)
         if host is None:
             host = self._hosts[name] = Host(self._limits)

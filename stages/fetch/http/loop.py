@@ -8,9 +8,9 @@ import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from capfilt.stages.fetch.http.blocklist import read_block_list
 from capfilt.stages.fetch.http.config import DownloadConfig
 from capfilt.stages.fetch.http.downloader import Downloader
+from capfilt.stages.fetch.urls.blocklist import read_block_list
 
 T = TypeVar("T")
 

@@ -4,34 +4,17 @@ from __future__ import annotations
 
 import email.utils
 import time
-import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import aiohttp
 from yarl import URL
 
+from capfilt.stages.fetch.http.codings import OVERHEAD_BYTES, Decoding
+from capfilt.stages.fetch.urls.parse import parse_location
 from capfilt.stages.status import Failure, Unreachable, classify_http_code, quote
 
 REDIRECT_CODES = (301, 302, 303, 307, 308)
-INFLATE_BYTES = 65536
-"""Bytes of a compressed body that are decompressed at a time."""
-
-
-def parse_http_url(url: str) -> URL:
-    """Parse an http or https url; the fragment is dropped.
-
-    Raises:
-        Failure: bad_url.
-    """
-    try:
-        parsed = URL(url)
-        usable = parsed.scheme in ("http", "https") and bool(parsed.host) and parsed.port != 0
-    except ValueError as error:
-        raise Failure("bad_url", f"malformed url {quote(url)}: {error}") from error
-    if not usable:
-        raise Failure("bad_url", f"{quote(url)} is not an http(s) url with a host")
-    return parsed.with_fragment(None)
 
 
 @asynccontextmanager
@@ -45,10 +28,12 @@ async def translate_errors(url: URL) -> AsyncIterator[None]:
         raise Failure("tls", f"{url.host}: {error}") from error
     except aiohttp.InvalidURL as error:
         raise Failure("bad_url", f"malformed url {url}: {error}") from error
-    except (aiohttp.ClientResponseError, zlib.error) as error:
+    except aiohttp.ClientResponseError as error:
         raise Failure("http_invalid", f"{url.host}: {error}") from error
     except aiohttp.ClientConnectorError as error:
         raise Unreachable("connect", f"{url.host}: {error}") from error
+    except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:  # closed without a response
+        raise Unreachable("connect", f"{url.host}: {str(error) or type(error).__name__}") from error
     except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, ConnectionError) as error:
         raise Failure("connect", f"{url.host}: {str(error) or type(error).__name__}") from error
 
@@ -70,8 +55,8 @@ def resolve_redirect(response: aiohttp.ClientResponse) -> URL | None:
     if code not in REDIRECT_CODES or not location:
         raise Failure("redirect", f"{response.url.host}: HTTP {code} without a redirect target")
     try:
-        return parse_http_url(str(response.url.join(URL(location))))
-    except (ValueError, Failure) as error:
+        return parse_location(location, response.url)
+    except Failure as error:
         raise Failure("redirect", f"redirect to {quote(location)}, not an http(s) url") from error
 
 
@@ -90,40 +75,33 @@ async def read_body(
         reserve: awaited with the size of each piece before the piece is kept.
 
     Raises:
-        Failure: too_big, empty_body, or http_invalid for a truncated compressed body.
-        zlib.error: the body is not compressed as its header says.
+        Failure: too_big (before or after decompression), empty_body, or http_invalid for a compressed body
+            that is truncated, or not encoded as its header says.
     """
     if (response.content_length or 0) > limit and not truncate:
         raise Failure("too_big", f"Content-Length is {response.content_length}, the limit is {limit} bytes")
-    is_compressed = response.headers.get("Content-Encoding", "").lower() in ("gzip", "x-gzip", "deflate")
-    inflate = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS) if is_compressed else None
+    decoding = Decoding(response.headers.getall("Content-Encoding", []), limit)
     pieces: list[bytes] = []
-    size = 0
+    received = size = 0
     async for chunk in response.content.iter_any():
-        for piece in _inflate(inflate, chunk) if inflate else (chunk,):
+        received += len(chunk)
+        for piece in decoding.decode(chunk):
             await reserve(len(piece))
             pieces.append(piece)
             size += len(piece)
             if size > limit:  # a decompression bomb is not inflated any further
-                if truncate:
-                    return b"".join(pieces)[:limit]
-                raise Failure("too_big", f"the body exceeds the limit of {limit} bytes")
+                break
+        if size > limit or received > limit + OVERHEAD_BYTES:
+            if truncate:
+                return b"".join(pieces)[:limit]
+            raise Failure("too_big", f"the body exceeds the limit of {limit} bytes")
+        if decoding.is_finished:  # what follows the compressed stream is not read
+            break
     if not size:
         raise Failure("empty_body", f"{response.url.host}: HTTP {response.status} without a body")
-    if inflate is not None and not inflate.eof:
+    if not decoding.is_complete:
         raise Failure("http_invalid", f"{response.url.host}: the compressed body is truncated")
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
-def _inflate(inflate: zlib._Decompress, chunk: bytes) -> Iterator[bytes]:
-    """Decompress a chunk in pieces of at most `INFLATE_BYTES`."""
-    while True:
-        piece = inflate.decompress(chunk, INFLATE_BYTES)
-        if piece:
-            yield piece
-        if len(piece) < INFLATE_BYTES:
-            return
-        chunk = inflate.unconsumed_tail
 
 
 def _parse_retry_after(response: aiohttp.ClientResponse) -> float | None:

@@ -1,15 +1,22 @@
 """The fetch tests contact only 127.0.0.1, and names resolve from a table.
 
-If the guard against private addresses fails, a test fails, and no packet leaves the machine.
+If the guard against private addresses fails, a test fails, and no packet leaves the machine. Tests of waiting
+run in an event loop with virtual time.
 """
 
+import asyncio
+import selectors
 import socket
-from collections.abc import Iterator
-from typing import Any
+import time
+from collections.abc import Coroutine, Iterator
+from typing import Any, TypeVar
 
 import pytest
 
 from tests.stages.fetch.hostile_server import ADDRESSES, HostileServer
+from tests.stages.fetch.http.sites import HOSTS
+
+T = TypeVar("T")
 
 
 @pytest.fixture(scope="module")
@@ -40,3 +47,45 @@ def loopback_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     monkeypatch.setattr(socket, "getaddrinfo", lookup)
     yield strays
     assert strays == []
+
+
+@pytest.fixture
+def site_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The names `HOSTS` resolve to 127.0.0.1."""
+    for name in HOSTS:
+        monkeypatch.setitem(ADDRESSES, name, ["127.0.0.1"])
+
+
+class VirtualTime:
+    """A clock that jumps to the next timer when no coroutine can run; sleeps take no real time."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine in a loop with this clock."""
+        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(_Selector(self))) as runner:
+            return runner.run(coroutine)
+
+
+class _Selector(selectors.SelectSelector):
+    """Advances the clock instead of waiting."""
+
+    def __init__(self, clock: VirtualTime) -> None:
+        super().__init__()
+        self.clock, self.steps = clock, 0
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        assert timeout is not None, "every coroutine waits, and none for a timer"
+        self.steps = 0 if timeout > 0 else self.steps + 1
+        assert self.steps < 10_000, "the clock stands still: a coroutine runs in a loop"
+        self.clock.now += max(0.0, timeout)
+        return super().select(0)
+
+
+@pytest.fixture
+def virtual_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualTime]:
+    """`time.monotonic()`, and so asyncio's timers, follow this clock."""
+    clock = VirtualTime()
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
+    yield clock

@@ -56,7 +56,7 @@ MIXED = {  # url or path, status from both backends
     "http://nosuch.test/": "dns",
     "http://10.0.0.1/a.jpg": "private_address",
     "http://[::ffff:10.0.0.1]/": "private_address",
-    "http://127.1/": "bad_url",
+    "http://10.1/": "private_address",
     "file:///etc/hostname": "bad_url",
     "ftp://good.test/a.jpg": "bad_url",
     "a/relative.jpg": "bad_url",

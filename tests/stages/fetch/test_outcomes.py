@@ -4,7 +4,6 @@ import pyarrow as pa
 import pytest
 
 from capfilt.stages.fetch.config import FetchConfig
-from capfilt.stages.fetch.http.blocklist import BlockList
 from capfilt.stages.fetch.outcomes import (
     OUTCOME_COLUMNS,
     decode_outcome,
@@ -12,6 +11,7 @@ from capfilt.stages.fetch.outcomes import (
     locate_image,
     pending_rows,
 )
+from capfilt.stages.fetch.urls.blocklist import BlockList
 from capfilt.stages.images.decode import DecodeConfig
 from capfilt.stages.rows import ROW_SCHEMA
 from capfilt.stages.status import Failure
@@ -19,6 +19,7 @@ from tests.stages.fetch.hostile_server import JPEG, make_batch
 
 FOLDER = FetchConfig(image_root="/images")
 WEB = FetchConfig(base_url="http://a.test/b")
+WEB_FOLDER = FetchConfig(image_root="http://a.test/b")
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,21 @@ WEB = FetchConfig(base_url="http://a.test/b")
     [
         (" http://a.test/x ", FetchConfig(), ("http://a.test/x", True)),
         ("s3://a/x", FOLDER, ("s3://a/x", True)),  # the downloader rejects the scheme
+        ("s3://a/x", FetchConfig(image_root="s3://a"), ("x", False)),
+        ("s3://a/b/../../x", FetchConfig(image_root="s3://a/b/c"), ("s3://a/b/../../x", True)),
+        ("http://b.test/x", FOLDER, ("http://b.test/x", True)),
+        ("\ufeffhttp://a.test/x", FetchConfig(), ("http://a.test/x", True)),
+        ("/images/a/x.jpg", FOLDER, ("a/x.jpg", False)),
+        ("/images/../images/x.jpg", FOLDER, ("x.jpg", False)),
+        ("file:///images/a%20b.jpg", FOLDER, ("a b.jpg", False)),
+        ("/images/a%20b.jpg", FOLDER, ("a%20b.jpg", False)),
+        ("/images/x.jpg", FetchConfig(image_root="file:///images/"), ("x.jpg", False)),
+        ("a:b.jpg", FOLDER, ("a:b.jpg", False)),
+        ("a\\b.jpg", FOLDER, ("a\\b.jpg", False)),
+        ("x%2C.jpg", WEB, ("http://a.test/b/x%2C.jpg", True)),
+        ("a/x y.jpg?s=1", WEB_FOLDER, ("http://a.test/b/a/x%20y.jpg?s=1", True)),
+        ("a/../x.jpg", WEB_FOLDER, ("http://a.test/b/x.jpg", True)),
+        ("/b/x.jpg", WEB_FOLDER, ("http://a.test/b/x.jpg", True)),
         ("x.jpg", WEB, ("http://a.test/b/x.jpg", True)),
         ("/x.jpg", WEB, ("http://a.test/x.jpg", True)),
         ("x.jpg", FOLDER, ("x.jpg", False)),
@@ -54,6 +70,17 @@ def test_location(url: str, config: FetchConfig, location: tuple[str, bool]) -> 
         ("..", FOLDER, "outside the image folder"),
         (".", FOLDER, "outside the image folder"),
         ("a/..", FOLDER, "outside the image folder"),
+        ("/images", FOLDER, "outside the image folder"),
+        ("/images2/x.jpg", FOLDER, "outside the image folder"),
+        ("file:///etc/passwd", FOLDER, "outside the image folder"),
+        ("file:///images/%2e%2e/etc/passwd", FOLDER, "outside the image folder"),
+        ("s3://a/../x", FetchConfig(image_root="s3://a/"), "outside the image folder"),
+        ("../x.jpg", WEB_FOLDER, "outside the image folder"),
+        ("%2e%2e/x.jpg", WEB_FOLDER, "outside the image folder"),
+        ("a/.%2E/..\\x.jpg", WEB_FOLDER, "outside the image folder"),
+        ("/x.jpg", WEB_FOLDER, "outside the image folder"),
+        ("//b.test/b/x.jpg", WEB_FOLDER, "outside the image folder"),
+        ("a:b.jpg", WEB_FOLDER, "its scheme is a"),
     ],
 )
 def test_bad_url(url: str | None, config: FetchConfig, message: str) -> None:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from capfilt.stages.fetch.http.deadline import Deadline
-from tests.stages.fetch.http.conftest import VirtualTime
+from tests.stages.fetch.conftest import VirtualTime
 
 
 def test_only_active_time_is_consumed(virtual_time: VirtualTime) -> None:

@@ -7,13 +7,13 @@ from itertools import pairwise
 import pytest
 from yarl import URL
 
-from capfilt.stages.fetch.http.blocklist import BlockList
 from capfilt.stages.fetch.http.config import DownloadConfig
 from capfilt.stages.fetch.http.downloader import Downloader
 from capfilt.stages.fetch.stage import Fetch
+from capfilt.stages.fetch.urls.blocklist import BlockList
 from capfilt.stages.status import Failure
+from tests.stages.fetch.conftest import VirtualTime
 from tests.stages.fetch.hostile_server import http_response
-from tests.stages.fetch.http.conftest import VirtualTime
 from tests.stages.fetch.http.sites import Site, site_config, statuses
 
 pytestmark = pytest.mark.usefixtures("loopback_only", "site_names")

@@ -9,7 +9,7 @@ import pytest
 from capfilt.stages.fetch.http.deadline import Deadline
 from capfilt.stages.fetch.http.hosts import Host, HostLimits, HostTable
 from capfilt.stages.status import Failure
-from tests.stages.fetch.http.conftest import VirtualTime
+from tests.stages.fetch.conftest import VirtualTime
 
 LIMITS = HostLimits(
     max_connections=100, min_interval_s=0.0, workers=1, max_crawl_wait_s=10.0, max_failures=3, rest_s=60.0

@@ -1,5 +1,6 @@
 """Rate limits, Crawl-delay, Retry-After, dead hosts, shared downloaders, and the memory limit."""
 
+import asyncio
 import gzip
 import pickle
 import socket
@@ -173,3 +174,49 @@ def test_request_headers() -> None:
         fetch_one(site.url("/a", "a.test"), allow_private=HOSTS, contact="https://example.org/crawler")
         assert site.headers["user-agent"] == "capfilt/0.1 (+https://example.org/crawler)"
         assert "cookie" not in site.headers
+
+
+class Trap(Site):
+    """a.test redirects to b.test, at once or late; b.test answers slowly, with 429, or not at all."""
+
+    def respond(self, path: str, count: int, host: str) -> bytes | AsyncIterator[bytes]:
+        kind = path.strip("/").split("/")[0]
+        if host == "a.test" and kind != "robots.txt":
+            answer = http_response(status="302 Found", Location=self.url(path, "b.test"))
+            return after(1.5, answer) if kind == "late" else answer
+        if kind == "late":
+            return after(1.0, http_response(JPEG))
+        if kind == "busy":
+            return http_response(status="429 Slow", Retry_After="3600")
+        if kind == "closed":
+            return b""
+        return super().respond(path, count, host)
+
+
+async def after(seconds: float, response: bytes) -> AsyncIterator[bytes]:
+    await asyncio.sleep(seconds)
+    yield response
+
+
+@pytest.mark.parametrize(("kind", "status"), [("late", "timeout"), ("busy", "http_429")])
+def test_redirects_to_a_host_do_not_silence_it(kind: str, status: str) -> None:
+    with Trap() as trap:
+        stage = Fetch(site_config(robots=False, deadline_s=2.0, retries=0, per_host=1, host_failures=1))
+        for number in range(2):
+            assert statuses(stage, trap.url(f"/{kind}/{number}", "a.test")) == [status]
+        assert statuses(stage, trap.url("/ok.jpg", "b.test")) == ["success"]
+
+
+def test_the_same_response_to_a_row_that_names_the_host_silences_it() -> None:
+    with Trap() as trap:
+        stage = Fetch(site_config(robots=False, retries=0, per_host=1))
+        assert statuses(stage, trap.url("/busy", "b.test"), trap.url("/ok.jpg", "b.test")) == ["http_429"] * 2
+
+
+def test_host_that_closes_connections_without_a_response_is_skipped() -> None:
+    with Trap() as trap:
+        stage = Fetch(site_config(robots=False, per_host=2))
+        out = stage(make_batch(*(trap.url(f"/closed/{i}", "b.test") for i in range(100)))).to_pylist()
+        assert {row["status"] for row in out} == {"connect"}
+        assert "skipped: host is unavailable" in out[-1]["error_message"]
+        assert len(trap.paths("b.test")) <= 3 * 2 * 2  # 3 failures, 2 urls at a time; aiohttp repeats each

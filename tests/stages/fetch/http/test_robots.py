@@ -1,5 +1,6 @@
 """robots.txt: the rules, the limits, and what a failed request for it means."""
 
+import threading
 import time
 from collections.abc import AsyncIterator
 
@@ -193,3 +194,23 @@ def test_unavailable_robots_txt_is_requested_again_after_the_rest() -> None:
         time.sleep(0.3)
         assert statuses(stage, site.url("/a.jpg", "a.test")) == ["success"]
         assert site.paths("a.test") == ["/robots.txt", "/robots.txt", "/a.jpg"]
+
+
+@pytest.mark.parametrize(("rules", "blocks"), [(9_000, True), (11_000, False)])
+def test_long_rules_are_matched_outside_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch, rules: int, blocks: bool
+) -> None:
+    threads = []
+    check = RobotsRules.check
+    monkeypatch.setattr(
+        RobotsRules,
+        "check",
+        lambda self, url: (threads.append(threading.current_thread().name), check(self, url)),
+    )
+    lines = b"User-agent: *\n" + b"Disallow: /*a*b\n" * (rules // 16)
+    with Site(a=http_response(lines)) as site:
+        assert statuses(Fetch(site_config()), site.url("/x", "a.test"), site.url("/xab", "a.test")) == [
+            "success",
+            "robots",
+        ]
+    assert [name == "fetch-loop" for name in threads] == [blocks] * 2

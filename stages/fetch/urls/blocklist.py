@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import fsspec
 from yarl import URL
 
-from capfilt.stages.status import quote
+from capfilt.stages.fetch.urls.parse import parse_http_url
+from capfilt.stages.status import Failure, quote
 from capfilt.stages.storage.artifacts import ArtifactError
 
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
@@ -27,7 +28,7 @@ class BlockList:
 
     def find_reason(self, url: URL) -> str | None:
         """Return why `url` is blocked: the url, its host or a parent domain is listed. None if it is not."""
-        if self.urls and str(url) in self.urls:
+        if self.urls and _comparable(url) in self.urls:
             return "the url is on the block list"
         if self.hosts:
             labels = (url.raw_host or "").rstrip(".").split(".")
@@ -88,11 +89,15 @@ def _read_text(address: str) -> str:
 
 
 def _normalize_url(entry: str, address: str, number: int) -> str:
-    """The url as urls are compared: with normalized escapes, host and port, without a fragment."""
     try:
-        return str(URL(entry).with_fragment(None))
-    except ValueError as error:
+        return _comparable(parse_http_url(entry))
+    except Failure as error:
         raise _invalid_line(entry, address, number) from error
+
+
+def _comparable(url: URL) -> str:
+    """The url with normalized escapes: another spelling of an escape does not pass the block list."""
+    return str(URL(str(url)))
 
 
 def _invalid_line(entry: str, address: str, number: int) -> ArtifactError:

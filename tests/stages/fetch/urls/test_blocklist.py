@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from capfilt.stages.fetch.http.blocklist import block_list_digest, read_block_list
 from capfilt.stages.fetch.stage import Fetch
+from capfilt.stages.fetch.urls.blocklist import block_list_digest, read_block_list
 from capfilt.stages.storage.artifacts import ArtifactError
 from tests.stages.fetch.hostile_server import JPEG, make_batch
 from tests.stages.fetch.http.sites import Site, site_config

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from capfilt.stages.fetch.http import addresses
-from capfilt.stages.fetch.http.addresses import GuardedResolver, check_host, is_public, normalize_host
+from capfilt.stages.fetch.urls import addresses
+from capfilt.stages.fetch.urls.addresses import GuardedResolver, check_host, is_public
+from capfilt.stages.fetch.urls.exceptions import Exceptions, normalize_host, parse_exceptions
 from capfilt.stages.status import Failure, Unreachable
+from tests.stages.fetch.conftest import VirtualTime
 from tests.stages.fetch.hostile_server import ADDRESSES
-from tests.stages.fetch.http.conftest import VirtualTime
 
 pytestmark = pytest.mark.usefixtures("loopback_only")
 
@@ -79,7 +80,7 @@ def test_normalized_hosts(host: str) -> None:
     "host", ["a.test", "8.8.8.8", "[2606:4700::1111]", "10.0.0.1", "x1", "0x.test", "127.1"]
 )
 def test_accepted_hosts(host: str) -> None:
-    check_host(host, {"10.0.0.1", "127.1"})
+    check_host(host, Exceptions(frozenset({"10.0.0.1", "127.1"})))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,7 @@ def test_accepted_hosts(host: str) -> None:
 )
 def test_rejected_hosts(host: str, status: str) -> None:
     with pytest.raises(Failure) as caught:
-        check_host(host, {"10.0.0.1", "127.1"})
+        check_host(host, Exceptions(frozenset({"10.0.0.1", "127.1"})))
     assert caught.value.status == status
 
 
@@ -119,7 +120,7 @@ class SameThread:
 
 
 def make_resolver(*allowed: str) -> tuple[GuardedResolver, SameThread]:
-    resolver, threads = GuardedResolver(allowed, timeout_s=1.0), SameThread()
+    resolver, threads = GuardedResolver(parse_exceptions(allowed), timeout_s=1.0), SameThread()
     resolver._threads = threads  # type: ignore[assignment]
     return resolver, threads
 
@@ -229,7 +230,7 @@ def test_wait_for_a_lookup_thread_is_not_part_of_the_timeout(monkeypatch: pytest
         return lookup(host, *args, **options)
 
     async def first_times_out_then_second() -> None:
-        resolver = GuardedResolver((), timeout_s=0.2)
+        resolver = GuardedResolver(Exceptions(), timeout_s=0.2)
         first = asyncio.create_task(resolver.prefetch("slow.test"))
         await asyncio.sleep(0)
         second = asyncio.create_task(resolver.prefetch("public.test"))
@@ -249,3 +250,93 @@ def test_wait_for_a_lookup_thread_is_not_part_of_the_timeout(monkeypatch: pytest
 
 def run(coroutine: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(coroutine, 60))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("fec0::1", "feff::1", "3fff::1", "3fff:fff::1", "64:ff9b:1::8.8.8.8", "100::1", "5f00::1"),
+        *("192.0.0.192", "168.63.129.16", "100.100.100.200", "192.88.99.1", "::ffff:168.63.129.16"),
+        *("64:ff9b::168.63.129.16", "2002:a83f:8110::1"),
+    ],
+)
+def test_ranges_that_some_versions_of_python_take_for_public(address: str) -> None:
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize("address", ["3ffe:ffff::1", "168.63.129.15", "168.63.129.17", "192.0.1.1"])
+def test_neighbors_of_these_ranges(address: str) -> None:
+    assert is_public(address)
+
+
+@pytest.mark.parametrize("port", [22, 25, 6379, 1, 10080, 3306, 11211])
+def test_refused_ports(port: int) -> None:
+    for host in ("a.test", "8.8.8.8"):
+        with pytest.raises(Failure, match=rf"port {port} is refused: .* add {host}:{port} to") as caught:
+            check_host(host, parse_exceptions([host]), port)
+        assert caught.value.status == "bad_url"
+        check_host(host, parse_exceptions([f"{host}:{port}"]), port)
+
+
+@pytest.mark.parametrize("port", [80, 443, 8080, 81, 24, 6378, None])
+def test_other_ports(port: int | None) -> None:
+    check_host("a.test", Exceptions(), port)
+
+
+@pytest.mark.parametrize(
+    ("entries", "host", "port", "is_allowed"),
+    [
+        (["10.0.0.0/8"], "10.9.8.7", 80, True),
+        (["10.0.0.0/8"], "11.0.0.1", 80, True),  # public
+        (["10.0.0.0/8"], "192.168.0.1", 80, False),
+        (["fd00::/8"], "fd00::1", 80, True),
+        (["fd00::/8"], "10.0.0.1", 80, False),
+        (["10.0.0.1"], "10.0.0.1", 81, True),
+        (["10.0.0.1:81"], "10.0.0.1", 81, True),
+        (["10.0.0.1:81"], "10.0.0.1", 80, False),
+        (["[::1]:81"], "::1", 81, True),
+        (["::1"], "[::1]", 80, True),
+    ],
+)
+def test_exceptions(entries: list[str], host: str, port: int, is_allowed: bool) -> None:
+    exceptions = parse_exceptions(entries)
+    if is_allowed:
+        check_host(host, exceptions, port)
+    else:
+        with pytest.raises(Failure):
+            check_host(host, exceptions, port)
+
+
+def test_exceptions_hold_for_names() -> None:
+    for entries, allowed in (
+        (["10.0.0.0/8"], True),
+        (["10.1.0.0/16"], False),
+        (["name.test:80"], True),
+        (["name.test:81"], False),
+        (["localhost"], False),
+    ):
+        resolver = GuardedResolver(parse_exceptions(entries), timeout_s=1.0)
+        found = [(2, "10.0.0.1")]
+        if allowed:
+            assert resolver._check("name.test", 80, found) == found
+        else:
+            with pytest.raises(Failure, match="not a public address"):
+                resolver._check("name.test", 80, found)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        *("10.0.0.0/33", "10.0.0.1/8", "http://a.test", "a.test/path", "", "a b", "*", "*.test", "a.test:0"),
+        *("a.test:65536", "a.test:x", "u@a.test", "true", "False", "none", ":80", "[::1"),
+    ],
+)
+def test_other_entries_are_refused(entry: str) -> None:
+    with pytest.raises(ValueError, match=r"give host names, IP addresses, networks such as"):
+        parse_exceptions([entry])
+
+
+def test_a_bare_string_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"allow_private 'localhost': write a list, \[localhost\]"):
+        parse_exceptions("localhost")
+    assert parse_exceptions(["localhost"]).allows_host("LOCALHOST.")

@@ -12,20 +12,37 @@ import contextlib
 import re
 import socket
 import time
-from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from capfilt.stages.fetch.urls.exceptions import Exceptions, normalize_host
 from capfilt.stages.status import Failure, Unreachable
 
 DNS_CACHE_S = 300.0
 LOOKUP_THREADS = 128
 """Concurrent DNS lookups. Each occupies a thread until the system's resolver returns."""
 
-# Prefixes under which a gateway translates the last 32 bits of an IPv6 address into an IPv4 destination.
-_NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
+# The prefix under which a gateway translates the last 32 bits of an IPv6 address into an IPv4
+# destination.
+_NAT64 = IPv6Network("64:ff9b::/96")
+# Ranges that some versions of Python take for global.
+_NOT_PUBLIC = tuple(
+    ip_network(text)
+    for text in (
+        "fec0::/10",  # site-local (RFC 3879)
+        "3fff::/20",  # documentation (RFC 9637)
+        "64:ff9b:1::/48",  # NAT64 of a local network (RFC 8215)
+        "100::/64",  # discard (RFC 6666)
+        "5f00::/16",  # segment routing (RFC 9602)
+        "2001:db8::/32",
+        "192.0.0.0/24",  # protocol assignments; 192.0.0.192 is Oracle's metadata service
+        "192.88.99.0/24",  # 6to4 relays (RFC 7526)
+        "168.63.129.16/32",  # Azure's host; a public address, but only its own machines reach it
+        "100.100.100.200/32",  # Alibaba's metadata service
+    )
+)
 # WHATWG URL: a host whose last label is a number is an IPv4 address, in any notation.
 _ENDS_IN_NUMBER = re.compile(r"(?:^|\.)(?:0x[0-9a-f]*|[0-9]+)$", re.IGNORECASE)
 
@@ -33,14 +50,16 @@ _ENDS_IN_NUMBER = re.compile(r"(?:^|\.)(?:0x[0-9a-f]*|[0-9]+)$", re.IGNORECASE)
 def is_public(address: str) -> bool:
     """Whether an IP address belongs to the public internet.
 
-    False for loopback, link-local (with the clouds' metadata address 169.254.169.254), private (RFC 1918),
-    shared (RFC 6598), unique local, documentation, multicast and reserved ranges, and for an IPv6 address
-    that embeds such an IPv4 address (mapped, compatible, 6to4, Teredo, NAT64).
+    False for loopback, site-local, link-local (with the clouds' metadata address 169.254.169.254), private
+    (RFC 1918), shared (RFC 6598), unique local, documentation, multicast and reserved ranges, and for an
+    IPv6 address that embeds such an IPv4 address (mapped, compatible, 6to4, Teredo, NAT64).
 
     Raises:
         ValueError: `address` is not an IP address.
     """
     ip = ip_address(address)
+    if isinstance(ip, IPv6Address) and _is_listed(ip):
+        return False
     if isinstance(ip, IPv6Address):
         embedded = _extract_ipv4(ip)
         if embedded is not None:
@@ -48,20 +67,27 @@ def is_public(address: str) -> bool:
     return _is_global(ip)
 
 
-def normalize_host(host: str) -> str:
-    """Host in the form in which hosts are compared: lower case, no brackets, no trailing dot."""
-    return host.strip("[]").rstrip(".").lower()
+def check_host(host: str, allowed: Exceptions, port: int | None = None) -> None:
+    """Reject a refused port, and a url's host that is itself a private address.
 
-
-def check_host(host: str, allowed: Collection[str]) -> None:
-    """Reject a url's host that is itself a private address. Names are checked when they are resolved.
+    Names are checked when they are resolved.
 
     Raises:
-        Failure: private_address; or bad_url for an IPv4 address in an unusual notation (127.1, 2130706433,
-            0x7f.1), which some resolvers read as an address and others as a name.
+        Failure: private_address; or bad_url for a port that is refused, or an IPv4 address in an unusual
+            notation (127.1, 2130706433, 0x7f.1), which some resolvers read as an address, others as a name.
     """
     name = normalize_host(host)
-    if name in allowed:
+    _check_address(name, allowed, port)
+    if not allowed.allows_port(name, port):
+        raise Failure(
+            "bad_url",
+            f"port {port} is refused: it is not used for HTTP; add {name}:{port} to fetch.allow_private to "
+            "allow it",
+        )
+
+
+def _check_address(name: str, allowed: Exceptions, port: int | None) -> None:
+    if allowed.allows_host(name, port):
         return
     try:
         public = is_public(name)
@@ -71,7 +97,7 @@ def check_host(host: str, allowed: Collection[str]) -> None:
                 "bad_url", f"host {name!r} is neither a host name nor an IP address in standard notation"
             ) from None
         return
-    if not public:
+    if not public and not allowed.allows_address(name):
         raise Failure(
             "private_address", f"{name} is not a public address; add it to fetch.allow_private to allow it"
         )
@@ -84,18 +110,18 @@ class GuardedResolver(AbstractResolver):
     to one event loop.
 
     Args:
-        allowed: hosts (see `normalize_host`) whose addresses are not checked.
+        allowed: hosts whose addresses are not checked, and private networks.
         timeout_s: maximum duration of a lookup. After a timeout its thread runs on: it cannot be stopped.
     """
 
-    def __init__(self, allowed: Collection[str], timeout_s: float) -> None:
+    def __init__(self, allowed: Exceptions, timeout_s: float) -> None:
         self._allowed, self._timeout_s = allowed, timeout_s
         self._threads = ThreadPoolExecutor(LOOKUP_THREADS, thread_name_prefix="lookup")
         self._free_threads = asyncio.Semaphore(LOOKUP_THREADS)
         self._cache: dict[str, tuple[float, list[tuple[int, str]]]] = {}
         self._pending: dict[str, asyncio.Task[list[tuple[int, str]]]] = {}
 
-    async def prefetch(self, host: str) -> None:
+    async def prefetch(self, host: str, port: int = 0) -> None:
         """Look up a host that passed `check_host`, so that `resolve` answers from the cache.
 
         Raises:
@@ -104,7 +130,7 @@ class GuardedResolver(AbstractResolver):
                 with both kinds of addresses is an attempt to pass the check.
         """
         if ":" not in host and not _ENDS_IN_NUMBER.search(host):
-            await self._find(host)
+            self._check(host, port, await self._find(host))
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -113,7 +139,7 @@ class GuardedResolver(AbstractResolver):
         flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
         return [
             ResolveResult(hostname=host, host=address, port=port, family=kind, proto=0, flags=flags)
-            for kind, address in await self._find(host)
+            for kind, address in self._check(host, port, await self._find(host))
         ]
 
     def evict_expired(self) -> None:
@@ -131,21 +157,25 @@ class GuardedResolver(AbstractResolver):
             return entry[1]
         task = self._pending.get(host)
         if task is None:
-            task = self._pending[host] = asyncio.create_task(self._lookup_and_check(host))
+            task = self._pending[host] = asyncio.create_task(self._lookup_and_cache(host))
             task.add_done_callback(lambda _: self._pending.pop(host, None))
         return await asyncio.shield(task)
 
-    async def _lookup_and_check(self, host: str) -> list[tuple[int, str]]:
+    async def _lookup_and_cache(self, host: str) -> list[tuple[int, str]]:
         found = await self._lookup(host)
-        if normalize_host(host) not in self._allowed:
+        self._cache[host] = (time.monotonic() + DNS_CACHE_S, found)
+        return found
+
+    def _check(self, host: str, port: int, found: list[tuple[int, str]]) -> list[tuple[int, str]]:
+        """`found`, if all of these addresses may be contacted."""
+        if not self._allowed.allows_host(host, port):
             for _, address in found:
-                if not is_public(address):
+                if not is_public(address) and not self._allowed.allows_address(address):
                     raise Failure(
                         "private_address",
                         f"{host} resolves to {address}, which is not a public address; "
                         "add the host to fetch.allow_private to allow it",
                     )
-        self._cache[host] = (time.monotonic() + DNS_CACHE_S, found)
         return found
 
     async def _lookup(self, host: str) -> list[tuple[int, str]]:
@@ -182,7 +212,13 @@ def _release_from_thread(loop: asyncio.AbstractEventLoop, semaphore: asyncio.Sem
         loop.call_soon_threadsafe(semaphore.release)
 
 
+def _is_listed(ip: IPv4Address | IPv6Address) -> bool:
+    return any(ip.version == network.version and ip in network for network in _NOT_PUBLIC)
+
+
 def _is_global(ip: IPv4Address | IPv6Address) -> bool:
+    if _is_listed(ip):
+        return False
     # ip.is_global is also true for multicast and, in some versions of Python, for reserved ranges.
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_link_local)
 
@@ -198,4 +234,4 @@ def _extract_ipv4(ip: IPv6Address) -> IPv4Address | None:
     last = int(ip) & 0xFFFFFFFF
     if int(ip) >> 32 == 0 and last > 1:  # ::a.b.c.d (deprecated); :: and ::1 are addresses of their own
         return IPv4Address(last)
-    return IPv4Address(last) if any(ip in prefix for prefix in _NAT64) else None
+    return IPv4Address(last) if ip in _NAT64 else None
