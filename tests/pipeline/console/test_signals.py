@@ -10,11 +10,18 @@ from capfilt.pipeline.console import signals
 from capfilt.pipeline.console.signals import SIGNALS, Interrupted, StopSignal
 from capfilt.stages.shards.read import STOP_FILE
 from capfilt.stages.storage.store import Store
+from tests.killing import default_signals
 
 
 @pytest.fixture
 def run_dir(tmp_path):
     return Store(str(tmp_path))
+
+
+@pytest.fixture(autouse=True)
+def dispositions():
+    with default_signals():
+        yield
 
 
 @pytest.mark.parametrize("signum", SIGNALS)
