@@ -32,8 +32,11 @@ class Outcome:
     skipped: list[str] = field(default_factory=list)
 
 
-def execute(prepared: Prepared, console: Console) -> Outcome:
+def execute(prepared: Prepared, console: Console, resume: str | None = None) -> Outcome:
     """Run every selected node that is not done.
+
+    Args:
+        resume: the command that a second signal prints.
 
     Raises:
         ClusterError: no cluster answers.
@@ -48,7 +51,8 @@ def execute(prepared: Prepared, console: Console) -> Outcome:
     if not todo:
         return outcome
     config, store = run_dir.config, run_dir.store
-    with session(config.cluster), StopSignal(store, config.run.grace_seconds, console.print) as stop:
+    stopping = StopSignal(store, config.run.grace_seconds, console.print, resume)
+    with session(config.cluster), stopping as stop:
         board = StatusBoard()
         progress.poll = board.read
         context = RunContext(run_dir, progress, board, stop)

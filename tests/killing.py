@@ -1,6 +1,9 @@
-"""Kill a process at a chosen step, without a process: a call raises `Killed` instead of doing its work."""
+"""Kill a process at a chosen step, without a process: a call raises `Killed` instead of doing its work; and
+the signals that a process starts with."""
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -46,3 +49,20 @@ def kill_at(
     for name in names:
         monkeypatch.setattr(owner, name, patched(name))
     return done
+
+
+@contextmanager
+def default_signals() -> Iterator[None]:
+    """Handle signals as a process does that a terminal starts, for the body's duration and in processes that
+    the body starts.
+
+    A shell starts background jobs with SIGINT ignored and `nohup` with SIGHUP, and children inherit that.
+    """
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    handlers[signal.SIGHUP] = signal.SIG_DFL
+    before = {signum: signal.signal(signum, handler) for signum, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

@@ -43,7 +43,7 @@ def retry(
                 # Imports Ray, which takes seconds; mistakes have been reported by now.
                 from capfilt.pipeline.maintenance.retry import closing_lines, retry_rows
 
-                found = retry_rows(held, classes, console)
+                found = retry_rows(held, classes, console, command)
         except Interrupted as interrupted:
             print_fields(console, [("resume", command)])
             exit_now(interrupted.exit_code)

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import NoReturn
 
-from capfilt.pipeline.console.streams import BrokenPipeSafe, flush_output
+from capfilt.pipeline.console.streams import BrokenPipeSafe, escape_controls, flush_output
 
 USAGE_ERROR = 2
 """Exit code after a mistake in config, input or usage."""
@@ -36,8 +36,8 @@ class UserErrors:
         if isinstance(error, KeyboardInterrupt):
             _exit_interrupted(self.resume)
         if isinstance(error, USER_ERRORS):
-            for line in str(error).splitlines():
-                print(f"error: {line}", file=BrokenPipeSafe(sys.stderr))
+            for line in str(error).split("\n"):
+                print(f"error: {escape_controls(line)}", file=BrokenPipeSafe(sys.stderr))
             if isinstance(error, LeaseError):
                 exit_now(
                     USAGE_ERROR
@@ -47,7 +47,7 @@ class UserErrors:
 
 def _exit_interrupted(resume: str | None) -> NoReturn:
     hint = f"; resume with: {resume}" if resume else ""
-    print(f"\ninterrupted{hint}", file=BrokenPipeSafe(sys.stderr))
+    print(escape_controls(f"\ninterrupted{hint}"), file=BrokenPipeSafe(sys.stderr))
     exit_now(INTERRUPTED)
 
 

@@ -9,7 +9,7 @@ import typer
 from capfilt.pipeline.cli.exits import UserErrors
 from capfilt.pipeline.cli.options import RunArgument, SetOption, load_run_config
 from capfilt.pipeline.cli.run import run_config
-from capfilt.pipeline.console.commands import noise_ratio_query, resume_command, shell_command
+from capfilt.pipeline.console.commands import duckdb_command, noise_ratio_query, resume_command, shell_command
 from capfilt.pipeline.console.logs import log_run
 from capfilt.pipeline.console.streams import make_console, print_labeled
 from capfilt.pipeline.console.summary import print_fields, print_summary
@@ -32,7 +32,7 @@ def report(run_dir: RunArgument, set_: SetOption = None) -> None:
         metrics = None
         for round_ in rounds:
             metrics = write_report(opened, round_)
-        query = f'duckdb -c "{noise_ratio_query(run_dir, rounds[-1])}"'
+        query = duckdb_command(noise_ratio_query(run_dir.rstrip("/"), rounds[-1]))
         print_summary(make_console(), config, metrics, "look", query)
 
 

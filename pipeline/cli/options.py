@@ -73,8 +73,13 @@ def load_run_config(run_dir: str, overrides: Sequence[str] = ()) -> Config:
     refuse_credentials(run_dir, "RUN")
     store = Store(run_dir, storage_options_in(overrides))
     if not store.exists("config.yaml"):
-        raise ConfigError(
-            f"{run_dir}: not a run directory, it has no config.yaml; give the directory that run.dir named"
+        place = run_dir.rstrip("/")
+        runs = [f"{place}/{name}" for name in store.list() if store.exists(f"{name}/config.yaml")]
+        advice = (
+            f"give one of the runs in it: {', '.join(runs)}"
+            if runs
+            else "give the directory that run.dir named"
         )
+        raise ConfigError(f"{run_dir}: not a run directory, it has no config.yaml; {advice}")
     config = load_config(store.address("config.yaml"), overrides)
     return config.model_copy(update={"run": config.run.model_copy(update={"dir": run_dir})})

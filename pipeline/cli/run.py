@@ -89,7 +89,7 @@ def run_config(config: Config, resume: str, *, until: str | None = None, fresh: 
                 # Imports Ray, which takes seconds; mistakes have been reported by now.
                 from capfilt.pipeline.execute import execute
 
-                outcome = execute(prepared, console)
+                outcome = execute(prepared, console, resume)
         except Interrupted as interrupted:
             print_summary(console, config, load_last_metrics(config), "resume", resume)
             exit_now(interrupted.exit_code)

@@ -25,6 +25,7 @@ from capfilt.pipeline.config.tree import (
     annotation_at,
     section_keys,
     section_of,
+    walk_sections,
 )
 from capfilt.stages.errors import UserError
 from capfilt.stages.storage.store import Store
@@ -178,10 +179,7 @@ def _explain(detail: ErrorDetails) -> str:
     path = ".".join(str(part) for part in detail["loc"])
     kind, value = detail["type"], detail["input"]
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
-        known = _known_keys(detail["loc"][:-1])
-        close = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
-        advice = f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(known)}"
-        return f"{path}: unknown key; {advice}"
+        return f"{path}: unknown key; {_advise_key(detail['loc'])}"
     if kind in ("missing", "missing_keyword_only_argument"):
         return f"{path}: missing; this key must be given"
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
@@ -189,6 +187,30 @@ def _explain(detail: ErrorDetails) -> str:
     if kind == "value_error":
         return f"{path}: {message}" if path else message
     return f"{path}: {message}, got {value!r}"
+
+
+def _advise_key(path: Sequence[int | str]) -> str:
+    """What the user may have meant by an unknown key: the key with this name in a section below, a key of the
+    section with a similar name, or the only key with this name anywhere."""
+    *parents, last = path
+    known = _known_keys(parents)
+    if below := _paths_of(str(last), parents):
+        return f"did you mean {' or '.join(below[:3])}?"
+    if close := difflib.get_close_matches(str(last), known, n=1):
+        return f"did you mean {close[0]!r}?"
+    if len(anywhere := _paths_of(str(last))) == 1:
+        return f"did you mean {anywhere[0]}?"
+    return f"allowed: {', '.join(known)}"
+
+
+def _paths_of(name: str, parents: Sequence[int | str] = ()) -> list[str]:
+    """Dotted paths of the keys and sections with a name, in the sections below a path."""
+    section = section_of(annotation_at(parents)) if parents else Config
+    if section is None:
+        return []
+    prefix = ".".join(str(part) for part in parents)
+    sections = walk_sections(section, prefix)
+    return [f"{path}.{name}" for path, inside in sections if path != prefix and name in section_keys(inside)]
 
 
 def _known_keys(path: Sequence[int | str]) -> list[str]:

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+import shutil
+import sys
 from collections.abc import Sequence
+
+_PLAIN = re.compile(r"[\w ./:=@%+,*()<>-]*")
+"""Text that means the same unquoted in SQL, in Python and between double quotes of a shell."""
 
 
 def noise_ratio_query(run_dir: str, round_: int) -> str:
     """SQL for DuckDB: the noise ratio of each origin in a round."""
-    return f"SELECT origin, 1-avg(kept::int) FROM '{run_dir}/rounds/{round_}/**/*.parquet' GROUP BY 1"
+    files = f"{run_dir}/rounds/{round_}/**/*.parquet".replace("'", "''")
+    return f"SELECT origin, 1-avg(kept::int) FROM '{files}' GROUP BY 1"
+
+
+def duckdb_command(query: str) -> str:
+    """A command that prints the result of a query with the DuckDB that is installed: its command line, or the
+    Python package that capfilt itself uses."""
+    is_plain = _PLAIN.fullmatch(query.replace("'", "")) is not None
+    if shutil.which("duckdb"):
+        return f'duckdb -c "{query}"' if is_plain else f"duckdb -c {shlex.quote(query)}"
+    python = "python" if shutil.which("python") == sys.executable else shlex.quote(sys.executable)
+    if is_plain:
+        return f"{python} -c \"import duckdb; print(duckdb.sql('''{query}'''))\""
+    return f"{python} -c {shlex.quote(f'import duckdb; print(duckdb.sql({query!r}))')}"
 
 
 def shell_command(words: Sequence[str], overrides: Sequence[str]) -> str:

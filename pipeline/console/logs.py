@@ -17,12 +17,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO, TypeVar, cast
 
-from rich.console import Console
 from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 
 from capfilt.pipeline.console.progress import TIME_FORMAT
-from capfilt.pipeline.console.streams import BrokenPipeSafe
+from capfilt.pipeline.console.streams import BrokenPipeSafe, SafeConsole, escape_controls
 
 T = TypeVar("T")
 Level = Literal["debug", "info", "warning", "error"]
@@ -139,7 +138,7 @@ def shard_log_context(shard: str) -> AbstractContextManager[None]:
 def _make_handler(settings: LogSettings) -> logging.Handler:
     handler: logging.Handler
     if sys.stderr.isatty() and not settings.as_json:
-        console = Console(file=cast(TextIO, _CurrentStderr()))
+        console = SafeConsole(file=cast(TextIO, _CurrentStderr()))
         handler = RichHandler(
             console=console, show_path=False, log_time_format=TIME_FORMAT, highlighter=NullHighlighter()
         )
@@ -185,7 +184,10 @@ class _ContextFilter(logging.Filter):
 
 class _LineFormatter(logging.Formatter):
     """One line per record, a traceback aside, with the context at its end: `message [node=fetch
-    shard=web/000012]`."""
+    shard=web/000012]`. Control characters are escaped."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return escape_controls(super().format(record))
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
         record.message = " ".join(record.message.split())

@@ -1,9 +1,9 @@
 """Stopping a run by SIGINT, SIGTERM or SIGHUP.
 
 After the first signal, shards in flight are finished and committed, then the program exits; a second signal
-exits at once. The reading stage learns of the stop from a file in the run directory, because its processes
-may run on other
-machines: it returns no more rows, and the shards in flight drain through the chain.
+prints how to resume and exits at once. The reading stage learns of the stop from a file in the run directory,
+because its processes may run on other machines: it returns no more rows, and the shards in flight drain
+through the chain.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -21,6 +22,8 @@ from capfilt.stages.storage.store import Store
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that stop a run. One that the process ignores stays ignored, as SIGHUP under `nohup`."""
+SHOW_CURSOR = b"\x1b[?25h"
+"""Control sequence of terminals."""
 
 
 class NodeStopped(Exception):
@@ -47,13 +50,16 @@ class StopSignal:
         run_dir: the run directory, where the file for the reading stages is written.
         grace: seconds in which shards in flight may finish.
         notify: called with one line at the first signal.
+        resume: the command that is printed at the second signal; None prints none.
 
     Attributes:
         signum: the signal that was received, None before.
     """
 
-    def __init__(self, run_dir: Store, grace: float, notify: Callable[[str], None]) -> None:
-        self.run_dir, self.grace, self.notify = run_dir, grace, notify
+    def __init__(
+        self, run_dir: Store, grace: float, notify: Callable[[str], None], resume: str | None = None
+    ) -> None:
+        self.run_dir, self.grace, self.notify, self.resume = run_dir, grace, notify, resume
         self.signum: int | None = None
         self._deadline = float("inf")
         self._previous_handlers: dict[int, Any] = {}
@@ -81,6 +87,7 @@ class StopSignal:
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         if self.requested:
+            self._print_farewell()
             os._exit(128 + signum)
         self.signum, self._deadline = signum, time.monotonic() + self.grace
         # In a thread: the signal may interrupt this thread inside the library that writes the file.
@@ -89,3 +96,12 @@ class StopSignal:
             f"{signal.Signals(signum).name}: finishing the shards in flight, up to {self.grace:g} s; "
             "send the signal again to exit at once"
         )
+
+    def _print_farewell(self) -> None:
+        """Print how to resume, and show the cursor that a live table has hidden. Writes to the descriptors,
+        because the signal may have interrupted a write of the same stream."""
+        hint = f"; resume with: {self.resume}" if self.resume else ""
+        with suppress(OSError):
+            if os.isatty(1):
+                os.write(1, SHOW_CURSOR)
+            os.write(2, f"\ninterrupted{hint}\n".encode(errors="backslashreplace"))

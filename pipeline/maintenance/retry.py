@@ -56,7 +56,9 @@ class Retried:
     """Why some shards could not be retried; None if all were."""
 
 
-def retry_rows(run_dir: RunDir, classes: tuple[str, ...], console: Console) -> Retried:
+def retry_rows(
+    run_dir: RunDir, classes: tuple[str, ...], console: Console, resume: str | None = None
+) -> Retried:
     """Download the corpus rows with these statuses again, and replace the shards in which a status has
     changed.
 
@@ -65,6 +67,7 @@ def retry_rows(run_dir: RunDir, classes: tuple[str, ...], console: Console) -> R
     Args:
         run_dir: as `hold_run` gives it.
         classes: statuses, sorted.
+        resume: the command that a second signal prints.
 
     Raises:
         ConfigError: the corpus was fetched with other settings than the config has.
@@ -78,7 +81,8 @@ def retry_rows(run_dir: RunDir, classes: tuple[str, ...], console: Console) -> R
     rows = _rows_to_retry(run_dir, classes, console)
     result = Retried()
     if rows:
-        with session(config.cluster), StopSignal(store, config.run.grace_seconds, console.print) as stop:
+        stopping = StopSignal(store, config.run.grace_seconds, console.print, resume)
+        with session(config.cluster), stopping as stop:
             progress, board = Progress(console), StatusBoard()
             progress.poll = board.read
             context = RunContext(run_dir, progress, board, stop)

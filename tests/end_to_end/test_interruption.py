@@ -10,17 +10,19 @@ import duckdb
 import pytest
 
 from tests.faults.harness import signal_after_records, training_curve
+from tests.killing import default_signals
 from tests.tiny import tiny_data, write_config
 
 
 def start(config):
-    return subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "run", str(config), "--until", "bootstrap.1"],
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    with default_signals():
+        return subprocess.Popen(
+            [sys.executable, "-m", "pipeline", "run", str(config), "--until", "bootstrap.1"],
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
 
 def candidates(run):

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from capfilt.pipeline.training.step_log import read_steps
 from capfilt.stages.storage.store import Store
+from tests.killing import default_signals
 from tests.runs import walk
 from tests.s3_server import S3
 from tests.tiny import tiny_data, write_config
@@ -80,14 +81,15 @@ def start(
     injected = {} if fault is None else fault_environment(fault, Path(config).parent / "reached")
     if poison is not None:
         injected |= {"CAPFILT_POISON": json.dumps(poison), "PYTHONPATH": inject_pythonpath()}
-    return subprocess.Popen(
-        [sys.executable, "-m", "pipeline", command, str(config)],
-        env=os.environ | injected | dict(environment or {}),
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    with default_signals():
+        return subprocess.Popen(
+            [sys.executable, "-m", "pipeline", command, str(config)],
+            env=os.environ | injected | dict(environment or {}),
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
 
 def fault_environment(fault: Fault, marker: Path) -> dict[str, str]:

@@ -57,6 +57,12 @@ def test_every_line_of_an_error_of_the_user_is_marked(capsys):
     assert capsys.readouterr().err == "error: one\nerror: two\n"
 
 
+def test_error_cannot_control_the_terminal(capsys):
+    with pytest.raises(SystemExit, match="2"), UserErrors():
+        raise ConfigError("columns: a\x1b[2Jb\x0bc\x85d [/x]")
+    assert capsys.readouterr().err == "error: columns: a\\x1b[2Jb\\x0bc\\x85d [/x]\n"
+
+
 def test_lost_lease_exits_without_joining_threads(capsys, monkeypatch):
     codes = []
     monkeypatch.setattr(exits, "exit_now", codes.append)

@@ -93,14 +93,27 @@ def test_report_ends_with_a_query(run_dir, monkeypatch):
     monkeypatch.setattr("capfilt.pipeline.nodes.report.write_report", lambda *_: RoundMetrics(round=1))
     result = call("report", run_dir)
     assert result.exit_code == 0, result.output
-    assert lines_of(result)[-1].startswith('look duckdb -c "SELECT origin, 1-avg(kept::int)')
+    assert lines_of(result)[-1].startswith("look ") and "SELECT origin, 1-avg(kept::int)" in result.stdout
+
+
+@pytest.mark.parametrize("command", ["report", "verify", "retry"])
+def test_folder_of_runs_lists_them(run_dir, command):
+    parent = run_dir.parent
+    (parent / "other").mkdir()
+    (parent / "other" / "config.yaml").write_text("")
+    result = call(command, f"{parent}/")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        f"error: {parent}/: not a run directory, it has no config.yaml; give one of the runs in it: "
+        f"{parent}/other, {parent}/run\n",
+    )
 
 
 @pytest.mark.parametrize(("failed", "code"), [(None, 0), ("retry: a shard [/x] failed", 1)])
 def test_retry_prints_its_closing_lines(run_dir, monkeypatch, failed, code):
     calls = []
 
-    def retry_rows(held, classes, console):
+    def retry_rows(held, classes, console, resume):
         calls.append((held.config.run.seed, classes))
         return SimpleNamespace(failed=failed)
 

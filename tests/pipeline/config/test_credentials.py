@@ -36,6 +36,10 @@ OPTIONS = [  # storage options with a credential, and the key that the error nam
     ({"headers": {"X-Api-Key": "s3cr3t"}}, "headers.X-Api-Key"),
     ({"headers": {"x-amz-security-token": "s3cr3t"}}, "headers.x-amz-security-token"),
     ({"encryptionKey": "s3cr3t"}, "encryptionKey"),
+    ({"aws_session": "s3cr3t"}, "aws_session"),
+    ({"account_sas": "s3cr3t"}, "account_sas"),
+    ({"headers": [["Accept", "image/*"], ["Authorization", "s3cr3t"]]}, "headers.1"),
+    ({"headers": ["Accept: image/*", "X-Api-Key: s3cr3t"]}, "headers.1"),
 ]
 ADDRESSES = {  # address, and what the error names
     "s3://AKIAX:s3cr3t@bucket/run": "user or password",
@@ -59,6 +63,11 @@ ADDRESSES = {  # address, and what the error names
     "https://host/a?api%5Fkey=s3cr3t": "api_key",
     "https://host/a#access_token=s3cr3t": "access_token",
     "https://host/a?password=s3cr3t": "password",
+    "https://host/a?jwt=s3cr3t": "jwt",
+    "https://host/a?auth_key=s3cr3t": "auth_key",
+    "https://host/a?sas=s3cr3t": "sas",
+    "https://host/a?aws_session=s3cr3t": "aws_session",
+    "https://host/a?sessionId=s3cr3t": "sessionId",
 }
 PLACES = [
     "run.dir", "sources.web.rows.manifest", "sources.web.images", "sources.web.base_url", "fetch.image_root",
@@ -81,6 +90,8 @@ ALLOWED = [
     "https://host/img?token=",
     "/data/a?token=b",
     "runs/me@host",
+    "hf://hf_internal_testing@main",
+    "a bearer of news, basic vocabulary",
 ]
 
 
@@ -134,6 +145,22 @@ def test_every_address_of_a_list_is_checked(tmp_path, place):
 @pytest.mark.parametrize("address", ALLOWED)
 def test_addresses_without_credentials_are_accepted(address):
     assert list(find_credentials({"run": {"dir": address}})) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [
+        (f"hf://hf_{'s3cr3t' * 5}@org/name", "a Hugging Face token"),
+        (f"hf://org/name@hf_{'s3cr3t' * 5}", "a Hugging Face token"),
+        (f"github://org:ghp_{'s3cr3t' * 6}@main/list.csv", "a GitHub token"),
+        (f"AKIA{'X' * 16}", "an access key of AWS"),
+        (f"eyJ{'s3cr3t' * 3}.eyJ{'s3cr3t' * 3}.s3cr3t", "a JSON web token"),
+    ],
+)
+def test_token_is_refused_by_its_form_wherever_it_stands(tmp_path, value, what):
+    data = tiny_data(tmp_path)
+    put(data, "run.name", value)
+    assert error_line(data).startswith(f"c.yaml: run.name: this value contains {what}, ")
 
 
 def test_address_on_the_command_line_is_refused_before_any_request():

@@ -42,6 +42,11 @@ MISTAKES = [  # path, value, part of the error
     ),
     ("run.ruonds", 2, "run.ruonds: unknown key; did you mean 'rounds'?"),
     ("pretrian", {}, "pretrian: unknown key; did you mean 'pretrain'?"),
+    ("filter.threshold", 0.3, "filter.threshold: unknown key; did you mean filter.judge.threshold?"),
+    ("sources.web.url_column", "u", "unknown key; did you mean sources.web.rows.url_column?"),
+    ("captioner.top_p", 0.9, "unknown key; did you mean captioner.generate.sampling.top_p?"),
+    ("grace_seconds", 3, "grace_seconds: unknown key; did you mean run.grace_seconds?"),
+    ("report.max_failed_fraction", 1, "unknown key; did you mean run.max_failed_fraction?"),
     ("report.xyz", 1, "report.xyz: unknown key; allowed: examples"),
     (
         "sources.web.rows.url_colum",

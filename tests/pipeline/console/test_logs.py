@@ -213,6 +213,15 @@ def test_terminal_lines_are_written_above_a_live_table(monkeypatch):
     assert "a line" in stdout.getvalue() and "a line" not in stderr.getvalue()
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_record_cannot_control_the_terminal(monkeypatch, terminal):
+    stream = Terminal() if terminal else io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with logging_configured(LogSettings()):
+        LOGGER.warning("column %s", "a\x1b]0;x\x07b [/x]")
+    assert r"a\x1b]0;x\x07b [/x]" in stream.getvalue()
+
+
 def test_redirected_stderr_is_not_drawn_on_the_terminal(monkeypatch):
     stderr, stdout = io.StringIO(), Terminal()
     monkeypatch.setattr(sys, "stderr", stderr)

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -10,11 +12,18 @@ from capfilt.pipeline.console import signals
 from capfilt.pipeline.console.signals import SIGNALS, Interrupted, StopSignal
 from capfilt.stages.shards.read import STOP_FILE
 from capfilt.stages.storage.store import Store
+from tests.killing import default_signals
 
 
 @pytest.fixture
 def run_dir(tmp_path):
     return Store(str(tmp_path))
+
+
+@pytest.fixture(autouse=True)
+def dispositions():
+    with default_signals():
+        yield
 
 
 @pytest.mark.parametrize("signum", SIGNALS)
@@ -41,6 +50,35 @@ def test_second_signal_exits_at_once(run_dir, monkeypatch):
         assert codes == []
         os.kill(os.getpid(), signal.SIGTERM)
         assert codes == [128 + signal.SIGTERM]
+
+
+SCRIPT = """
+import os, signal
+from capfilt.pipeline.console.signals import StopSignal
+from capfilt.stages.storage.store import Store
+with StopSignal(Store({folder!r}), 30, print, {resume!r}):
+    os.kill(os.getpid(), signal.{first})
+    os.kill(os.getpid(), signal.{second})
+"""
+
+
+@pytest.mark.parametrize(
+    ("resume", "line"), [("capfilt run c.yaml", "; resume with: capfilt run c.yaml"), (None, "")]
+)
+@pytest.mark.parametrize(
+    ("first", "second", "code"),
+    [("SIGINT", "SIGINT", 130), ("SIGTERM", "SIGINT", 130), ("SIGHUP", "SIGTERM", 143)],
+)
+def test_second_signal_prints_how_to_resume(tmp_path, first, second, code, resume, line):
+    script = SCRIPT.format(folder=str(tmp_path), resume=resume, first=first, second=second)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, f"\ninterrupted{line}\n")
+
+
+def test_second_signal_exits_without_stderr(tmp_path):
+    script = SCRIPT.format(folder=str(tmp_path), resume="x", first="SIGINT", second="SIGINT")
+    done = subprocess.run(["sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, script], capture_output=True)
+    assert done.returncode == 130
 
 
 def test_run_is_overdue_after_the_grace_time(run_dir, monkeypatch):
