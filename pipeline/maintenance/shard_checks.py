@@ -6,6 +6,7 @@ import io
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -91,6 +92,7 @@ def _check_content(name: str, data: bytes, record: CommitRecord) -> list[str]:
             images = sum(member.name.endswith(".json") for member in tar)
         expected = record.rows.status.get("success", 0)
         return [] if images == expected else [f"{name} holds {images} images, the record says {expected}"]
+    counted: dict[str, tuple[Any, Any]]
     if isinstance(record, CandidatesRecord):
         table = pq.read_table(io.BytesIO(data), columns=["origin", "kept"])
         expected = sum(sum(verdicts.values()) for verdicts in record.candidates.values())
