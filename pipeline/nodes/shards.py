@@ -84,8 +84,8 @@ def run_shards(
         context.progress.say(
             node.name,
             f"sources.{source}: none of its images has a text; set "
-            f"sources.{source}.rows.caption_column to the key in the JSON of its tars or to the ending of its "
-            "text members, or to none if that is meant",
+            f"sources.{source}.rows.caption_column to the key in the JSON of its tars, or the ending of "
+            "its text members, or to none if that is meant",
         )
     shards = sum(index.shards for index in indexes.values())
     if missing and context.stop.requested:

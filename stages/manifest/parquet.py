@@ -73,7 +73,8 @@ def _embedded_row(
     path = to_text(path.get(PATH) if isinstance(path, dict) else path)
     row = reader.row({**record, image: None})
     address = file.fs.unstrip_protocol(file.path)
-    row.update(url=path or f"{address}#{number}", image_file=address, image_column=image, image_row=number)
+    row["url"] = path or f"{address}#{number}"
+    row["image_file"], row["image_column"], row["image_row"] = address, image, number
     return row
 
 
