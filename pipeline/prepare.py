@@ -21,7 +21,7 @@ from capfilt.pipeline.rundir.ledger import Ledger, State
 from capfilt.pipeline.rundir.probe import check_writable
 from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.stages.manifest.index import check_manifest, check_unchanged
-from capfilt.stages.storage.layout import CONFIG, NODES, corpus_folder, index_folder
+from capfilt.stages.storage.layout import CONFIG, INDEX_RECORD, NODES, corpus_folder, index_folder
 from capfilt.stages.storage.store import Store
 
 
@@ -91,7 +91,7 @@ def prepare(run_dir: RunDir, *, until: str | None = None, fresh: str | None = No
     if fresh is not None:
         discard(run_dir, fresh)
     for name, source in config.sources.items():
-        check_unchanged(source.rows, store / index_folder(name), f"sources.{name}")
+        check_unchanged(source.rows, store / index_folder(name), f"sources.{name}.rows")
     state = states(run_dir)
     ledger.clear_starts(name for name in nodes if state[name] == "done")
     prepared = Prepared(run_dir, selected, state)
@@ -139,13 +139,17 @@ def make_corpus(make: Callable[[Any, str], object], config: object, folder: str)
 
 
 def check_sources(config: Config) -> None:
-    """Check that every manifest exists and its first row can be read.
+    """Check that every manifest exists, and that its first rows can be read and have texts.
+
+    A source that an earlier version has cut into shards without texts may go on without them.
 
     Raises:
         ManifestError: the first that cannot.
     """
+    store = Store(config.run.dir, config.run.storage_options)
     for name, source in config.sources.items():
-        check_manifest(source.rows, f"sources.{name}")
+        is_cut = store.exists(f"{index_folder(name)}/{INDEX_RECORD}")
+        check_manifest(source.rows, f"sources.{name}.rows", with_texts=not is_cut)
 
 
 def discard(run_dir: RunDir, name: str) -> None:

@@ -91,7 +91,8 @@ STATUSES: dict[str, Status] = {
         Status(
             BAD_TAR,
             False,
-            "An image tar is damaged, truncated or empty; one row with its address for all lost samples.",
+            "An image tar is damaged, truncated or empty, one row with its address for all lost samples; or "
+            "a member of a sample is sparse.",
         ),
         Status("too_big", False, "The body exceeds the byte limit."),
         Status("empty_body", False, "The response or file has no bytes."),

@@ -26,7 +26,7 @@ from capfilt.pipeline.plan import downstream
 from capfilt.pipeline.prepare import make_corpora
 from capfilt.pipeline.rundir.generations import clear_staging, find_replacements, is_stale, publish
 from capfilt.pipeline.rundir.run_dir import RunDir
-from capfilt.stages.manifest.index import read_index, read_shard
+from capfilt.stages.manifest.index import Index, read_index, read_shard
 from capfilt.stages.shards.records import StagedShard
 from capfilt.stages.shards.retry import RetryConfig
 from capfilt.stages.storage.layout import corpus_folder, failure_log, index_folder, staging_folder
@@ -103,7 +103,7 @@ def retry_rows(
 def _rows_to_retry(run_dir: RunDir, classes: Sequence[str], console: Console) -> dict[tuple[str, int], int]:
     """(source, shard) → number of rows with these statuses, by the commit records.
 
-    Images that came in tars are left out: they have no url.
+    Images that came in tars or Parquet files are left out: they have no url.
 
     Raises:
         ConfigError: the corpus was fetched with other settings than the config has.
@@ -120,7 +120,7 @@ def _rows_to_retry(run_dir: RunDir, classes: Sequence[str], console: Console) ->
             continue
         for record in run_dir.ledger.records(folder):
             rows = sum(record.rows.status.get(name, 0) for name in classes)
-            if not rows or (index is not None and index.has_tars and _is_tar(store, record.shard)):
+            if not rows or (index is not None and _has_images(index, store, record.shard)):
                 continue
             if record.fingerprint != run_dir.fingerprints.corpus(source):
                 raise ConfigError(
@@ -131,8 +131,12 @@ def _rows_to_retry(run_dir: RunDir, classes: Sequence[str], console: Console) ->
     return found
 
 
-def _is_tar(index: Store, shard: int) -> bool:
-    return read_shard(index, shard)["tar"][0].as_py() is not None
+def _has_images(index: Index, store: Store, shard: int) -> bool:
+    """Whether the images of a shard came with the manifest, in a tar or in a Parquet file."""
+    if not (index.has_tars or index.embedded):
+        return False
+    (row,) = read_shard(store, shard).slice(0, 1).to_pylist()
+    return row["tar"] is not None or row.get("image_file") is not None
 
 
 def _fetch_again(context: RunContext, config: RetryConfig, rows: dict[tuple[str, int], int]) -> str | None:

@@ -137,8 +137,13 @@ def _write_config(
 
 
 def _read_step(context: RunContext) -> Step:
-    tar_options = {name: source.rows.storage_options for name, source in context.config.sources.items()}
-    make = partial(Read, ReadConfig(run_dir=context.store, tar_options=tar_options))
+    sources = context.config.sources
+    read = ReadConfig(
+        run_dir=context.store,
+        manifests={name: source.rows for name, source in sources.items()},
+        max_bytes={n: (source.fetch or context.config.fetch).max_bytes for n, source in sources.items()},
+    )
+    make = partial(Read, read)
     return Step(name="read", make=make, kind="read", rowwise=Unpack, isolation=ISOLATION)
 
 

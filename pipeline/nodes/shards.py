@@ -18,11 +18,13 @@ from capfilt.pipeline.node import Node
 from capfilt.pipeline.nodes.context import RunContext
 from capfilt.pipeline.nodes.failures import check_failed_fraction, failure_causes
 from capfilt.pipeline.nodes.worker_logs import with_step_logging
-from capfilt.stages.manifest.index import Index, build_index
+from capfilt.stages.manifest.columns import is_no_column
+from capfilt.stages.manifest.index import Index, build_index, texts_notice
 from capfilt.stages.pairs.parts import check_parts
 from capfilt.stages.rows import format_shard_name
 from capfilt.stages.shards.attempts import give_plain_names
-from capfilt.stages.shards.records import CandidatesRecord, CommitRecord
+from capfilt.stages.shards.records import CandidatesRecord, CommitRecord, CorpusRecord
+from capfilt.stages.status import SUCCESS
 from capfilt.stages.storage.layout import corpus_folder, index_folder
 
 Shard = dict[str, Any]
@@ -69,12 +71,22 @@ def run_shards(
         store = context.store / index_folder(source)
         indexes[source] = build_index(section.rows, store, source=source)
         check_parts(source, section.parts, indexes[source].shards)  # before any download
+        notice = texts_notice(indexes[source], section.rows, source)
+        if notice is not None:
+            context.progress.say(node.name, notice)
     progress = ShardProgress(context, node, indexes, folders)
     work = ShardWork(node.name, steps, lambda: missing_shards(context, indexes, folders), progress)
     missing = stream_shards(context, work)
     if not missing:
         for folder in dict.fromkeys([*map(corpus_folder, node.sources), *folders.values()]):
             give_plain_names(context.store, folder, context.run_dir.lease.confirm)
+    for source in progress.without_texts():
+        context.progress.say(
+            node.name,
+            f"sources.{source}: none of its images has a text; set "
+            f"sources.{source}.rows.caption_column to the key in the JSON of its tars, or the ending of "
+            "its text members, or to none if that is meant",
+        )
     shards = sum(index.shards for index in indexes.values())
     if missing and context.stop.requested:
         raise NodeStopped(f"{shards - len(missing)} of {shards} shards are done")
@@ -172,6 +184,10 @@ class ShardProgress:
             committed = len(context.ledger.committed_shards(folders[source]))
             size = 1 if self.in_shards else context.config.sources[source].rows.shard_size
             self.done_before += min(index.shards if self.in_shards else index.rows, committed * size)
+        self.tars = [source for source, index in indexes.items() if index.has_tars]
+        self.images: Counter[str] = Counter()
+        self.texts: Counter[str] = Counter()
+        """Stored images and their texts, by source."""
         self.seconds: Counter[str] = Counter()
         self.status: dict[str, Counter[str]] = {source: Counter() for source in indexes}
         total = sum(index.shards for index in indexes.values()) if self.in_shards else self.rows
@@ -184,7 +200,11 @@ class ShardProgress:
         Raises:
             NodeFailed: a larger share of a source's rows has failed than the config allows.
         """
-        record = list(msgspec.json.decode(result["records"], type=dict[str, CommitRecord]).values())[-1]
+        records = list(msgspec.json.decode(result["records"], type=dict[str, CommitRecord]).values())
+        if isinstance(record := records[0], CorpusRecord):
+            self.images[record.source] += record.rows.status.get(SUCCESS, 0)
+            self.texts[record.source] += record.texts
+        record = records[-1]
         self.new_rows += record.rows.read
         self.new_shards += 1
         self.seconds.update(record.seconds)
@@ -195,6 +215,16 @@ class ShardProgress:
         rates = (f"{name} {self.new_rows / max(spent, 1e-9):,.0f}/s" for name, spent in self.seconds.items())
         done = self.done_before + (self.new_shards if self.in_shards else self.new_rows)
         self.context.progress.advance(self.node.name, done, "  ".join(rates))
+
+    def without_texts(self) -> list[str]:
+        """Sources with image tars of whose stored images none has a text, although the config expects it."""
+        return [
+            source
+            for source in self.tars
+            if self.images[source]
+            and not self.texts[source]
+            and not is_no_column(self.context.config.sources[source].rows.caption_column)
+        ]
 
 
 @dataclass

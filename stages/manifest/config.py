@@ -10,6 +10,9 @@ from annotated_types import Ge, Le
 from capfilt.stages.errors import UserError
 from capfilt.stages.rows import ROWS_PER_SHARD_LIMIT
 
+NO_COLUMN = "none"
+"""Value of a column key that says: there is no such column, on purpose."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ManifestConfig:
@@ -18,15 +21,21 @@ class ManifestConfig:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     manifest: str | tuple[str, ...] = ""
-    """File, glob, folder or list of them; local or any fsspec URL. Parquet, CSV, TSV, JSON, JSONL (each also
-    .gz), COCO / Karpathy / BLIP / Visual Genome annotation json, urls line by line (txt; with captions in a
-    parallel file, see `stages.manifest.text`), or image tars (WebDataset, img2dataset, DataComp)."""
+    """File, glob, range (`{00000..00123}.tar`), folder or list of them; local or any fsspec URL. Parquet
+    (also with embedded images), CSV, TSV, JSON, JSONL (each also .gz), COCO / Karpathy / BLIP / Visual Genome
+    annotation json, urls line by line (txt; with captions in a parallel file, see `stages.manifest.text`), or
+    image tars (WebDataset, img2dataset, DataComp). In a folder, names that begin with `_` or `.` are left
+    out, and so are the Parquet and statistics files beside tars of the same name. In a TSV quotes have no
+    meaning; `format: csv` reads a file with tabs and quotes."""
     format: Literal["auto", "parquet", "csv", "tsv", "jsonl", "json", "txt", "tar"] = "auto"
     """Format of the files; `auto`: by the suffix of each file."""
     url_column: str | None = None
-    """Column of the image's url or path; the usual names are tried if it is not given."""
+    """Column of the image's url or path; the usual names are tried if it is not given. Case and surrounding
+    spaces do not count. In tars: key of the url in the JSON member."""
     caption_column: str | None = None
-    """Column of the text; the usual names are tried if it is not given."""
+    """Column of the text or the list of texts; the usual names are tried if it is not given. `none`: the
+    source has no texts, on purpose. In tars: key of the text in the JSON member, or ending of a text
+    member."""
     truth_column: str | None = None
     """Column that says what is really wrong with a text (`clean` or a kind of noise), for data with planted
     noise; used for the filter's precision, recall and AUC, and never given to a model."""

@@ -10,27 +10,42 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from typing import Any
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from msgspec import Struct
 from msgspec.structs import replace
 
+from capfilt.stages.manifest.columns import ColumnReader, describe_names, is_no_column
 from capfilt.stages.manifest.config import ManifestConfig, ManifestError
 from capfilt.stages.manifest.files import ManifestFile, find_files, redact_query
-from capfilt.stages.manifest.records import read_rows
+from capfilt.stages.manifest.records import FIRST_RECORDS, read_rows
 from capfilt.stages.manifest.row import ManifestRow
 from capfilt.stages.storage.layout import INDEX_RECORD
 from capfilt.stages.storage.store import DECODE_ERRORS, FileEntry, Store, encode_json, sha256
 
 INDEX_SCHEMA = pa.schema(
-    [("url", pa.string()), ("texts", pa.list_(pa.string())), ("truth", pa.string()), ("tar", pa.string())]
+    [
+        ("url", pa.string()),
+        ("texts", pa.list_(pa.string())),
+        ("truth", pa.string()),
+        ("tar", pa.string()),
+        ("image_file", pa.string()),
+        ("image_column", pa.string()),
+        ("image_row", pa.int64()),
+    ]
 )
-"""A shard is either rows with `url`, `texts` and `truth`, or one row with the address of an image tar."""
+"""A shard is either rows with `url`, `texts` and `truth`, or one row with the address of an image tar. Rows
+whose image is embedded in a Parquet file say where it is; earlier versions do not have these columns."""
+TEXT_LIMIT = 1 << 28
+"""Characters of the urls and texts of a shard, which is built in memory."""
+SHOWN_COLUMNS = 50
 SHARDS_PER_PART = 1000
 """Row groups per index file: its footer stays at about 1 MB, and 400 M rows make 400 files."""
 
@@ -49,6 +64,12 @@ class Index(Struct, frozen=True):
     """Shards that are one image tar each. Versions before `parts` did not count them."""
     parts: tuple[FileEntry, ...] = ()
     """The files of the index. Earlier versions did not list them."""
+    texts: int = -1
+    """Texts of all rows, without those of image tars. Earlier versions did not count them."""
+    columns: tuple[str, ...] = ()
+    """Columns that the files have."""
+    embedded: bool = False
+    """Whether images are embedded in Parquet files."""
     version: int = 1
     checksum: str = ""
     """sha256 of the other fields as canonical JSON. Earlier versions did not write it."""
@@ -71,17 +92,30 @@ def build_index(config: ManifestConfig, index_dir: Store, *, source: str) -> Ind
         ManifestError: no file matches, a column is missing, the manifest is empty or has changed since it was
             cut, or the index is damaged.
     """
-    section = f"sources.{source}"
+    section = f"sources.{source}.rows"
     files = find_files(config, section)
     existing = _find_valid_index(config, files, index_dir, section)
     if existing is not None:
         return existing
-    rows, shards, parts = _write_parts(config, files, index_dir, section)
+    counts = Counter[str]()
+    reader = ColumnReader(config)
+    tables = _count(_iter_shards(reader, files, section), counts)
+    parts = _write_parts(tables, index_dir)
     names = tuple(str(file) for file in files)
-    if rows == 0:
+    if counts["rows"] == 0:
         raise ManifestError(f"{section}.manifest: {', '.join(names)} has no rows; give a manifest with rows")
     tars = sum(file.format == "tar" for file in files)
-    index = Index(rows, shards, _identity(files, config), names, tars, tuple(parts))
+    index = Index(
+        rows=counts["rows"],
+        shards=counts["shards"],
+        identity=_identity(files, config),
+        files=names,
+        tars=tars,
+        parts=tuple(parts),
+        texts=counts["texts"],
+        columns=tuple(list(reader.seen)[:SHOWN_COLUMNS]),
+        embedded=counts["embedded"] > 0,
+    )
     index = replace(index, checksum=_checksum(msgspec.to_builtins(index)))
     index_dir.put_json(INDEX_RECORD, msgspec.to_builtins(index))
     return index
@@ -99,21 +133,44 @@ def check_unchanged(config: ManifestConfig, index_dir: Store, section: str) -> N
     _find_valid_index(config, find_files(config, section), index_dir, section)
 
 
-def check_manifest(config: ManifestConfig, section: str) -> None:
-    """Check that the manifest's files exist and that the first row of the first file has the columns.
+def check_manifest(config: ManifestConfig, section: str, *, with_texts: bool = False) -> None:
+    """Check that the manifest's files exist and that the first rows of the first file have the columns.
 
     Args:
         section: dotted path of the config section, for messages.
+        with_texts: check also that there is a column of texts, unless `caption_column: none` says that the
+            source has none.
 
     Raises:
-        ManifestError: as in `build_index`.
+        ManifestError: as in `build_index`, or there is no column of texts.
     """
     files = find_files(config, section)
     if files[0].format == "tar":
         return
-    is_empty = next(read_rows(files[0], config, section), None) is None
-    if is_empty and len(files) == 1:
+    reader = ColumnReader(config)
+    first = list(islice(read_rows(files[0], config, section, reader), FIRST_RECORDS))
+    if not first and len(files) == 1:
         raise ManifestError(f"{section}.manifest: {files[0]} has no rows; give a manifest with rows")
+    is_meant = is_no_column(config.caption_column) or not reader.seen  # annotations have texts and no columns
+    if with_texts and first and not is_meant and reader.found.caption is None:
+        raise ManifestError(
+            f"{section}.caption_column: no column of texts in {files[0]}; it has "
+            f"{describe_names(list(reader.seen))}; set {section}.caption_column to one of them, or to none "
+            "if the source has no texts"
+        )
+
+
+def texts_notice(index: Index, config: ManifestConfig, source: str) -> str | None:
+    """A line for the user if a source has no texts and the config does not say so; else None."""
+    if index.texts != 0 or index.has_tars or is_no_column(config.caption_column):
+        return None
+    columns = (
+        f"its columns are {describe_names(index.columns)}" if index.columns else "its files have no texts"
+    )
+    return (
+        f"sources.{source}: none of {index.rows:,} rows has a text; {columns}; set "
+        f"sources.{source}.rows.caption_column, or set it to none if that is meant"
+    )
 
 
 def read_index(index_dir: Store) -> Index | None:
@@ -211,42 +268,58 @@ def _identity(
     return digest.hexdigest()
 
 
-def _write_parts(
-    config: ManifestConfig, files: Sequence[ManifestFile], index_dir: Store, section: str
-) -> tuple[int, int, list[FileEntry]]:
+def _write_parts(tables: Iterator[pa.Table], index_dir: Store) -> list[FileEntry]:
     """Write the files of the index, each built in memory from `SHARDS_PER_PART` shards.
 
     Returns:
-        (rows, shards, entry of each file).
+        The entry of each file.
     """
-    rows = shards = 0
     parts: list[FileEntry] = []
-    tables = _iter_shards(config, files, section)
     while (first := next(tables, None)) is not None:
         sink = io.BytesIO()
         with pq.ParquetWriter(sink, INDEX_SCHEMA, compression="zstd") as writer:
             for table in chain([first], islice(tables, SHARDS_PER_PART - 1)):
                 writer.write_table(table, row_group_size=table.num_rows)
-                rows, shards = rows + table.num_rows, shards + 1
         parts.append(index_dir.put(_part_name(len(parts)), sink.getvalue()))
-    return rows, shards, parts
+    return parts
+
+
+def _count(tables: Iterator[pa.Table], counts: Counter[str]) -> Iterator[pa.Table]:
+    """The same tables; `counts` holds the numbers of their rows, shards and texts."""
+    for table in tables:
+        texts = pc.sum(pc.list_value_length(table["texts"])).as_py() or 0
+        embedded = table.num_rows - table["image_file"].null_count
+        counts.update(rows=table.num_rows, shards=1, texts=texts, embedded=embedded)
+        yield table
 
 
 def _part_name(part: int) -> str:
     return f"{part:05d}.parquet"
 
 
-def _iter_shards(config: ManifestConfig, files: Sequence[ManifestFile], section: str) -> Iterator[pa.Table]:
-    """Tables of `shard_size` rows (`INDEX_SCHEMA`); an image tar is a shard of its own, with one row."""
+def _iter_shards(reader: ColumnReader, files: Sequence[ManifestFile], section: str) -> Iterator[pa.Table]:
+    """Tables of `shard_size` rows (`INDEX_SCHEMA`); an image tar is a shard of its own, with one row.
+
+    Raises:
+        ManifestError: as in `read_rows`, or the texts of a shard are too long to be held in memory.
+    """
     rows: list[ManifestRow] = []
+    characters = 0
+    config = reader.config
     for file in files:
         if file.format == "tar":
             yield pa.Table.from_pylist([{"tar": file.fs.unstrip_protocol(file.path)}], schema=INDEX_SCHEMA)
             continue
-        for row in read_rows(file, config, section):
+        for row in read_rows(file, config, section, reader):
             rows.append(row)
+            characters += len(row["url"] or "") + sum(map(len, row["texts"]))
+            if characters > TEXT_LIMIT:
+                raise ManifestError(
+                    f"{section}.shard_size: {len(rows)} rows of {file} have more than {TEXT_LIMIT:,} "
+                    "characters; set a smaller shard_size, or remove the texts that are no captions"
+                )
             if len(rows) == config.shard_size:
                 yield pa.Table.from_pylist(rows, schema=INDEX_SCHEMA)
-                rows = []
+                rows, characters = [], 0
     if rows:
         yield pa.Table.from_pylist(rows, schema=INDEX_SCHEMA)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 
 class ManifestRow(TypedDict):
@@ -13,6 +13,10 @@ class ManifestRow(TypedDict):
     texts: list[str]
     truth: str | None
     """What is really wrong with the text, in manifests with planted noise."""
+    image_file: NotRequired[str]
+    """Address of the Parquet file that holds the image, with its column and row."""
+    image_column: NotRequired[str]
+    image_row: NotRequired[int]
 
 
 def make_row(url: Any, texts: Iterable[Any], truth: Any = None) -> ManifestRow:

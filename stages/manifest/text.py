@@ -1,62 +1,43 @@
-"""Manifests in text formats: delimited lines, lines of JSON, one JSON array, bare urls. Each line or element
-is a record.
+"""Manifests in text formats: lines of JSON, one JSON array, bare urls. Each line or element is a record.
 
 All are read as streams, because published lists have hundreds of millions of rows.
 """
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from typing import Any, TextIO
 
 ARRAY_CHUNK = 1 << 20
 """Characters of a JSON array that are read at a time."""
-CSV_FIELD_LIMIT = 1 << 30
-"""Characters of a CSV field. The csv module's own limit of 128 kB would end the whole file at one long
-caption."""
+ELEMENT_LIMIT = 1 << 26
+"""Characters of an element of a JSON array; Visual Genome's longest has 100,000."""
 _WHITESPACE = " \t\r\n"
 
 
-def iter_csv(lines: Iterable[str], columns: Sequence[str] = ()) -> Iterator[dict[Any, Any]]:
-    """Records of a CSV file with names from `columns` or the first line; a missing field is None."""
-    csv.field_size_limit(CSV_FIELD_LIMIT)
-    yield from csv.DictReader(lines, list(columns) or None)
-
-
-def iter_tsv(lines: Iterable[str], columns: Sequence[str] = ()) -> Iterator[dict[str, str]]:
-    """Records of a TSV file with names from `columns` or the first line; a missing field is left out.
-
-    Quotes have no meaning: published TSV lists (CC3M, CC12M) do not quote, and a single quote must not join
-    lines.
-    """
-    names = list(columns)
-    for line in lines:
-        fields = line.rstrip("\r\n").split("\t")
-        if fields == [""]:
-            continue
-        if names:
-            yield dict(zip(names, fields, strict=False))
-        else:
-            names = fields
-
-
-def iter_jsonl(lines: Iterable[str]) -> Iterator[Any]:
-    """Values of a JSON lines file; None for a line that is not JSON.
+def iter_jsonl(lines: Iterable[str | None]) -> Iterator[Any]:
+    """Values of a JSON lines file; None for a line that is too long, nested too deeply, or not JSON.
 
     Raises:
-        ValueError: the first line is not JSON, so the file has another format.
+        ValueError: the first line with content is not JSON, so the file has another format.
     """
+    is_first = True
     for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                yield json.loads(line, strict=False)
-            except ValueError as error:
-                if number == 1:
-                    raise ValueError(f"line 1 is not JSON: {error}") from error
-                yield None
+        if line is not None and not line.strip():
+            continue
+        try:
+            yield None if line is None else json.loads(line, strict=False)
+        except ValueError as error:
+            if is_first:
+                raise ValueError(
+                    f"line {number} is not JSON: {error}; one JSON array in a file is rows.format: json"
+                ) from error
+            yield None
+        except RecursionError:  # a thousand opening brackets
+            yield None
+        is_first = False
 
 
 def captions_path(urls_path: str) -> str | None:
@@ -66,17 +47,20 @@ def captions_path(urls_path: str) -> str | None:
     return f"{base}_captions.txt{compression}" if separator and compression in ("", ".gz") else None
 
 
-def iter_urls(urls: Iterable[str], captions: Iterable[str] | None = None) -> Iterator[dict[str, str]]:
+def iter_urls(
+    urls: Iterable[str | None], captions: Iterable[str | None] | None = None
+) -> Iterator[dict[str, str]]:
     """Records {"url"} of bare urls, or {"url", "caption"} of urls and captions that belong together line by
-    line.
+    line. A line that is too long (None) counts as an empty one.
 
     Raises:
         ValueError: during the iteration, if one of them ends before the other.
     """
     if captions is None:
-        yield from ({"url": line.strip()} for line in urls if line.strip())
+        yield from ({"url": (line or "").strip()} for line in urls if line is None or line.strip())
         return
-    for number, (url, caption) in enumerate(zip_longest(urls, captions)):
+    pairs = zip_longest((line or "" for line in urls), (line or "" for line in captions))
+    for number, (url, caption) in enumerate(pairs):
         if url is None or caption is None:
             longer, shorter = ("captions", "urls") if url is None else ("urls", "captions")
             raise ValueError(f"it has {number} {shorter} and more {longer}; give one caption per url")
@@ -113,6 +97,8 @@ def _iter_elements(text: str, stream: TextIO) -> Iterator[Any]:
                 raise ValueError(
                     f"an element of a JSON array is followed by {following}; expected ',' or ']'"
                 )
+        except RecursionError as error:
+            raise ValueError("an element of a JSON array is nested too deeply") from error
         except json.JSONDecodeError as error:
             if at_end:
                 raise ValueError(f"a JSON array is damaged or incomplete: {error.msg}") from error
@@ -121,6 +107,8 @@ def _iter_elements(text: str, stream: TextIO) -> Iterator[Any]:
             yield element
             start = after + (text[after] == ",")
         else:
+            if len(text) - start > ELEMENT_LIMIT:
+                raise ValueError(f"an element of a JSON array has more than {ELEMENT_LIMIT:,} characters")
             chunk = stream.read(max(ARRAY_CHUNK, len(text) - start))
             text, start, at_end = text[start:] + chunk, 0, not chunk
 

@@ -6,16 +6,17 @@ import io
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from capfilt.stages.manifest.config import ManifestConfig
 from capfilt.stages.manifest.index import read_shard
 from capfilt.stages.rows import CORPUS_SCHEMA, ROW_SCHEMA, row_key, table_of, with_column
 from capfilt.stages.shards.attempts import listed_file
+from capfilt.stages.shards.embedded import read_embedded
 from capfilt.stages.shards.records import CommitRecord, decode_commit
-from capfilt.stages.shards.tars import SAMPLE_TYPE, iter_samples, parse_sidecars, read_tar_images
+from capfilt.stages.shards.tars import MAX_BYTES, SAMPLE_TYPE, iter_samples, parse_sidecars, read_tar_images
 from capfilt.stages.status import PENDING, SUCCESS
 from capfilt.stages.storage.layout import STOP_FILE, ShardFiles, corpus_shard, index_folder
 from capfilt.stages.storage.store import Store
@@ -30,8 +31,11 @@ class ReadConfig:
 
     run_dir: Store
     """The run directory."""
-    tar_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """{source: fsspec options for its image tars}, as for its manifest."""
+    manifests: Mapping[str, ManifestConfig] = field(default_factory=dict)
+    """{source: its manifest section}: the columns in its image tars, and fsspec options for these and for
+    Parquet files with images."""
+    max_bytes: Mapping[str, int] = field(default_factory=dict)
+    """{source: most bytes of an image}."""
     images: bool = True
     """Read the images of corpus shards; if False, only their rows."""
 
@@ -64,11 +68,14 @@ class Read:
         if (data := run_dir.find(paths.record)) is not None:
             rows = read_corpus_shard(run_dir, paths, decode_commit(data), images=self.config.images)
             return rows.append_column("sample", pa.nulls(rows.num_rows, SAMPLE_TYPE))
+        manifest = self.config.manifests.get(source, ManifestConfig())
+        max_bytes = self.config.max_bytes.get(source, MAX_BYTES)
         index_rows = read_shard(run_dir / index_folder(source), shard).to_pylist()
         if index_rows[0]["tar"] is not None:
-            packed = list(iter_samples(index_rows[0]["tar"], self.config.tar_options.get(source)))
+            packed = list(iter_samples(index_rows[0]["tar"], manifest, max_bytes))
         else:
             packed = [{name: row[name] for name in ("url", "texts", "truth")} for row in index_rows]
+            read_embedded(index_rows, packed, manifest.storage_options, max_bytes)
         for number, row in enumerate(packed):
             row.update(key=row_key(shard, number), source=source, shard=shard)
             row.setdefault("status", PENDING)
@@ -81,14 +88,14 @@ class Unpack:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """The same rows with `ROW_SCHEMA`."""
-        rows = batch.select(["status", "url", "texts", "sample", "caption"]).to_pylist()
+        rows = batch.select(["status", "url", "texts", "truth", "sample", "caption"]).to_pylist()
         for row in rows:
             if row["status"] != PENDING:
                 continue
             if row["sample"] is not None:
                 row.update(parse_sidecars(row["sample"]))
             row["caption"] = row["texts"][0] if row["texts"] else None
-        for name in ("url", "texts", "caption"):
+        for name in ("url", "texts", "truth", "caption"):
             batch = with_column(batch, name, [row[name] for row in rows], ROW_SCHEMA.field(name).type)
         return batch.select(ROW_SCHEMA.names)
 

@@ -6,22 +6,36 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 
+from capfilt.stages.manifest.columns import choose_columns, fold, is_no_column, texts_of
+from capfilt.stages.manifest.config import ManifestConfig
+from capfilt.stages.shards.members import IMAGE_SUFFIXES, Limits, Sample, read_text, split_samples
 from capfilt.stages.status import BAD_TAR, one_line
 from capfilt.stages.storage.filesystems import open_filesystem
 from capfilt.stages.storage.s3_errors import describe_error
 from capfilt.stages.storage.store import StoreError
 
-SAMPLE_TYPE = pa.struct([("place", pa.string()), ("text", pa.large_binary()), ("meta", pa.large_binary())])
-"""A sample besides its image: the address of the tar with the sample's name, and the undecoded .txt and .json
-members, null if absent."""
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff")
-"""Suffixes of image members; of a sample with several images the first one in this order is read."""
+SAMPLE_TYPE = pa.struct(
+    [
+        ("place", pa.string()),
+        ("text", pa.large_binary()),
+        ("meta", pa.large_binary()),
+        ("url_column", pa.string()),
+        ("caption_column", pa.string()),
+        ("truth_column", pa.string()),
+    ]
+)
+"""A sample besides its image: the address of the tar with the sample's name, the undecoded members with its
+text and its JSON, null if absent, and the columns that the config names."""
+TEXT_KINDS = ("txt", "text", "caption")
+"""Endings of members with a text."""
+MAX_BYTES = 20_000_000
+"""Bytes of a member, unless the config has another limit."""
 
 
 def read_tar_images(data: bytes) -> dict[str, bytes]:
@@ -36,7 +50,9 @@ def read_tar_images(data: bytes) -> dict[str, bytes]:
     return images
 
 
-def iter_samples(address: str, options: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+def iter_samples(
+    address: str, manifest: ManifestConfig | None = None, max_bytes: int = MAX_BYTES
+) -> Iterator[dict[str, Any]]:
     """Samples of an image tar in their order, sidecars not parsed, with fields of
     `stages.shards.read.PACKED_SCHEMA`.
 
@@ -45,21 +61,32 @@ def iter_samples(address: str, options: Mapping[str, Any] | None = None) -> Iter
 
     Args:
         address: path or URL of the tar.
-        options: fsspec storage options.
+        manifest: the columns to read, and the fsspec options of the tar.
+        max_bytes: bytes of a member; a sample with a larger one gets the status `too_big`.
 
     Raises:
         StoreError: the tar cannot be read completely.
     """
-    samples, damage = _split_samples(_read_file(address, options))
-    for name, members in samples.items():
-        image = next((members[suffix] for suffix in IMAGE_SUFFIXES if suffix in members), None)
+    config = manifest or ManifestConfig()
+    kinds = _text_kinds(config)
+    limits = Limits(max_bytes, frozenset((*kinds, "json")))
+    samples, damage = split_samples(_read_file(address, config.storage_options), limits)
+    for sample in samples:
+        place = f"{address}#{sample.name.lstrip('/')}"
+        if sample.problem is not None:
+            status, message = sample.problem
+            yield {"url": place, "texts": [], "status": status, "error_message": one_line(message)}
+            continue
         yield {
-            "image": image,
-            "error_message": None if image is not None else "the sample has no image member",
+            "image": sample.image,
+            "error_message": None if sample.image is not None else _describe_lack(sample),
             "sample": {
-                "place": f"{address}#{name.lstrip('/')}",
-                "text": members.get(".txt"),
-                "meta": members.get(".json"),
+                "place": place,
+                "text": read_text(sample.members, kinds),
+                "meta": sample.members.get("json"),
+                "url_column": config.url_column,
+                "caption_column": config.caption_column,
+                "truth_column": config.truth_column,
             },
         }
     if damage is not None:
@@ -68,16 +95,45 @@ def iter_samples(address: str, options: Mapping[str, Any] | None = None) -> Iter
 
 
 def parse_sidecars(sample: Mapping[str, Any]) -> dict[str, Any]:
-    """`url` and `texts` of a sample (`SAMPLE_TYPE`): the url from its json, else the place of the sample; the
-    text from its txt, else the caption in its json."""
-    meta = _parse_object(sample["meta"])
+    """`url`, `texts` and `truth` of a sample (`SAMPLE_TYPE`).
+
+    The url is that of its JSON, else the place of the sample. The text is that of its text member, else its
+    JSON has the texts; where the config names a caption column, this key of the JSON comes first.
+    """
+    meta, given = _parse_object(sample["meta"]), sample["caption_column"]
+    columns = choose_columns(meta, _sidecar_columns(sample["url_column"], given, sample["truth_column"]))
+    url = meta[columns.url] if columns.url else None
+    truth = meta[columns.truth] if columns.truth else None
+    in_meta = texts_of(meta[columns.caption]) if columns.caption else []
+    in_meta = [text for text in in_meta if isinstance(text, str)]
     data = sample["text"]
-    text = data.decode("utf-8", "replace").strip() if data is not None else meta.get("caption")
-    url = meta.get("url")
+    text = data.decode("utf-8-sig", "replace").strip() if data is not None else None
+    has_priority = text and (given is None or not in_meta)
     return {
         "url": url if isinstance(url, str) else sample["place"],
-        "texts": [text] if isinstance(text, str) else [],
+        "texts": [text] if text is not None and (has_priority or not in_meta) else in_meta,
+        "truth": None if truth is None else str(truth),
     }
+
+
+@lru_cache
+def _sidecar_columns(url: str | None, caption: str | None, truth: str | None) -> ManifestConfig:
+    return ManifestConfig(url_column=url or "url", caption_column=caption, truth_column=truth)
+
+
+def _text_kinds(config: ManifestConfig) -> tuple[str, ...]:
+    """Endings of the members that can hold the text."""
+    if config.caption_column is None:
+        return TEXT_KINDS
+    return () if is_no_column(config.caption_column) else (fold(config.caption_column).lstrip("."),)
+
+
+def _describe_lack(sample: Sample) -> str:
+    seen = ", ".join(sample.endings[:8]) + (" ..." if len(sample.endings) > 8 else "")
+    return one_line(
+        f"the sample has no image member: its members end in {seen}; endings of images are "
+        f"{', '.join(IMAGE_SUFFIXES)}"
+    )
 
 
 def _read_file(address: str, options: Mapping[str, Any] | None) -> bytes:
@@ -91,55 +147,6 @@ def _read_file(address: str, options: Mapping[str, Any] | None) -> bytes:
     if size is not None and len(data) != size:
         raise StoreError(f"{address}: cannot read it ({len(data)} of {size} bytes received)")
     return data
-
-
-def _split_samples(data: bytes) -> tuple[dict[str, dict[str, bytes]], str | None]:
-    """{sample: {suffix: content}} of a tar up to the first damage, and what the damage is (None without)."""
-    samples: dict[str, dict[str, bytes]] = {}
-    current: str | None = None
-    """The sample whose member is being read."""
-    try:
-        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-            for member in tar:
-                if member.size < 0:  # tarfile would go back and read the same headers for ever
-                    raise tarfile.ReadError(f"a member of {member.size} bytes")
-                if member.isfile():
-                    folder, _, file = member.name.rpartition("/")
-                    base, _, extension = file.partition(".")
-                    current = f"{folder}/{base}"
-                    content = tar.extractfile(member).read()  # type: ignore[union-attr]
-                    samples.setdefault(current, {})[f".{extension.lower()}"] = content
-                    current = None
-            _check_end(tar)
-        if not samples:
-            raise tarfile.ReadError("the tar has no files")
-    except MemoryError:
-        raise
-    except Exception as error:  # parsers raise nearly anything on damaged bytes (gzip: OSError, EOFError)
-        samples.pop(current or _find_incomplete(samples), None)
-        return samples, f"{type(error).__name__}: {error}"
-    return samples, None
-
-
-def _check_end(tar: tarfile.TarFile) -> None:
-    """Check for the end mark: tarfile takes anything but a header for the end, even half a header or nothing.
-
-    Raises:
-        tarfile.ReadError: the block at which tarfile stopped is not the end mark.
-    """
-    stream = tar.fileobj
-    assert stream is not None, "the tar is open"
-    stream.seek(tar.offset)
-    if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise tarfile.ReadError(f"neither a member nor the end mark at byte {tar.offset}")
-
-
-def _find_incomplete(samples: Mapping[str, Mapping[str, bytes]]) -> str:
-    """Name of the last sample if it lacks members that the sample before it has; else ""."""
-    names = list(samples)
-    if len(names) > 1 and set(samples[names[-1]]) < set(samples[names[-2]]):
-        return names[-1]
-    return ""
 
 
 def _parse_object(data: bytes | None) -> dict[str, Any]:

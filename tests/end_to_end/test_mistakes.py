@@ -52,7 +52,7 @@ def set_key(data, path, value):
             {"checkpoint": "x", "generate": {"sampling": {"top_p": 1.5}}},
             "top_p: input should be less",
         ),
-        ("sources.web.rows.manifest", "{dir}/nowhere.parquet", "sources.web.manifest: no file at"),
+        ("sources.web.rows.manifest", "{dir}/nowhere.parquet", "sources.web.rows.manifest: no file at"),
         ("sources.web.rows.manifest", "{dir}/empty.csv", "has no rows"),
         ("sources.web.rows.url_column", "link", "no column 'link'"),
         ("captioner.checkpoint", "{dir}/no-model", "captioner.checkpoint: nothing at"),

@@ -81,7 +81,10 @@ def test_changed_manifest_is_refused_until_fetch_is_fresh(data, tmp_path, done):
     begin(data, done)
     with open(tmp_path / "urls.csv", "a") as file:
         file.write("http://127.0.0.1:9/c.jpg,c\n")
-    assert "sources.web.manifest: " in (line := refusal(data, ManifestError)) and "has changed since" in line
+    assert (
+        "sources.web.rows.manifest: " in (line := refusal(data, ManifestError))
+        and "has changed since" in line
+    )
     run_dir = prepared_run(parse_config(data, "c.yaml"), fresh="fetch").run_dir
     assert not run_dir.store.exists("corpus/web/index/index.json")
 

@@ -136,4 +136,6 @@ def test_check_of_a_missing_manifest_is_one_line(tmp_path):
     data = tiny_data(tmp_path)
     del data["shapes"]
     result = call("check", write_config(tmp_path / "c.yaml", data))
-    assert result.exit_code == 2 and result.stderr.startswith("error: sources.human.manifest: no file at ")
+    assert result.exit_code == 2 and result.stderr.startswith(
+        "error: sources.human.rows.manifest: no file at "
+    )

@@ -42,7 +42,7 @@ def test_a_listing_costs_one_request_per_thousand_files(s3, bucket, tmp_path, pa
     s3.fill(bucket.path().removeprefix("bucket/"), 1200)
     s3.clear_faults()
     config = ManifestConfig(manifest=f"{bucket.url}{pattern}", storage_options=bucket.options)
-    check_unchanged(config, Store(str(tmp_path)), "sources.web")
+    check_unchanged(config, Store(str(tmp_path)), "sources.web.rows")
     assert [method for method, *_ in s3.requests()] == requests
     assert all("list-type=2" in query for method, _, query in s3.requests() if method == "GET")
 
@@ -92,8 +92,8 @@ def test_other_splits_or_another_format_change_the_manifest(tmp_path):
     for other in (("val",), ("train", "val"), ()):
         config = ManifestConfig(manifest=str(tmp_path / "k.json"), splits=other)
         with pytest.raises(ManifestError, match="has changed since this run cut it"):
-            check_unchanged(config, store, "sources.web")
-    check_unchanged(karpathy, store, "sources.web")
+            check_unchanged(config, store, "sources.web.rows")
+    check_unchanged(karpathy, store, "sources.web.rows")
     by_suffix, as_csv = (
         build_identity(tmp_path / f, str(tmp_path / "k.csv"), format=f) for f in ("auto", "csv")
     )
@@ -158,7 +158,7 @@ def test_a_damaged_index_is_one_line_that_names_the_repair(tmp_path, content):
     store.put("index.json", content)
     for call in (
         lambda: build_index(config, store, source="web"),
-        lambda: check_unchanged(config, store, "sources.web"),
+        lambda: check_unchanged(config, store, "sources.web.rows"),
     ):
         with pytest.raises(ManifestError) as error:
             call()
@@ -180,10 +180,12 @@ def test_an_absent_bucket_is_an_error_and_not_an_empty_folder(s3, bucket, tmp_pa
     for suffix in ("", "/*.csv", "/a*.csv", "/a.csv"):
         config = ManifestConfig(manifest=f"{bucket.url}{suffix}", storage_options=bucket.options)
         s3.clear_faults()
-        check_unchanged(config, Store(str(tmp_path)), "sources.web")
+        check_unchanged(config, Store(str(tmp_path)), "sources.web.rows")
         s3.inject(S3Fault("no_bucket"))
-        with pytest.raises(ManifestError, match=r"sources\.web\.manifest: cannot read s3://.*NoSuchBucket"):
-            check_unchanged(config, Store(str(tmp_path)), "sources.web")
+        with pytest.raises(
+            ManifestError, match=r"sources\.web\.rows\.manifest: cannot read s3://.*NoSuchBucket"
+        ):
+            check_unchanged(config, Store(str(tmp_path)), "sources.web.rows")
 
 
 def test_the_query_of_a_web_address_never_appears_in_messages(s3, bucket, tmp_path):

@@ -125,20 +125,20 @@ def test_the_truth_column_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"manifest": "{dir}/none.parquet"}, "sources.web.manifest: no file at"),
+        ({"manifest": "{dir}/none.parquet"}, "sources.web.rows.manifest: no file at"),
         (
             {"manifest": "{dir}/list.csv", "url_column": "link"},
             r"no column 'link' in .*; it has url, caption",
         ),
         (
             {"manifest": "{dir}/list.csv", "truth_column": "label"},
-            "sources.web.truth_column: no column 'label'",
+            "sources.web.rows.truth_column: no column 'label'",
         ),
         ({"manifest": "{dir}/list.weird"}, "unknown suffix of .*list.weird; allowed: .parquet, .csv"),
         ({"manifest": "{dir}/empty.csv"}, "has no rows"),
         ({"manifest": "{dir}/broken.parquet"}, "cannot read .*broken.parquet as parquet"),
         ({"manifest": "{dir}/broken.jsonl"}, "cannot read .*broken.jsonl as jsonl .line 1 is not JSON"),
-        ({"manifest": ""}, "sources.web.manifest: empty; give a file"),
+        ({"manifest": ""}, "sources.web.rows.manifest: empty; give a file"),
     ],
 )
 def test_config_errors_are_one_line(tmp_path, config, message):
@@ -181,7 +181,7 @@ def test_only_a_single_file_without_rows_is_refused_before_the_run(tmp_path):
     for name in ("a.csv", "b.csv"):
         (tmp_path / name).write_text("url,caption\n")
     (tmp_path / "c.tar").write_bytes(b"not read")
-    with pytest.raises(ManifestError, match=r"sources.web.manifest: .*a.csv has no rows"):
-        check_manifest(ManifestConfig(manifest=str(tmp_path / "a.csv")), "sources.web")
-    check_manifest(ManifestConfig(manifest=str(tmp_path)), "sources.web")
-    check_manifest(ManifestConfig(manifest=str(tmp_path / "c.tar")), "sources.web")
+    with pytest.raises(ManifestError, match=r"sources.web.rows.manifest: .*a.csv has no rows"):
+        check_manifest(ManifestConfig(manifest=str(tmp_path / "a.csv")), "sources.web.rows")
+    check_manifest(ManifestConfig(manifest=str(tmp_path)), "sources.web.rows")
+    check_manifest(ManifestConfig(manifest=str(tmp_path / "c.tar")), "sources.web.rows")

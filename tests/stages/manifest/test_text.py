@@ -7,7 +7,8 @@ import json
 import pytest
 
 from capfilt.stages.manifest import text as text_formats
-from capfilt.stages.manifest.text import captions_path, iter_csv, iter_json_array, iter_jsonl
+from capfilt.stages.manifest.delimited import iter_csv
+from capfilt.stages.manifest.text import captions_path, iter_json_array, iter_jsonl
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 7, 1000])

@@ -66,8 +66,8 @@ BROKEN = {  # damage: (tar, complete samples before the damage, part of the mess
     "truncated inside the first image": (make_tar()[: BLOCK + 300], 0, "unexpected end of data"),
     "an overwritten header": (overwrite(SAMPLE, b"\xaa" * BLOCK), 1, f"at byte {SAMPLE}"),
     "a header with a negative size": (make_negative_size(), 1, "-512 bytes"),
-    "random bytes": (np.random.default_rng(1).bytes(5000), 0, "could not be opened"),
-    "a web page": (b"<html><body>404</body></html>", 0, "could not be opened"),
+    "random bytes": (np.random.default_rng(1).bytes(5000), 0, "invalid header"),
+    "a web page": (b"<html><body>404</body></html>", 0, "truncated header"),
     "no bytes": (b"", 0, "empty file"),
     "a tar without members": (make_tar(0), 0, "the tar has no files"),
 }
@@ -156,14 +156,14 @@ def test_a_store_that_fails_is_not_a_damaged_tar(healthy_s3):
     store = Store("s3://bucket/tars-that-cannot-be-read", {"endpoint_url": healthy_s3.endpoint})
     store.put("a.tar", make_tar())
     address = store.address("a.tar")
-    assert len(list(iter_samples(address, store.options))) == 3
+    assert len(list(iter_samples(address, ManifestConfig(storage_options=store.options)))) == 3
     for fault, message in (
         (S3Fault("truncate", method="GET"), "Not enough data"),
         (S3Fault("no_bucket"), "NoSuchBucket"),
     ):
         healthy_s3.inject(fault)
         with pytest.raises(StoreError, match=message) as error:
-            list(iter_samples(address, store.options))
+            list(iter_samples(address, ManifestConfig(storage_options=store.options)))
         assert str(error.value).startswith(f"{address}: cannot read it (")
 
 

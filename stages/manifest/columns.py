@@ -1,0 +1,142 @@
+"""Which columns of a record hold url, texts and truth, and what their values mean.
+
+Names are matched in each record, without surrounding spaces and whatever their case. An optional field may be
+absent from the first record, and ` Caption` is a caption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from capfilt.stages.manifest.config import NO_COLUMN, ManifestError
+from capfilt.stages.manifest.row import ManifestRow, make_row
+
+if TYPE_CHECKING:
+    from capfilt.stages.manifest.config import ManifestConfig
+
+URL_NAMES = ("url", "image_url", "image", "image_path", "path", "file_name", "filepath")
+CAPTION_NAMES = ("caption", "captions", "text", "texts", "alt_text", "title")
+TEXT_NAMES = (*CAPTION_NAMES, "raw", "value")
+"""Keys of the text in a caption that is an object, such as `{"text": "a dog"}`."""
+
+Record = dict[str, Any]
+"""A row with the file's own columns."""
+
+
+class Columns(NamedTuple):
+    """Names of the columns in one file or record; None for a column that it lacks."""
+
+    url: str | None
+    caption: str | None
+    truth: str | None
+
+
+def choose_columns(names: Iterable[Any], config: ManifestConfig) -> Columns:
+    """The columns that the config names, else the first of the usual names."""
+    by_name: dict[str, str] = {}
+    for name in names:
+        if isinstance(name, str):  # the csv module files surplus fields under None
+            by_name.setdefault(name, name)
+            by_name.setdefault(fold(name), name)
+    given = (config.url_column, config.caption_column, config.truth_column)
+    chosen = []
+    for name, usual in zip(given, (URL_NAMES, CAPTION_NAMES, ()), strict=True):
+        candidates = usual if name is None else () if is_no_column(name) else (name, fold(name))
+        chosen.append(next((by_name[each] for each in candidates if each in by_name), None))
+    return Columns(*chosen)
+
+
+def fold(name: str) -> str:
+    """A column name as it is compared."""
+    return name.strip().casefold()
+
+
+def is_no_column(name: str | None) -> bool:
+    """Whether a key says that there is no such column, on purpose."""
+    return name is not None and fold(name) == NO_COLUMN
+
+
+def texts_of(value: Any) -> list[Any]:
+    """The texts of a caption value: a text, an object with a text, or a list of these."""
+    values = value if isinstance(value, list) else [value]
+    return [_text_in(each) if isinstance(each, dict) else each for each in values]
+
+
+def _text_in(value: Mapping[Any, Any]) -> Any:
+    folded = {fold(key): each for key, each in value.items() if isinstance(key, str)}
+    return next((folded[name] for name in TEXT_NAMES if isinstance(folded.get(name), (str, bytes))), None)
+
+
+@dataclass
+class ColumnReader:
+    """Makes rows of records, and remembers which columns there were."""
+
+    config: ManifestConfig
+    seen: dict[str, None] = field(default_factory=dict)
+    """Names of all columns, in their order."""
+    found: Columns = field(default_factory=lambda: Columns(None, None, None))
+    """The columns that any record had."""
+    _chosen: dict[tuple[Any, ...], Columns] = field(default_factory=dict)
+
+    def columns(self, record: Record) -> Columns:
+        """The columns of one record."""
+        names = tuple(record)
+        columns = self._chosen.get(names)
+        if columns is None:
+            if len(self._chosen) >= 1000:  # records whose keys are data
+                self._chosen.clear()
+            columns = self._chosen[names] = choose_columns(names, self.config)
+            if len(self.seen) < 1000:
+                self.seen.update((str(name).strip(), None) for name in names if name is not None)
+            self.found = Columns(*(old or new for old, new in zip(self.found, columns, strict=True)))
+        return columns
+
+    def row(self, record: Record) -> ManifestRow:
+        """A record as a row."""
+        url, caption, truth = self.columns(record)
+        return make_row(
+            record[url] if url is not None else None,
+            texts_of(record[caption]) if caption is not None else [],
+            record[truth] if truth is not None else None,
+        )
+
+
+def check_columns(
+    columns: Columns, names: Sequence[str], config: ManifestConfig, place: tuple[str, str]
+) -> None:
+    """Check that a file has the columns that are required: a url, and those that the config names.
+
+    Args:
+        columns: the columns that its first records have.
+        names: all columns of these records.
+        place: (dotted path of the manifest section, name of the file), for messages.
+
+    Raises:
+        ManifestError: a column is missing.
+    """
+    section, file = place
+    for key, column, usual in zip(("url", "caption", "truth"), columns, (URL_NAMES, (), ()), strict=True):
+        given = getattr(config, f"{key}_column")
+        is_left_out = key != "url" and is_no_column(given)
+        if column is not None or is_left_out or (given is None and not usual):
+            continue
+        wanted = " or ".join(usual) if given is None else given
+        raise ManifestError(
+            f"{section}.{key}_column: no column {wanted!r} in {file}; it has {describe_names(names)}; "
+            + _remedy(section, key, names, config)
+        )
+
+
+def describe_names(names: Sequence[str]) -> str:
+    """Column names for a message, the first of them if there are many."""
+    shown = [repr(name[:40]) if len(name) > 40 or not name.isprintable() else name for name in names[:20]]
+    return ", ".join(shown) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+
+
+def _remedy(section: str, key: str, names: Sequence[str], config: ManifestConfig) -> str:
+    looks_like_a_row = any("://" in name for name in names)
+    if looks_like_a_row and not config.columns:
+        return f"its first line looks like a row, no header: set {section}.columns, e.g. [caption, url]"
+    return f"set {section}.{key}_column"

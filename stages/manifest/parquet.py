@@ -1,0 +1,155 @@
+"""Rows of a Parquet file. Only the columns of url, texts and truth are read.
+
+A column that holds the images themselves (`datasets` writes `{bytes, path}`) is not read: each row says where
+its image is, and the worker that reads its shard fetches it (`stages.shards.embedded`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from capfilt.stages.manifest.columns import ColumnReader, check_columns, choose_columns
+from capfilt.stages.manifest.row import ManifestRow, to_text
+
+if TYPE_CHECKING:
+    from capfilt.stages.manifest.files import ManifestFile
+
+BATCH_ROWS = 256
+"""Rows decoded at a time. A dictionary can repeat one long text in every row, so that a small file fills the
+memory."""
+CHUNK_LIMIT, EXPANSION_LIMIT = 1 << 28, 200
+"""A column chunk of more bytes, which are also this many times its compressed ones, is refused."""
+BYTES, PATH = "bytes", "path"
+"""Fields of an embedded image."""
+
+
+def iter_parquet(file: ManifestFile, reader: ColumnReader, section: str) -> Iterator[ManifestRow]:
+    """Rows of a Parquet file.
+
+    Raises:
+        ManifestError: a column is missing.
+        ValueError: a column expands to much more than the file.
+    """
+    with file.fs.open(file.path, "rb") as stream:
+        parquet = pq.ParquetFile(stream)
+        if parquet.metadata.num_rows == 0:
+            return
+        schema, config = parquet.schema_arrow, reader.config
+        columns = choose_columns(schema.names, config)
+        check_columns(columns, schema.names, config, (section, str(file)))
+        reader.columns(dict.fromkeys(schema.names))
+        leaves = {name: name for name in columns if name is not None}
+        image = columns.url if _is_embedded(parquet, columns.url) else None
+        if image is not None:
+            leaves.pop(image)
+            field = schema.field(schema.names.index(image))
+            if pa.types.is_struct(field.type) and field.type.get_field_index(PATH) >= 0:
+                leaves[image] = f"{image}.{PATH}"
+        _check_expansion(parquet, set(leaves.values()))
+        start = 0
+        # pyarrow gives no rows if it is asked for no columns.
+        batches = parquet.iter_batches(BATCH_ROWS, columns=list(leaves.values())) if leaves else ()
+        for batch in batches or _empty_batches(parquet.metadata.num_rows):
+            values = [_values(batch, name) for name in leaves]
+            for offset in range(batch.num_rows):
+                record: dict[str, Any] = {n: each[offset] for n, each in zip(leaves, values, strict=True)}
+                if image is None:
+                    yield reader.row(record)
+                else:
+                    yield _embedded_row(file, reader, (image, record, start + offset))
+            start += batch.num_rows
+
+
+def _embedded_row(
+    file: ManifestFile, reader: ColumnReader, place: tuple[str, dict[str, Any], int]
+) -> ManifestRow:
+    image, record, number = place
+    path = record.get(image)
+    path = to_text(path.get(PATH) if isinstance(path, dict) else path)
+    row = reader.row({**record, image: None})
+    address = file.fs.unstrip_protocol(file.path)
+    row["url"] = path or f"{address}#{number}"
+    row["image_file"], row["image_column"], row["image_row"] = address, image, number
+    return row
+
+
+def _empty_batches(rows: int) -> Iterator[pa.RecordBatch]:
+    for start in range(0, rows, BATCH_ROWS):
+        length = min(BATCH_ROWS, rows - start)
+        yield pa.RecordBatch.from_arrays([pa.nulls(length)], names=[""])
+
+
+def _values(batch: pa.RecordBatch, name: str) -> list[Any]:
+    """Values of the first column with this name; strings as bytes, because some Parquet files hold strings
+    that are not UTF-8 and cannot be decoded."""
+    column = batch.column(batch.schema.names.index(name))
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    values: list[Any] = pc.cast(column, _bytes_type(column.type)).to_pylist()
+    return values
+
+
+def _bytes_type(type_: pa.DataType) -> pa.DataType:
+    """`type_` with binary in place of strings."""
+    if pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_):
+        return pa.large_binary()
+    if pa.types.is_list(type_):
+        return pa.list_(_bytes_type(type_.value_type))
+    if pa.types.is_large_list(type_):
+        return pa.large_list(_bytes_type(type_.value_type))
+    if pa.types.is_fixed_size_list(type_):
+        return pa.list_(_bytes_type(type_.value_type), type_.list_size)
+    if pa.types.is_struct(type_):
+        return pa.struct([field.with_type(_bytes_type(field.type)) for field in type_])
+    return type_
+
+
+def _is_embedded(parquet: pq.ParquetFile, name: str | None) -> bool:
+    """Whether a column holds images: bytes that are no text, or structs with bytes of which some are set."""
+    if name is None:
+        return False
+    type_ = parquet.schema_arrow.field(parquet.schema_arrow.names.index(name)).type
+    if pa.types.is_struct(type_):
+        return type_.get_field_index(BYTES) >= 0 and not _is_null(parquet, f"{name}.{BYTES}")
+    if not (pa.types.is_binary(type_) or pa.types.is_large_binary(type_)):
+        return False
+    for batch in parquet.iter_batches(1, columns=[name]):
+        for value in batch.column(0):
+            if value.is_valid:
+                start = value.as_buffer().to_pybytes()[:16]
+                return start.startswith((b"RIFF", b"GIF8", b"BM")) or b"\0" in start or b"\xff\xd8" in start
+    return False
+
+
+def _is_null(parquet: pq.ParquetFile, leaf: str) -> bool:
+    """Whether the statistics say that a column has no values."""
+    for chunk in _chunks(parquet, {leaf}):
+        if chunk.statistics is None or chunk.statistics.null_count != chunk.num_values:
+            return False
+    return True
+
+
+def _check_expansion(parquet: pq.ParquetFile, leaves: set[str]) -> None:
+    for chunk in _chunks(parquet, leaves):
+        size = chunk.total_uncompressed_size
+        if size > CHUNK_LIMIT and size > EXPANSION_LIMIT * max(1, chunk.total_compressed_size):
+            raise ValueError(
+                f"column {chunk.path_in_schema} expands from {chunk.total_compressed_size:,} to {size:,}"
+            )
+
+
+def _chunks(parquet: pq.ParquetFile, leaves: set[str]) -> Iterator[Any]:
+    """Metadata of the column chunks at or below these paths."""
+    metadata = parquet.metadata
+    for group in range(metadata.num_row_groups):
+        for index in range(metadata.num_columns):
+            chunk = metadata.row_group(group).column(index)
+            if any(
+                chunk.path_in_schema == leaf or chunk.path_in_schema.startswith(f"{leaf}.") for leaf in leaves
+            ):
+                yield chunk
