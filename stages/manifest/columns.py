@@ -139,8 +139,8 @@ def describe_lack(rows: int, names: Sequence[str], source: str) -> str:
     """A line for the user: none of the rows of a source has a text."""
     columns = f"its columns are {describe_names(names)}" if names else "its files have no texts"
     return (
-        f"{source}: none of {rows:,} rows has a text; {columns}; set {source}.rows.caption_column, or set it to "
-        "none if that is meant"
+        f"{source}: none of {rows:,} rows has a text; {columns}; set {source}.rows.caption_column, or set it "
+        "to none if that is meant"
     )
 
 
