@@ -135,6 +135,15 @@ def describe_names(names: Sequence[str]) -> str:
     return ", ".join(shown) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 
+def describe_lack(rows: int, names: Sequence[str], source: str) -> str:
+    """A line for the user: none of the rows of a source has a text."""
+    columns = f"its columns are {describe_names(names)}" if names else "its files have no texts"
+    return (
+        f"{source}: none of {rows:,} rows has a text; {columns}; set {source}.rows.caption_column, or set it "
+        "to none if that is meant"
+    )
+
+
 def _remedy(section: str, key: str, names: Sequence[str], config: ManifestConfig) -> str:
     looks_like_a_row = any("://" in name for name in names)
     if looks_like_a_row and not config.columns:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from msgspec import Struct
 from msgspec.structs import replace
 
-from capfilt.stages.manifest.columns import ColumnReader, describe_names, is_no_column
+from capfilt.stages.manifest.columns import ColumnReader, describe_lack, describe_names, is_no_column
 from capfilt.stages.manifest.config import ManifestConfig, ManifestError
 from capfilt.stages.manifest.files import ManifestFile, find_files, redact_query
 from capfilt.stages.manifest.records import FIRST_RECORDS, read_rows
@@ -164,13 +164,7 @@ def texts_notice(index: Index, config: ManifestConfig, source: str) -> str | Non
     """A line for the user if a source has no texts and the config does not say so; else None."""
     if index.texts != 0 or index.has_tars or is_no_column(config.caption_column):
         return None
-    columns = (
-        f"its columns are {describe_names(index.columns)}" if index.columns else "its files have no texts"
-    )
-    return (
-        f"sources.{source}: none of {index.rows:,} rows has a text; {columns}; set "
-        f"sources.{source}.rows.caption_column, or set it to none if that is meant"
-    )
+    return describe_lack(index.rows, index.columns, f"sources.{source}")
 
 
 def read_index(index_dir: Store) -> Index | None:
