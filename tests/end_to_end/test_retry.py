@@ -75,11 +75,11 @@ def test_failed_rows_are_fetched_and_later_nodes_use_them(failed_rows, finished,
         for shard in (1, 4)
         for folder, endings in (
             ("corpus/web", ("tar", "parquet", "json")),
-            ("rounds/1/web", ("parquet", "json")),
+            ("rounds/1/web", ("json",)),  # equal candidates: the new attempt takes the file over
         )
         for ending in endings
     }
-    for name in changed:
+    for name in changed | {f"rounds/1/web/00000{shard}.parquet" for shard in (1, 4)}:
         if name.endswith((".tar", ".parquet")) and not name.startswith("reports"):
             assert (run / name).read_bytes() == (finished[0] / name).read_bytes(), name
     counts = json.loads((run / "nodes/fetch.json").read_text())["counts"]
