@@ -6,8 +6,6 @@ read; unknown fields are ignored.
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
@@ -100,9 +98,3 @@ def decode_staged(data: bytes) -> StagedShard:
         msgspec.DecodeError: the data are not JSON, or a field is missing or has another type.
     """
     return msgspec.json.decode(data, type=StagedShard)
-
-
-def as_json(record: Struct) -> dict[str, Any]:
-    """A record as JSON-like data."""
-    data: dict[str, Any] = msgspec.to_builtins(record)
-    return data
