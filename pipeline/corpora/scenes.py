@@ -45,6 +45,9 @@ OUTLINES: dict[str, list[tuple[float, float]]] = {  # corners in units of the ra
         (0.33, 1.0), (-0.33, 1.0), (-0.33, 0.33), (-1.0, 0.33), (-1.0, -0.33), (-0.33, -0.33),
     ],
 }  # fmt: skip
+COMMONEST_COLORS = ("red", "blue", "green", "yellow", "black", "orange", "purple", "pink")
+COMMONEST_SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
+"""Colors and shapes in the order in which a small vocabulary takes them (`Vocabulary.commonest`)."""
 LINKS = ("and", "next to", "beside", "left of")
 OBJECT_COUNTS = ((1, 0.25), (2, 0.55), (3, 0.20))
 """(number of objects, probability)"""
@@ -70,13 +73,36 @@ Facts = tuple[tuple[str, str], ...]
 """(color, shape) of each object from left to right: the content of a caption."""
 
 
-def compose_scene(random: Random, count: int | None = None) -> Scene:
-    """Compose a scene of `count` different objects in columns; without `count`, of one to three."""
-    if count is None:
-        count = _choose_count(random)
+@dataclass(frozen=True)
+class Vocabulary:
+    """The colors and shapes that scenes are composed of."""
+
+    colors: tuple[str, ...] = tuple(COLORS)
+    shapes: tuple[str, ...] = tuple(SHAPES)
+
+    @classmethod
+    def commonest(cls, share: float) -> Vocabulary:
+        """The commonest colors and shapes: this share of each, rounded, at least two of each."""
+        colors, shapes = (
+            frozenset(words[: max(2, round(share * len(words)))])
+            for words in (COMMONEST_COLORS, COMMONEST_SHAPES)
+        )
+        return cls(tuple(c for c in COLORS if c in colors), tuple(s for s in SHAPES if s in shapes))
+
+    def covers(self, facts: Facts) -> bool:
+        """Whether every object has a color and a shape of the vocabulary."""
+        return all(color in self.colors and shape in self.shapes for color, shape in facts)
+
+
+ALL_WORDS = Vocabulary()
+
+
+def compose_scene(random: Random, vocabulary: Vocabulary = ALL_WORDS) -> Scene:
+    """Compose a scene of one to three different objects in columns."""
+    count = _choose_count(random)
     kinds: list[tuple[str, str]] = []
     while len(kinds) < count:
-        kind = (choose(random, tuple(COLORS)), choose(random, tuple(SHAPES)))
+        kind = (choose(random, vocabulary.colors), choose(random, vocabulary.shapes))
         if kind not in kinds:
             kinds.append(kind)
     objects = []
@@ -115,6 +141,15 @@ def alter_facts(facts: Facts, random: Random) -> Facts:
     else:
         altered = (color, choose(random, tuple(s for s in SHAPES if s != shape)))
     return (*facts[:position], altered, *facts[position + 1 :])
+
+
+def omit_facts(facts: Facts, random: Random) -> Facts:
+    """Leave out at least one of two or three objects, and keep the others in their order."""
+    count = 1 + int((len(facts) - 1) * random.random())
+    kept = list(range(len(facts)))
+    while len(kept) > count:
+        kept.pop(int(len(kept) * random.random()))
+    return tuple(facts[position] for position in kept)
 
 
 def paint_scene(scene: Scene, size: int, random: Random) -> Image.Image:

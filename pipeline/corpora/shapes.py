@@ -12,22 +12,26 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import compress
 from pathlib import Path
 from random import Random
 from typing import Annotated, Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 
 from capfilt.pipeline.corpora.marker import check_same_config
 from capfilt.pipeline.corpora.scenes import (
+    ALL_WORDS,
     Facts,
     Scene,
+    Vocabulary,
     alter_facts,
     choose,
     compose_scene,
     describe_facts,
+    omit_facts,
     paint_scene,
     scene_facts,
 )
@@ -69,10 +73,22 @@ class ShapesConfig:
     partial: Annotated[float, Ge(0), Le(1)] = 0.03
     """Share of web texts with one wrong color or shape; part of `noise`. The rest of `noise` are descriptions
     of other scenes ("mismatched")."""
+    incomplete: Annotated[float, Ge(0), Le(1)] = 0.0
+    """Share of the true web texts about two or three objects that name only some of them, as short alt-texts
+    do. They describe their image and are not part of `noise`."""
+    human_words: Annotated[float, Gt(0), Le(1)] = 1.0
+    """Share of the colors and of the shapes that the human images show. With less than 1 the rest are the
+    long tail: concepts that only web images have, as the web reaches beyond COCO. Web and test images have
+    all of them, and the test images are also listed apart, as `test/common.json` and `test/rare.json`."""
     seed: Annotated[int, Ge(0)] = 0
     """Another seed gives another corpus."""
     image_size: Annotated[int, Ge(32), Le(1024)] = 64
     """Height and width of the images, pixels."""
+
+    @property
+    def human_vocabulary(self) -> Vocabulary:
+        """Colors and shapes of the human images."""
+        return ALL_WORDS if self.human_words == 1 else Vocabulary.commonest(self.human_words)
 
     def __post_init__(self) -> None:
         if self.boilerplate + self.partial > self.noise + 1e-9:
@@ -87,7 +103,9 @@ def make_shapes(config: ShapesConfig, folder: str | os.PathLike[str]) -> Path:
 
     Layout: `human/annotations.json` and `test/annotations.json` (lists of {"image", "caption", "image_id"}),
     `web/manifest.parquet` (columns url, caption, truth), images in `<split>/images/`. Image paths and urls
-    are relative to the folder of the split. `truth` is clean, mismatched, boilerplate or partial.
+    are relative to the folder of the split. `truth` is clean, incomplete, mismatched, boilerplate or partial.
+    With a long tail, `test/common.json` and `test/rare.json` divide the test images into those whose colors
+    and shapes the human images show, and all others.
 
     Returns:
         The folder.
@@ -98,7 +116,9 @@ def make_shapes(config: ShapesConfig, folder: str | os.PathLike[str]) -> Path:
     root = Path(folder)
     identity = {"format": FORMAT, **asdict(config)}
     if (root / MARKER).exists():
-        check_same_config(root, "shapes", json.loads((root / MARKER).read_text()), identity)
+        made_with = json.loads((root / MARKER).read_text())
+        # A key that came with a later version: its default makes the same corpus as before.
+        check_same_config(root, "shapes", {**asdict(ShapesConfig()), **made_with}, identity)
         return root
     human = (make_scene(config, "human", row) for row in range(config.human))
     _write_annotated(config, root / "human", "human", human)
@@ -110,7 +130,8 @@ def make_shapes(config: ShapesConfig, folder: str | os.PathLike[str]) -> Path:
 
 def make_scene(config: ShapesConfig, split: str, row: int) -> Scene:
     """The scene of an image of "human" or "web"; those of "test" come from `make_test_scenes`."""
-    return compose_scene(_random_for(config, split, row, "scene"))
+    vocabulary = config.human_vocabulary if split == "human" else ALL_WORDS
+    return compose_scene(_random_for(config, split, row, "scene"), vocabulary)
 
 
 def make_test_scenes(config: ShapesConfig) -> Iterator[Scene]:
@@ -129,7 +150,7 @@ def make_web_text(config: ShapesConfig, row: int, scene: Scene) -> tuple[str, st
     """Make the text of a web image.
 
     Returns:
-        (text, truth): truth is "clean", "mismatched", "boilerplate" or "partial".
+        (text, truth): truth is "clean", "incomplete", "mismatched", "boilerplate" or "partial".
     """
     random = _random_for(config, "web", row, "text")
     draw = random.random()
@@ -144,6 +165,8 @@ def make_web_text(config: ShapesConfig, row: int, scene: Scene) -> tuple[str, st
         while set(other) <= set(facts):  # a text about some of the objects would not be wrong
             other = scene_facts(compose_scene(random))
         return describe_facts(other, random), "mismatched"
+    if len(facts) > 1 and config.incomplete and random.random() < config.incomplete:
+        return describe_facts(omit_facts(facts, random), random), "incomplete"
     return describe_facts(facts, random), "clean"
 
 
@@ -154,12 +177,18 @@ def _random_for(config: ShapesConfig, split: str, row: int, purpose: str) -> Ran
 
 def _write_annotated(config: ShapesConfig, folder: Path, split: str, scenes: Iterator[Scene]) -> None:
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    entries = []
+    entries, is_common = [], []
     for row, scene in enumerate(scenes):
         image = _write_image(config, folder, split, row, scene)
         caption = describe_facts(scene_facts(scene), _random_for(config, split, row, "text"))
         entries.append({"image": image, "caption": caption, "image_id": row})
-    (folder / "annotations.json").write_text(json.dumps(entries, indent=0) + "\n")
+        is_common.append(config.human_vocabulary.covers(scene_facts(scene)))
+    lists = {"annotations": entries}
+    if split == "test" and config.human_vocabulary != ALL_WORDS:
+        lists["common"] = list(compress(entries, is_common))
+        lists["rare"] = [e for e, common in zip(entries, is_common, strict=True) if not common]
+    for name, listed in lists.items():
+        (folder / f"{name}.json").write_text(json.dumps(listed, indent=0) + "\n")
 
 
 def _write_web(config: ShapesConfig, folder: Path) -> None:

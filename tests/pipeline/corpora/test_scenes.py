@@ -34,7 +34,6 @@ def test_scenes_have_one_to_three_different_objects(scenes) -> None:
     assert all(len(set(scene_facts(scene))) == len(scene) for scene in scenes)
     assert {item.color for scene in scenes for item in scene} == set(COLORS)
     assert {item.shape for scene in scenes for item in scene} == set(SHAPES)
-    assert len(compose_scene(Random(0), count=1)) == 1
 
 
 def test_objects_do_not_overlap_and_stay_inside(scenes) -> None:

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from capfilt.pipeline.corpora.scenes import COLORS, SHAPES, Facts, scene_facts
+from capfilt.pipeline.corpora.scenes import COLORS, SHAPES, Facts, Vocabulary, scene_facts
 from capfilt.pipeline.corpora.shapes import ShapesConfig, make_scene, make_shapes, make_web_text
 
 SMALL = ShapesConfig(human=20, web=400, test=30, seed=3)
@@ -147,3 +147,93 @@ def test_kinds_of_noise_cannot_exceed_all_noise() -> None:
     with pytest.raises(ValueError, match="parts of it"):
         ShapesConfig(noise=0.1)
     ShapesConfig(noise=0.3, boilerplate=0.1, partial=0.2)  # 0.1 + 0.2 > 0.3 in floating point
+
+
+LONG_TAIL = ShapesConfig(human=300, web=400, test=60, seed=3, human_words=0.65, incomplete=0.7)
+
+
+def test_human_images_show_only_the_commonest_words_and_web_and_test_images_all(tmp_path: Path) -> None:
+    root = make_shapes(LONG_TAIL, tmp_path)
+    captions = {
+        split: [entry["caption"] for entry in json.loads((root / split / "annotations.json").read_text())]
+        for split in ("human", "test")
+    } | {"web": pq.read_table(root / "web/manifest.parquet")["caption"].to_pylist()}
+    named = {
+        split: {fact for text in texts for fact in parse_caption(text)} for split, texts in captions.items()
+    }
+    assert {color for color, _ in named["human"]} == {"red", "blue", "green", "yellow", "black"}
+    assert {shape for _, shape in named["human"]} == {"circle", "square", "triangle", "star"}
+    for split in ("web", "test"):
+        assert {color for color, _ in named[split]} == set(COLORS), split
+        assert {shape for _, shape in named[split]} == set(SHAPES), split
+
+
+def test_number_of_objects_is_as_before_in_a_small_vocabulary() -> None:
+    scenes = [make_scene(LONG_TAIL, "human", row) for row in range(2000)]
+    shares = [sum(len(scene) == count for scene in scenes) / 2000 for count in (1, 2, 3)]
+    assert shares == pytest.approx([0.25, 0.55, 0.20], abs=0.035)
+
+
+def test_test_images_are_listed_as_common_and_rare(tmp_path: Path) -> None:
+    root = make_shapes(LONG_TAIL, tmp_path)
+    every, common, rare = (
+        json.loads((root / f"test/{name}.json").read_text()) for name in ("annotations", "common", "rare")
+    )
+    assert sorted([*common, *rare], key=lambda entry: entry["image_id"]) == every
+    known = LONG_TAIL.human_vocabulary
+    assert common and all(known.covers(parse_caption(entry["caption"])) for entry in common)
+    assert rare and not any(known.covers(parse_caption(entry["caption"])) for entry in rare)
+
+
+def test_without_a_long_tail_the_test_images_are_not_divided(corpus: Path) -> None:
+    assert [path.name for path in (corpus / "test").glob("*.json")] == ["annotations.json"]
+
+
+def test_incomplete_texts_name_some_of_the_objects_in_order() -> None:
+    shares = {2: [0, 0], 3: [0, 0]}
+    for row in range(3000):
+        scene = make_scene(LONG_TAIL, "web", row)
+        text, truth = make_web_text(LONG_TAIL, row, scene)
+        facts, described = scene_facts(scene), parse_caption(text)
+        if truth == "incomplete":
+            assert 1 <= len(described) < len(facts)
+            rest = iter(facts)
+            assert all(fact in rest for fact in described), (described, facts)
+        if truth in ("clean", "incomplete") and len(facts) > 1:
+            shares[len(facts)][truth == "incomplete"] += 1
+        assert not (truth == "incomplete" and len(facts) == 1)
+    for clean, incomplete in shares.values():
+        assert incomplete / (clean + incomplete) == pytest.approx(0.7, abs=0.07)
+
+
+def test_noise_does_not_depend_on_incomplete_texts() -> None:
+    config = ShapesConfig(human_words=0.65)
+    for row in range(300):
+        scene = make_scene(config, "web", row)
+        text, truth = make_web_text(config, row, scene)
+        with_incomplete = make_web_text(LONG_TAIL.__class__(incomplete=1.0), row, scene)
+        if truth != "clean":
+            assert with_incomplete == (text, truth)
+        else:
+            assert with_incomplete[1] == ("incomplete" if len(scene) > 1 else "clean")
+
+
+@pytest.mark.parametrize(
+    ("share", "colors", "shapes"), [(1e-9, 2, 2), (0.5, 4, 3), (0.65, 5, 4), (1.0, 8, 6)]
+)
+def test_vocabulary_is_a_share_of_the_words(share: float, colors: int, shapes: int) -> None:
+    vocabulary = Vocabulary.commonest(share)
+    assert (len(vocabulary.colors), len(vocabulary.shapes)) == (colors, shapes)
+    assert vocabulary.colors == tuple(color for color in COLORS if color in vocabulary.colors)
+
+
+def test_corpus_of_an_earlier_version_is_reused(tmp_path: Path) -> None:
+    config = ShapesConfig(human=2, web=3, test=2)
+    marker = make_shapes(config, tmp_path) / "shapes.json"
+    made_with = json.loads(marker.read_text())
+    marker.write_text(
+        json.dumps({k: v for k, v in made_with.items() if k not in ("incomplete", "human_words")})
+    )
+    make_shapes(config, tmp_path)
+    with pytest.raises(ValueError, match=r"incomplete 0\.0 -> 0\.5"):
+        make_shapes(ShapesConfig(human=2, web=3, test=2, incomplete=0.5), tmp_path)
