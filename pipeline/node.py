@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from capfilt.pipeline.config.schema import Config
@@ -62,8 +62,9 @@ class NodeKind:
     """The node commits shard by shard: it can be stopped, verified and repaired by shard."""
     judges: bool = False
     """The node makes candidates from corpus shards."""
-    trains: bool = False
-    """The node writes a checkpoint to `models/<node>/`."""
+    trains: Literal["", "pretrain", "captioner", "filter"] = ""
+    """The node writes a checkpoint to `models/<node>/`, trained with the settings of this section of the
+    config; empty for a node that trains nothing."""
     summarizes: bool = False
     """The output describes the output of earlier nodes: it is stale as soon as one of them has work again."""
     measures_on: tuple[str, ...] = ()

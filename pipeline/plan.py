@@ -5,6 +5,9 @@
 When the config gives both checkpoints and pretrains nothing, only `bootstrap.1 → report.1` remain, and images
 are downloaded in the same streaming pass that captions and filters them. When it gives no model at all, only
 `fetch` remains: images are downloaded on one machine, and captioned later with a config that adds models.
+
+Controls, if the config asks for some, are pretrained beside `pretrain.1` and evaluated with it: `human_only`
+needs only `fetch`, the others the candidates of `bootstrap.1`.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from capfilt.pipeline.nodes.bootstrap import BOOTSTRAP
 from capfilt.pipeline.nodes.evaluate import EVALUATE
 from capfilt.pipeline.nodes.fetch import FETCH
 from capfilt.pipeline.nodes.report import REPORT
-from capfilt.pipeline.nodes.train import CAPTIONER, FILTER, PRETRAIN
+from capfilt.pipeline.nodes.train import CAPTIONER, CONTROLS, FILTER, PRETRAIN
 from capfilt.stages.errors import UserError
 
 
@@ -30,7 +33,7 @@ def plan(config: Config) -> dict[str, Node]:
     nodes: dict[str, Node] = {}
 
     def add(kind: NodeKind, round_: int, needs: list[str], sources: list[str] | None = None) -> None:
-        name = kind.name if kind is FETCH else f"{kind.name}.{round_}"
+        name = kind.name if kind is FETCH or kind in CONTROLS.values() else f"{kind.name}.{round_}"
         planned = tuple(need for need in needs if need in nodes)  # the config may have no such node
         nodes[name] = Node(name, kind, round_, planned, tuple(sources or ()))
 
@@ -54,8 +57,11 @@ def plan(config: Config) -> dict[str, Node]:
         add(BOOTSTRAP, r, [f"captioner.{r}", f"filter.{r}", f"bootstrap.{r - 1}"], web)
         if pretrains:
             add(PRETRAIN, r, ["fetch", bootstrap] + ([last] if config.continue_training else []))
+            controls = config.controls if r == 1 else ()
+            for control in controls:
+                add(CONTROLS[control], r, ["fetch"] if control == "human_only" else ["fetch", bootstrap])
             if config.of_kind("test"):
-                add(EVALUATE, r, [last if r == 1 else f"evaluate.{r - 1}", f"pretrain.{r}"])
+                add(EVALUATE, r, [last if r == 1 else f"evaluate.{r - 1}", *controls, f"pretrain.{r}"])
         add(REPORT, r, [bootstrap, evaluate, f"report.{r - 1}"])
     order = TopologicalSorter({name: node.needs for name, node in nodes.items()}).static_order()
     return {name: nodes[name] for name in order}

@@ -21,8 +21,8 @@ E embedding dimension.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -54,6 +54,9 @@ class RetrievalSet:
     """The G texts."""
     image_of_text: Sequence[int]
     """The number of the image of each text."""
+    groups: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """{name: numbers of its images}: groups of queries that are also reported apart. The galleries stay all
+    images and all texts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +87,8 @@ def evaluate_retrieval(
 
     Returns:
         Percentages: "tr@1", "tr@5", "tr@10" (image to text), "ir@1", "ir@5", "ir@10" (text to image), and the
-        same six with prefix "itc_" for ITC only.
+        same six with prefix "itc_" for ITC only. For each group the same twelve with prefix "<group>/", as
+        far as it has queries.
 
     Raises:
         ValueError: no texts, lists of different length, an image number out of range, or k < 1.
@@ -120,14 +124,20 @@ def evaluate_retrieval(
     positive[torch.tensor(image_of_text), unique_of_text] = True
     # From here on all matrices are [I, G].
     positive, cosine, final = (matrix[:, unique_of_text] for matrix in (positive, cosine, final))
-    is_query = positive.any(dim=1)
-    recalls = {
-        "tr": recall_from_scores(final.masked_fill(~top_texts, -torch.inf)[is_query], positive[is_query]),
-        "ir": recall_from_scores(final.masked_fill(~top_images, -torch.inf).T, positive.T),
-        "itc_tr": recall_from_scores(cosine[is_query], positive[is_query]),
-        "itc_ir": recall_from_scores(cosine.T, positive.T),
-    }
-    return {f"{name}@{n}": value for name, recall in recalls.items() for n, value in recall.items()}
+    to_texts = {"tr": final.masked_fill(~top_texts, -torch.inf), "itc_tr": cosine}
+    to_images = {"ir": final.masked_fill(~top_images, -torch.inf).T, "itc_ir": cosine.T}
+    result: dict[str, float] = {}
+    for prefix, numbers in [("", range(len(states))), *((f"{g}/", n) for g, n in data.groups.items())]:
+        in_group = torch.zeros(len(states), dtype=torch.bool)
+        in_group[list(numbers)] = True
+        images, queries = in_group & positive.any(dim=1), in_group[torch.tensor(image_of_text)]
+        scores = [(name, matrix[images], positive[images]) for name, matrix in to_texts.items()]
+        scores += [(name, matrix[queries], positive.T[queries]) for name, matrix in to_images.items()]
+        if images.any():
+            for name, of_queries, found in scores:
+                recalls = recall_from_scores(of_queries, found)
+                result |= {f"{prefix}{name}@{n}": value for n, value in recalls.items()}
+    return result
 
 
 def recall_from_scores(scores: Tensor, positive: Tensor, at: Sequence[int] = RECALL_AT) -> dict[int, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -56,6 +56,10 @@ class Config(Section):
     continue_training: bool = False
     """Start the pretraining of round r from the model of round r-1 instead of from scratch (paper, table 13:
     no gain)."""
+    controls: tuple[Literal["human_only", "filter_only", "captioner_only"], ...] = ()
+    """Models to compare with, pretrained in the first round with the settings of `pretrain` on other texts
+    (paper, table 1): `human_only` on the human pairs, `filter_only` on human pairs and kept web texts,
+    `captioner_only` on human pairs and all web and synthetic texts, whatever the filter says."""
     captioner: CaptionerSection = CaptionerSection()
     """The captioner."""
     filter: FilterSection = FilterSection()
@@ -118,6 +122,18 @@ class Config(Section):
                     f"{where}.checkpoint_layers: {section.checkpoint_layers} exceeds "
                     f"model.med.vision.depth {depth}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _check_controls(self) -> Config:
+        if len(set(self.controls)) < len(self.controls):
+            raise ValueError(f"controls: {', '.join(self.controls)}: name each control once")
+        if self.controls and self.pretrain is None:
+            raise ValueError("controls: are pretrained with the settings of pretrain; give that section")
+        if self.controls and not self.of_kind("test"):
+            raise ValueError("controls: are compared on held-out images; give a source of kind test")
+        if "human_only" in self.controls and not set(self.trains_on("pretrain")) & set(self.of_kind("human")):
+            raise ValueError("controls: human_only needs a source of kind human among pretrain.sources")
         return self
 
     @model_validator(mode="after")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,34 +54,68 @@ class HeldOutImages:
     """Normalized captions of each image."""
     keys: list[str]
     """"<source>/<key>" of each image."""
+    sources: list[str]
+    """The source of each image."""
+
+    @property
+    def by_source(self) -> dict[str, list[int]]:
+        """{source: numbers of its images}; empty for a single source, which has the figures of all images."""
+        numbers: dict[str, list[int]] = {}
+        for number, source in enumerate(self.sources):
+            numbers.setdefault(source, []).append(number)
+        return numbers if len(numbers) > 1 else {}
 
 
 def evaluate_model(task: EvaluationTask) -> dict[str, Any]:
     """Evaluate one model in this process.
 
     Returns:
-        {"images", "texts": how many, "retrieval": {metric: percent}, "caption": {metric: percent}}.
+        {"images", "texts": how many, "retrieval": {metric: percent}, "caption": {metric: percent}}, and with
+        several test sources {"by_source": {source: {"images", "retrieval", "caption"}}}. There the queries
+        are those of the source, and the galleries all test images and texts.
 
     Raises:
         OutOfMemory: a single image at a time does not fit.
     """
     checkpoint = ensure_local(task.store.address(model_folder(task.model)), task.model, task.store)
     held_out = _read_held_out(task)
-    return {
+    retrieval = _evaluate_retrieval(task, checkpoint, held_out)
+    captions = _generate_captions(task, checkpoint, held_out)
+    result: dict[str, Any] = {
         "images": len(held_out.images),
         "texts": sum(map(len, held_out.texts)),
-        "retrieval": _evaluate_retrieval(task, checkpoint, held_out),
-        "caption": compute_caption_metrics(
-            _generate_captions(task, checkpoint, held_out),
-            dict(zip(held_out.keys, held_out.texts, strict=True)),
-        ),
+        "retrieval": {name: value for name, value in retrieval.items() if "/" not in name},
+        "caption": _score_captions(captions, held_out, range(len(held_out.images))),
     }
+    if held_out.by_source:
+        result["by_source"] = {
+            source: {
+                "images": len(numbers),
+                "retrieval": {
+                    name.removeprefix(f"{source}/"): value
+                    for name, value in retrieval.items()
+                    if name.startswith(f"{source}/")
+                },
+                "caption": _score_captions(captions, held_out, numbers),
+            }
+            for source, numbers in held_out.by_source.items()
+        }
+    return result
+
+
+def _score_captions(
+    captions: dict[str, str], held_out: HeldOutImages, numbers: Sequence[int]
+) -> dict[str, float]:
+    """The caption metrics of these images."""
+    keys = [held_out.keys[number] for number in numbers]
+    texts = {held_out.keys[number]: held_out.texts[number] for number in numbers}
+    return compute_caption_metrics({key: captions[key] for key in keys}, texts)
 
 
 def _read_held_out(task: EvaluationTask) -> HeldOutImages:
     """The first `limit` images of the test sources."""
     reader = ReadPairs(PairsConfig(run_dir=task.store))
-    held_out = HeldOutImages([], [], [])
+    held_out = HeldOutImages([], [], [], [])
     for shard in task.shards:
         for row in reader.read(shard).to_pylist():
             if len(held_out.images) == task.config.limit:
@@ -88,6 +123,7 @@ def _read_held_out(task: EvaluationTask) -> HeldOutImages:
             held_out.images.append(row["image"])
             held_out.texts.append([normalize_caption(text) for text in row["texts"]])
             held_out.keys.append(f"{row['source']}/{row['key']}")
+            held_out.sources.append(row["source"])
     return held_out
 
 
@@ -107,6 +143,7 @@ def _evaluate_retrieval(task: EvaluationTask, checkpoint: str, held_out: HeldOut
         pixel_batches=load_pixel_batches(held_out.images, med.config.vision.image_size, caption.batch_size),
         texts=[text for of_image in held_out.texts for text in of_image],
         image_of_text=[i for i, of_image in enumerate(held_out.texts) for _ in of_image],
+        groups=held_out.by_source,
     )
     options = RetrievalOptions(k=task.config.k, batch_size=caption.batch_size, on_notice=task.notify)
     return evaluate_retrieval(med, tokenizer, data, options)

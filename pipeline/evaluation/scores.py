@@ -50,10 +50,13 @@ def score_gains(first: Mapping[str, float], last: Mapping[str, float]) -> dict[s
     return {name: last[name] - first[name] for name in first if name in last}
 
 
-def model_sort_key(model: str) -> tuple[str, int, str]:
-    """Sort key that orders "pretrain.0", "pretrain.1", …, "pretrain.10" by number."""
+def model_sort_key(model: str) -> tuple[int, int, str]:
+    """Sort key that orders "pretrain.0", controls, "pretrain.1", …, "pretrain.10": what the method is
+    compared with comes before it."""
     name, _, number = model.rpartition(".")
-    return (name, int(number), "") if number.isdigit() else (model, -1, model)
+    if not number.isdigit():
+        return (1, 0, model)
+    return (0 if number == "0" else 2, int(number), name)
 
 
 def _metric_sort_key(metric: str) -> tuple[int, int, str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 
 from capfilt.cluster.board import StatusBoard
 from capfilt.cluster.sizing import Sizing, divide_cluster
@@ -23,6 +24,8 @@ class RunContext:
     progress: Progress
     board: StatusBoard
     stop: StopSignal
+    vocabulary_lock: threading.Lock = field(default_factory=threading.Lock)
+    """Held while the vocabulary of new models is made: several pretrainings can begin at once."""
 
     @property
     def config(self) -> Config:

@@ -20,7 +20,9 @@ def _outputs(node: Node) -> list[str]:
 def _inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
     evaluate = fingerprints.config_data["evaluate"]
     caption = {k: v for k, v in evaluate["caption"].items() if k != "batch_size"}
-    return {"seed": fingerprints.config.run.seed, "evaluate": evaluate | {"caption": caption}}
+    inputs = {"seed": fingerprints.config.run.seed, "evaluate": evaluate | {"caption": caption}}
+    controls = fingerprints.config.controls if node.round == 1 else ()
+    return inputs | ({"controls": list(controls)} if controls else {})
 
 
 def run_evaluate(context: RunContext, node: Node) -> NodeResult:

@@ -1,4 +1,4 @@
-"""The nodes that train: pretraining and the two finetunings, on Ray Train."""
+"""The nodes that train on Ray Train: pretraining, its controls, and the two finetunings."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from capfilt.pipeline.errors import NodeFailed
 from capfilt.pipeline.node import Node, NodeKind, NodeResult
 from capfilt.pipeline.rundir.ledger import fingerprint
 from capfilt.stages.pairs.parts import ShardRef, assign_parts
+from capfilt.stages.pairs.read import Verdicts
 from capfilt.stages.shards.records import CandidatesRecord, CommitRecord
 from capfilt.stages.storage.layout import (
     VOCABULARY,
@@ -63,6 +64,12 @@ def _pretrain_inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
     }
 
 
+def _control_inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
+    inputs = _pretrain_inputs(fingerprints, node)
+    parts = {name: inputs["sources"][name] for name in sources_of(fingerprints.config, node)}
+    return inputs | {"control": node.kind.name, "sources": parts, "continue_training": False}
+
+
 def _finetune_inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
     kind = node.kind.name
     finetune = fingerprints.training(fingerprints.config.trainings()[kind])
@@ -79,7 +86,7 @@ def run_training(context: RunContext, node: Node) -> NodeResult:
     from capfilt.pipeline.nodes.duplicates import ensure_counted
 
     store = context.store
-    train = context.config.trainings()[node.kind.name]
+    train = context.config.trainings()[node.kind.trains]
     if _skips_surplus(context, node):
         ensure_counted(context.run_dir)
     shards = training_shards(context, node)
@@ -113,16 +120,19 @@ def _learner_spec(
     per_epoch = max(1, round(shards.pairs_per_epoch) // train.batch_size)
     steps = train.steps if train.steps is not None else max(1, round((train.epochs or 1) * per_epoch))
     start = _start_of(context, node)
+    with context.vocabulary_lock:
+        tokenizer = ensure_tokenizer(context.run_dir) if start is None else ""
     return LearnerSpec(
         node=node.name,
-        kind=node.kind.name,  # type: ignore[arg-type]
+        kind=node.kind.trains,  # type: ignore[arg-type]
         run_dir=context.store,
         train=train,
         model=_with_resolved_starts(config.model),
         start=start,
-        tokenizer=ensure_tokenizer(context.run_dir) if start is None else "",
+        tokenizer=tokenizer,
         shards=tuple(shards.refs),
-        round=node.round if node.kind is PRETRAIN else 0,
+        round=_round_of_candidates(node),
+        verdicts=VERDICTS.get(node.kind.name, "kept"),
         without_surplus=_skips_surplus(context, node),
         seed=config.run.seed * 1000 + node.round,
         total_steps=steps,
@@ -175,14 +185,14 @@ def training_shards(context: RunContext, node: Node) -> TrainingShards:
     refs: list[ShardRef] = []
     pairs, pairs_per_epoch, digest = 0, 0.0, hashlib.sha256()
     surplus = surplus_texts(context.store) if _skips_surplus(context, node) else {}
-    for source in context.config.trains_on(node.kind.name):
+    for source in sources_of(context.config, node):
         section = context.config.sources[source]
-        bootstrapped = section.kind == "web" and node.round > 0
+        bootstrapped = section.kind == "web" and _round_of_candidates(node) > 0
         folder = candidates_folder(node.round, source) if bootstrapped else corpus_folder(source)
         found: list[ShardRef] = []
         before = pairs
         for record in context.ledger.records(folder):
-            count = _pairs_in(record) - surplus.get((source, record.shard), 0)
+            count = _pairs_in(record, node) - surplus.get((source, record.shard), 0)
             if count:
                 found.append(ShardRef(source, record.shard, section.kind))  # type: ignore[arg-type]
                 pairs += count
@@ -193,16 +203,36 @@ def training_shards(context: RunContext, node: Node) -> TrainingShards:
     return TrainingShards(refs, pairs, pairs_per_epoch, digest.hexdigest())
 
 
-def _pairs_in(record: CommitRecord) -> int:
-    """Pairs of a shard: the kept candidates if it has been judged, else the texts of its images."""
-    return record.kept if isinstance(record, CandidatesRecord) else record.texts
+def sources_of(config: Config, node: Node) -> list[str]:
+    """Names of the sources that a training reads."""
+    names = config.trains_on(node.kind.trains)
+    return [name for name in names if name in config.of_kind("human")] if node.kind is HUMAN_ONLY else names
+
+
+def _round_of_candidates(node: Node) -> int:
+    """The round whose candidates a training reads, 0 if it reads the texts of the sources."""
+    return node.round if node.kind.trains == "pretrain" and node.kind is not HUMAN_ONLY else 0
+
+
+def _pairs_in(record: CommitRecord, node: Node) -> int:
+    """Pairs of a shard for a training: candidates if the shard has been judged, else the texts of its
+    images."""
+    if not isinstance(record, CandidatesRecord):
+        return record.texts
+    match VERDICTS.get(node.kind.name, "kept"):
+        case "kept":
+            return record.kept
+        case "kept_web":
+            return record.candidates.get("web", {}).get("kept", 0)
+        case "all":
+            return sum(of.get("kept", 0) + of.get("dropped", 0) for of in record.candidates.values())
 
 
 def _skips_surplus(context: RunContext, node: Node) -> bool:
     """Whether the training itself has to skip surplus copies, because it reads web texts that no filter has
     judged."""
     config = context.config
-    reads_web = set(config.trains_on(node.kind.name)) & set(config.of_kind("web"))
+    reads_web = set(sources_of(config, node)) & set(config.of_kind("web"))
     unfiltered = node.kind is PRETRAIN and node.round == 0 and bool(reads_web)
     return unfiltered and config.duplicates.policy == "drop"
 
@@ -217,7 +247,7 @@ def _start_of(context: RunContext, node: Node) -> str | None:
     """The checkpoint that a training starts from, None if it starts from new weights."""
     previous = f"pretrain.{node.round - 1}"
     continues = context.config.continue_training and previous in context.run_dir.nodes
-    if node.kind is not PRETRAIN or continues:
+    if node.kind.trains != "pretrain" or (continues and node.kind is PRETRAIN):
         return context.store.address(model_folder(previous))
     return None
 
@@ -235,7 +265,27 @@ PRETRAIN = NodeKind(
     run=run_training,
     check_inputs=_check_starts,
     shared_outputs=(VOCABULARY,),
-    trains=True,
+    trains="pretrain",
 )
-CAPTIONER = NodeKind("captioner", outputs=_outputs, inputs=_finetune_inputs, run=run_training, trains=True)
-FILTER = NodeKind("filter", outputs=_outputs, inputs=_finetune_inputs, run=run_training, trains=True)
+CAPTIONER = NodeKind(
+    "captioner", outputs=_outputs, inputs=_finetune_inputs, run=run_training, trains="captioner"
+)
+FILTER = NodeKind("filter", outputs=_outputs, inputs=_finetune_inputs, run=run_training, trains="filter")
+
+
+def _control(name: str) -> NodeKind:
+    return NodeKind(
+        name,
+        outputs=_outputs,
+        inputs=_control_inputs,
+        run=run_training,
+        check_inputs=_check_starts,
+        trains="pretrain",
+    )
+
+
+HUMAN_ONLY = _control("human_only")
+CONTROLS = {kind.name: kind for kind in (HUMAN_ONLY, _control("filter_only"), _control("captioner_only"))}
+"""Pretrainings to compare with, on other texts than the method's (paper, Table 1)."""
+VERDICTS: dict[str, Verdicts] = {"filter_only": "kept_web", "captioner_only": "all"}
+"""Kind of node -> which candidates it trains on; all others train on the kept ones."""

@@ -184,7 +184,12 @@ class PairLearner:
     def open_batches(self) -> Iterator[Batch]:
         """This worker's part of each global batch, from the current step and position on."""
         spec = self.spec
-        pairs = PairsConfig(run_dir=spec.run_dir, round=spec.round, without_surplus=spec.without_surplus)
+        pairs = PairsConfig(
+            run_dir=spec.run_dir,
+            round=spec.round,
+            verdicts=spec.verdicts,
+            without_surplus=spec.without_surplus,
+        )
         step = Step(name="pairs", make=partial(ReadPairs, pairs), kind="read", cpus=0.0)
         stream = PairStream(
             spec.shards,

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from capfilt.pipeline.config.sections import ModelSection, TrainSection
 from capfilt.stages.pairs.parts import ShardRef
+from capfilt.stages.pairs.read import Verdicts
 from capfilt.stages.storage.store import Store
 
 
@@ -16,6 +17,7 @@ class LearnerSpec:
 
     node: str
     kind: Literal["pretrain", "captioner", "filter"]
+    """The section of the config that `train` comes from."""
     run_dir: Store
     train: TrainSection
     model: ModelSection
@@ -25,7 +27,9 @@ class LearnerSpec:
     """Tokenizer folder of a new MED; a checkpoint brings its own."""
     shards: tuple[ShardRef, ...]
     round: int
-    """Round whose kept candidates are trained on; 0 = the texts of the sources."""
+    """Round whose candidates are trained on; 0 = the texts of the sources."""
+    verdicts: Verdicts = "kept"
+    """Which candidates of the round."""
     without_surplus: bool = False
     """Leave surplus copies of duplicate images out; see `stages.pairs.read.PairsConfig`."""
     seed: int

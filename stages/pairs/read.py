@@ -6,6 +6,7 @@ import hashlib
 import io
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,6 +32,11 @@ PAIR_COLUMNS = ("key", "source", "url", "texts", "sha256", "phash", "status", "i
 """Columns of a corpus shard that pairs are made from."""
 
 
+Verdicts = Literal["kept", "kept_web", "all"]
+"""Which candidates of a round are trained on: those that the filter kept, the web texts among them, or all
+that it judged, whatever it decided."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PairsConfig:
     """With which texts an image is trained."""
@@ -38,8 +44,10 @@ class PairsConfig:
     run_dir: Store
     """The run directory."""
     round: int = 0
-    """0: web images with all their web texts. r > 0: web images with the web and synthetic texts that round
-    r's filter kept. Human images always with their human texts."""
+    """0: web images with all their web texts. r > 0: web images with the web and synthetic texts of round r.
+    Human images always with their human texts."""
+    verdicts: Verdicts = "kept"
+    """Which candidates of round r > 0."""
     without_surplus: bool = False
     """Leave out web images that are surplus copies (`stages.bootstrap.duplicates`). For rounds after 0 their
     verdicts do that."""
@@ -57,7 +65,7 @@ class ReadPairs:
     def read(self, ref: ShardRef) -> pa.Table:
         """The pairs of one shard."""
         rows = read_corpus_shard(self.config.run_dir, corpus_shard(ref.source, ref.shard))
-        kept = self._read_kept_texts(ref) if ref.kind == "web" and self.config.round > 0 else None
+        kept = self._read_candidates(ref) if ref.kind == "web" and self.config.round > 0 else None
         surplus = self._surplus_copies if ref.kind == "web" and self.config.without_surplus else None
         pairs = []
         for row in rows.select(PAIR_COLUMNS).to_pylist():
@@ -74,16 +82,25 @@ class ReadPairs:
     def _surplus_copies(self) -> SurplusCopies:
         return SurplusCopies.read(self.config.run_dir)
 
-    def _read_kept_texts(self, ref: ShardRef) -> dict[str, list[str]]:
-        """{key: texts that the filter kept}."""
+    def _read_candidates(self, ref: ShardRef) -> dict[str, list[str]]:
+        """{key: texts of the candidates that are trained on}."""
         paths = candidates_shard(self.config.round, ref.source, ref.shard)
         data = self.config.run_dir.read(paths.parquet)
-        table = pq.read_table(io.BytesIO(data), columns=["key", "text", "kept"])
+        table = pq.read_table(io.BytesIO(data), columns=["key", "text", "kept", "origin"])
         texts: dict[str, list[str]] = {}
         for row in table.to_pylist():
-            if row["kept"]:
+            if self._is_chosen(row):
                 texts.setdefault(row["key"], []).append(row["text"])
         return texts
+
+    def _is_chosen(self, candidate: dict[str, Any]) -> bool:
+        match self.config.verdicts:
+            case "kept":
+                return bool(candidate["kept"])
+            case "kept_web":
+                return bool(candidate["kept"]) and candidate["origin"] == "web"
+            case "all":
+                return candidate["kept"] is not None
 
 
 def image_id(identity: str) -> int:

@@ -70,6 +70,50 @@ def test_continued_training_needs_the_model_of_the_round_before(tmp_path):
     assert needs(config) == continued
 
 
+def test_controls_are_pretrained_in_the_first_round_and_evaluated_with_it(tmp_path):
+    controls = ["human_only", "filter_only", "captioner_only"]
+    nodes = plan(config_of(tmp_path, lambda data: data.update(controls=controls), rounds=2))
+    found = {name: set(node.needs) for name, node in nodes.items()}
+    assert found == TWO_ROUNDS | {
+        "human_only": {"fetch"},
+        "filter_only": {"fetch", "bootstrap.1"},
+        "captioner_only": {"fetch", "bootstrap.1"},
+        "evaluate.1": {"pretrain.0", "pretrain.1", *controls},
+    }
+    assert {nodes[name].round for name in controls} == {1}, "they start from the weights of pretrain.1"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"controls": ["none"]}, "controls.0.*'human_only', 'filter_only' or 'captioner_only'"),
+        (
+            {"controls": ["human_only", "human_only"]},
+            "controls: human_only, human_only: name each control once",
+        ),
+        ({"controls": ["human_only"], "test": False}, "controls: .* give a source of kind test"),
+        (
+            {"controls": ["human_only"], "pretrain": None},
+            "controls: .* settings of pretrain; give that section",
+        ),
+        ({"controls": ["human_only"], "reads": ["web"]}, "human_only needs a source of kind human"),
+    ],
+)
+def test_controls_that_cannot_be_trained_or_compared_are_refused(tmp_path, change, message):
+    def apply(data):
+        data["controls"] = change["controls"]
+        if change.get("test") is False:
+            del data["sources"]["test"]
+        if "pretrain" in change:
+            del data["pretrain"]
+            give_both_checkpoints(data)
+        if "reads" in change:
+            data["pretrain"]["sources"] = change["reads"]
+
+    with pytest.raises(ConfigError, match=message):
+        config_of(tmp_path, apply)
+
+
 def test_without_test_sources_nothing_is_evaluated(tmp_path):
     found = needs(config_of(tmp_path, lambda data: data["sources"].pop("test")))
     assert "evaluate.1" not in found and found["report.1"] == {"bootstrap.1"}

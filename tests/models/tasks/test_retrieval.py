@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Collection
 
 import pytest
 import torch
@@ -100,8 +101,13 @@ def run(model: tuple[MED, Tokenizer], pixels: torch.Tensor, k: int, batch_size: 
     return evaluate_retrieval(*model, data, RetrievalOptions(k=k, batch_size=batch_size))
 
 
-def one_pair_at_a_time(model: tuple[MED, Tokenizer], pixels: torch.Tensor, k: int) -> dict[str, float]:
-    """The same protocol with loops and sorted lists, each pair separately through the whole model."""
+def one_pair_at_a_time(
+    model: tuple[MED, Tokenizer], pixels: torch.Tensor, k: int, group: Collection[int] = range(IMAGES)
+) -> dict[str, float]:
+    """The same protocol with loops and sorted lists, each pair separately through the whole model.
+
+    `group`: the images whose queries count.
+    """
     med, tokenizer = model
     texts = [normalize_caption(text) for text in TEXTS]
     own: dict[int, set[str]] = {}
@@ -118,8 +124,8 @@ def one_pair_at_a_time(model: tuple[MED, Tokenizer], pixels: torch.Tensor, k: in
                 logit = float(med.match(ids, mask, med.cross_kv(states, which="encoder"))[0, 1])
                 final[i, t] = logit + cosine[i, t]
     pairs = {
-        "tr": [[(i, t) for t in range(len(texts))] for i in sorted(own)],
-        "ir": [[(i, t) for i in range(IMAGES)] for t in range(len(texts))],
+        "tr": [[(i, t) for t in range(len(texts))] for i in sorted(own) if i in group],
+        "ir": [[(i, t) for i in range(IMAGES)] for t in range(len(texts)) if IMAGE_OF_TEXT[t] in group],
     }
     found: Counter[str] = Counter()
     for way, queries in pairs.items():
@@ -146,6 +152,22 @@ def test_evaluation_equals_one_pair_at_a_time(
     expected = one_pair_at_a_time(med_and_tokenizer, pixels, k)
     assert found == pytest.approx(expected)
     assert 0 < expected["itc_tr@1"] + expected["itc_ir@1"] < 200, "the case must distinguish models"
+
+
+def test_groups_of_queries_are_ranked_in_the_whole_gallery(
+    med_and_tokenizer: tuple[MED, Tokenizer], pixels: torch.Tensor
+) -> None:
+    groups = {"first": [0, 1, 2, 6], "rest": [3, 4, 5, 7, 8], "without text": [6]}
+    data = RetrievalSet(
+        pixel_batches=pixels.split(4), texts=TEXTS, image_of_text=IMAGE_OF_TEXT, groups=groups
+    )
+    found = evaluate_retrieval(*med_and_tokenizer, data, RetrievalOptions(k=3))
+    whole = one_pair_at_a_time(med_and_tokenizer, pixels, 3)
+    first = one_pair_at_a_time(med_and_tokenizer, pixels, 3, groups["first"])
+    rest = one_pair_at_a_time(med_and_tokenizer, pixels, 3, groups["rest"])
+    assert first != rest
+    expected = whole | {f"first/{k}": v for k, v in first.items()} | {f"rest/{k}": v for k, v in rest.items()}
+    assert found == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])

@@ -16,8 +16,9 @@ def test_columns_are_in_the_order_of_papers_with_k_as_a_number() -> None:
 
 
 def test_models_are_in_the_order_of_rounds() -> None:
-    models = ["pretrain.10", "blip", "pretrain.2", "pretrain.0"]
-    assert sorted(models, key=model_sort_key) == ["blip", "pretrain.0", "pretrain.2", "pretrain.10"]
+    models = ["pretrain.10", "human_only", "pretrain.2", "filter_only", "pretrain.0"]
+    ordered = ["pretrain.0", "filter_only", "human_only", "pretrain.2", "pretrain.10"]
+    assert sorted(models, key=model_sort_key) == ordered
 
 
 def test_gains_are_those_of_the_last_model_over_the_first() -> None:

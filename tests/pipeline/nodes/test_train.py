@@ -39,6 +39,7 @@ def shards_of(tmp_path, node="pretrain.0", parts=1, **records):
         records: folder, with "_" for "/", → commit records.
     """
     data = tiny_data(tmp_path) | {"duplicates": {"policy": "keep"}}
+    data["controls"] = ["human_only", "filter_only", "captioner_only"]
     data["sources"]["web"]["parts"] = parts
     config = parse_config(data, "c.yaml")
     found = {"corpus/human": [corpus_record("human", 3, "cd")], "corpus/web": [corpus_record("web", 5)]}
@@ -59,6 +60,15 @@ def test_first_pretraining_reads_all_texts(tmp_path):
 def test_later_pretrainings_read_kept_candidates_of_their_round(tmp_path):
     shards = shards_of(tmp_path, "pretrain.1", rounds_1_web=[candidates_record(4)], corpus_web=[])
     assert shards.pairs == 3 + 4
+
+
+@pytest.mark.parametrize(
+    ("control", "pairs"), [("human_only", 3), ("filter_only", 3 + 3), ("captioner_only", 3 + 4 + 9)]
+)
+def test_controls_read_other_texts_than_the_method(tmp_path, control, pairs):
+    shards = shards_of(tmp_path, control, rounds_1_web=[candidates_record(4)])
+    assert shards.pairs == pairs
+    assert [ref.source for ref in shards.refs] == ["human"] + ["web"] * (control != "human_only")
 
 
 def test_finetunings_read_human_sources_only(tmp_path):

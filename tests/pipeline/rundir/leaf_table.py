@@ -3,21 +3,26 @@
 `{dir}` in a value is a folder with the files that the values name.
 """
 
-NODES = "fetch pretrain.0 captioner.1 filter.1 bootstrap.1 pretrain.1 evaluate.1 report.1"
+CONTROLS = "human_only filter_only captioner_only"
+PRETRAININGS = f"pretrain.0 {CONTROLS} pretrain.1"
+NODES = (
+    "fetch pretrain.0 human_only captioner.1 filter.1 bootstrap.1 pretrain.1 filter_only captioner_only "
+    "evaluate.1 report.1"
+)
 """Nodes of the base config, in order."""
 
 # Prefixes of a group of keys with the nodes whose own inputs each key changes, and a new value for each key.
 FETCHES = {"fetch": "fetch bootstrap.1", "sources.more.fetch": "fetch"}
 ROWS = {"sources.web.rows": "fetch bootstrap.1", "sources.human.rows": "fetch"}
 TRAININGS = {
-    "pretrain": "pretrain.0 pretrain.1",
+    "pretrain": PRETRAININGS,
     "captioner.finetune": "captioner.1",
     "filter.finetune": "filter.1",
 }
 SAMPLING = {"captioner.generate.sampling": "bootstrap.1", "evaluate.caption.sampling": "evaluate.1"}
 CAPTIONS = {"captioner.generate": "bootstrap.1", "evaluate.caption": "evaluate.1"}
 TABLE = [
-    ({"run": "pretrain.0 captioner.1 filter.1 bootstrap.1 pretrain.1 evaluate.1"}, {"seed": 7}),
+    ({"run": f"{PRETRAININGS} captioner.1 filter.1 bootstrap.1 evaluate.1"}, {"seed": 7}),
     ({"run": "report.1"}, {"name": "other"}),
     (
         {"run": ""},
@@ -39,13 +44,16 @@ TABLE = [
             "noise": 0.4,
             "boilerplate": 0.2,
             "partial": 0.2,
+            "incomplete": 0.5,
+            "human_words": 0.5,
             "seed": 1,
             "image_size": 48,
         },
     ),
     ({"clipart": ""}, {"web": 10, "test": 10, "swapped": 0.1, "repeats": 2, "image_size": 64, "seed": 1}),
     ({"": ""}, {"shapes_dir": "other", "clipart_dir": "other"}),
-    ({"sources.more": "pretrain.0 pretrain.1"}, {"kind": "test"}),
+    ({"": "evaluate.1"}, {"controls": ["human_only"]}),
+    ({"sources.more": PRETRAININGS}, {"kind": "test"}),
     (
         ROWS,
         {
@@ -63,7 +71,7 @@ TABLE = [
     ({"sources.human": "fetch"}, {"images": "other"}),
     ({"sources.more": "fetch"}, {"base_url": "https://host/other/"}),
     ({"sources.web": "fetch bootstrap.1"}, {"serve": "other"}),
-    ({"sources.web": "pretrain.0 pretrain.1"}, {"parts": 2}),
+    ({"sources.web": "pretrain.0 filter_only captioner_only pretrain.1"}, {"parts": 2}),
     (
         FETCHES,
         {
@@ -110,7 +118,7 @@ TABLE = [
         {"policy": "flag", "max_copies": 3, "perceptual": True},
     ),
     (
-        {"model": "pretrain.0 pretrain.1"},
+        {"model": PRETRAININGS},
         {
             "vision_start": "vit_tiny_patch16_224",
             "text_start": "bert",
@@ -281,7 +289,7 @@ NEEDED = {
 TWO_ROUNDS = {  # with run.rounds 2: path -> new value, nodes
     "duplicates.max_copies": (3, "pretrain.0 bootstrap.1 bootstrap.2"),
     "continue_training": (True, "pretrain.1 pretrain.2"),
-    "sources.web.parts": (2, "pretrain.0 pretrain.1 pretrain.2"),
+    "sources.web.parts": (2, "pretrain.0 filter_only captioner_only pretrain.1 pretrain.2"),
     "captioner.finetune.steps": (10, "captioner.1 captioner.2"),
     "captioner.checkpoint": ("{dir}/second.pth", "bootstrap.1"),
     "captioner.tokenizer": ("{dir}/tokenizer", "bootstrap.1"),

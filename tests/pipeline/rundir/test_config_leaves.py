@@ -15,7 +15,7 @@ from capfilt.pipeline.config.load import parse_config, to_json_data
 from capfilt.pipeline.config.tree import leaf_paths
 from capfilt.pipeline.plan import downstream, plan
 from capfilt.pipeline.rundir.fingerprints import Fingerprints
-from tests.pipeline.rundir.leaf_table import NEEDED, NODES, ROWS_OF_TABLE, TWO_ROUNDS
+from tests.pipeline.rundir.leaf_table import CONTROLS, NEEDED, NODES, ROWS_OF_TABLE, TWO_ROUNDS
 
 QUICKSTART = Path(__file__).parents[3] / "configs/quickstart.yaml"
 
@@ -37,6 +37,7 @@ def base():
     """Data of the quickstart with every optional section, as JSON: YAML's aliases would share objects."""
     data = yaml.safe_load(QUICKSTART.read_text(encoding="utf-8"))
     data["clipart"] = {}
+    data["controls"] = CONTROLS.split()
     data["sources"]["more"] = {
         "kind": "human",
         "rows": {"manifest": "more.csv"},

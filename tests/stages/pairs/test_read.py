@@ -35,13 +35,16 @@ def run_dir(tmp_path):
         write = Write(WriteConfig(run_dir=store, corpus_fingerprints={source: "f"}))
         write(table_of(rows, ROW_SCHEMA))
     verdicts = [
-        (0, "one", False),
-        (1, "two", True),
-        (1, "synthetic", True),
-        (2, "new", True),
-        (5, "six", None),
+        (0, "one", "web", False),
+        (1, "two", "web", True),
+        (1, "synthetic", "synthetic", True),
+        (2, "new", "synthetic", True),
+        (5, "six", "web", None),
     ]
-    candidates = [{"key": row_key(0, row), "text": text, "kept": kept} for row, text, kept in verdicts]
+    candidates = [
+        {"key": row_key(0, row), "text": text, "origin": origin, "kept": kept}
+        for row, text, origin, kept in verdicts
+    ]
     store.put(candidates_shard(2, "web", 0).parquet, encode_parquet(table_of(candidates, CANDIDATE_SCHEMA)))
     return store
 
@@ -61,6 +64,20 @@ def test_stored_images_are_used_with_their_texts_that_have_words(run_dir):
 def test_after_a_round_web_images_are_used_with_the_texts_that_the_filter_kept(run_dir):
     assert read(run_dir, "web", round=2) == {1: ["two", "synthetic"], 2: ["new"]}
     assert read(run_dir, "human", round=2) == read(run_dir, "human")
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        ("kept", {1: ["two", "synthetic"], 2: ["new"]}),
+        ("kept_web", {1: ["two"]}),
+        ("all", {0: ["one"], 1: ["two", "synthetic"], 2: ["new"]}),
+    ],
+)
+def test_candidates_are_chosen_by_verdict_and_origin(run_dir, verdicts, expected):
+    assert read(run_dir, "web", round=2, verdicts=verdicts) == expected
+    assert read(run_dir, "human", round=2, verdicts=verdicts) == read(run_dir, "human")
+    assert read(run_dir, "web", round=0, verdicts=verdicts) == read(run_dir, "web")
 
 
 def test_surplus_copies_of_web_images_can_be_left_out(run_dir):
