@@ -29,9 +29,12 @@ NOISE_SCHEMA = pa.schema(
         ("kept", pa.int64()),
         ("dropped", pa.int64()),
         ("noise_ratio", pa.float64()),
+        ("noise_low", pa.float64()),
+        ("noise_high", pa.float64()),
     ]
 )
-"""noise.parquet: verdicts by source and origin."""
+"""noise.parquet: verdicts by source and origin. The noise ratio is between the limits of its 95 % Wilson
+interval."""
 
 STATUS_SCHEMA = pa.schema(
     [
@@ -54,9 +57,16 @@ HOST_SCHEMA = pa.schema(
         ("failed", pa.int64()),
         ("commonest", pa.string()),
         ("commonest_rows", pa.int64()),
+        ("judged", pa.int64()),
+        ("kept", pa.int64()),
+        ("dropped", pa.int64()),
+        ("noise_ratio", pa.float64()),
+        ("noise_low", pa.float64()),
+        ("noise_high", pa.float64()),
     ]
 )
-"""hosts.parquet: the hosts with most failures; `commonest` is the status of most of these failures."""
+"""hosts.parquet: the hosts with most failures; `commonest` is their most frequent failure. The verdicts are
+those on the web texts of their images."""
 
 MAX_LISTED_HOSTS = 10_000
 """Rows of hosts.parquet."""
@@ -93,6 +103,8 @@ def _compute_metrics(inputs: ReportInputs, tables: RoundTables) -> RoundMetrics:
         retrieval=inputs.retrieval,
         caption=inputs.caption,
         seconds=dict(inputs.seconds),
+        funnel=tables.funnel(inputs.web_sources),
+        stages=list(inputs.stages),
     )
 
 

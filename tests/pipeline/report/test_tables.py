@@ -107,6 +107,12 @@ def test_failures_are_counted_by_status_source_and_host(run: Path) -> None:
             "failed": 2,
             "commonest": "http_404",
             "commonest_rows": 1,
+            "judged": 1,
+            "kept": 1,
+            "dropped": 0,
+            "noise_ratio": 0.0,
+            "noise_low": 0.0,
+            "noise_high": pytest.approx(0.79345, abs=1e-5),
         }
     ]
     assert [(r["source"], r["shard"], r["failed"]) for r in tables.shard_rows()] == [("a", 0, 3)]
