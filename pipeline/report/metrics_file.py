@@ -18,6 +18,10 @@ Scores = dict[str, dict[str, float]]
 """{model: {metric: percent}}; models are "pretrain.0", "pretrain.1", …"""
 
 
+Kind = Literal["corpus", "candidates"]
+"""What shards hold."""
+
+
 class MetricsError(UserError):
     """A metrics.json cannot be read; the message is one line that names the file and what to do."""
 
@@ -44,8 +48,7 @@ class StageTime(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    kind: Literal["corpus", "candidates"]
-    """What the shards hold."""
+    kind: Kind
     stage: str
     shards: int
     images: int

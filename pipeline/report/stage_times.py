@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from capfilt.pipeline.report.metrics_file import StageTime
+from capfilt.pipeline.report.metrics_file import Kind, StageTime
 from capfilt.stages.shards.records import CandidatesRecord, CommitRecord
 from capfilt.stages.status import SUCCESS
 
@@ -19,9 +19,9 @@ def sum_stage_times(records: Iterable[CommitRecord]) -> list[StageTime]:
     Returns:
         First the stages of the corpus, then those of the candidates, each in the order of the work.
     """
-    sums: dict[tuple[str, str], tuple[int, int, float]] = {}
+    sums: dict[tuple[Kind, str], tuple[int, int, float]] = {}
     for record in records:
-        kind = "candidates" if isinstance(record, CandidatesRecord) else "corpus"
+        kind: Kind = "candidates" if isinstance(record, CandidatesRecord) else "corpus"
         images = record.rows.status.get(SUCCESS, 0)
         for stage, seconds in _own_seconds(record).items():
             shards, total, spent = sums.get((kind, stage), (0, 0, 0.0))

@@ -243,11 +243,11 @@ class RoundTables:
     def common_texts(self, limit: int = 10) -> dict[str, list[Row]]:
         """The most frequent texts by origin, web first: text, n, share; only texts that occur repeatedly.
 
-        They are counted in the sampled candidates.
+        Texts with a word are counted in the sampled candidates.
         """
         rows = self._rows(
             "SELECT origin, text, count(*) AS n, n / sum(n) OVER (PARTITION BY origin) AS share "
-            "FROM sampled_candidates WHERE text IS NOT NULL GROUP BY origin, text "
+            "FROM sampled_candidates WHERE regexp_matches(text, '\\S') GROUP BY origin, text "
             "QUALIFY n > 1 AND row_number() OVER (PARTITION BY origin ORDER BY n DESC, text) <= ? "
             "ORDER BY origin DESC, n DESC, text",
             [limit],
