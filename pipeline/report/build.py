@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from capfilt.pipeline.evaluation.drift import find_alarms
 from capfilt.pipeline.report.inputs import ReportInputs, RoundReport
 from capfilt.pipeline.report.metrics_file import RoundMetrics, write_metrics
 from capfilt.pipeline.report.page import render_page
@@ -111,11 +112,12 @@ def _compute_metrics(inputs: ReportInputs, tables: RoundTables) -> RoundMetrics:
 def _compute_drift(inputs: ReportInputs, tables: RoundTables) -> dict[str, Any]:
     """The content of drift.json."""
     ratios = {row["origin"]: row["noise_ratio"] for row in tables.origin_rows()}
-    return {
+    drift: dict[str, Any] = {
         "round": inputs.round,
         "texts": tables.drift(),
         "acceptance": {origin: None if ratio is None else 1 - ratio for origin, ratio in ratios.items()},
     }
+    return drift | {"alarms": find_alarms(drift, inputs.previous[-1].drift if inputs.previous else None)}
 
 
 def _status_rows(tables: RoundTables) -> list[Row]:

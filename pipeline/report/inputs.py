@@ -18,7 +18,8 @@ class RoundReport:
 
     metrics: RoundMetrics
     drift: Mapping[str, Any]
-    """Content of drift.json: {"round", "texts": {origin: TextDrift}, "acceptance": {origin: share}}."""
+    """Content of drift.json: {"round", "texts": {origin: TextDrift}, "acceptance": {origin: share},
+    "alarms"}."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,6 +78,7 @@ def render_page(inputs: ReportInputs, tables: RoundTables, report: RoundReport) 
         "captions": build_score_table(report.metrics.caption),
         "drift": drift_rows([*inputs.previous, report]),
         "diversity": {origin: texts for origin, texts in report.drift["texts"].items() if texts},
+        "alarms": report.drift["alarms"],
         "common_texts": tables.common_texts(),
         "sampled_files": SAMPLED_FILES,
         "seconds": sorted(inputs.seconds.items(), key=lambda item: -item[1]),

@@ -5,9 +5,11 @@ import pytest
 from capfilt.pipeline.report.formats import (
     format_count,
     format_duration,
+    format_interval,
     format_number,
     format_percent,
     format_probability,
+    format_rate,
     format_signed,
     metric_label,
     to_printable,
@@ -78,3 +80,16 @@ def test_long_text_is_cut_with_an_ellipsis() -> None:
     assert to_printable("x" * 10, limit=10) == "x" * 10
     assert to_printable("xxxx  xxxx", limit=7) == "xxxx…"
     assert to_printable("x" * 240) == "x" * 240 and len(to_printable("x" * 241)) == 240
+
+
+def test_interval_has_its_unit_once() -> None:
+    assert format_interval(0.1234, 0.5678) == "12.3–56.8 %"
+    assert format_interval(None, None) == "–"
+
+
+@pytest.mark.parametrize(
+    ("rate", "shown"),
+    [(1234.5, "1\u202f234"), (100, "100"), (99.96, "100"), (99.94, "99.9"), (1.234, "1.23"), (None, "–")],
+)
+def test_rate_has_three_digits(rate: float | None, shown: str) -> None:
+    assert format_rate(rate) == shown

@@ -98,3 +98,16 @@ def test_drift_rows_are_ordered_by_origin_and_round_and_have_the_diversity_where
         {"round": 1, "origin": "web", "noise_ratio": 0.75},
         {"round": 2, "origin": "web", "noise_ratio": 0.5},
     ]
+
+
+def test_alarms_are_shown_at_the_top(inputs: ReportInputs, run: Path) -> None:
+    build_report(inputs, Store(str(run)))
+    assert page_of(run).all("p", "alarm") == []
+    before = {"texts": {"synthetic": {"distinct_1": 0.9, "distinct_2": 0.5, "mean_words": 3.0,
+                                      "duplicate_share": 0.2}}}  # fmt: skip
+    previous = [RoundReport(RoundMetrics(round=1), before)]
+    build_report(replace(inputs, round=2, previous=previous), Store(str(run)))
+    (alarm,) = page_of(run, 2).all("p", "alarm")
+    assert alarm.text == (
+        "Alarm: The share of different words in the captions has fallen from 90.00% to 38.89%."
+    )
