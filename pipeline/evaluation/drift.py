@@ -9,8 +9,8 @@ from typing import Any, TypedDict
 from capfilt.pipeline.evaluation.words import split_words
 
 LEAST_NOISE = 0.1
-"""A smaller noise ratio of the captions is an alarm. In the paper (arXiv 2201.12086, table 4) the filter drops
-25 % of them, and 8 % if it shares its weights with the captioner."""
+"""A smaller noise ratio of the captions is an alarm. In the paper (arXiv 2201.12086, table 4) the filter
+drops 25 % of them, and 8 % if it shares its weights with the captioner."""
 MAX_FALL = 0.2
 """Relative fall of the share of different words, or of different pairs, from one round to the next."""
 MAX_RISE = 0.05
