@@ -13,7 +13,8 @@ from capfilt.pipeline.prepare import open_run
 from capfilt.pipeline.report.metrics_file import RoundMetrics, read_metrics
 from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.stages.shards.records import CandidatesRecord, CorpusRecord, RowCounts, encode
-from capfilt.stages.storage.store import FileEntry
+from capfilt.stages.storage.layout import candidates_shard, corpus_shard
+from capfilt.stages.storage.store import FileEntry, Store
 from tests.pipeline.report.report_cases import page_of, write_run
 
 SECONDS = {"read": 0.5, "fetch": 2.0, "caption": 4.0, "filter": 1.0}
@@ -30,12 +31,12 @@ def run_dir(tmp_path: Path) -> RunDir:
     for source, rows in counts.items():
         file = FileEntry("000000.parquet", 0, "0" * 64)
         common = {"source": source, "shard": 0, "fingerprint": "f", "files": (file,), "rows": rows}
-        records = {"corpus": CorpusRecord(**common, seconds=SECONDS)}
+        records = {corpus_shard(source, 0).record: CorpusRecord(**common, seconds=SECONDS)}
         if source == "a":
             candidates = CandidatesRecord(**common, seconds=SECONDS, round=1, candidates={})
-            records["rounds/1"] = candidates
+            records[candidates_shard(1, source, 0).record] = candidates
         for place, record in records.items():
-            (folder / place / source / "000000.json").write_bytes(encode(record))
+            Store(str(folder)).put(place, encode(record))
     sources = {
         name: {"kind": kind, "rows": {"manifest": "m.csv"}} for name, kind in (("a", "web"), ("b", "human"))
     }
