@@ -13,6 +13,7 @@ from capfilt.models.checkpoints.load import save_checkpoint
 from capfilt.pipeline.evaluation.drift import TextDrift
 from capfilt.pipeline.evaluation.filter_quality import FilterQuality
 from capfilt.pipeline.report import build
+from capfilt.pipeline.report.metrics_file import Funnel, StageTime
 from capfilt.pipeline.rundir.lease import hold
 from capfilt.pipeline.rundir.ledger import NodeRecord, StartRecord
 from capfilt.stages.bootstrap.duplicates import DUPLICATES_SCHEMA, SURPLUS_SCHEMA
@@ -120,6 +121,11 @@ def test_keys_of_metrics(report):
     absent = {name for name in shown if "." not in name} - set(content)
     assert set(content) <= set(shown) and absent <= optional("reports/1/metrics.json")
     assert all(fits(value, shown[name]) for name, value in content.items())
+    for key, model in (("funnel", Funnel), ("stages", StageTime)):
+        (inside,) = nested("reports/1/metrics.json", key)
+        names = {name: str(field.annotation) for name, field in model.model_fields.items()}
+        kinds = {"<class 'int'>": "integer", "<class 'float'>": "number"}
+        assert inside == {name: kinds.get(kind, "string") for name, kind in names.items()}
     of_filter = {name.removeprefix("filter."): kind for name, kind in shown.items() if "." in name}
     assert of_filter == {name: json_name(kind) for name, kind in typing.get_type_hints(FilterQuality).items()}
 

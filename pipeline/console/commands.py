@@ -24,10 +24,14 @@ def duckdb_command(query: str) -> str:
     is_plain = _PLAIN.fullmatch(query.replace("'", "")) is not None
     if shutil.which("duckdb"):
         return f'duckdb -c "{query}"' if is_plain else f"duckdb -c {shlex.quote(query)}"
+    imports = "import duckdb"
+    if scheme := re.search(r"FROM '([a-z0-9]+)://", query):
+        # DuckDB's own access to a store is an extension that it would have to download.
+        imports += f", fsspec; duckdb.register_filesystem(fsspec.filesystem('{scheme[1]}'))"
     python = "python" if shutil.which("python") == sys.executable else shlex.quote(sys.executable)
     if is_plain:
-        return f"{python} -c \"import duckdb; print(duckdb.sql('''{query}'''))\""
-    return f"{python} -c {shlex.quote(f'import duckdb; print(duckdb.sql({query!r}))')}"
+        return f"{python} -c \"{imports}; print(duckdb.sql('''{query}'''))\""
+    return f"{python} -c {shlex.quote(f'{imports}; print(duckdb.sql({query!r}))')}"
 
 
 def shell_command(words: Sequence[str], overrides: Sequence[str]) -> str:

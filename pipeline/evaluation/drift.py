@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from capfilt.pipeline.evaluation.words import split_words
+
+LEAST_NOISE = 0.1
+"""A smaller noise ratio of the captions is an alarm. In the paper (arXiv 2201.12086, table 4) the filter
+drops 25 % of them, and 8 % if it shares its weights with the captioner."""
+MAX_FALL = 0.2
+"""Relative fall of the share of different words, or of different pairs, from one round to the next."""
+MAX_RISE = 0.05
+"""Rise of the share of repeated texts."""
+MAX_LENGTH_CHANGE = 0.2
+"""Relative change of the words per text."""
 
 
 class TextDrift(TypedDict):
@@ -38,3 +48,39 @@ def compute_text_drift(texts: Sequence[str]) -> TextDrift | None:
         "mean_words": len(words) / len(texts),
         "duplicate_share": 1 - len({" ".join(sentence) for sentence in sentences}) / len(texts),
     }
+
+
+def find_alarms(drift: Mapping[str, Any], before: Mapping[str, Any] | None) -> list[str]:
+    """Signs of a captioner that collapses, or of a filter that agrees with its captioner.
+
+    Args:
+        drift: content of the drift.json of a round.
+        before: that of the round before, None if there is none.
+
+    Returns:
+        One sentence per sign, on synthetic texts only.
+    """
+    found = []
+    kept = drift["acceptance"].get("synthetic")
+    if kept is not None and 1 - kept < LEAST_NOISE:
+        found.append(f"The filter keeps {kept:.1%} of the captions: it may agree with its captioner.")
+    now = drift["texts"].get("synthetic")
+    then = ((before or {}).get("texts") or {}).get("synthetic")
+    if not now or not then:
+        return found
+    for key, name in (("distinct_1", "words"), ("distinct_2", "pairs of words")):
+        if now[key] < then[key] * (1 - MAX_FALL):
+            found.append(
+                f"The share of different {name} in the captions has fallen "
+                f"from {then[key]:.2%} to {now[key]:.2%}."
+            )
+    if now["duplicate_share"] > then["duplicate_share"] + MAX_RISE:
+        found.append(
+            f"The share of repeated captions has risen from {then['duplicate_share']:.1%} "
+            f"to {now['duplicate_share']:.1%}."
+        )
+    if abs(now["mean_words"] - then["mean_words"]) > then["mean_words"] * MAX_LENGTH_CHANGE:
+        found.append(
+            f"The words per caption have changed from {then['mean_words']:.1f} to {now['mean_words']:.1f}."
+        )
+    return found

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from capfilt import __version__
 from capfilt.pipeline.config.schema import Config
+from capfilt.pipeline.console.commands import duckdb_command, noise_ratio_query, resume_command
 from capfilt.pipeline.node import Node, NodeKind, NodeResult
 from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.stages.rows import shard_of_key
@@ -18,6 +25,7 @@ if TYPE_CHECKING:
     from capfilt.pipeline.nodes.context import RunContext
     from capfilt.pipeline.report.metrics_file import RoundMetrics, Scores
     from capfilt.pipeline.rundir.fingerprints import Fingerprints
+    from capfilt.stages.shards.records import CommitRecord
 
 
 REPORT_FILES = ("metrics.json", "report.html", "noise.parquet", "statuses.parquet", "hosts.parquet")
@@ -51,6 +59,7 @@ def write_report(run_dir: RunDir, round_: int) -> RoundMetrics:
     from capfilt.pipeline.nodes.duplicates import most_copied_images
     from capfilt.pipeline.report.build import build_report
     from capfilt.pipeline.report.inputs import ReportInputs, read_previous_reports
+    from capfilt.pipeline.report.stage_times import sum_stage_times
 
     config, store, ledger = run_dir.config, run_dir.store, run_dir.ledger
     folders = [corpus_folder(source) for source in config.sources]
@@ -70,6 +79,10 @@ def write_report(run_dir: RunDir, round_: int) -> RoundMetrics:
             caption=caption,
             seconds=_seconds(run_dir, round_),
             config=summarize_config(config, store, round_),
+            web_sources=config.of_kind("web"),
+            stages=sum_stage_times(_records(run_dir, round_)),
+            origin=describe_origin(store),
+            query=duckdb_command(noise_ratio_query(store.url.rstrip("/"), round_)),
             previous=read_previous_reports(store, round_),
             storage_options=filesystem_options(store.url, store.options),
             duplicates=most_copied_images(config, store),
@@ -99,13 +112,34 @@ def _seconds(run_dir: RunDir, round_: int) -> dict[str, float]:
     return {name: record.seconds for name, record in records.items() if record is not None}
 
 
+def _records(run_dir: RunDir, round_: int) -> Iterator[CommitRecord]:
+    """The commit records of the corpus and of this round's candidates."""
+    web = run_dir.config.of_kind("web")
+    for folder in [corpus_folder(source) for source in run_dir.config.sources]:
+        yield from run_dir.ledger.records(folder)
+    for folder in [candidates_folder(round_, source) for source in web]:
+        yield from run_dir.ledger.records(folder)
+
+
+def describe_origin(store: Store) -> dict[str, str]:
+    """What the report says about how it was made: label → value. A command line contains no credential,
+    because configs with one are refused."""
+    program = Path(sys.argv[0]).name
+    return {
+        "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "by": f"capfilt {__version__}",
+        "command": shlex.join(["capfilt" if program == "__main__.py" else program, *sys.argv[1:]]),
+        "run directory": store.url,
+        "to repeat": resume_command(store.url, []),
+    }
+
+
 def summarize_config(config: Config, store: Store, round_: int) -> dict[str, str]:
     """What the report shows of the config: label → value."""
     sampling = config.captioner.generate.sampling
     is_first = round_ == 1
     nucleus = f"top_p {sampling.top_p:g}" + (f", top_k {sampling.top_k}" if sampling.top_k else "")
     return {
-        "run directory": store.url,
         "captioner": (config.captioner.checkpoint if is_first else None) or f"captioner.{round_}",
         "filter": (config.filter.checkpoint if is_first else None) or f"filter.{round_}",
         "threshold": f"{config.filter.judge.threshold:g}",

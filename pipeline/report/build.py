@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from capfilt.pipeline.evaluation.drift import find_alarms
 from capfilt.pipeline.report.inputs import ReportInputs, RoundReport
 from capfilt.pipeline.report.metrics_file import RoundMetrics, write_metrics
 from capfilt.pipeline.report.page import render_page
@@ -29,9 +30,12 @@ NOISE_SCHEMA = pa.schema(
         ("kept", pa.int64()),
         ("dropped", pa.int64()),
         ("noise_ratio", pa.float64()),
+        ("noise_low", pa.float64()),
+        ("noise_high", pa.float64()),
     ]
 )
-"""noise.parquet: verdicts by source and origin."""
+"""noise.parquet: verdicts by source and origin. The noise ratio is between the limits of its 95 % Wilson
+interval."""
 
 STATUS_SCHEMA = pa.schema(
     [
@@ -54,9 +58,16 @@ HOST_SCHEMA = pa.schema(
         ("failed", pa.int64()),
         ("commonest", pa.string()),
         ("commonest_rows", pa.int64()),
+        ("judged", pa.int64()),
+        ("kept", pa.int64()),
+        ("dropped", pa.int64()),
+        ("noise_ratio", pa.float64()),
+        ("noise_low", pa.float64()),
+        ("noise_high", pa.float64()),
     ]
 )
-"""hosts.parquet: the hosts with most failures; `commonest` is the status of most of these failures."""
+"""hosts.parquet: the hosts with most failures; `commonest` is their most frequent failure. The verdicts are
+those on the web texts of their images."""
 
 MAX_LISTED_HOSTS = 10_000
 """Rows of hosts.parquet."""
@@ -93,17 +104,20 @@ def _compute_metrics(inputs: ReportInputs, tables: RoundTables) -> RoundMetrics:
         retrieval=inputs.retrieval,
         caption=inputs.caption,
         seconds=dict(inputs.seconds),
+        funnel=tables.funnel(inputs.web_sources),
+        stages=list(inputs.stages),
     )
 
 
 def _compute_drift(inputs: ReportInputs, tables: RoundTables) -> dict[str, Any]:
     """The content of drift.json."""
     ratios = {row["origin"]: row["noise_ratio"] for row in tables.origin_rows()}
-    return {
+    drift: dict[str, Any] = {
         "round": inputs.round,
         "texts": tables.drift(),
         "acceptance": {origin: None if ratio is None else 1 - ratio for origin, ratio in ratios.items()},
     }
+    return drift | {"alarms": find_alarms(drift, inputs.previous[-1].drift if inputs.previous else None)}
 
 
 def _status_rows(tables: RoundTables) -> list[Row]:

@@ -74,7 +74,16 @@ def draw_histogram(above: Bars, below: Bars | None, threshold: float | None) -> 
         *_x_axis("ITM probability"),
         *_threshold_line(threshold),
     ]
-    return _svg(parts, "histogram of ITM probabilities")
+    return _svg(parts, _describe_histogram(above, below, threshold))
+
+
+def _describe_histogram(above: Bars, below: Bars | None, threshold: float | None) -> str:
+    """What the chart shows, for people who cannot see it."""
+    shown = f"{sum(above.counts):,} {above.name}"
+    if below is not None:
+        shown += f" above the axis and {sum(below.counts):,} {below.name} below it"
+    mark = "" if threshold is None else f"; the threshold is {threshold:g}"
+    return f"histogram of the ITM probabilities of {shown}{mark}"
 
 
 def draw_curves(lines: Sequence[Line], x_label: str, threshold: float | None) -> Markup:
@@ -92,7 +101,8 @@ def draw_curves(lines: Sequence[Line], x_label: str, threshold: float | None) ->
             parts.append(f'<polyline class="line {escape(line.style)}" points="{path}">{title}</polyline>')
         if threshold is not None:
             parts += _dot(line, threshold)
-    return _svg(parts, f"curves over the {x_label}")
+    names = ", ".join(line.name for line in lines)
+    return _svg(parts, f"curves over the {x_label}: {names}; the table below has their values")
 
 
 def _svg(parts: Iterable[str], label: str) -> Markup:

@@ -20,6 +20,8 @@ class Candidate:
     kept: bool | None
     flags: tuple[str, ...]
     truth: str | None
+    distance: float | None = None
+    """From the ITM probability to the threshold."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Example:
     key: str
     width: int | None
     height: int | None
+    url: str | None
     candidates: list[Candidate] = field(default_factory=list)
 
 
@@ -44,6 +47,7 @@ def select_examples(sql: duckdb.DuckDBPyConnection, per_section: int) -> list[Ex
         "false alarm": dropped clean texts with the lowest ITM probability.
         "miss": kept noise with the highest ITM probability.
         "close call": images with the text that is closest to the threshold.
+        "flag: <name>": images with a text that has this flag, sampled by a hash of the key.
 
     Args:
         sql: database with the tables `sampled_candidates` and `sampled_judged` of `tables.RoundTables`.
@@ -51,16 +55,18 @@ def select_examples(sql: duckdb.DuckDBPyConnection, per_section: int) -> list[Ex
     """
     sql.execute(_SELECTION, {"n": per_section, "clean": CLEAN})
     rows = sql.execute(
-        "SELECT p.section, p.source, p.key, j.width, j.height, j.origin, j.text, j.itm_prob, j.itc_sim, "
-        "j.kept, j.flags, j.truth FROM selected p JOIN sampled_judged j USING (source, key) "
+        "SELECT p.section, p.source, p.key, j.width, j.height, j.url, j.origin, j.text, j.itm_prob, "
+        "j.itc_sim, j.kept, j.flags, j.truth, abs(j.itm_prob - j.threshold) "
+        "FROM selected p JOIN sampled_judged j USING (source, key) "
         "ORDER BY p.section, p.place, j.origin DESC, j.caption_index"
     ).fetchall()
     found: dict[tuple[str, str, str], Example] = {}
-    for section, source, key, width, height, *candidate in rows:
-        example = found.setdefault((section, source, key), Example(section, source, key, width, height))
-        origin, text, itm_prob, itc_sim, kept, flags, truth = candidate
+    for section, source, key, width, height, url, *candidate in rows:
+        example = Example(section, source, key, width, height, url)
+        example = found.setdefault((section, source, key), example)
+        origin, text, itm_prob, itc_sim, kept, flags, truth, distance = candidate
         example.candidates.append(
-            Candidate(origin, text or "", itm_prob, itc_sim, kept, tuple(flags or ()), truth)
+            Candidate(origin, text or "", itm_prob, itc_sim, kept, tuple(flags or ()), truth, distance)
         )
     return list(found.values())
 
@@ -78,6 +84,9 @@ WITH images AS (
     SELECT source, key, md5(concat_ws('/', source, key)) AS hash, itm_prob, truth, kept,
         abs(itm_prob - threshold) AS distance
     FROM sampled_judged WHERE kept IS NOT NULL
+), flagged AS (
+    SELECT DISTINCT unnest(flags) AS flag, source, key, md5(concat_ws('/', source, key)) AS hash
+    FROM sampled_candidates
 ), ranked AS (
     SELECT web || '/' || synthetic AS section, source, key,
         row_number() OVER (PARTITION BY web, synthetic ORDER BY hash, source, key) AS place
@@ -88,6 +97,8 @@ WITH images AS (
     FROM texts WHERE truth <> $clean AND kept
     UNION ALL SELECT 'close call', source, key, row_number() OVER (ORDER BY min(distance), any_value(hash))
     FROM texts GROUP BY source, key
+    UNION ALL SELECT 'flag: ' || flag, source, key, row_number() OVER (PARTITION BY flag ORDER BY hash)
+    FROM flagged
 )
 SELECT section, source, key, min(place) AS place FROM ranked WHERE place <= $n GROUP BY ALL
 """

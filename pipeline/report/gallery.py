@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import base64
 import io
-import unicodedata
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import Image
 
 from capfilt.models.images.decode import decode_image
+from capfilt.pipeline.report.addresses import ShownAddress, show_address
 from capfilt.pipeline.report.examples import Candidate, Example
 
-THUMBNAIL_SIDE = 360
-"""Longer side of an image on the page, pixels."""
-MAX_TEXT_LENGTH = 240
-"""Characters of a text that are shown."""
+THUMBNAIL_SIDES = (360, 240, 160, 96)
+"""Longer side of an image on the page, pixels: the first with which all images fit."""
+MAX_IMAGE_BYTES = 3_500_000
+"""Bytes of all images on the page, encoded; the page has at most 5 MB. Images that do not fit in the smallest
+size are left out."""
 MAX_DUPLICATES = 8
 """Most copied images that are shown."""
 MAX_TEXTS = 6
 """Texts of an image that are shown."""
 
+Place = tuple[str, str]
+"""Source and key of an image."""
 ReadImage = Callable[[str, str], bytes | None]
 """(source, key) → the stored image, encoded; None when there is none."""
 
@@ -36,7 +40,11 @@ SECTIONS = {
     ),
     "kept/kept": ("Both texts kept", "The image keeps its text and gains a caption."),
     "kept/dropped": ("Web text kept, synthetic text dropped", "The filter rejected the caption."),
-    "dropped/dropped": ("Both texts dropped", "The image is not used for training."),
+    "dropped/dropped": (
+        "Both texts dropped",
+        "No training on the kept texts of this round uses the image. "
+        "It stays in the corpus, and both texts stay among the candidates, with kept = false.",
+    ),
     "kept/none": ("Web text kept", "No caption was judged."),
     "dropped/none": ("Web text dropped", "No caption was judged."),
     "none/kept": ("Synthetic text kept", "No web text was judged."),
@@ -45,7 +53,24 @@ SECTIONS = {
     "miss": ("Noise that was kept", "Planted noise with the highest ITM probabilities."),
     "close call": ("Close to the threshold", "The verdicts that change first when the threshold changes."),
 }
-"""Section of an example (`examples.select_examples`) → title and note, in the order of the page."""
+"""Section of an example (`examples.select_examples`) → title and note, in the order of the page. Sections of
+flags come after these."""
+FLAGS = {
+    "empty": "The text has no word.",
+    "duplicate": "The text equals an earlier text of its image.",
+    "degenerate": "A word three times in a row, or eight words and more of at most two kinds.",
+    "duplicate_image": "The image has more copies than the limit, and this copy is one of the surplus.",
+}
+"""Notes on the flags."""
+BORDERLINE = 0.05
+"""Distance from the threshold up to which a verdict counts as borderline."""
+FILTERS = {
+    "web-dropped": "web text dropped",
+    "synthetic-dropped": "synthetic text dropped",
+    "disagree": "web and synthetic text disagree",
+    "borderline": "borderline",
+}
+"""Kind of a card → label of the filter that shows only such cards. Filters of flags come after these."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +78,7 @@ class Thumbnail:
     """A small copy of an image."""
 
     uri: str
-    """data: URI."""
+    """data: URI; "" when the image is left out to keep the page small."""
     is_pixelated: bool
     """The image is smaller than its card, and is shown enlarged without smoothing."""
 
@@ -68,10 +93,14 @@ class Card:
     key: str
     size: str
     """"width×height" in pixels, or "" when unknown."""
+    address: ShownAddress | None
+    """None when the image has none."""
     candidates: list[Candidate]
     """The texts that are shown."""
     hidden: int
     """Number of texts that are not shown."""
+    kinds: list[str]
+    """Filters that show the card: keys of `FILTERS`, and "flag-<name>"."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +111,8 @@ class DuplicateCard:
     """None when the image cannot be read."""
     row: Mapping[str, Any]
     """A row of `pipeline.nodes.duplicates.most_copied_images`."""
+    address: ShownAddress | None
+    """Address of the first copy; None when it has none."""
 
 
 @dataclass(frozen=True)
@@ -93,22 +124,49 @@ class Section:
     cards: list[Card]
 
 
-def build_gallery(examples: Sequence[Example], read_image: ReadImage) -> list[Section]:
-    """Group the examples into the sections of `SECTIONS`; a section without examples is left out."""
+Thumbnails = Mapping[Place, Thumbnail | None]
+"""Thumbnail of each image; None when the image cannot be read."""
+
+
+@dataclass(frozen=True)
+class GalleryFilter:
+    """A choice to show only some of the cards."""
+
+    kind: str
+    label: str
+    cards: int
+
+
+def build_gallery(examples: Sequence[Example], thumbnails: Thumbnails) -> list[Section]:
+    """Group the examples into the sections of `SECTIONS` and of flags; empty sections are left out."""
+    names = dict.fromkeys([*SECTIONS, *(f"flag: {flag}" for flag in FLAGS), *(e.section for e in examples)])
     sections = []
-    for name, (title, note) in SECTIONS.items():
-        cards = [_build_card(e, read_image(e.source, e.key)) for e in examples if e.section == name]
-        if cards:
+    for name in names:
+        found = [e for e in examples if e.section == name]
+        if found:
+            flag = name.removeprefix("flag: ")
+            title, note = SECTIONS.get(name) or (f"Flag {flag}", FLAGS.get(flag, ""))
+            cards = [_build_card(e, thumbnails.get((e.source, e.key))) for e in found]
             sections.append(Section(title, note, cards))
     return sections
 
 
-def build_duplicate_cards(rows: Sequence[Mapping[str, Any]], read_image: ReadImage) -> list[DuplicateCard]:
-    """Cards of the first `MAX_DUPLICATES` rows."""
-    return [
-        DuplicateCard(encode_thumbnail(read_image(row["source"], row["key"])), row)
-        for row in rows[:MAX_DUPLICATES]
-    ]
+def gallery_filters(sections: Sequence[Section]) -> list[GalleryFilter]:
+    """The filters that show at least one card."""
+    counts = Counter(kind for section in sections for card in section.cards for kind in card.kinds)
+    labels = FILTERS | {f"flag-{flag}": f"flag {flag}" for flag in FLAGS}
+    return [GalleryFilter(kind, label, counts[kind]) for kind, label in labels.items() if counts[kind]]
+
+
+def build_duplicate_cards(
+    rows: Sequence[Mapping[str, Any]], thumbnails: Thumbnails, urls: Mapping[Place, str | None]
+) -> list[DuplicateCard]:
+    """Cards of the most copied images."""
+    cards = []
+    for row in rows:
+        place = (row["source"], row["key"])
+        cards.append(DuplicateCard(thumbnails.get(place), row, show_address(urls.get(place))))
+    return cards
 
 
 def select_highlights(sections: Sequence[Section]) -> list[tuple[str, Card]]:
@@ -118,22 +176,60 @@ def select_highlights(sections: Sequence[Section]) -> list[tuple[str, Card]]:
         [(title, card)] for all four `VERDICT_PAIRS`; [] when one of them has no readable image.
     """
     readable = {
-        section.title: [card for card in section.cards if card.image is not None] for section in sections
+        section.title: [card for card in section.cards if card.image is not None and card.image.uri]
+        for section in sections
     }
     titles = [SECTIONS[name][0] for name in VERDICT_PAIRS]
     found = [(title, readable[title][0]) for title in titles if readable.get(title)]
     return found if len(found) == len(VERDICT_PAIRS) else []
 
 
-def _build_card(example: Example, image: bytes | None) -> Card:
+def _build_card(example: Example, image: Thumbnail | None) -> Card:
     return Card(
-        image=encode_thumbnail(image),
+        image=image,
         source=example.source,
         key=example.key,
         size=f"{example.width}×{example.height}" if example.width and example.height else "",
+        address=show_address(example.url),
         candidates=example.candidates[:MAX_TEXTS],
         hidden=max(0, len(example.candidates) - MAX_TEXTS),
+        kinds=_card_kinds(example.candidates),
     )
+
+
+def _card_kinds(candidates: Sequence[Candidate]) -> list[str]:
+    """The filters (`Card.kinds`) that show an image with these texts. Only known flags have a filter."""
+    kept = {
+        origin: {c.kept for c in candidates if c.origin == origin and c.kept is not None}
+        for origin in ("web", "synthetic")
+    }
+    found = [f"{origin}-dropped" for origin, verdicts in kept.items() if False in verdicts]
+    if all(kept.values()) and (True in kept["web"]) != (True in kept["synthetic"]):
+        found.append("disagree")
+    if any(c.distance is not None and c.distance <= BORDERLINE for c in candidates):
+        found.append("borderline")
+    return found + [f"flag-{flag}" for flag in FLAGS if any(flag in c.flags for c in candidates)]
+
+
+def encode_thumbnails(places: Sequence[Place], read_image: ReadImage) -> Thumbnails:
+    """Thumbnails of images that together fit on the page.
+
+    Args:
+        places: the images, each as often as the page shows it.
+        read_image: reads a stored image.
+    """
+    uses = Counter(places)
+    found = {place: encode_thumbnail(read_image(*place)) for place in uses}
+    for side in THUMBNAIL_SIDES[1:]:
+        if sum(len(each.uri) * uses[place] for place, each in found.items() if each) <= MAX_IMAGE_BYTES:
+            return found
+        found = {place: each and _shrink(each, side) for place, each in found.items()}
+    left = MAX_IMAGE_BYTES
+    for place, each in found.items():
+        left -= len(each.uri) * uses[place] if each else 0
+        if each and left < 0:
+            found[place] = replace(each, uri="")
+    return found
 
 
 def encode_thumbnail(data: bytes | None) -> Thumbnail | None:
@@ -148,35 +244,21 @@ def encode_thumbnail(data: bytes | None) -> Thumbnail | None:
         image = decode_image(data)
     except ValueError:
         return None
-    is_small = max(image.size) <= THUMBNAIL_SIDE // 2
+    is_small = max(image.size) <= THUMBNAIL_SIDES[0] // 2
+    return _encode(image, THUMBNAIL_SIDES[0], is_pixelated=is_small)
+
+
+def _shrink(thumbnail: Thumbnail, side: int) -> Thumbnail:
+    image = decode_image(base64.b64decode(thumbnail.uri.partition("base64,")[2]))
+    return _encode(image, side, is_pixelated=thumbnail.is_pixelated)
+
+
+def _encode(image: Image.Image, side: int, *, is_pixelated: bool) -> Thumbnail:
+    """A thumbnail with no longer side than `side`: PNG if its pixels are to be seen, else JPEG."""
     image.info.clear()  # Pillow would copy comments and color profiles into the new file
-    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    kind, options = ("png", {}) if is_pixelated else ("jpeg", {"quality": 82})
     sink = io.BytesIO()
-    if is_small:
-        image.save(sink, "PNG", optimize=True)
-    else:
-        image.save(sink, "JPEG", quality=82, optimize=True)
-    kind = "png" if is_small else "jpeg"
+    image.save(sink, kind, optimize=True, **options)
     encoded = base64.b64encode(sink.getvalue()).decode()
-    return Thumbnail(f"data:image/{kind};base64,{encoded}", is_pixelated=is_small)
-
-
-def to_printable(text: str, limit: int = MAX_TEXT_LENGTH) -> str:
-    """A text with its invisible characters replaced by U+FFFD, cut to `limit` characters with an ellipsis."""
-    printable = "".join(
-        "\N{REPLACEMENT CHARACTER}" if _is_invisible(character) else character
-        for character in text[: limit + 1]
-    )
-    return printable if len(printable) <= limit else printable[: limit - 1].rstrip() + "…"
-
-
-def _is_invisible(character: str) -> bool:
-    """Whether a character is a control other than white space, a surrogate, or a direction mark.
-
-    Zero-width joiners are part of words and emoji, and do not count.
-    """
-    return (
-        (unicodedata.category(character) in ("Cc", "Cs") and character not in "\t\n\r")
-        or "\u202a" <= character <= "\u202e"
-        or "\u2066" <= character <= "\u2069"
-    )
+    return Thumbnail(f"data:image/{kind};base64,{encoded}", is_pixelated=is_pixelated)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from capfilt.pipeline.report.metrics_file import RoundMetrics, Scores, read_metrics
+from capfilt.pipeline.report.metrics_file import RoundMetrics, Scores, StageTime, read_metrics
 from capfilt.pipeline.report.tables import Row
 from capfilt.stages.storage.layout import report_folder
 from capfilt.stages.storage.store import Store
@@ -18,7 +18,8 @@ class RoundReport:
 
     metrics: RoundMetrics
     drift: Mapping[str, Any]
-    """Content of drift.json: {"round", "texts": {origin: TextDrift}, "acceptance": {origin: share}}."""
+    """Content of drift.json: {"round", "texts": {origin: TextDrift}, "acceptance": {origin: share},
+    "alarms"}."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,14 @@ class ReportInputs:
     """The most copied images, in the form of `pipeline.nodes.duplicates.most_copied_images`."""
     examples_per_section: int = 8
     """Images in each group of examples."""
+    web_sources: Sequence[str] = ()
+    """Sources whose rows count in the funnel."""
+    stages: Sequence[StageTime] = ()
+    """Time of each stage."""
+    origin: Mapping[str, str] = field(default_factory=dict)
+    """How the page was made, in order: label → value."""
+    query: str = ""
+    """Shell command that prints the noise ratios of the page."""
 
 
 def read_previous_reports(store: Store, round: int) -> list[RoundReport]:

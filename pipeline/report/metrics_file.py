@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from capfilt.pipeline.evaluation.filter_quality import FilterQuality
@@ -16,8 +18,48 @@ Scores = dict[str, dict[str, float]]
 """{model: {metric: percent}}; models are "pretrain.0", "pretrain.1", …"""
 
 
+Kind = Literal["corpus", "candidates"]
+"""What shards hold."""
+
+
 class MetricsError(UserError):
     """A metrics.json cannot be read; the message is one line that names the file and what to do."""
+
+
+class Funnel(BaseModel):
+    """How many rows of the web sources are left after each step."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rows: int
+    """Rows of the manifests."""
+    stored: int
+    """Images that were downloaded and stored."""
+    different: int
+    """Stored images with different bytes."""
+    kept_images: int
+    """Of these, images with a kept text."""
+    kept_pairs: int
+    """Kept texts, each with its image."""
+
+
+class StageTime(BaseModel):
+    """The work of one stage, summed over the commit records of the shards."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Kind
+    stage: str
+    shards: int
+    images: int
+    """Rows with status success."""
+    seconds: float
+    """Seconds of the processes that did the work, added up."""
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Of one process; None when the time was too short to measure."""
+        return self.images / self.seconds if self.seconds else None
 
 
 class RoundMetrics(BaseModel):
@@ -43,6 +85,10 @@ class RoundMetrics(BaseModel):
     caption: Scores = {}
     seconds: dict[str, float] = {}
     """Duration of each node."""
+    funnel: Funnel | None = None
+    """None in files of versions before there was a funnel."""
+    stages: list[StageTime] = []
+    """Time of each stage."""
 
 
 def write_metrics(store: Store, metrics: RoundMetrics) -> None:

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from capfilt import __version__
 from capfilt.pipeline.evaluation.scores import build_score_table
-from capfilt.pipeline.report.gallery import (
-    build_duplicate_cards,
-    build_gallery,
-    select_highlights,
-    to_printable,
-)
-from capfilt.pipeline.report.inputs import ReportInputs, RoundReport
-from capfilt.pipeline.report.numbers import (
+from capfilt.pipeline.report.formats import (
     format_count,
     format_duration,
+    format_interval,
     format_number,
     format_percent,
     format_probability,
+    format_rate,
     format_signed,
     metric_label,
+    to_printable,
 )
-from capfilt.pipeline.report.tables import RoundTables
+from capfilt.pipeline.report.gallery import (
+    MAX_DUPLICATES,
+    build_duplicate_cards,
+    build_gallery,
+    encode_thumbnails,
+    gallery_filters,
+    select_highlights,
+)
+from capfilt.pipeline.report.inputs import ReportInputs, RoundReport
+from capfilt.pipeline.report.metrics_file import Funnel
+from capfilt.pipeline.report.tables import SAMPLED_FILES, RoundTables
 from capfilt.pipeline.report.thresholds import (
     TABLE_THRESHOLDS,
     common_threshold,
@@ -35,18 +42,20 @@ from capfilt.pipeline.report.thresholds import (
     sweep_columns,
     sweep_thresholds,
 )
-from capfilt.stages.status import STATUSES
+from capfilt.stages.status import STATUSES, SUCCESS
 
 TEMPLATES = Path(__file__).with_name("templates")
 
 FILTERS = {
     "count": format_count,
     "duration": format_duration,
+    "interval": format_interval,
     "label": metric_label,
     "number": format_number,
     "percent": format_percent,
     "printable": to_printable,
     "probability": format_probability,
+    "rate": format_rate,
     "signed": format_signed,
 }
 
@@ -63,16 +72,66 @@ def render_page(inputs: ReportInputs, tables: RoundTables, report: RoundReport) 
     environment.filters |= FILTERS
     values = {
         "inputs": inputs,
+        "version": __version__,
         "metrics": report.metrics,
         "retrieval": build_score_table(report.metrics.retrieval),
         "captions": build_score_table(report.metrics.caption),
         "drift": drift_rows([*inputs.previous, report]),
-        "copied": build_duplicate_cards(inputs.duplicates, inputs.read_image),
-        "candidate_glob": candidate_glob(inputs.candidate_files),
+        "diversity": {origin: texts for origin, texts in report.drift["texts"].items() if texts},
+        "alarms": report.drift["alarms"],
+        "common_texts": tables.common_texts(),
+        "sampled_files": SAMPLED_FILES,
         "seconds": sorted(inputs.seconds.items(), key=lambda item: -item[1]),
+        "funnel": _funnel_steps(report.metrics.funnel),
     }
-    values |= _row_values(tables) | _score_values(tables) | _example_values(inputs, tables)
+    values |= _row_values(tables) | _score_values(tables) | _image_values(inputs, tables)
+    values["sections"] = _choose_sections(inputs, values)
     return environment.get_template("report.html.j2").render(values)
+
+
+SECTIONS = {
+    "overview": "Overview",
+    "noise": "Noise",
+    "filter": "Filter",
+    "texts": "Texts",
+    "models": "Models",
+    "drift": "Drift",
+    "rows": "Rows",
+    "hosts": "Hosts",
+    "copies": "Most copied images",
+    "examples": "Examples",
+    "run": "Run",
+}
+"""Sections of the page in order: id, which is also the name of the template, and title."""
+
+
+def _choose_sections(inputs: ReportInputs, values: Mapping[str, Any]) -> dict[str, str]:
+    """The sections that have something to show."""
+    shown = {
+        "filter": values["histograms"],
+        "texts": values["diversity"],
+        "models": values["retrieval"] or values["captions"],
+        "drift": inputs.previous,
+        "rows": values["statuses"],
+        "hosts": values["hosts"],
+        "copies": values["copied"],
+        "examples": values["gallery"],
+        "run": inputs.config or inputs.origin or values["seconds"] or values["metrics"].stages,
+    }
+    return {id_: title for id_, title in SECTIONS.items() if shown.get(id_, True)}
+
+
+def _funnel_steps(funnel: Funnel | None) -> list[tuple[str, int, float | None]]:
+    """(step, number, share of the rows) of each step; pairs are no share of the rows. [] without rows."""
+    if funnel is None or not funnel.rows:
+        return []
+    return [
+        ("rows of the manifests", funnel.rows, 1.0),
+        ("images stored", funnel.stored, funnel.stored / funnel.rows),
+        ("different images", funnel.different, funnel.different / funnel.rows),
+        ("different images with a kept text", funnel.kept_images, funnel.kept_images / funnel.rows),
+        ("kept pairs of image and text", funnel.kept_pairs, None),
+    ]
 
 
 def drift_rows(reports: Sequence[RoundReport]) -> list[dict[str, Any]]:
@@ -86,17 +145,16 @@ def drift_rows(reports: Sequence[RoundReport]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["origin"] != "synthetic", row["origin"], row["round"]))
 
 
-def candidate_glob(files: Sequence[str]) -> str:
-    """A glob over candidate files <round>/<source>/<shard>.parquet for SQL; "" when there are none."""
-    return f"{files[0].rsplit('/', 2)[0]}/**/*.parquet" if files and files[0].count("/") > 1 else ""
-
-
 def _row_values(tables: RoundTables) -> dict[str, Any]:
     """What became of the rows of the manifests."""
+    statuses = tables.status_rows()
     return {
-        "statuses": tables.status_rows(),
+        "statuses": statuses,
+        "all_rows": sum(row["n"] for row in statuses),
+        "stored": sum(row["n"] for row in statuses if row["status"] == SUCCESS),
         "sources": tables.source_rows(),
-        "hosts": tables.host_rows(),
+        "hosts": tables.host_rows(by="rows"),
+        "failing_hosts": [row for row in tables.host_rows() if row["failed"]],
         "shards": tables.shard_rows(),
         "retryable": [name for name, status in STATUSES.items() if status.retryable],
     }
@@ -119,6 +177,18 @@ def _score_values(tables: RoundTables) -> dict[str, Any]:
     }
 
 
-def _example_values(inputs: ReportInputs, tables: RoundTables) -> dict[str, Any]:
-    gallery = build_gallery(tables.examples(inputs.examples_per_section), inputs.read_image)
-    return {"gallery": gallery, "highlights": select_highlights(gallery)}
+def _image_values(inputs: ReportInputs, tables: RoundTables) -> dict[str, Any]:
+    """Everything that shows an image."""
+    examples = tables.examples(inputs.examples_per_section)
+    copied = inputs.duplicates[:MAX_DUPLICATES]
+    copied_places = [(row["source"], row["key"]) for row in copied]
+    thumbnails = encode_thumbnails(
+        [*((example.source, example.key) for example in examples), *copied_places], inputs.read_image
+    )
+    gallery = build_gallery(examples, thumbnails)
+    return {
+        "gallery": gallery,
+        "filters": gallery_filters(gallery),
+        "highlights": select_highlights(gallery),
+        "copied": build_duplicate_cards(copied, thumbnails, tables.urls(copied_places) if copied else {}),
+    }

@@ -6,11 +6,14 @@ The files are given as explicit lists, because the commit records decide which f
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from capfilt.pipeline.evaluation.drift import TextDrift, compute_text_drift
 from capfilt.pipeline.evaluation.filter_quality import CLEAN, FilterQuality, compute_filter_quality
+from capfilt.pipeline.evaluation.intervals import wilson_interval
+from capfilt.pipeline.report.addresses import HOST
 from capfilt.pipeline.report.examples import Example, select_examples
+from capfilt.pipeline.report.metrics_file import Funnel
 from capfilt.stages.rows import CANDIDATE_SCHEMA, CORPUS_SCHEMA
 from capfilt.stages.storage.sql import open_database, open_parquet
 
@@ -20,8 +23,6 @@ SAMPLED_FILES = 100
 """Candidate files that examples and texts are sampled from: evenly spaced, the same in every round."""
 MAX_DRIFT_TEXTS = 20_000
 """Texts per origin over which drift is computed."""
-
-_HOST = r"^[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#@]*@)?(\[[^\]]*\]|[^/:?#]+)"  # without user name and port
 
 Row = dict[str, Any]
 
@@ -70,18 +71,52 @@ class RoundTables:
         )
 
     def noise_rows(self) -> list[Row]:
-        """By source and origin: candidates, judged, kept, dropped, noise_ratio, planted.
+        """By source and origin: candidates, judged, kept, dropped, noise_ratio, noise_low, noise_high and
+        planted.
 
-        noise_ratio is dropped / judged; planted is the share of noise among the judged candidates with known
-        truth. Both are None for 0 / 0. A candidate without a verdict was not judged.
+        noise_ratio is dropped / judged, between the limits of its Wilson interval; planted is the share of
+        noise among the judged candidates with known truth. All are None for 0 / 0. A candidate without a
+        verdict was not judged.
         """
-        return self._rows(
-            f"SELECT source, origin, {_RATIOS} FROM score_counts GROUP BY ALL ORDER BY source, origin DESC"
+        return _with_intervals(
+            self._rows(
+                f"SELECT source, origin, {_RATIOS} FROM score_counts "
+                "GROUP BY ALL ORDER BY source, origin DESC"
+            )
         )
 
     def origin_rows(self) -> list[Row]:
         """The columns of `noise_rows` except source, by origin; web before synthetic."""
-        return self._rows(f"SELECT origin, {_RATIOS} FROM score_counts GROUP BY ALL ORDER BY origin DESC")
+        return _with_intervals(
+            self._rows(f"SELECT origin, {_RATIOS} FROM score_counts GROUP BY ALL ORDER BY origin DESC")
+        )
+
+    def funnel(self, sources: Sequence[str]) -> Funnel:
+        """What is left of the rows of these sources after each step.
+
+        Images are the same if their bytes are. An image whose bytes are unknown differs from all others.
+        """
+        self._sql.execute(
+            "CREATE OR REPLACE MACRO image_id(sha256, source, key) AS "
+            "md5_number(coalesce(sha256, concat_ws('/', source, key)))"
+        )
+        chosen = [list(sources)]
+        (rows,) = self._rows(
+            "SELECT count(*) AS rows, count(*) FILTER (status = 'success') AS stored FROM corpus "
+            "WHERE list_contains(?, source)",
+            chosen,
+        )
+        (different,) = self._rows(
+            "SELECT count(*) AS different FROM (SELECT DISTINCT image_id(sha256, source, key) FROM corpus "
+            "WHERE status = 'success' AND list_contains(?, source))",
+            chosen,
+        )
+        (kept,) = self._rows(
+            "SELECT count(*) AS kept_images, coalesce(sum(n), 0)::BIGINT AS kept_pairs FROM "
+            "(SELECT image_id(sha256, source, key) AS image, count(*) AS n FROM candidates "
+            "WHERE kept GROUP BY image)"
+        )
+        return Funnel(**rows, **different, **kept)
 
     def planted_rows(self) -> list[Row]:
         """By truth (column kind), "clean" first: judged, dropped and dropped_ratio."""
@@ -141,21 +176,40 @@ class RoundTables:
             [limit],
         )
 
-    def host_rows(self, limit: int = 10) -> list[Row]:
-        """Hosts by failures, then rows: host, rows, stored, failed, commonest, commonest_rows.
+    def host_rows(self, limit: int = 10, *, by: Literal["failed", "rows"] = "failed") -> list[Row]:
+        """Hosts by failures or by rows: host, rows, stored, failed, commonest, commonest_rows; and of the web
+        texts of their images: judged, kept, dropped, noise_ratio, noise_low, noise_high.
 
         Hosts are counted once, in the first call.
         """
-        self._sql.execute(
-            "CREATE TABLE IF NOT EXISTS hosts AS "
-            "SELECT lower(regexp_extract(url, $host, 1)) AS host, status, count(*) AS n "
-            "FROM corpus GROUP BY ALL",
-            {"host": _HOST},
+        host = "lower(regexp_extract(url, $host, 1)) AS host"
+        for table, columns in (
+            ("host_outcomes", f"{host}, status, count(*) AS n FROM corpus"),
+            (
+                "host_verdicts",
+                f"{host}, kept, NULL::VARCHAR AS truth, count(*) AS n FROM candidates WHERE origin = 'web'",
+            ),
+        ):
+            query = f"CREATE TABLE IF NOT EXISTS {table} AS SELECT {columns} GROUP BY ALL"
+            self._sql.execute(query, {"host": HOST})
+        return _with_intervals(
+            self._rows(
+                f"SELECT f.*, v.* EXCLUDE (host, candidates, planted) FROM "
+                f"({_failures('host', 'host_outcomes')}) f "
+                f"LEFT JOIN (SELECT host, {_RATIOS} FROM host_verdicts GROUP BY host) v USING (host) "
+                f"WHERE host <> '' ORDER BY {by} DESC, rows DESC, host LIMIT ?",
+                [limit],
+            )
         )
-        return self._rows(
-            _failures("host", "hosts") + " HAVING host <> '' ORDER BY failed DESC, rows DESC, host LIMIT ?",
-            [limit],
+
+    def urls(self, images: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str | None]:
+        """{(source, key): url} of these images."""
+        rows = self._rows(
+            "SELECT source, key, url FROM corpus SEMI JOIN "
+            "(SELECT unnest($sources) AS source, unnest($keys) AS key) USING (source, key)",
+            {"sources": [source for source, _ in images], "keys": [key for _, key in images]},
         )
+        return {(row["source"], row["key"]): row["url"] for row in rows}
 
     def settings(self) -> list[Row]:
         """The different settings of the candidates: captioner, filter, threshold and sampling.
@@ -186,12 +240,29 @@ class RoundTables:
             found[origin] = compute_text_drift([text for (text,) in texts])
         return found
 
+    def common_texts(self, limit: int = 10) -> dict[str, list[Row]]:
+        """The most frequent texts by origin, web first: text, n, share; only texts that occur repeatedly.
+
+        Texts with a word are counted in the sampled candidates.
+        """
+        rows = self._rows(
+            "SELECT origin, text, count(*) AS n, n / sum(n) OVER (PARTITION BY origin) AS share "
+            "FROM sampled_candidates WHERE regexp_matches(text, '\\S') GROUP BY origin, text "
+            "QUALIFY n > 1 AND row_number() OVER (PARTITION BY origin ORDER BY n DESC, text) <= ? "
+            "ORDER BY origin DESC, n DESC, text",
+            [limit],
+        )
+        found: dict[str, list[Row]] = {}
+        for row in rows:
+            found.setdefault(row["origin"], []).append(row)
+        return found
+
     def examples(self, per_section: int) -> list[Example]:
         """Example images in the sections of `examples.select_examples`, from the sampled candidates."""
         return select_examples(self._sql, per_section)
 
-    def _rows(self, query: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        rows: list[Row] = self._sql.execute(query, list(parameters)).to_arrow_table().to_pylist()
+    def _rows(self, query: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[Row]:
+        rows: list[Row] = self._sql.execute(query, parameters).to_arrow_table().to_pylist()
         return rows
 
 
@@ -201,6 +272,14 @@ def noise_ratio_by_source(rows: Sequence[Row]) -> dict[str, dict[str, float | No
     for row in rows:
         found.setdefault(row["source"], {})[row["origin"]] = row["noise_ratio"]
     return found
+
+
+def _with_intervals(rows: list[Row]) -> list[Row]:
+    """Rows with the limits of the Wilson interval of their noise ratio, from `judged` and `dropped`."""
+    for row in rows:
+        low, high = wilson_interval(row["dropped"] or 0, row["judged"] or 0) or (None, None)
+        row |= {"noise_low": low, "noise_high": high}
+    return rows
 
 
 def _sample_evenly(files: Sequence[str], limit: int) -> list[str]:

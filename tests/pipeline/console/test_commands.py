@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import duckdb
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -44,6 +45,19 @@ def test_query_command_runs_with_the_package_where_there_is_no_duckdb_command(tm
     monkeypatch.setattr("capfilt.pipeline.console.commands.shutil.which", lambda name: None)
     command = duckdb_command(noise_ratio_query(str(tmp_path / name), 1))
     assert command.startswith(sys.executable)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and "0.5" in done.stdout and "web" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["run", "it's"])
+def test_query_command_reads_a_store_without_an_extension_of_duckdb(healthy_s3, monkeypatch, name):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", healthy_s3.endpoint)
+    place = f"bucket/queried/{name}/rounds/1/web/000000.parquet"
+    table = pa.table({"origin": ["web", "web"], "kept": [True, False]})
+    with fsspec.filesystem("s3", endpoint_url=healthy_s3.endpoint).open(place, "wb") as file:
+        pq.write_table(table, file)
+    monkeypatch.setattr("capfilt.pipeline.console.commands.shutil.which", lambda name: None)
+    command = duckdb_command(noise_ratio_query(f"s3://bucket/queried/{name}", 1))
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "") and "0.5" in done.stdout and "web" in done.stdout
 

@@ -1,11 +1,88 @@
 """The report node."""
 
+import shutil
+import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from capfilt.pipeline.config.load import parse_config
 from capfilt.pipeline.nodes import report
-from capfilt.pipeline.report.metrics_file import RoundMetrics
+from capfilt.pipeline.prepare import open_run
+from capfilt.pipeline.report.metrics_file import RoundMetrics, read_metrics
+from capfilt.pipeline.rundir.run_dir import RunDir
+from capfilt.stages.shards.records import CandidatesRecord, CorpusRecord, RowCounts, encode
+from capfilt.stages.storage.layout import candidates_shard, corpus_shard
+from capfilt.stages.storage.store import FileEntry, Store
+from tests.pipeline.report.report_cases import page_of, write_run
+
+SECONDS = {"read": 0.5, "fetch": 2.0, "caption": 4.0, "filter": 1.0}
+"""Of one shard, in a pass that downloads and judges."""
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> RunDir:
+    """The report tests' run with its records; its source a is web, b is human."""
+    folder = tmp_path / "it's a run"
+    write_run(folder)
+    shutil.rmtree(folder / "rounds/1/b")
+    counts = {"a": RowCounts(8, {"success": 5, "http_404": 3}), "b": RowCounts(2, {"success": 2})}
+    for source, rows in counts.items():
+        file = FileEntry("000000.parquet", 0, "0" * 64)
+        common = {"source": source, "shard": 0, "fingerprint": "f", "files": (file,), "rows": rows}
+        records = {corpus_shard(source, 0).record: CorpusRecord(**common, seconds=SECONDS)}
+        if source == "a":
+            candidates = CandidatesRecord(**common, seconds=SECONDS, round=1, candidates={})
+            records[candidates_shard(1, source, 0).record] = candidates
+        for place, record in records.items():
+            Store(str(folder)).put(place, encode(record))
+    sources = {
+        name: {"kind": kind, "rows": {"manifest": "m.csv"}} for name, kind in (("a", "web"), ("b", "human"))
+    }
+    checkpoints = {"captioner": {"checkpoint": "c"}, "filter": {"checkpoint": "f"}}
+    config = parse_config({"run": {"dir": str(folder)}, "sources": sources, **checkpoints}, "test")
+    return open_run(config)
+
+
+def test_funnel_counts_web_sources_and_stages_count_all(run_dir: RunDir) -> None:
+    assert report.write_report(run_dir, 1) == read_metrics(run_dir.store, 1)
+    metrics = read_metrics(run_dir.store, 1)
+    assert metrics is not None and metrics.funnel is not None
+    assert metrics.funnel.model_dump() == {
+        "rows": 8, "stored": 5, "different": 5, "kept_images": 5, "kept_pairs": 6,
+    }  # fmt: skip
+    assert [(t.kind, t.stage, t.shards, t.images, t.seconds) for t in metrics.stages] == [
+        ("corpus", "read", 2, 7, 1.0),
+        ("corpus", "fetch", 2, 7, 4.0),
+        ("candidates", "caption", 1, 5, 4.0),
+        ("candidates", "filter", 1, 5, 1.0),
+    ]
+
+
+def test_page_says_how_it_was_made(run_dir: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/usr/bin/capfilt", "run", "a b.yaml", "--set", "run.seed=1"])
+    report.write_report(run_dir, 1)
+    text = page_of(Path(run_dir.store.path())).section("run").text
+    assert "command capfilt run 'a b.yaml' --set run.seed=1" in text
+    assert f"run directory {run_dir.store.path()}" in text and "by capfilt 0." in text
+
+
+def test_program_that_runs_as_a_module_has_the_name_of_the_command(
+    run_dir: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["/x/pipeline/__main__.py", "report", "r"])
+    assert report.describe_origin(run_dir.store)["command"] == "capfilt report r"
+
+
+def test_command_of_the_page_prints_its_noise_ratios(run_dir: RunDir) -> None:
+    metrics = report.write_report(run_dir, 1)
+    (command,) = page_of(Path(run_dir.store.path())).all("pre")
+    done = subprocess.run(["bash", "-c", command.text], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    for origin, ratio in metrics.noise_ratio.items():
+        (line,) = [line for line in done.stdout.splitlines() if f" {origin} " in line]
+        assert float(line.strip("│ ").split("│")[1]) == pytest.approx(ratio)
 
 
 def test_summary_line_shows_the_noise_ratios_also_of_origins_without_verdicts(

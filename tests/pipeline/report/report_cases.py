@@ -8,8 +8,10 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from capfilt.pipeline.report.inputs import ReportInputs
+from capfilt.pipeline.report.metrics_file import StageTime
 from capfilt.pipeline.report.tables import RoundTables
 from capfilt.stages.rows import CANDIDATE_SCHEMA, CORPUS_SCHEMA, table_of
+from tests.pipeline.report.html_page import Page, parse_page
 
 HOSTILE = "</li><script>alert(1)</script><img src=http://evil.example/x onerror=y> & \u202egnp.exe \x07"
 
@@ -43,6 +45,7 @@ CANDIDATES = [
 def write_run(folder: Path) -> Path:
     """Write CORPUS and CANDIDATES as the Parquet files of a run directory; returns `folder`."""
     texts = {(source, key): text for source, key, *_, text in CORPUS}
+    urls = {(source, key): url for source, key, _, url, *_ in CORPUS}
     for source in "ab":
         rows = [
             {"source": s, "key": k, "shard": 0, "status": status, "url": url, "truth": truth,
@@ -55,7 +58,8 @@ def write_run(folder: Path) -> Path:
              "text": texts[s, k] if origin == "web" else f"caption of {k}", "itm_prob": p,
              "itc_sim": None if p is None else p / 2, "kept": None if p is None else p >= 0.5,
              "threshold": 0.5, "flags": [] if p is not None else ["empty"], "captioner": "c" * 16,
-             "filter": "f" * 16, "top_p": 0.9, "top_k": 0, "repetition_penalty": 1.0, "version": 1}
+             "filter": "f" * 16, "top_p": 0.9, "top_k": 0, "repetition_penalty": 1.0, "version": 1,
+             "url": urls[s, k]}
             for s, k, origin, index, p in CANDIDATES if s == source
         ]  # fmt: skip
         write_rows(folder / f"rounds/1/{source}/000000.parquet", rows, CANDIDATE_SCHEMA)
@@ -105,4 +109,16 @@ def report_inputs(run: Path) -> ReportInputs:
         caption={"pretrain.1": {"cider": 31.0}, "pretrain.0": {"cider": 35.5}},
         seconds={"fetch": 2.5, "pretrain.0": 61.0},
         config={"threshold": "0.5"},
+        web_sources=("a", "b"),
+        stages=[
+            StageTime(kind="corpus", stage="fetch", shards=2, images=7, seconds=0.5),
+            StageTime(kind="candidates", stage="filter", shards=2, images=7, seconds=0.0),
+        ],
+        origin={"written": "2026-01-02 03:04 UTC", "command": "capfilt run config.yaml"},
+        query='duckdb -c "SELECT 1 < 2"',
     )
+
+
+def page_of(folder: Path, round: int = 1) -> Page:
+    """The page of a report that has been written."""
+    return parse_page((folder / f"reports/{round}/report.html").read_text())

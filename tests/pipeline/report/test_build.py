@@ -12,6 +12,7 @@ from capfilt.pipeline.report.build import build_report
 from capfilt.pipeline.report.inputs import ReportInputs
 from capfilt.pipeline.report.metrics_file import read_metrics
 from capfilt.stages.storage.store import Store
+from tests.pipeline.report.report_cases import page_of
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def test_metrics_json_has_the_documented_keys_and_the_counted_values(
     content = json.loads(out.read("metrics.json"))
     assert set(content) == {
         "version", "round", "counts", "noise_ratio", "noise_ratio_by_source", "planted_noise", "filter",
-        "retrieval", "caption", "seconds",
+        "retrieval", "caption", "seconds", "funnel", "stages",
     }  # fmt: skip
     assert content["round"] == 1
     assert content["counts"] == {"success": 7, "http_404": 2, "timeout": 1}
@@ -45,6 +46,11 @@ def test_metrics_json_has_the_documented_keys_and_the_counted_values(
     assert content["filter"] == pytest.approx({"auc": 0.75, "precision": 0.5, "recall": 0.5})
     assert content["retrieval"] == inputs.retrieval and content["caption"] == inputs.caption
     assert content["seconds"] == {"fetch": 2.5, "pretrain.0": 61.0}
+    # Kept: a1 both texts, a2 caption, a3 the first caption, a4 web, a5 caption, b1 web, b2 caption.
+    assert content["funnel"] == {
+        "rows": 10, "stored": 7, "different": 7, "kept_images": 7, "kept_pairs": 8,
+    }  # fmt: skip
+    assert content["stages"] == [each.model_dump() for each in inputs.stages]
 
 
 def test_drift_json_has_the_diversity_and_the_acceptance_of_each_origin(
@@ -61,9 +67,12 @@ def test_noise_parquet_has_a_row_per_source_and_origin(
 ) -> None:
     build_report(inputs, store)
     table = pq.read_table(out.path("noise.parquet"))
-    assert table.column_names == ["round", "source", "origin", "judged", "kept", "dropped", "noise_ratio"]
-    assert {"round": 1, "source": "a", "origin": "web", "judged": 4, "kept": 2, "dropped": 2,
-            "noise_ratio": 0.5} in table.to_pylist()  # fmt: skip
+    assert table.column_names == [
+        "round", "source", "origin", "judged", "kept", "dropped", "noise_ratio", "noise_low", "noise_high",
+    ]  # fmt: skip
+    (row,) = [each for each in table.to_pylist() if (each["source"], each["origin"]) == ("a", "web")]
+    assert (row["round"], row["judged"], row["kept"], row["dropped"], row["noise_ratio"]) == (1, 4, 2, 2, 0.5)
+    assert (row["noise_low"], row["noise_high"]) == pytest.approx((0.15004, 0.84996), abs=1e-5)
     assert table.num_rows == 4
 
 
@@ -77,11 +86,18 @@ def test_statuses_and_hosts_are_tables_beside_the_page(
         ("b", 0, "success", False, 2),
     ]  # fmt: skip
     hosts = pq.read_table(out.path("hosts.parquet"))
-    assert hosts.column_names[-2:] == ["commonest", "commonest_rows"]
-    assert [tuple(r.values()) for r in hosts.to_pylist()] == [
+    assert hosts.column_names[5:] == [
+        "commonest", "commonest_rows", "judged", "kept", "dropped", "noise_ratio", "noise_low", "noise_high",
+    ]  # fmt: skip
+    assert [tuple(r.values())[:7] for r in hosts.to_pylist()] == [
         (1, "two.example", 3, 1, 2, "http_404", 1), (1, "one.example", 4, 3, 1, "http_404", 1),
         (1, "[::1]", 1, 1, 0, None, None),
     ]  # fmt: skip
+    # Judged web texts: two.example a4 (kept); one.example a1 (kept), a2, a3; the text of a5 has no verdict.
+    assert [(r["judged"], r["kept"], r["dropped"], r["noise_ratio"]) for r in hosts.to_pylist()] == [
+        (1, 1, 0, 0.0), (3, 1, 2, pytest.approx(2 / 3)), (0, 0, 0, None),
+    ]  # fmt: skip
+    assert hosts["noise_low"].to_pylist()[2] is None and hosts["noise_low"].to_pylist()[0] == 0
     page = out.read("report.html").decode()
     assert "capfilt retry RUN --class timeout" in page and 'id="copies"' not in page
 
@@ -95,14 +111,16 @@ def test_number_of_listed_hosts_is_bounded(
 
 
 def test_most_copied_images_are_shown_with_their_counts(
-    inputs: ReportInputs, store: Store, out: Store
+    inputs: ReportInputs, store: Store, tmp_path: Path
 ) -> None:
     copies = [
         {"kind": "exact", "copies": 12345, "source": "a", "key": "1", "surplus": 12245},
         {"kind": "perceptual", "copies": 7, "source": "b", "key": "1", "surplus": 0},
     ]
     build_report(replace(inputs, duplicates=copies), store)
-    page = out.read("report.html").decode()
-    part = page[page.index('id="copies"') : page.index('id="examples"')]
-    assert part.count("<article>") == 2 and part.count("data:image") == 1, "b/1 has no image"
-    assert "12\u202f345 copies</b>, 12\u202f245 over the limit" in part and "<b>7 copies</b></span>" in part
+    cards = page_of(tmp_path).section("copies").all("article")
+    assert [len(card.all("img")) for card in cards] == [1, 0], "b/1 has no image"
+    first, second = (card.text for card in cards)
+    assert "12\u202f345 copies, 12\u202f245 over the limit" in first and "same bytes" in first
+    assert "7 copies same perceptual hash, which ignores color" in second and "over the limit" not in second
+    assert "http://one.example/1" in first and "images/1.png" in second

@@ -38,6 +38,7 @@ def test_examples_are_grouped_by_their_verdicts(run: Path) -> None:
         "false alarm": ["a3"],
         "miss": ["a4"],
         "close call": sorted(["a1", "a2", "a3", "a4", "a5", "b1", "b2"]),
+        "flag: empty": ["a5"],
     }
     # Distances to 0.5: b1 0, b2 .01, a3 .05, a4 .1, a2 .2, a1 .3, a5 .45
     assert keys["close call"] == ["b1", "b2", "a3", "a4", "a2", "a1", "a5"]

@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from capfilt.pipeline.evaluation.filter_quality import FilterQuality
-from capfilt.pipeline.report.metrics_file import MetricsError, RoundMetrics, read_metrics, write_metrics
+from capfilt.pipeline.report.metrics_file import (
+    Funnel,
+    MetricsError,
+    RoundMetrics,
+    StageTime,
+    read_metrics,
+    write_metrics,
+)
 from capfilt.stages.storage.store import Store
 
 METRICS = RoundMetrics(
@@ -19,6 +26,8 @@ METRICS = RoundMetrics(
     retrieval={"pretrain.0": {"tr@1": 12.5}},
     caption={"pretrain.0": {"cider": 31.0}},
     seconds={"fetch": 2.5},
+    funnel=Funnel(rows=9, stored=7, different=6, kept_images=4, kept_pairs=5),
+    stages=[StageTime(kind="corpus", stage="fetch", shards=1, images=7, seconds=2.0)],
 )
 
 
@@ -37,6 +46,8 @@ def test_metrics_are_read_as_they_were_written(tmp_path: Path) -> None:
         "retrieval": {"pretrain.0": {"tr@1": 12.5}},
         "caption": {"pretrain.0": {"cider": 31.0}},
         "seconds": {"fetch": 2.5},
+        "funnel": {"rows": 9, "stored": 7, "different": 6, "kept_images": 4, "kept_pairs": 5},
+        "stages": [{"kind": "corpus", "stage": "fetch", "shards": 1, "images": 7, "seconds": 2.0}],
     }
 
 

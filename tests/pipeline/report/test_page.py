@@ -1,7 +1,6 @@
 """The report page: one file without scripts, every text shown safely, the same bytes every time."""
 
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -9,51 +8,28 @@ import pytest
 from capfilt.pipeline.report.build import build_report
 from capfilt.pipeline.report.inputs import ReportInputs, RoundReport, read_previous_reports
 from capfilt.pipeline.report.metrics_file import RoundMetrics
-from capfilt.pipeline.report.page import candidate_glob, drift_rows
+from capfilt.pipeline.report.page import drift_rows
 from capfilt.stages.storage.store import Store
-from tests.pipeline.report.report_cases import HOSTILE, read_image
+from tests.pipeline.report.html_page import Element, parse_page
+from tests.pipeline.report.report_cases import HOSTILE, page_of, read_image
+
+LOADING = ("src", "srcset", "data", "action", "poster", "background", "ping")
+"""Attributes whose addresses a browser loads by itself."""
 
 
-class Page(HTMLParser):
-    """The page as a browser parses it: tags, addresses, and the texts of the example cards."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: set[str] = set()
-        self.addresses: list[str] = []
-        self.events: list[str] = []
-        self.texts: list[tuple[str, str]] = []
-        self._verdict: str | None = None
-        self._in_text = False
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        values = dict(attributes)
-        self.tags.add(tag)
-        self.addresses += [v or "" for k, v in attributes if k in ("src", "href", "data", "action", "srcset")]
-        self.events += [k for k, _ in attributes if k.startswith("on")]
-        if tag == "li":
-            self._verdict = values.get("class")
-        if tag == "span" and values.get("class") == "text":
-            self.texts.append((self._verdict or "", ""))
-            self._in_text = True
-
-    def handle_endtag(self, tag: str) -> None:
-        self._in_text = self._in_text and tag != "span"
-
-    def handle_data(self, data: str) -> None:
-        if self._in_text:
-            verdict, text = self.texts[-1]
-            self.texts[-1] = (verdict, text + data)
+def texts_of(card: Element) -> str:
+    return " ".join(each.text for each in card.all("span", "text"))
 
 
 def test_page_is_one_file_without_scripts(inputs: ReportInputs, tmp_path: Path) -> None:
     build_report(inputs, Store(str(tmp_path)))
     html = (tmp_path / "reports/1/report.html").read_text()
-    page = Page(html)
-    assert not page.tags & {"script", "link", "iframe", "object", "form"}
-    assert page.events == []
-    assert all(address.startswith(("#", "data:image/")) for address in page.addresses)
+    page = parse_page(html)
+    assert not {e.tag for e in page.all()} & {"script", "link", "iframe", "object", "form", "base"}
+    assert not [name for e in page.all() for name in e.attributes if name.startswith("on")]
+    loaded = {name: e.attributes[name] for e in page.all() for name in LOADING if name in e.attributes}
+    assert set(loaded) == {"src"} and loaded["src"].startswith("data:image/")
+    assert all(each.attributes["src"].startswith("data:image/") for each in page.all("img"))
     assert "default-src 'none'" in html and "url(" not in html and "@import" not in html
     assert "quickstart &lt;b&gt;" in html
     assert "secret" not in html, "a password in a url is not shown"
@@ -61,7 +37,8 @@ def test_page_is_one_file_without_scripts(inputs: ReportInputs, tmp_path: Path) 
 
 def test_page_shows_every_text_in_the_color_of_its_verdict(inputs: ReportInputs, tmp_path: Path) -> None:
     build_report(inputs, Store(str(tmp_path)))
-    shown = set(Page((tmp_path / "reports/1/report.html").read_text()).texts)
+    cards = page_of(tmp_path).all("li", "kept", "dropped", "unjudged")
+    shown = {(each.attributes["class"], texts_of(each)) for each in cards}
     visible = HOSTILE.replace("\u202e", "\N{REPLACEMENT CHARACTER}").replace(
         "\x07", "\N{REPLACEMENT CHARACTER}"
     )
@@ -103,9 +80,10 @@ def test_drift_table_has_a_row_for_every_round(inputs: ReportInputs, run: Path) 
         "duplicate_share": pytest.approx(1 / 6),
     }
     build_report(replace(inputs, round=2, previous=earlier), store)
-    html = (run / "reports/2/report.html").read_text()
-    rows = html[html.index('id="drift"') : html.index('id="rows"')].count("<tr><td>synthetic</td>")
-    assert rows == 2
+    drift = page_of(run, 2).table("Texts of every round")
+    assert [(row["texts"], row["round"]) for row in drift] == [
+        ("synthetic", "1"), ("synthetic", "2"), ("web", "1"), ("web", "2"),
+    ]  # fmt: skip
 
 
 def test_drift_rows_are_ordered_by_origin_and_round_and_have_the_diversity_where_it_is_known() -> None:
@@ -122,7 +100,14 @@ def test_drift_rows_are_ordered_by_origin_and_round_and_have_the_diversity_where
     ]
 
 
-def test_glob_of_the_candidates_is_the_folder_of_the_round() -> None:
-    assert candidate_glob(["s3://b/run/rounds/1/web/000000.parquet"]) == "s3://b/run/rounds/1/**/*.parquet"
-    assert candidate_glob(["1/web/0.parquet"]) == "1/**/*.parquet"
-    assert candidate_glob(["web/0.parquet"]) == candidate_glob([]) == ""
+def test_alarms_are_shown_at_the_top(inputs: ReportInputs, run: Path) -> None:
+    build_report(inputs, Store(str(run)))
+    assert page_of(run).all("p", "alarm") == []
+    before = {"texts": {"synthetic": {"distinct_1": 0.9, "distinct_2": 0.5, "mean_words": 3.0,
+                                      "duplicate_share": 0.2}}}  # fmt: skip
+    previous = [RoundReport(RoundMetrics(round=1), before)]
+    build_report(replace(inputs, round=2, previous=previous), Store(str(run)))
+    (alarm,) = page_of(run, 2).all("p", "alarm")
+    assert alarm.text == (
+        "Alarm: The share of different words in the captions has fallen from 90.00% to 38.89%."
+    )

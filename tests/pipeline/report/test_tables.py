@@ -107,6 +107,12 @@ def test_failures_are_counted_by_status_source_and_host(run: Path) -> None:
             "failed": 2,
             "commonest": "http_404",
             "commonest_rows": 1,
+            "judged": 1,
+            "kept": 1,
+            "dropped": 0,
+            "noise_ratio": 0.0,
+            "noise_low": 0.0,
+            "noise_high": pytest.approx(0.79345, abs=1e-5),
         }
     ]
     assert [(r["source"], r["shard"], r["failed"]) for r in tables.shard_rows()] == [("a", 0, 3)]
@@ -143,3 +149,34 @@ def test_drift_is_computed_over_a_bounded_number_of_first_texts(
         monkeypatch.setattr(tables_module, "MAX_DRIFT_TEXTS", limit)
         drift = tables_of(tmp_path).drift()["web"]
         assert drift is not None and drift["texts"] == texts and drift["duplicate_share"] == 0
+
+
+def test_frequent_texts_occur_repeatedly_and_have_a_word(tmp_path: Path) -> None:
+    texts = ["often", "often", "once", " ", " ", "Twice", "Twice", "often"]
+    write_candidates(tmp_path, *({"key": str(i), "text": text} for i, text in enumerate(texts)))
+    assert tables_of(tmp_path).common_texts() == {
+        "web": [
+            {"origin": "web", "text": "often", "n": 3, "share": 0.5},
+            {"origin": "web", "text": "Twice", "n": 2, "share": pytest.approx(2 / 6)},
+        ]
+    }
+    assert [row["text"] for row in tables_of(tmp_path).common_texts(limit=1)["web"]] == ["often"]
+
+
+def test_urls_of_some_images(run: Path) -> None:
+    places = [("a", "1"), ("b", "2"), ("a", "9")]
+    assert tables_of(run).urls(places) == {("a", "1"): "http://one.example/1", ("b", "2"): "images/2.png"}
+
+
+def test_copies_of_an_image_count_once_in_the_funnel(tmp_path: Path) -> None:
+    copies = [{"key": str(i), "sha256": "f" * 64} for i in range(3)]
+    unknown = [{"key": str(i), "sha256": None} for i in range(3, 5)]
+    failed = {"key": "5", "status": "decode", "sha256": "e" * 64}
+    write_corpus(tmp_path, *copies, *unknown, failed)
+    kept = [row | {"kept": row["key"] != "4", "itm_prob": 0.9} for row in (*copies, *unknown)]
+    write_candidates(tmp_path, *kept)
+    funnel = tables_of(tmp_path).funnel(["a"])
+    assert funnel.model_dump() == {
+        "rows": 6, "stored": 5, "different": 3, "kept_images": 2, "kept_pairs": 4,
+    }  # fmt: skip
+    assert tables_of(tmp_path).funnel([]).rows == 0

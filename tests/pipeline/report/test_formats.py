@@ -1,15 +1,18 @@
-"""Numbers as the page prints them."""
+"""Numbers and texts as the page prints them."""
 
 import pytest
 
-from capfilt.pipeline.report.numbers import (
+from capfilt.pipeline.report.formats import (
     format_count,
     format_duration,
+    format_interval,
     format_number,
     format_percent,
     format_probability,
+    format_rate,
     format_signed,
     metric_label,
+    to_printable,
 )
 
 
@@ -61,3 +64,32 @@ def test_duration_has_two_units_from_a_minute_on(seconds: float, expected: str) 
 def test_metrics_are_named_as_in_papers() -> None:
     names = ("itc_tr@1", "ir@10", "bleu@4", "cider", "rouge_l")
     assert [metric_label(name) for name in names] == ["ITC TR@1", "IR@10", "BLEU-4", "CIDEr", "ROUGE-L"]
+
+
+def test_invisible_characters_are_replaced() -> None:
+    replaced = "\N{REPLACEMENT CHARACTER}"
+    assert to_printable("a\tb\x00c\u2066d\ud800") == f"a\tb{replaced}c{replaced}d{replaced}"
+    assert to_printable("\u2029\u202a\u202e\u202f") == f"\u2029{replaced}{replaced}\u202f"
+    assert to_printable("\u2065\u2066\u2069\u206a") == f"\u2065{replaced}{replaced}\u206a"
+    assert to_printable("line\nநி\u200d👩\u200d🚀") == "line\nநி\u200d👩\u200d🚀"
+
+
+def test_long_text_is_cut_with_an_ellipsis() -> None:
+    assert to_printable("x" * 300, limit=10) == "x" * 9 + "…"
+    assert to_printable("x" * 11, limit=10) == "x" * 9 + "…"
+    assert to_printable("x" * 10, limit=10) == "x" * 10
+    assert to_printable("xxxx  xxxx", limit=7) == "xxxx…"
+    assert to_printable("x" * 240) == "x" * 240 and len(to_printable("x" * 241)) == 240
+
+
+def test_interval_has_its_unit_once() -> None:
+    assert format_interval(0.1234, 0.5678) == "12.3–56.8 %"
+    assert format_interval(None, None) == "–"
+
+
+@pytest.mark.parametrize(
+    ("rate", "shown"),
+    [(1234.5, "1\u202f234"), (100, "100"), (99.96, "100"), (99.94, "99.9"), (1.234, "1.23"), (None, "–")],
+)
+def test_rate_has_three_digits(rate: float | None, shown: str) -> None:
+    assert format_rate(rate) == shown
