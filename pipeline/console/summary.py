@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 RETRIEVAL_COLUMNS = ("itc_tr@1", "itc_ir@1", "tr@1", "tr@5", "tr@10", "ir@1", "ir@5", "ir@10")
 CAPTION_COLUMNS = ("cider", "bleu@4", "rouge_l")
+SOURCE_COLUMNS = ("itc_tr@1", "itc_ir@1", "cider")
 LABEL_WIDTH = 14
 
 
@@ -91,6 +92,10 @@ def summary_block(
         parts += [_row_counts(metrics), _noise_ratios(metrics), *_filter_quality(metrics)]
         parts += _score_table("retrieval (R@k, %)", metrics.retrieval, RETRIEVAL_COLUMNS)
         parts += _score_table("captions (%)", metrics.caption, CAPTION_COLUMNS)
+        for source, retrieval in sorted(metrics.retrieval_by_source.items()):
+            caption = metrics.caption_by_source.get(source, {})
+            both = {model: {**scores, **caption.get(model, {})} for model, scores in retrieval.items()}
+            parts += _score_table(f"on test source {source} (%)", both, SOURCE_COLUMNS)
     parts += [field_line(name, place) for name, place in places]
     parts.append(field_line(next_step, command, style="bold"))
     return Group(*parts)

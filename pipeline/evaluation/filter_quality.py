@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-CLEAN = "clean"
-"""Value of the truth column for a text that describes its image; any other value names a kind of noise."""
+MATCHING = ("clean", "incomplete")
+"""Values of the truth column for a text that describes its image, wholly or in part; any other value names a
+kind of noise."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ def compute_filter_quality(
     dropped text counts as detected noise. Texts without a truth or without a verdict are left out.
 
     Args:
-        truth: `CLEAN`, a kind of noise, or None when unknown; one value per text, like the other arguments.
+        truth: one of `MATCHING`, a kind of noise, or None when unknown; one value per text, like the other
+            arguments.
         itm_prob: score of the filter, None when the text was not judged.
         kept: verdict, None when the text was not judged.
 
@@ -38,7 +40,7 @@ def compute_filter_quality(
         None unless the texts contain both noise and clean ones.
     """
     judged = [
-        (label != CLEAN, score, keep)
+        (label not in MATCHING, score, keep)
         for label, score, keep in zip(truth, itm_prob, kept, strict=True)
         if label is not None and score is not None and keep is not None
     ]

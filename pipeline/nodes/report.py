@@ -63,7 +63,7 @@ def write_report(run_dir: RunDir, round_: int) -> RoundMetrics:
 
     config, store, ledger = run_dir.config, run_dir.store, run_dir.ledger
     folders = [corpus_folder(source) for source in config.sources]
-    retrieval, caption = _scores(run_dir, round_)
+    scores = collect_scores(run_dir, round_)
     return build_report(
         ReportInputs(
             run=config.run.name,
@@ -75,8 +75,10 @@ def write_report(run_dir: RunDir, round_: int) -> RoundMetrics:
                 run_dir, [folder for folder in folders if ledger.committed_shards(folder)]
             ),
             read_image=ImageReader(store),
-            retrieval=retrieval,
-            caption=caption,
+            retrieval=scores["retrieval"],
+            caption=scores["caption"],
+            retrieval_by_source=scores_by_source(scores, "retrieval"),
+            caption_by_source=scores_by_source(scores, "caption"),
             seconds=_seconds(run_dir, round_),
             config=summarize_config(config, store, round_),
             web_sources=config.of_kind("web"),
@@ -92,17 +94,25 @@ def write_report(run_dir: RunDir, round_: int) -> RoundMetrics:
     )
 
 
-def _scores(run_dir: RunDir, round_: int) -> tuple[Scores, Scores]:
-    """Retrieval and caption scores of every model up to this round."""
-    retrieval: Scores = {}
-    caption: Scores = {}
+def collect_scores(run_dir: RunDir, round_: int) -> dict[str, Scores]:
+    """Scores of every model up to this round, by task and by "<test source>/<task>"; tasks are "retrieval"
+    and "caption"."""
+    scores: dict[str, Scores] = {"retrieval": {}, "caption": {}}
     for name, node in run_dir.nodes.items():
         record = run_dir.ledger.node(name)
         if record is not None and node.round <= round_:
             for model, result in (record.results or {}).items():
-                retrieval[model] = result["retrieval"]
-                caption[model] = result["caption"]
-    return retrieval, caption
+                parts = {"": result} | {f"{s}/": r for s, r in result.get("by_source", {}).items()}
+                for prefix, part in parts.items():
+                    for task in ("retrieval", "caption"):
+                        scores.setdefault(f"{prefix}{task}", {})[model] = part[task]
+    return scores
+
+
+def scores_by_source(scores: dict[str, Scores], task: str) -> dict[str, Scores]:
+    """{test source: scores} of a task."""
+    suffix = f"/{task}"
+    return {key.removesuffix(suffix): of for key, of in scores.items() if key.endswith(suffix)}
 
 
 def _seconds(run_dir: RunDir, round_: int) -> dict[str, float]:

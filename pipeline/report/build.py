@@ -103,6 +103,8 @@ def _compute_metrics(inputs: ReportInputs, tables: RoundTables) -> RoundMetrics:
         filter=tables.filter_quality(),
         retrieval=inputs.retrieval,
         caption=inputs.caption,
+        retrieval_by_source=dict(inputs.retrieval_by_source),
+        caption_by_source=dict(inputs.caption_by_source),
         seconds=dict(inputs.seconds),
         funnel=tables.funnel(inputs.web_sources),
         stages=list(inputs.stages),

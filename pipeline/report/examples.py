@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import duckdb
 
-from capfilt.pipeline.evaluation.filter_quality import CLEAN
+from capfilt.pipeline.evaluation.filter_quality import MATCHING
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def select_examples(sql: duckdb.DuckDBPyConnection, per_section: int) -> list[Ex
         sql: database with the tables `sampled_candidates` and `sampled_judged` of `tables.RoundTables`.
         per_section: images per section, at most.
     """
-    sql.execute(_SELECTION, {"n": per_section, "clean": CLEAN})
+    sql.execute(_SELECTION, {"n": per_section, "matching": list(MATCHING)})
     rows = sql.execute(
         "SELECT p.section, p.source, p.key, j.width, j.height, j.url, j.origin, j.text, j.itm_prob, "
         "j.itc_sim, j.kept, j.flags, j.truth, abs(j.itm_prob - j.threshold) "
@@ -92,9 +92,9 @@ WITH images AS (
         row_number() OVER (PARTITION BY web, synthetic ORDER BY hash, source, key) AS place
     FROM images WHERE web <> 'none' OR synthetic <> 'none'
     UNION ALL SELECT 'false alarm', source, key, row_number() OVER (ORDER BY itm_prob, hash)
-    FROM texts WHERE truth = $clean AND NOT kept
+    FROM texts WHERE truth IN $matching AND NOT kept
     UNION ALL SELECT 'miss', source, key, row_number() OVER (ORDER BY itm_prob DESC, hash)
-    FROM texts WHERE truth <> $clean AND kept
+    FROM texts WHERE truth NOT IN $matching AND kept
     UNION ALL SELECT 'close call', source, key, row_number() OVER (ORDER BY min(distance), any_value(hash))
     FROM texts GROUP BY source, key
     UNION ALL SELECT 'flag: ' || flag, source, key, row_number() OVER (PARTITION BY flag ORDER BY hash)

@@ -39,6 +39,10 @@ class ReportInputs:
     """Retrieval scores of the pretrained models."""
     caption: Scores = field(default_factory=dict)
     """Caption scores of the pretrained models."""
+    retrieval_by_source: Mapping[str, Scores] = field(default_factory=dict)
+    """The retrieval scores by test source."""
+    caption_by_source: Mapping[str, Scores] = field(default_factory=dict)
+    """The caption scores by test source."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Duration of each node."""
     config: Mapping[str, str] = field(default_factory=dict)

@@ -15,7 +15,7 @@ VERSION = 1
 """Raise it when a key changes its meaning or goes; a new optional key does not need it."""
 
 Scores = dict[str, dict[str, float]]
-"""{model: {metric: percent}}; models are "pretrain.0", "pretrain.1", …"""
+"""{model: {metric: percent}}; models are "pretrain.0", "pretrain.1", … and controls, such as "human_only"."""
 
 
 Kind = Literal["corpus", "candidates"]
@@ -83,6 +83,11 @@ class RoundMetrics(BaseModel):
     """How well the filter found the planted noise; None without known truth."""
     retrieval: Scores = {}
     caption: Scores = {}
+    retrieval_by_source: dict[str, Scores] = {}
+    """The retrieval scores of the queries of each test source, in the gallery of all; empty with one test
+    source."""
+    caption_by_source: dict[str, Scores] = {}
+    """The caption scores on the images of each test source."""
     seconds: dict[str, float] = {}
     """Duration of each node."""
     funnel: Funnel | None = None

@@ -76,6 +76,13 @@ def render_page(inputs: ReportInputs, tables: RoundTables, report: RoundReport) 
         "metrics": report.metrics,
         "retrieval": build_score_table(report.metrics.retrieval),
         "captions": build_score_table(report.metrics.caption),
+        "by_source": {
+            source: (
+                build_score_table(report.metrics.retrieval_by_source[source]),
+                build_score_table(report.metrics.caption_by_source.get(source, {})),
+            )
+            for source in sorted(report.metrics.retrieval_by_source)
+        },
         "drift": drift_rows([*inputs.previous, report]),
         "diversity": {origin: texts for origin, texts in report.drift["texts"].items() if texts},
         "alarms": report.drift["alarms"],

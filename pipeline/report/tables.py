@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from capfilt.pipeline.evaluation.drift import TextDrift, compute_text_drift
-from capfilt.pipeline.evaluation.filter_quality import CLEAN, FilterQuality, compute_filter_quality
+from capfilt.pipeline.evaluation.filter_quality import MATCHING, FilterQuality, compute_filter_quality
 from capfilt.pipeline.evaluation.intervals import wilson_interval
 from capfilt.pipeline.report.addresses import HOST
 from capfilt.pipeline.report.examples import Example, select_examples
@@ -25,6 +25,8 @@ MAX_DRIFT_TEXTS = 20_000
 """Texts per origin over which drift is computed."""
 
 Row = dict[str, Any]
+IS_NOISE = f"truth NOT IN {MATCHING!r}"
+"""SQL: whether a text is noise; NULL without known truth."""
 
 
 class RoundTables:
@@ -119,13 +121,12 @@ class RoundTables:
         return Funnel(**rows, **different, **kept)
 
     def planted_rows(self) -> list[Row]:
-        """By truth (column kind), "clean" first: judged, dropped and dropped_ratio."""
+        """By truth (column kind), texts that match first: judged, dropped and dropped_ratio."""
         return self._rows(
             "SELECT truth AS kind, sum(n)::BIGINT AS judged, "
             "coalesce(sum(n) FILTER (NOT kept), 0)::BIGINT AS dropped, dropped / judged AS dropped_ratio "
             "FROM score_counts WHERE truth IS NOT NULL AND kept IS NOT NULL GROUP BY truth "
-            "ORDER BY truth <> ?, judged DESC, kind",
-            [CLEAN],
+            f"ORDER BY {IS_NOISE}, judged DESC, kind",
         )
 
     def filter_quality(self) -> FilterQuality | None:
@@ -138,9 +139,8 @@ class RoundTables:
     def score_bins(self) -> list[Row]:
         """Counts of scores in `SCORE_BINS` equal bins: origin, noise (None without truth), bin, n."""
         return self._rows(
-            "SELECT origin, truth <> ? AS noise, bin, sum(n)::BIGINT AS n FROM score_counts "
+            f"SELECT origin, {IS_NOISE} AS noise, bin, sum(n)::BIGINT AS n FROM score_counts "
             "WHERE bin IS NOT NULL AND kept IS NOT NULL GROUP BY ALL ORDER BY ALL",
-            [CLEAN],
         )
 
     def status_rows(self) -> list[Row]:
@@ -294,7 +294,7 @@ _RATIOS = f"""
     coalesce(sum(n) FILTER (kept), 0)::BIGINT AS kept,
     coalesce(sum(n) FILTER (NOT kept), 0)::BIGINT AS dropped,
     dropped / nullif(judged, 0) AS noise_ratio,
-    coalesce(sum(n) FILTER (kept IS NOT NULL AND truth <> '{CLEAN}'), 0)
+    coalesce(sum(n) FILTER (kept IS NOT NULL AND {IS_NOISE}), 0)
         / nullif(sum(n) FILTER (kept IS NOT NULL AND truth IS NOT NULL), 0) AS planted
 """
 

@@ -37,8 +37,9 @@ class ManifestConfig:
     source has no texts, on purpose. In tars: key of the text in the JSON member, or ending of a text
     member."""
     truth_column: str | None = None
-    """Column that says what is really wrong with a text (`clean` or a kind of noise), for data with planted
-    noise; used for the filter's precision, recall and AUC, and never given to a model."""
+    """Column that says what is really wrong with a text, for data with planted noise: `clean`, `incomplete`
+    (describes a part of the image) or a kind of noise. Used for the filter's precision, recall and AUC, and
+    never given to a model."""
     columns: tuple[str, ...] = ()
     """Column names of a CSV/TSV file without a header line (CC3M: `[caption, url]`)."""
     splits: tuple[str, ...] = ()

@@ -145,3 +145,23 @@ def test_fields_are_not_wrapped_and_have_no_markup() -> None:
         f"a             {value}",
         "trained beforeb",
     ]
+
+
+def test_scores_of_each_test_source_follow_with_controls_between_first_and_last_model() -> None:
+    by_source = {
+        "rare": {
+            "pretrain.1": {"itc_tr@1": 50.0, "tr@1": 1.0},
+            "human_only": {"itc_tr@1": 10.0, "tr@1": 2.0},
+            "pretrain.0": {"itc_tr@1": 40.0, "tr@1": 3.0},
+        }
+    }
+    captions = {"rare": {"pretrain.1": {"cider": 300.0}, "pretrain.0": {"cider": 200.0}}}
+    lines = shown(METRICS | {"retrieval_by_source": by_source, "caption_by_source": captions})
+    first = next(i for i, line in enumerate(lines) if "on test source rare" in line)
+    assert [line.split() for line in lines[first + 1 : first + 6]] == [
+        ["model", "itc", "tr@1", "cider"],
+        ["pretrain.0", "40.0", "200.0"],
+        ["human_only", "10.0", "-"],
+        ["pretrain.1", "50.0", "300.0"],
+        ["gain", "+10.0", "+100.0"],
+    ]

@@ -35,6 +35,13 @@ def test_filter_quality_equals_values_computed_by_hand() -> None:
     )
 
 
+def test_incomplete_texts_match_their_image() -> None:
+    truth, itm_prob = ["incomplete", "mismatched", "clean"], [0.4, 0.1, 0.9]
+    assert compute_filter_quality(truth, itm_prob, [False, False, True]) == FilterQuality(
+        auc=1.0, precision=0.5, recall=1.0
+    )
+
+
 def test_filter_quality_is_none_unless_both_classes_were_judged() -> None:
     assert compute_filter_quality([], [], []) is None
     assert compute_filter_quality([None], [0.5], [True]) is None

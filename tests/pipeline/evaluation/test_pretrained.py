@@ -1,5 +1,6 @@
 """Evaluation of one model in this process, also when memory runs out."""
 
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -44,6 +45,31 @@ def task(tmp_path_factory):
     )
     config = EvaluateSection(k=8, caption=caption)
     return EvaluationTask(model="pretrain.0", store=store, shards=shards, config=config, seed=0)
+
+
+def test_several_test_sources_are_also_evaluated_apart(task, tmp_path):
+    """Captions against those of a run with this source only; recall is tested in
+    tests/models/tasks/test_retrieval.py."""
+    other, other_shards = clean_pairs(tmp_path, "human", count=9)
+    shutil.copytree(f"{task.store.url}/models", f"{other.url}/models")
+    shutil.copytree(f"{task.store.url}/corpus/test", f"{other.url}/corpus/test")
+    both = evaluate_model(replace(task, store=other, shards=(*task.shards, *other_shards)))
+    assert both["images"] == IMAGES + 9
+    alone = {
+        "test": evaluate_model(task),
+        "human": evaluate_model(replace(task, store=other, shards=other_shards)),
+    }
+    assert "by_source" not in alone["test"]
+    for source, of_source in both["by_source"].items():
+        assert of_source["images"] == alone[source]["images"]
+        assert of_source["caption"] == alone[source]["caption"]
+        assert set(of_source["retrieval"]) == set(both["retrieval"])
+        # The gallery of both sources is larger, so that nothing is found more often.
+        for name in ("itc_tr@1", "itc_tr@5", "itc_ir@1", "itc_ir@5"):
+            assert of_source["retrieval"][name] <= alone[source]["retrieval"][name]
+    for name, value in both["retrieval"].items():
+        parts = [r["images"] * r["retrieval"][name] for r in both["by_source"].values()]
+        assert value == pytest.approx(sum(parts) / both["images"]), "one text per image"
 
 
 def limit_memory(monkeypatch, most):

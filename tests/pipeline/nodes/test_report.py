@@ -4,11 +4,13 @@ import shutil
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from capfilt.pipeline.config.load import parse_config
 from capfilt.pipeline.nodes import report
+from capfilt.pipeline.nodes.report import collect_scores, scores_by_source
 from capfilt.pipeline.prepare import open_run
 from capfilt.pipeline.report.metrics_file import RoundMetrics, read_metrics
 from capfilt.pipeline.rundir.run_dir import RunDir
@@ -93,3 +95,30 @@ def test_summary_line_shows_the_noise_ratios_also_of_origins_without_verdicts(
     node = SimpleNamespace(round=1, outputs=["reports/1"])
     result = report.run_report(SimpleNamespace(run_dir=None), node)
     assert result.summary == "noise ratio web 0.250, synthetic -"
+
+
+def test_scores_are_collected_by_task_and_by_test_source() -> None:
+    def result(tr: float, cider: float, **by_source: Any) -> dict[str, Any]:
+        scores = {"retrieval": {"tr@1": tr}, "caption": {"cider": cider}}
+        return scores | ({"by_source": by_source} if by_source else {})
+
+    results = {
+        # A record of an earlier version has no scores by source.
+        "evaluate.1": {"pretrain.0": result(1, 2), "human_only": result(3, 4, rare=result(5, 6))},
+        "evaluate.2": {"pretrain.2": result(7, 8, rare=result(9, 10))},
+    }
+    run_dir = SimpleNamespace(
+        nodes={name: SimpleNamespace(round=int(name[-1])) for name in results},
+        ledger=SimpleNamespace(node=lambda name: SimpleNamespace(results=results[name])),
+    )
+    first, both = collect_scores(run_dir, 1), collect_scores(run_dir, 2)
+    assert first["retrieval"] == {"pretrain.0": {"tr@1": 1}, "human_only": {"tr@1": 3}}
+    assert both["caption"] == {
+        "pretrain.0": {"cider": 2},
+        "human_only": {"cider": 4},
+        "pretrain.2": {"cider": 8},
+    }
+    assert scores_by_source(first, "retrieval") == {"rare": {"human_only": {"tr@1": 5}}}
+    assert scores_by_source(both, "caption") == {
+        "rare": {"human_only": {"cider": 6}, "pretrain.2": {"cider": 10}}
+    }
