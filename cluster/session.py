@@ -32,6 +32,9 @@ def session(config: ClusterConfig) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    # Otherwise the C++ core of this process prints harmless lines as errors on the terminal. Errors that end
+    # a call are exceptions.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         if _is_embedded(config):
             _start_embedded(config)
@@ -65,8 +68,6 @@ def _connect(config: ClusterConfig) -> None:
 def _start_embedded(config: ClusterConfig) -> None:
     """Start Ray in this process, without dashboard and usage report, and without output on the terminal."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Otherwise the C++ core prints harmless lines as errors on the terminal; they stay in its log files.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     _use_own_token()
     # A starting process mostly waits for the disk, so more processes than cores may start at once. Ray prints

@@ -30,7 +30,8 @@ class FakeRay:
 @pytest.fixture
 def connect(monkeypatch):
     """Enter a session on a fake Ray."""
-    for name in ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", *TOKEN_VARIABLES):
+    ours = ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_BACKEND_LOG_LEVEL", *TOKEN_VARIABLES)
+    for name in ours:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "environ", dict(os.environ))  # a start sets variables of Ray
     levels = {name: logging.getLogger(name).level for name in ("ray", "ray.train", "ray.data")}
@@ -68,6 +69,14 @@ def test_a_ray_started_here_has_a_token_of_its_own_and_leaves_none_behind(connec
 def test_settings_of_the_environment_for_authentication_stay(connect, name):
     connect(FakeRay(), {name: "x"})
     assert {each for each in TOKEN_VARIABLES if each in os.environ} == {name} and os.environ[name] == "x"
+
+
+@pytest.mark.parametrize("address", ["local", "head:6379"])
+def test_core_of_ray_prints_nothing_on_the_terminal_unless_asked_to(connect, address):
+    connect(FakeRay(), address=address)
+    assert os.environ["RAY_BACKEND_LOG_LEVEL"] == "fatal"
+    connect(FakeRay(), {"RAY_BACKEND_LOG_LEVEL": "debug"}, address=address)
+    assert os.environ["RAY_BACKEND_LOG_LEVEL"] == "debug"
 
 
 def test_a_given_cluster_gets_no_token_of_ours(connect):
