@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import uuid
 
+from capfilt.models.disk_errors import ADVICE, disk_error_number
 from capfilt.stages.storage.local_files import TEMPORARY_PREFIX
 from capfilt.stages.storage.s3_errors import describe_error
 from capfilt.stages.storage.store import Store, StoreError
@@ -33,7 +34,10 @@ def check_writable(run_dir: Store) -> None:
                 "committed; if it is a mounted bucket, give the address of the bucket (s3://, gs://, ...), "
                 "else use another disk"
             ) from error
-        raise StoreError(f"run.dir {run_dir.url}: cannot write there ({describe_error(cause)})") from error
+        advice = ADVICE.get(disk_error_number(cause) or 0, "")
+        raise StoreError(
+            f"run.dir {run_dir.url}: cannot write there ({describe_error(cause)}){advice and f'; {advice}'}"
+        ) from error
     if not created_twice and content != b"capfilt":
         raise StoreError(
             f"run.dir {run_dir.url}: what is read there is not what was written; use another store"
