@@ -34,12 +34,24 @@ class _StatusActor:
         self._failed_shards: dict[str, set[str]] = {}
         self._claims: dict[tuple[str, str, str], int] = {}
         """(node, stage, shard) -> claims that were not released."""
+        self._started: dict[str, dict[str, int]] = {}
+        """node -> stage -> processes that have started."""
 
     def post(self, node: str, values: dict[str, Any]) -> None:
         self._latest.setdefault(node, {}).update(values, at=time.time())
 
     def read(self) -> dict[str, dict[str, Any]]:
-        return self._latest
+        board = {node: dict(values) for node, values in self._latest.items()}
+        for node, started in self._started.items():
+            board.setdefault(node, {})["started"] = dict(started)
+        for node, stage, _ in self._claims:
+            at_work = board.setdefault(node, {}).setdefault("at_work", {})
+            at_work[stage] = at_work.get(stage, 0) + 1
+        return board
+
+    def report_start(self, node: str, stage: str) -> None:
+        started = self._started.setdefault(node, {})
+        started[stage] = started.get(stage, 0) + 1
 
     def add_notice(self, node: str, line: str) -> None:
         lines = self._latest.setdefault(node, {}).setdefault("notices", [])
@@ -80,14 +92,25 @@ class StatusBoard:
         actor_class: Any = _StatusActor
         self._actor = actor_class.options(scheduling_strategy=driver_node).remote()
         self._latest: dict[str, dict[str, Any]] = {}
+        self._pending: Any = None
+        """A read that has not been answered."""
 
     def post(self, node: str, **values: Any) -> None:
         """Update the latest values of a node without waiting."""
         self._actor.post.remote(node, values)
 
-    def read(self) -> dict[str, dict[str, Any]]:
-        """Latest values per node; "notices" are the lines of `NodeStatus.add_notice`, "at" the last post."""
-        self._latest = self._get(self._actor.read.remote(), self._latest)
+    def read(self, timeout: float = TIMEOUT_S) -> dict[str, dict[str, Any]]:
+        """Latest values per node; those of the last read if there is no answer in time.
+
+        They are: what was posted, with the time "at" of the last post; "notices", the lines of
+        `NodeStatus.add_notice`; "started", {stage: processes that have started}; and "at_work", {stage:
+        shards that it works on}.
+        """
+        if self._pending is None:
+            self._pending = self._actor.read.remote()
+        if ray.wait([self._pending], timeout=timeout)[0]:
+            self._latest = self._get(self._pending, self._latest)
+            self._pending = None
         return self._latest
 
     def for_node(self, node: str) -> NodeStatus:
@@ -128,6 +151,10 @@ class NodeStatus:
         sent = self.actor.report_failure.remote(self.node, cause, shard)
         if wait:
             ray.wait([sent], timeout=TIMEOUT_S)
+
+    def report_start(self, stage: str) -> None:
+        """Report that a long-lived process of a stage is ready to work; does not wait."""
+        self.actor.report_start.remote(self.node, stage)
 
     def add_notice(self, line: str) -> None:
         """Show the user a line, once even if several processes send it; does not wait."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -16,6 +18,8 @@ from capfilt.cluster.config import ClusterConfig, ClusterError
 MINIMUM_LOGICAL_CPUS = 4
 """CPUs that a Ray instance started here reports at least. A chain holds one fetch actor and two model actors
 while its tasks that read and write need CPUs, too; with fewer than four, Ray would wait forever."""
+TOKEN_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+"""Environment variables that say whether and how Ray authenticates its clients."""
 
 
 @contextmanager
@@ -28,6 +32,9 @@ def session(config: ClusterConfig) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    # Otherwise the C++ core of this process prints harmless lines as errors on the terminal. Errors that end
+    # a call are exceptions.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         if _is_embedded(config):
             _start_embedded(config)
@@ -42,7 +49,8 @@ def session(config: ClusterConfig) -> Iterator[None]:
         ) from error
     _silence_ray_loggers()
     try:
-        yield
+        with _ray_warnings_ignored():
+            yield
     finally:
         ray.shutdown()
 
@@ -60,9 +68,8 @@ def _connect(config: ClusterConfig) -> None:
 def _start_embedded(config: ClusterConfig) -> None:
     """Start Ray in this process, without dashboard and usage report, and without output on the terminal."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Otherwise the C++ core prints harmless lines as errors on the terminal; they stay in its log files.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    _use_own_token()
     # A starting process mostly waits for the disk, so more processes than cores may start at once. Ray prints
     # a warning at four times this number of processes.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
@@ -85,6 +92,25 @@ def _start_embedded(config: ClusterConfig) -> None:
             # raised again.
             ray.shutdown()
             start()
+
+
+def _use_own_token() -> None:
+    """Protect a Ray instance with a token of its own, unless the environment says how.
+
+    Ray would write one into the home directory, which remains there and turns the authentication of every
+    later `ray start` on: its clients then fail unless they are told of it.
+    """
+    if not any(name in os.environ for name in TOKEN_VARIABLES):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+@contextmanager
+def _ray_warnings_ignored() -> Iterator[None]:
+    """Ignore what Ray's Python code warns about, for example more actors than shards: the program has chosen
+    these settings, and the user cannot change them. Errors are exceptions, not warnings."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"ray\.")
+        yield
 
 
 @contextmanager

@@ -47,7 +47,8 @@ CONFIG_INTRO = f"""\
 
 A config is a YAML file of nested sections. `--set pretrain.optimizer.lr=1e-4` overrides a single key: a key
 of type *text* takes everything after the `=` unchanged, any other key reads it as YAML. Unknown keys, wrong
-types and values outside the limits are errors. `capfilt check FILE` prints the config with all defaults.
+types and values outside the limits are errors. `capfilt check FILE --full` prints the config with all
+defaults.
 
 `{ANY_NAME}` stands for the name of a source.
 """

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 from graphlib import TopologicalSorter
 
 from rich.console import Console
 
 from capfilt.cluster.board import StatusBoard
 from capfilt.cluster.session import session
+from capfilt.pipeline.console.activity import Activity, hidden_activity
 from capfilt.pipeline.console.logs import log_context
 from capfilt.pipeline.console.progress import POLL_SECONDS, Progress
 from capfilt.pipeline.console.signals import Interrupted, NodeStopped, StopSignal
@@ -32,11 +34,14 @@ class Outcome:
     skipped: list[str] = field(default_factory=list)
 
 
-def execute(prepared: Prepared, console: Console, resume: str | None = None) -> Outcome:
+def execute(
+    prepared: Prepared, console: Console, resume: str | None = None, activity: Activity | None = None
+) -> Outcome:
     """Run every selected node that is not done.
 
     Args:
         resume: the command that a second signal prints.
+        activity: shows what is done before the first node starts and after the last one; None shows nothing.
 
     Raises:
         ClusterError: no cluster answers.
@@ -52,12 +57,18 @@ def execute(prepared: Prepared, console: Console, resume: str | None = None) -> 
         return outcome
     config, store = run_dir.config, run_dir.store
     stopping = StopSignal(store, config.run.grace_seconds, console.print, resume)
+    activity = activity or hidden_activity()
+    activity("starting Ray")
     with session(config.cluster), stopping as stop:
         board = StatusBoard()
-        progress.poll = board.read
+        progress.poll = partial(board.read, timeout=POLL_SECONDS)
         context = RunContext(run_dir, progress, board, stop)
-        with progress:
-            _run_ready(context, todo, prepared.state, outcome)
+        activity.stop()
+        try:
+            with progress:
+                _run_ready(context, todo, prepared.state, outcome)
+        finally:
+            activity("disconnecting from Ray")
     return outcome
 
 
@@ -120,7 +131,7 @@ def _run_node(context: RunContext, node: Node, state: State) -> str:
     store, ledger = context.store, context.ledger
     inputs = context.fingerprints.inputs(node.name)
     context.progress.begin(node.name, resumed="resuming where it stopped" if state == "half" else "")
-    ledger.start(node.name, inputs)
+    ledger.start(node.name, inputs, context.fingerprints.given(node.name))
     start = time.monotonic()
     with log_context(node=node.name):
         result = node.kind.run(context, node)

@@ -12,6 +12,7 @@ from typing import Any
 
 from capfilt.pipeline.config.load import ConfigError, dump_config
 from capfilt.pipeline.config.schema import Config
+from capfilt.pipeline.console.activity import Tell, tell_nobody
 from capfilt.pipeline.node import Node
 from capfilt.pipeline.plan import check_node, downstream, plan, select
 from capfilt.pipeline.rundir.fingerprints import Fingerprints
@@ -21,6 +22,7 @@ from capfilt.pipeline.rundir.ledger import Ledger, State
 from capfilt.pipeline.rundir.probe import check_writable
 from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.stages.manifest.index import check_manifest, check_unchanged
+from capfilt.stages.storage.errors import explain_disk_errors
 from capfilt.stages.storage.layout import CONFIG, INDEX_RECORD, NODES, corpus_folder, index_folder
 from capfilt.stages.storage.store import Store
 
@@ -66,7 +68,9 @@ def hold_run(config: Config, notify: Callable[[str], None]) -> Iterator[RunDir]:
         yield replace(run_dir, held=lease)
 
 
-def prepare(run_dir: RunDir, *, until: str | None = None, fresh: str | None = None) -> Prepared:
+def prepare(
+    run_dir: RunDir, *, until: str | None = None, fresh: str | None = None, tell: Tell = tell_nobody
+) -> Prepared:
     """Check that the DAG can run, and bring the run directory into the state from which it runs.
 
     Makes the demonstration corpora that the config asks for, and finishes an interrupted `capfilt retry`.
@@ -75,6 +79,7 @@ def prepare(run_dir: RunDir, *, until: str | None = None, fresh: str | None = No
         run_dir: as `hold_run` gives it.
         until: run only what this node needs, and the node itself.
         fresh: first discard this node and all nodes that need it.
+        tell: receives what is done at the moment.
 
     Raises:
         ArtifactError, ConfigError, LeaseError, LedgerError, ManifestError, StoreError, UnknownNode: one line
@@ -82,19 +87,25 @@ def prepare(run_dir: RunDir, *, until: str | None = None, fresh: str | None = No
     """
     config, store, ledger, nodes = run_dir.config, run_dir.store, run_dir.ledger, run_dir.nodes
     selected = select(nodes, until=until)
+    tell("making the demonstration corpus")
     make_corpora(config)
+    tell("checking the manifests")
     check_sources(config)
+    tell("looking through the run directory")
     store.remove_temporaries("", CONFIG)
     for folder in ("corpus", NODES):
         store.remove_temporaries(folder)
     finish_replacing(run_dir)
     if fresh is not None:
+        tell(f"removing what {fresh} and later nodes have made")
         discard(run_dir, fresh)
     for name, source in config.sources.items():
         check_unchanged(source.rows, store / index_folder(name), f"sources.{name}.rows")
+    tell("comparing the run directory with the config, and reading checkpoints")
     state = states(run_dir)
     ledger.clear_starts(name for name in nodes if state[name] == "done")
     prepared = Prepared(run_dir, selected, state)
+    tell("opening checkpoints")
     for kind in dict.fromkeys(node.kind for node in prepared.todo.values()):
         kind.check_inputs(config, store)
     ledger.save_config(dump_config(config))
@@ -107,7 +118,8 @@ def states(run_dir: RunDir) -> dict[str, State]:
     Raises:
         LedgerError: a node was made or begun with another config.
     """
-    return {name: run_dir.ledger.state(name, run_dir.fingerprints.inputs(name)) for name in run_dir.nodes}
+    ledger, known = run_dir.ledger, run_dir.fingerprints
+    return {name: ledger.state(name, known.inputs(name), known.given(name)) for name in run_dir.nodes}
 
 
 def make_corpora(config: Config) -> None:
@@ -131,9 +143,11 @@ def make_corpus(make: Callable[[Any, str], object], config: object, folder: str)
 
     Raises:
         ConfigError: the folder holds something else, or a program that makes the corpus is missing.
+        StoreError: the disk takes no more data.
     """
     try:
-        make(config, folder)
+        with explain_disk_errors(folder):
+            make(config, folder)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

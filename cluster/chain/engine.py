@@ -91,6 +91,8 @@ class StageRunner:
         self.watchdog = Watchdog(step.limits, self._report_limit_exceeded)
         self.watchdog.observe(self.stage)
         self._forward_notices()
+        if step.actors and step.node_status is not None:
+            step.node_status.report_start(step.name)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         if not batch.num_rows:
@@ -102,7 +104,7 @@ class StageRunner:
         except Exception as error:
             self._report_error(error, batch)
             raise
-        if self.step.kind == "write" or not out.num_rows:
+        if not out.num_rows:
             return out
         seconds = pa.array([time.perf_counter() - start] * out.num_rows, type=pa.float32())
         return out.append_column(f"seconds_{self.step.name}", seconds)

@@ -37,6 +37,8 @@ def check_checkpoints(openings: Sequence[Opening]) -> list[str | None]:
 
     Costs the import of torch and the reading of all weights: seconds.
     """
+    if not openings:
+        return []
     arguments = [json.dumps(sys.path), json.dumps([asdict(opening) for opening in openings])]
     child = subprocess.run(
         [sys.executable, "-P", "-c", _CODE, *arguments],

@@ -5,9 +5,12 @@ Does not import torch: the driver computes digests and reports errors without re
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from capfilt.models.disk_errors import describe_disk_error
 
 WEIGHTS, CONFIG, PROVENANCE = "model.safetensors", "config.json", "provenance.json"
 PICKLED_WEIGHTS = "pytorch_model.bin"  # transformers folders from before safetensors
@@ -44,6 +47,19 @@ class CheckpointError(ValueError):
 def _abbreviate(names: Sequence[str]) -> str:
     more = len(names) - MAX_NAMES_SHOWN
     return ", ".join(names[:MAX_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+@contextmanager
+def explain_disk_errors(path: str | Path) -> Iterator[None]:
+    """Raise CheckpointError, which names the checkpoint and says what to do, if the disk takes no more data
+    while the body writes it."""
+    try:
+        yield
+    except Exception as error:  # safetensors raises a type of its own
+        message = describe_disk_error(error, path)
+        if message is None:
+            raise
+        raise CheckpointError(message) from error
 
 
 def refuse_pointer(file: Path) -> None:
@@ -107,8 +123,13 @@ def checkpoint_digest(path: str | Path) -> str:
     Raises:
         CheckpointError: there is no checkpoint at `path`.
     """
+    return combine_digests(file_digests(path))
+
+
+def combine_digests(digests: Mapping[str, str]) -> str:
+    """The digest of a checkpoint whose files have these digests (`file_digests`)."""
     total = hashlib.sha256()
-    for name, digest in file_digests(path).items():
+    for name, digest in digests.items():
         total.update(f"{name}:{digest}\n".encode())
     return total.hexdigest()
 

@@ -23,6 +23,7 @@ from capfilt.models.checkpoints.files import (
     PROVENANCE,
     WEIGHTS,
     CheckpointError,
+    explain_disk_errors,
     read_json,
     refuse_pointer,
 )
@@ -232,7 +233,8 @@ def save_checkpoint(folder: str | Path, med: MED, tokenizer: Tokenizer, provenan
         _write_json(target / PROVENANCE, provenance)
         tokenizer.save(target)
 
-    _replace_files(Path(folder), write_files)
+    with explain_disk_errors(folder):
+        _replace_files(Path(folder), write_files)
 
 
 def export_checkpoint(
@@ -272,7 +274,8 @@ def export_checkpoint(
         return
     weights = Weights(config=med.config, tensors=_tensors_on_cpu(med))
     if to == "blip":
-        _replace_files(dst.parent, lambda target: torch.save(to_blip(weights), target / dst.name))
+        with explain_disk_errors(dst):
+            _replace_files(dst.parent, lambda target: _save_pickle(to_blip(weights), target / dst.name))
         return
     tensors, metadata, config = to_hf(weights, med_tokenizer)
 
@@ -285,7 +288,13 @@ def export_checkpoint(
         _write_json(target / "preprocessor_config.json", hf_image_processor(med.config.vision.image_size))
         med_tokenizer.save(target)
 
-    _replace_files(dst, write_files)
+    with explain_disk_errors(dst):
+        _replace_files(dst, write_files)
+
+
+def _save_pickle(value: object, path: Path) -> None:
+    with path.open("wb") as stream:  # given a path, torch would not say why it cannot write
+        torch.save(value, stream)
 
 
 def _tensors_on_cpu(med: MED) -> dict[str, Tensor]:

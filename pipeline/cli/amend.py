@@ -27,6 +27,7 @@ def retry(
     set_: SetOption = None,
 ) -> None:
     """Download failed rows again, in place; images that are stored stay unchanged."""
+    from capfilt.pipeline.console.activity import Activity
     from capfilt.pipeline.console.signals import Interrupted
     from capfilt.pipeline.prepare import hold_run
     from capfilt.stages.shards.retry import parse_retry_classes
@@ -34,17 +35,20 @@ def retry(
     console = make_console()
     words = ["capfilt", "retry", run_dir, *(["--class", class_] if class_ else [])]
     command = shell_command(words, set_ or [])
-    with UserErrors(resume=command):
+    with UserErrors(resume=command), Activity(console) as activity:
         classes = parse_retry_classes(class_)
         config = load_run_config(run_dir, set_ or [])
         log_run(run_dir)
         try:
+            activity("taking the lease of the run directory")
             with hold_run(config, console.print) as held:
+                activity("loading Ray")
                 # Imports Ray, which takes seconds; mistakes have been reported by now.
                 from capfilt.pipeline.maintenance.retry import closing_lines, retry_rows
 
-                found = retry_rows(held, classes, console, command)
+                found = retry_rows(held, classes, console, command, activity)
         except Interrupted as interrupted:
+            activity.stop()
             print_fields(console, [("resume", command)])
             exit_now(interrupted.exit_code)
     if found.failed is not None:

@@ -18,12 +18,15 @@ from capfilt.pipeline.console.summary import print_fields, print_summary
 def report(run_dir: RunArgument, set_: SetOption = None) -> None:
     """Write the report pages of a run again and print its closing block."""
     from capfilt.pipeline.config.load import ConfigError
+    from capfilt.pipeline.console.activity import Activity
     from capfilt.pipeline.nodes.report import write_report
     from capfilt.pipeline.prepare import open_run
 
-    with UserErrors():
+    console = make_console()
+    with UserErrors(), Activity(console) as activity:
         config = load_run_config(run_dir, set_ or [])
         log_run(run_dir)
+        activity("reading the records of the run")
         opened = open_run(config)
         judging = [node for node in opened.nodes.values() if node.kind.judges]
         rounds = [node.round for node in judging if opened.ledger.node(node.name) is not None]
@@ -31,9 +34,11 @@ def report(run_dir: RunArgument, set_: SetOption = None) -> None:
             raise ConfigError(f"{run_dir}: no round is bootstrapped yet; finish one with capfilt run")
         metrics = None
         for round_ in rounds:
+            activity(f"writing the report of round {round_}")
             metrics = write_report(opened, round_)
+        activity.stop()
         query = duckdb_command(noise_ratio_query(run_dir.rstrip("/"), rounds[-1]))
-        print_summary(make_console(), config, metrics, "look", query)
+        print_summary(console, config, metrics, "look", query)
 
 
 def verify(
@@ -45,15 +50,18 @@ def verify(
     set_: SetOption = None,
 ) -> None:
     """Hash every file of a run and account for every row; exit code 1 if anything differs."""
+    from capfilt.pipeline.console.activity import Activity
     from capfilt.pipeline.maintenance.repair import repair_run
     from capfilt.pipeline.maintenance.verify import verify_run
     from capfilt.pipeline.prepare import hold_run, open_run
 
     console, overrides = make_console(), set_ or []
     repair_command = shell_command(["capfilt", "verify", run_dir, "--repair"], overrides)
-    with UserErrors(resume=repair_command if repair else None):
+    resume = repair_command if repair else None
+    with UserErrors(resume=resume), Activity(console) as activity:
         config = load_run_config(run_dir, overrides)
         log_run(run_dir)
+        activity("hashing the files of the run")
         if repair:
             with hold_run(config, console.print) as held:
                 found, undone = repair_run(held)

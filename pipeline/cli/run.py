@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from capfilt.pipeline.cli.exits import UserErrors, exit_now
 from capfilt.pipeline.cli.options import ConfigArgument, FreshOption, SetOption
@@ -40,29 +41,30 @@ def run(
     run_config(_load(config, set_, resume, fresh), resume, until=until, fresh=fresh)
 
 
-def check(config: ConfigArgument, set_: SetOption = None) -> None:
-    """Open what the run will read, and print the resolved config and the nodes with their states; starts
-    nothing."""
-    from capfilt.pipeline.config.load import dump_config, load_config
-    from capfilt.pipeline.prepare import check_sources, open_run, states
+def check(
+    config: ConfigArgument,
+    set_: SetOption = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Print every key of the config, not only the changed ones.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
+) -> None:
+    """Preflight: rows and samples of each source, hosts, store, devices, models, nodes; starts nothing."""
+    from capfilt.pipeline.config.load import load_config
+    from capfilt.pipeline.console.activity import Activity, hidden_activity
+    from capfilt.pipeline.preflight.check import run_preflight
+    from capfilt.pipeline.preflight.page import print_preflight
 
     console = make_console()
-    with UserErrors():
+    activity = hidden_activity() if as_json else Activity(console)
+    with UserErrors(), activity:
         checked = load_config(config, set_ or [])
-        if checked.shapes is None and checked.clipart is None:  # the run itself makes these corpora
-            check_sources(checked)
-        run_dir = open_run(checked)
-        run_dir.ledger.check_place()
-        state_of = states(run_dir)
-        for kind in dict.fromkeys(
-            node.kind for name, node in run_dir.nodes.items() if state_of[name] != "done"
-        ):
-            kind.check_inputs(checked, run_dir.store)
-        console.print(dump_config(checked), highlight=False, markup=False, soft_wrap=True)
-        table = Table("node", "state", "needs", box=None, pad_edge=False, header_style="dim")
-        for name, node in run_dir.nodes.items():
-            table.add_row(name, state_of[name], ", ".join(node.needs))
-        console.print(table)
+        found = run_preflight(checked, activity)
+        activity.stop()
+        if as_json:
+            typer.echo(json.dumps(asdict(found), ensure_ascii=False, indent=1))
+        else:
+            print_preflight(console, found, full=full)
 
 
 def run_config(config: Config, resume: str, *, until: str | None = None, fresh: str | None = None) -> None:
@@ -76,21 +78,25 @@ def run_config(config: Config, resume: str, *, until: str | None = None, fresh: 
     Raises:
         SystemExit: with code 1 if a node failed, 2 after an error of the user.
     """
+    from capfilt.pipeline.console.activity import Activity
     from capfilt.pipeline.console.signals import Interrupted
     from capfilt.pipeline.prepare import hold_run, prepare
 
     console = make_console()
     log_run(config.run.dir)
-    with UserErrors(resume=_with_fresh(resume, fresh)) as errors:
+    with UserErrors(resume=_with_fresh(resume, fresh)) as errors, Activity(console) as activity:
         try:
+            activity("taking the lease of the run directory")
             with hold_run(config, console.print) as run_dir:
-                prepared = prepare(run_dir, until=until, fresh=fresh)
+                prepared = prepare(run_dir, until=until, fresh=fresh, tell=activity)
                 errors.resume = resume  # the outputs of `fresh` are removed now
                 # Imports Ray, which takes seconds; mistakes have been reported by now.
+                activity("loading Ray")
                 from capfilt.pipeline.execute import execute
 
-                outcome = execute(prepared, console, resume)
+                outcome = execute(prepared, console, resume, activity)
         except Interrupted as interrupted:
+            activity.stop()
             print_summary(console, config, load_last_metrics(config), "resume", resume)
             exit_now(interrupted.exit_code)
     for line in outcome.failed.values():

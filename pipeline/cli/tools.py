@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from capfilt.pipeline.cli.exits import UserErrors
+from capfilt.pipeline.console.activity import Activity
 from capfilt.pipeline.console.streams import make_console
 
 FolderArgument = Annotated[str, typer.Argument(metavar="FOLDER", help="The folder to make.")]
@@ -34,14 +35,18 @@ def convert(
     from capfilt.pipeline.config.load import refuse_credentials
     from capfilt.stages.storage.artifacts import ArtifactError, ensure_local
 
-    with UserErrors():
+    console = make_console()
+    with UserErrors(), Activity(console) as activity:
         refuse_credentials(source, "SRC")
         if Path(target).exists():
             raise ArtifactError(f"DST {target}: already exists; name another path, or remove it first")
+        activity(f"reading {source}")
         path = ensure_local(source, "SRC")
         words = None if tokenizer is None else ensure_local(tokenizer, "--tokenizer")
+        activity(f"converting {source}")
         export_checkpoint(path, target, to=to, parts=parts, tokenizer=words)
-        make_console().print(f"wrote {target} ({to} layout)", highlight=False, markup=False)
+        activity.stop()
+        console.print(f"wrote {target} ({to} layout)", highlight=False, markup=False)
 
 
 def shapes(folder: FolderArgument) -> None:
@@ -49,9 +54,12 @@ def shapes(folder: FolderArgument) -> None:
     from capfilt.pipeline.corpora.shapes import ShapesConfig, make_shapes
     from capfilt.pipeline.prepare import make_corpus
 
-    with UserErrors():
+    console = make_console()
+    with UserErrors(), Activity(console) as activity:
+        activity(f"making {folder}")
         make_corpus(make_shapes, ShapesConfig(), folder)
-        make_console().print(f"made {folder}: human/, web/, test/", highlight=False, markup=False)
+        activity.stop()
+        console.print(f"made {folder}: human/, web/, test/", highlight=False, markup=False)
 
 
 def clipart(folder: FolderArgument) -> None:
@@ -59,6 +67,9 @@ def clipart(folder: FolderArgument) -> None:
     from capfilt.pipeline.corpora.clipart import ClipartConfig, make_clipart
     from capfilt.pipeline.prepare import make_corpus
 
-    with UserErrors():
+    console = make_console()
+    with UserErrors(), Activity(console) as activity:
+        activity(f"making {folder}")
         make_corpus(make_clipart, ClipartConfig(), folder)
-        make_console().print(f"made {folder}: human/, web/, test/", highlight=False, markup=False)
+        activity.stop()
+        console.print(f"made {folder}: human/, web/, test/", highlight=False, markup=False)

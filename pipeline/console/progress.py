@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from capfilt.pipeline.console.throughput import format_duration
+
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 STATUS_COLORS = {"done": "green", "failed": "red", "stopped": "yellow"}
 NAME_WIDTH = 13
+Note = str | Callable[[Mapping[str, Any]], str]
+"""What a node is doing: a text, or a function of what its workers have posted that gives the text of now."""
 POLL_SECONDS = 0.5
 """Pause between two calls of `Progress.draw`."""
 LINE_EVERY_SECONDS = 15.0
@@ -34,7 +39,9 @@ class NodeProgress:
     unit: str = "rows"
     done: int = 0
     total: int | None = None
-    note: str = ""
+    note: Note = ""
+    note_since: float = 0.0
+    """When a note that is a text was set."""
 
 
 class Progress:
@@ -48,6 +55,7 @@ class Progress:
     def __init__(self, console: Console, poll: Callable[[], dict[str, dict[str, Any]]] | None = None) -> None:
         self.console, self.poll = console, poll
         self._nodes: dict[str, NodeProgress] = {}
+        self._board: dict[str, dict[str, Any]] = {}
         self._printed_notices: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
         self._live: Live | None = None
@@ -67,13 +75,21 @@ class Progress:
         """Add a node; `resumed` is printed in its first line."""
         now = time.monotonic()
         with self._lock:
-            self._nodes[node] = NodeProgress(node, now, now, unit=unit, total=total, note=resumed)
+            self._nodes[node] = NodeProgress(
+                node, now, now, unit=unit, total=total, note=resumed or "starting", note_since=now
+            )
         self._print(node, f"started, {resumed}" if resumed else "started", style="bold")
 
-    def advance(self, node: str, done: int, note: str = "") -> None:
+    def advance(self, node: str, done: int) -> None:
         """Set how much of a node is done."""
         with self._lock:
-            self._nodes[node].done, self._nodes[node].note = done, note
+            self._nodes[node].done = done
+
+    def describe(self, node: str, note: Note) -> None:
+        """Set what a node is doing; nothing happens if it does not run."""
+        with self._lock:
+            if (entry := self._nodes.get(node)) is not None:
+                entry.note, entry.note_since = note, time.monotonic()
 
     def set_total(self, node: str, total: int, *, unit: str | None = None) -> None:
         """Set how much there is to do, and in which unit."""
@@ -100,19 +116,27 @@ class Progress:
     def draw(self) -> None:
         """Show the present state; the main thread calls it every `POLL_SECONDS`."""
         if self.poll is not None:
-            board = self.poll()
-            self._update_trainings(board)
-            self._print_notices(board)
-        with self._lock:
-            nodes = list(self._nodes.values())
-        if self._live is not None:
-            self._live.update(_table(nodes), refresh=True)
-            return
+            self._board = self.poll()
+            self._update_trainings(self._board)
+            self._print_notices(self._board)
         now = time.monotonic()
-        for entry in nodes:
+        with self._lock:
+            shown = [(entry, self._text_of(entry, now)) for entry in self._nodes.values()]
+        if self._live is not None:
+            self._live.update(_table(shown), refresh=True)
+            return
+        for entry, note in shown:
             if now - entry.printed >= LINE_EVERY_SECONDS:
                 entry.printed = now
-                self._print(entry.node, f"{_amount(entry)}  {entry.note}")
+                self._print(entry.node, "  ".join(part for part in (_amount(entry), note) if part))
+
+    def _text_of(self, entry: NodeProgress, now: float) -> str:
+        """What the node is doing; of a text that stands still, also for how long."""
+        if callable(entry.note):
+            return entry.note(self._board.get(entry.node, {}))
+        if not entry.note or "step" in self._board.get(entry.node, {}):
+            return entry.note
+        return f"{entry.note} ({format_duration(now - entry.note_since)})"
 
     def _print(self, node: str, message: str | Text, style: str = "") -> None:
         timestamp = "" if self.console.is_terminal else f"{time.strftime(TIME_FORMAT)}  "
@@ -145,17 +169,25 @@ def training_note(values: dict[str, Any]) -> str:
     left = (values["total"] - values["step"]) / speed if speed else 0.0
     samples = f"{values['samples_per_second']:,.0f} samples/s  " if "samples_per_second" in values else ""
     mfu = f"MFU {values['mfu']:.1%}  " if "mfu" in values else ""
-    return f"{losses}  {speed:.1f} steps/s  {samples}{mfu}{left:.0f} s left"
+    return f"{losses}  {speed:.1f} steps/s  {samples}{mfu}{format_duration(left)} left"
 
 
 def _amount(entry: NodeProgress) -> str:
+    """How much is done; empty before the first if nothing is known about how much there is."""
+    if not entry.total and not entry.done:
+        return ""
     total = f"/{entry.total:,}" if entry.total else ""
     return f"{entry.done:,}{total} {entry.unit}"
 
 
-def _table(nodes: list[NodeProgress]) -> Table:
-    table = Table.grid(padding=(0, 2))
-    for entry in nodes:
+def _table(shown: Sequence[tuple[NodeProgress, str]]) -> Group:
+    """A bar for each node, and below it what the node is doing."""
+    lines: list[RenderableType] = []
+    for entry, note in shown:
+        bars = Table.grid(padding=(0, 2))
         bar = ProgressBar(total=entry.total or 1, completed=entry.done, width=24, pulse=not entry.total)
-        table.add_row(Text(entry.node, style="bold"), bar, _amount(entry), Text(entry.note))
-    return table
+        bars.add_row(Text(f"{entry.node:<{NAME_WIDTH}}", style="bold"), bar, Text(_amount(entry)))
+        lines.append(bars)
+        if note:
+            lines.append(Padding(Text(note), (0, 0, 0, NAME_WIDTH + 2)))
+    return Group(*lines)

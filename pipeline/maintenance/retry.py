@@ -16,12 +16,14 @@ from rich.console import Console
 from capfilt.cluster.board import StatusBoard
 from capfilt.cluster.session import session
 from capfilt.pipeline.config.load import ConfigError
+from capfilt.pipeline.console.activity import Activity, hidden_activity
 from capfilt.pipeline.console.progress import POLL_SECONDS, Progress
 from capfilt.pipeline.console.signals import Interrupted, StopSignal
+from capfilt.pipeline.console.throughput import FinishedShard, Throughput
 from capfilt.pipeline.nodes.chain import fetch_configs, retry_steps
 from capfilt.pipeline.nodes.context import RunContext
 from capfilt.pipeline.nodes.failures import describe_failure, failure_causes
-from capfilt.pipeline.nodes.shards import Shard, ShardWork, status_summary, stream_shards
+from capfilt.pipeline.nodes.shards import Shard, ShardWork, status_summary, stream_shards, writing_seconds
 from capfilt.pipeline.plan import downstream
 from capfilt.pipeline.prepare import make_corpora
 from capfilt.pipeline.rundir.generations import clear_staging, find_replacements, is_stale, publish
@@ -29,6 +31,7 @@ from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.stages.manifest.index import Index, read_index, read_shard
 from capfilt.stages.shards.records import StagedShard
 from capfilt.stages.shards.retry import RetryConfig
+from capfilt.stages.status import SUCCESS
 from capfilt.stages.storage.layout import corpus_folder, failure_log, index_folder, staging_folder
 from capfilt.stages.storage.store import Store
 
@@ -57,7 +60,11 @@ class Retried:
 
 
 def retry_rows(
-    run_dir: RunDir, classes: tuple[str, ...], console: Console, resume: str | None = None
+    run_dir: RunDir,
+    classes: tuple[str, ...],
+    console: Console,
+    resume: str | None = None,
+    activity: Activity | None = None,
 ) -> Retried:
     """Download the corpus rows with these statuses again, and replace the shards in which a status has
     changed.
@@ -68,6 +75,7 @@ def retry_rows(
         run_dir: as `hold_run` gives it.
         classes: statuses, sorted.
         resume: the command that a second signal prints.
+        activity: shows what is done before the download and after it; None shows nothing.
 
     Raises:
         ConfigError: the corpus was fetched with other settings than the config has.
@@ -75,18 +83,24 @@ def retry_rows(
         ClusterError, LeaseError, ManifestError, StoreError: one line for the user.
     """
     config, store = run_dir.config, run_dir.store
+    activity = activity or hidden_activity()
+    activity("reading the records of the corpus")
     staged = find_replacements(run_dir)
     publish(run_dir, [each for each in staged if each.staged.classes != classes or is_stale(store, each)])
     make_corpora(config)
     rows = _rows_to_retry(run_dir, classes, console)
     result = Retried()
     if rows:
+        activity("starting Ray")
         stopping = StopSignal(store, config.run.grace_seconds, console.print, resume)
         with session(config.cluster), stopping as stop:
             progress, board = Progress(console), StatusBoard()
-            progress.poll = board.read
+            progress.poll = partial(board.read, timeout=POLL_SECONDS)
             context = RunContext(run_dir, progress, board, stop)
-            result.failed = _fetch_again(context, RetryConfig(run_dir=store, classes=classes), rows)
+            retry = RetryConfig(run_dir=store, classes=classes)
+            activity.stop()
+            result.failed = _fetch_again(context, retry, rows)
+    activity("replacing shards")
     run_dir.lease.check()
     staged = find_replacements(run_dir)
     for each in staged:
@@ -196,19 +210,33 @@ def _stage_shards(context: RunContext, config: RetryConfig, rows: dict[tuple[str
         staged = {(s, n) for s in sources for n in context.ledger.committed_shards(staging_folder(s))}
         return [{"source": s, "shard": n} for s, n in rows if (s, n) not in staged]
 
-    before = sum(rows.values()) - sum(rows[m["source"], m["shard"]] for m in missing())
-    context.progress.set_total(NAME, sum(rows.values()), unit="rows")
+    total = sum(rows.values())
+    before = total - sum(rows[m["source"], m["shard"]] for m in missing())
     done: Counter[str] = Counter()
+    throughput = Throughput()
+    context.progress.set_total(NAME, total, unit="rows")
+    context.progress.advance(NAME, before)
+    context.progress.describe(NAME, lambda board: throughput.describe(total - before - done.total(), board))
 
     def on_result(result: dict[str, Any]) -> None:
         staged = msgspec.json.decode(result["records"], type=dict[str, StagedShard])["retry"]
         done.update(staged.status)
-        context.progress.advance(NAME, before + done.total(), status_summary(done))
+        seconds = {} if staged.record is None else staged.record.seconds
+        throughput.add(
+            FinishedShard(
+                units=staged.asked,
+                rows=staged.asked,
+                images=staged.status.get(SUCCESS, 0),
+                verdicts={},
+                seconds=seconds | writing_seconds(result),
+            )
+        )
+        context.progress.advance(NAME, before + done.total())
 
     with ExitStack() as stack:
         configs = fetch_configs(context.config, sources, stack)
         steps = partial(retry_steps, config, configs)
-        return stream_shards(context, ShardWork(NAME, steps, missing, on_result))
+        return stream_shards(context, ShardWork(NAME, steps, missing, on_result, throughput))
 
 
 def _first_training(run_dir: RunDir, unfinished: list[str]) -> str | None:

@@ -140,7 +140,9 @@ def mark_round(context: RunContext, node: Node, *, fetched: bool) -> int:
     run_dir, store = context.run_dir, context.store
     if context.config.duplicates.policy == "keep":
         return 0
+    context.progress.describe(node.name, "counting the copies of images")
     (count_copies if fetched else ensure_counted)(run_dir)
+    context.progress.describe(node.name, "marking surplus copies of images")
     copies, affected = SurplusCopies.read(store), set(surplus_texts(store))
 
     def mark(record: CommitRecord) -> bool:

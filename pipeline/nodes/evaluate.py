@@ -52,6 +52,7 @@ def evaluate_models(context: RunContext, node: Node) -> dict[str, dict[str, Any]
         for source in config.of_kind("test")
         for shard in context.ledger.committed_shards(corpus_folder(source))
     )
+    context.progress.describe(node.name, f"evaluating {', '.join(names)}")
     status = context.board.for_node(node.name)
     tasks = [
         EvaluationTask(

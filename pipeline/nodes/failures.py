@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from collections import Counter
 
+from capfilt.models.disk_errors import ADVICE, disk_error_number
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.errors import NodeFailed, first_error, is_user_error, root_cause
 from capfilt.pipeline.nodes.context import RunContext
@@ -21,12 +22,14 @@ def describe_failure(context: RunContext, name: str, error: BaseException) -> st
     cause = first_error(error)
     if is_user_error(cause):
         return str(cause)
+    advice = ADVICE.get(disk_error_number(cause) or 0)
+    cause_line = root_cause(error) if advice is None else f"{root_cause(error)}; {advice}"
     log = failure_log(name)
     try:
         context.store.put(log, "".join(traceback.format_exception(error)).encode())
     except (StoreError, OSError) as unwritable:
-        return f"{name}: {root_cause(error)}; the trace could not be written ({unwritable})"
-    return f"{name}: {root_cause(error)}; the whole trace is in {context.store.address(log)}"
+        return f"{name}: {cause_line}; the trace could not be written ({unwritable})"
+    return f"{name}: {cause_line}; the whole trace is in {context.store.address(log)}"
 
 
 def failure_causes(context: RunContext, name: str) -> str:

@@ -35,6 +35,7 @@ def run_fetch(context: RunContext, node: Node) -> NodeResult:
         configs = fetch_configs(config, node.sources, stack)
         run_shards(context, node, partial(fetch_steps, context, configs), folders)
     if config.duplicates.policy != "keep" and set(node.sources) & set(config.of_kind("web")):
+        context.progress.describe(node.name, "counting the copies of images")
         count_copies(context.run_dir)
     counts = count_records(context, folders)
     for source in node.sources:

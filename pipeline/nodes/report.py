@@ -46,6 +46,7 @@ def _inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
 
 def run_report(context: RunContext, node: Node) -> NodeResult:
     """Write the report of the node's round."""
+    context.progress.describe(node.name, "reading the candidates and writing the pages")
     metrics = write_report(context.run_dir, node.round)
     ratios = ", ".join(
         f"{origin} {'-' if ratio is None else f'{ratio:.3f}'}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from capfilt.cluster.chain.engine import Step, run_chain
 from capfilt.cluster.chain.shrinking import ClusterShrunk
 from capfilt.cluster.sizing import Sizing
 from capfilt.pipeline.console.signals import NodeStopped
+from capfilt.pipeline.console.throughput import FinishedShard, StageProcesses, Throughput
 from capfilt.pipeline.errors import NodeFailed, root_cause
 from capfilt.pipeline.node import Node
 from capfilt.pipeline.nodes.context import RunContext
@@ -23,6 +25,7 @@ from capfilt.stages.manifest.index import Index, build_index, texts_notice
 from capfilt.stages.pairs.parts import check_parts
 from capfilt.stages.rows import format_shard_name
 from capfilt.stages.shards.attempts import give_plain_names
+from capfilt.stages.shards.commit import SECONDS_PREFIX
 from capfilt.stages.shards.records import CandidatesRecord, CommitRecord, CorpusRecord
 from capfilt.stages.status import SUCCESS
 from capfilt.stages.storage.layout import corpus_folder, index_folder
@@ -50,6 +53,8 @@ class ShardWork:
     """The shards that are not done."""
     on_result: Callable[[dict[str, Any]], None]
     """Receives what the chain returns for a shard."""
+    throughput: Throughput
+    """Learns which stages the chain has; `on_result` adds finished shards to it."""
 
 
 def run_shards(
@@ -69,14 +74,17 @@ def run_shards(
     for source in node.sources:
         section = config.sources[source]
         store = context.store / index_folder(source)
+        context.progress.describe(node.name, f"cutting the manifest of {source} into shards")
         indexes[source] = build_index(section.rows, store, source=source)
         check_parts(source, section.parts, indexes[source].shards)  # before any download
         notice = texts_notice(indexes[source], section.rows, source)
         if notice is not None:
             context.progress.say(node.name, notice)
     progress = ShardProgress(context, node, indexes, folders)
-    work = ShardWork(node.name, steps, lambda: missing_shards(context, indexes, folders), progress)
+    missing_now = partial(missing_shards, context, indexes, folders)
+    work = ShardWork(node.name, steps, missing_now, progress, progress.throughput)
     missing = stream_shards(context, work)
+    context.progress.describe(node.name, "all shards are done; reading their records")
     if not missing:
         for folder in dict.fromkeys([*map(corpus_folder, node.sources), *folders.values()]):
             give_plain_names(context.store, folder, context.run_dir.lease.confirm)
@@ -143,6 +151,7 @@ def _run_once(context: RunContext, work: ShardWork, todo: list[Shard]) -> Except
             replace(with_step_logging(step, work.name), node_status=status, limits=sizing.limits)
             for step in work.steps(sizing)
         ]
+        work.throughput.stages = [stage_processes(step, sizing) for step in chain]
         for result in run_chain(todo, chain, segment=context.config.cluster.segment, name=work.name):
             work.on_result(result)
     except NodeFailed:
@@ -150,6 +159,13 @@ def _run_once(context: RunContext, work: ShardWork, todo: list[Shard]) -> Except
     except Exception as error:  # the engine raises many types
         return error
     return None
+
+
+def stage_processes(step: Step, sizing: Sizing) -> StageProcesses:
+    """How many processes of a stage can work side by side."""
+    if step.actors:
+        return StageProcesses(step.name, step.actors, long_lived=True)
+    return StageProcesses(step.name, max(1.0, sizing.cpus / step.cpus), long_lived=False)
 
 
 def missing_shards(
@@ -188,11 +204,13 @@ class ShardProgress:
         self.images: Counter[str] = Counter()
         self.texts: Counter[str] = Counter()
         """Stored images and their texts, by source."""
-        self.seconds: Counter[str] = Counter()
+        self.throughput = Throughput()
         self.status: dict[str, Counter[str]] = {source: Counter() for source in indexes}
-        total = sum(index.shards for index in indexes.values()) if self.in_shards else self.rows
-        context.progress.set_total(node.name, total, unit="shards" if self.in_shards else "rows")
-        context.progress.advance(node.name, self.done_before)
+        self.total = sum(index.shards for index in indexes.values()) if self.in_shards else self.rows
+        self.done = self.done_before
+        context.progress.set_total(node.name, self.total, unit="shards" if self.in_shards else "rows")
+        context.progress.advance(node.name, self.done)
+        context.progress.describe(node.name, self.describe)
 
     def __call__(self, result: dict[str, Any]) -> None:
         """Count what the chain returned for a shard.
@@ -207,14 +225,25 @@ class ShardProgress:
         record = records[-1]
         self.new_rows += record.rows.read
         self.new_shards += 1
-        self.seconds.update(record.seconds)
         status = self.status[record.source]
         status.update(record.rows.status)
         if status.total() >= max(EARLY_ROWS, EARLY_SHARE * self.rows):
             check_failed_fraction(self.context.config, record.source, status)
-        rates = (f"{name} {self.new_rows / max(spent, 1e-9):,.0f}/s" for name, spent in self.seconds.items())
-        done = self.done_before + (self.new_shards if self.in_shards else self.new_rows)
-        self.context.progress.advance(self.node.name, done, "  ".join(rates))
+        self.throughput.add(
+            FinishedShard(
+                units=1 if self.in_shards else record.rows.read,
+                rows=record.rows.read,
+                images=record.rows.status.get(SUCCESS, 0),
+                verdicts=record.candidates if isinstance(record, CandidatesRecord) else {},
+                seconds=record.seconds | writing_seconds(result),
+            )
+        )
+        self.done = self.done_before + (self.new_shards if self.in_shards else self.new_rows)
+        self.context.progress.advance(self.node.name, self.done)
+
+    def describe(self, board: Mapping[str, Any]) -> str:
+        """Speed, shares, time left and bottleneck, in one line."""
+        return self.throughput.describe(self.total - self.done, board)
 
     def without_texts(self) -> list[str]:
         """Sources with image tars of whose stored images none has a text, although the config expects it."""
@@ -225,6 +254,12 @@ class ShardProgress:
             and not self.texts[source]
             and not is_no_column(self.context.config.sources[source].rows.caption_column)
         ]
+
+
+def writing_seconds(result: Mapping[str, Any]) -> dict[str, float]:
+    """{"write": seconds} of what a chain returned for a shard; its record, made before, lacks them."""
+    seconds = result.get(f"{SECONDS_PREFIX}write")
+    return {} if seconds is None else {"write": seconds}
 
 
 @dataclass

@@ -88,12 +88,15 @@ def run_training(context: RunContext, node: Node) -> NodeResult:
     store = context.store
     train = context.config.trainings()[node.kind.trains]
     if _skips_surplus(context, node):
+        context.progress.describe(node.name, "counting the copies of images")
         ensure_counted(context.run_dir)
+    context.progress.describe(node.name, "reading the records of the training pairs")
     shards = training_shards(context, node)
     if shards.pairs < 2:
         raise NodeFailed(f"{node.name}: {shards.pairs} training pairs; a training needs at least 2")
     spec = _learner_spec(context, node, train, shards)
     context.progress.set_total(node.name, spec.total_steps, unit="steps")
+    context.progress.describe(node.name, "starting the workers")
     try:
         fit(_training_job(context, spec, shards))
     except TrainingStopped as stopped:

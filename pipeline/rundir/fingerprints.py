@@ -8,9 +8,10 @@ half-done run can be resumed with other values.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from capfilt.models.checkpoints.files import checkpoint_digest
+from capfilt.models.checkpoints.files import combine_digests, file_digests
 from capfilt.pipeline.config.load import to_json_data
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.config.sections import TrainSection
@@ -37,7 +38,7 @@ class Fingerprints:
         self.config_data = to_json_data(config)
         """The config as JSON-like data."""
         self._inputs: dict[str, dict[str, Any]] = {}
-        self._digests: dict[str, str] = {}
+        self._given: dict[str, dict[str, Any]] = {}
         self._list_digests: dict[tuple[str, ...], str | None] = {}
 
     def inputs(self, name: str) -> dict[str, Any]:
@@ -70,12 +71,25 @@ class Fingerprints:
 
     def checkpoint(self, role: str) -> str:
         """Digest of the checkpoint given for "captioner" or "filter"."""
-        section = getattr(self.config, role)
-        if role not in self._digests:
+        files = self._given_checkpoint(role)["files"]
+        return combine_digests({file["name"]: file["sha256"] for file in files})
+
+    def given(self, name: str) -> dict[str, dict[str, Any]]:
+        """The given checkpoints that a node uses, by role, with the size and digest of each file."""
+        roles = [role for role in self.inputs(name).get("checkpoints", {}) if role in self._given]
+        return {role: self._given[role] for role in roles}
+
+    def _given_checkpoint(self, role: str) -> dict[str, Any]:
+        if role not in self._given:
+            address = getattr(self.config, role).checkpoint
             run_dir = Store(self.config.run.dir, self.config.run.storage_options)
-            path = ensure_local(section.checkpoint, f"{role}.checkpoint", run_dir)
-            self._digests[role] = checkpoint_digest(path)
-        return self._digests[role]
+            path = Path(ensure_local(address, f"{role}.checkpoint", run_dir))
+            files = [
+                {"name": file, "bytes": (path / file).stat().st_size, "sha256": digest}
+                for file, digest in file_digests(path).items()
+            ]
+            self._given[role] = {"address": address, "files": files}
+        return self._given[role]
 
     def tokenizer(self, role: str) -> str | None:
         """Identity of the tokenizer given for "captioner" or "filter", None where none is given."""

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from capfilt.pipeline.node import NodeResult
+from capfilt.pipeline.rundir.changes import Given, describe_change
 from capfilt.stages.errors import UserError
 from capfilt.stages.shards.records import CommitRecord, decode_commit
 from capfilt.stages.storage.layout import (
@@ -45,6 +46,9 @@ class StartRecord(Struct, kw_only=True, frozen=True):
 
     fingerprint: str
     inputs: dict[str, Any]
+    given: dict[str, Any] | UnsetType = UNSET
+    """Files of the checkpoints that the config gives, for messages about changes (`pipeline.rundir.changes`);
+    absent if none is given, and in records of earlier versions."""
 
 
 class NodeRecord(StartRecord, kw_only=True, frozen=True):
@@ -107,11 +111,12 @@ class Ledger:
         """Write the resolved config into the run directory."""
         self.store.put(CONFIG, config_yaml.encode())
 
-    def state(self, node: str, inputs: Mapping[str, Any]) -> State:
+    def state(self, node: str, inputs: Mapping[str, Any], given: Given | None = None) -> State:
         """Whether a node is done, half done or new.
 
         Args:
             inputs: everything that determines its output, as the config has it now.
+            given: the checkpoints that the config gives.
 
         Raises:
             LedgerError: the node was done or begun with other inputs.
@@ -123,27 +128,33 @@ class Ledger:
         if record is None:
             return "new"
         if record.fingerprint != fingerprint(inputs):
-            raise self._inputs_changed(node, record.inputs, inputs, state)
+            now = json.loads(encode_json(inputs))
+            change = describe_change(record.inputs, now, record.given or {}, given or {})
+            raise LedgerError(
+                f"{self.store.url}: node {node} was {'made' if state == 'done' else 'begun'} with {change}; "
+                f"redo it with --fresh {node}, or keep it and use another run directory (--set run.dir=...)"
+            )
         return state
 
-    def _inputs_changed(self, node: str, before: Any, now: Mapping[str, Any], state: State) -> LedgerError:
-        path, old, new = difference(before, json.loads(encode_json(now)))
-        return LedgerError(
-            f"{self.store.url}: node {node} was {'made' if state == 'done' else 'begun'} with "
-            f"{path} = {_short(old)}, the config now says {_short(new)}; redo it with --fresh {node}, "
-            "or keep it and use another run directory (--set run.dir=...)"
-        )
+    def start(self, node: str, inputs: Mapping[str, Any], given: Given | None = None) -> None:
+        """Record that a node has begun.
 
-    def start(self, node: str, inputs: Mapping[str, Any]) -> None:
-        """Record that a node has begun."""
-        self._put(start_record(node), StartRecord(fingerprint=fingerprint(inputs), inputs=dict(inputs)))
+        Args:
+            given: the checkpoints that the config gives.
+        """
+        record = StartRecord(
+            fingerprint=fingerprint(inputs), inputs=dict(inputs), given=dict(given) if given else UNSET
+        )
+        self._put(start_record(node), record)
 
     def finish(self, node: str, inputs: Mapping[str, Any], result: NodeResult, seconds: float) -> None:
         """Record that a node is done. From then on no part of it is done again."""
+        started = self._find(start_record(node), StartRecord)
         record = NodeRecord(
             node=node,
             fingerprint=fingerprint(inputs),
             inputs=dict(inputs),
+            given=UNSET if started is None else started.given,
             seconds=seconds,
             outputs=list(result.outputs),
             counts=result.counts or {},
@@ -172,7 +183,8 @@ class Ledger:
         """Turn a done node into a half-done one; the run then makes the shards again that have no record."""
         record = self.node(node)
         if record is not None:
-            self._put(start_record(node), StartRecord(fingerprint=record.fingerprint, inputs=record.inputs))
+            started = StartRecord(fingerprint=record.fingerprint, inputs=record.inputs, given=record.given)
+            self._put(start_record(node), started)
             self.store.remove_file(node_record(node))
 
     def discard(self, node: str, outputs: list[str]) -> None:
@@ -235,21 +247,3 @@ class Ledger:
 
     def _put(self, name: str, record: StartRecord) -> None:
         self.store.put_json(name, msgspec.to_builtins(record))
-
-
-def difference(before: Any, now: Any, path: str = "") -> tuple[str, Any, Any]:
-    """Dotted path and both values of the first difference between two JSON values.
-
-    Config keys come before `upstream`, whose hashes say nothing to the user.
-    """
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = sorted(set(before) | set(now), key=lambda k: (k == "upstream", k))
-        for key in keys:
-            if before.get(key) != now.get(key):
-                return difference(before.get(key), now.get(key), f"{path}.{key}" if path else key)
-    return path, before, now
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import uuid
 
+from capfilt.models.disk_errors import ADVICE, disk_error_number
 from capfilt.stages.storage.local_files import TEMPORARY_PREFIX
 from capfilt.stages.storage.s3_errors import describe_error
 from capfilt.stages.storage.store import Store, StoreError
@@ -14,7 +15,7 @@ NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
 
 
 def check_writable(run_dir: Store) -> None:
-    """Write and remove one small object, and check that the store refuses to create it twice.
+    """Write, read and remove one small object, and check that the store refuses to create it twice.
 
     Raises:
         StoreError: the place cannot be a run directory; the message names it and the reason.
@@ -23,6 +24,7 @@ def check_writable(run_dir: Store) -> None:
     try:
         run_dir.create(probe, b"capfilt")
         created_twice = run_dir.create(probe, b"another")
+        content = run_dir.read(probe)
         run_dir.remove(probe)
     except Exception as error:  # any library's error for "no such bucket", "denied", "unreachable"
         cause = error.__cause__ if isinstance(error, StoreError) and error.__cause__ else error
@@ -32,7 +34,14 @@ def check_writable(run_dir: Store) -> None:
                 "committed; if it is a mounted bucket, give the address of the bucket (s3://, gs://, ...), "
                 "else use another disk"
             ) from error
-        raise StoreError(f"run.dir {run_dir.url}: cannot write there ({describe_error(cause)})") from error
+        advice = ADVICE.get(disk_error_number(cause) or 0, "")
+        raise StoreError(
+            f"run.dir {run_dir.url}: cannot write there ({describe_error(cause)}){advice and f'; {advice}'}"
+        ) from error
+    if not created_twice and content != b"capfilt":
+        raise StoreError(
+            f"run.dir {run_dir.url}: what is read there is not what was written; use another store"
+        )
     if created_twice:
         raise StoreError(
             f"run.dir {run_dir.url}: this store ignores If-None-Match: * and replaces objects that exist, "

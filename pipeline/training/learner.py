@@ -32,6 +32,7 @@ from capfilt.pipeline.training.spec import LearnerSpec
 from capfilt.pipeline.training.step_metrics import StepMetrics, read_metrics
 from capfilt.stages.pairs.read import PairsConfig, ReadPairs
 from capfilt.stages.pairs.stream import PairStream, Position, StreamConfig
+from capfilt.stages.storage.errors import explain_disk_errors
 from capfilt.stages.storage.layout import model_folder
 
 STATE_FILE = "learner.pt"
@@ -134,7 +135,9 @@ class PairLearner:
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        torch.save(state, os.path.join(folder, STATE_FILE))
+        path = os.path.join(folder, STATE_FILE)
+        with explain_disk_errors(path), open(path, "wb") as stream:  # given a path, torch hides the cause
+            torch.save(state, stream)
 
     def load(self, folder: str) -> None:
         """Restore the state of the training."""

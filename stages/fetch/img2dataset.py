@@ -30,6 +30,7 @@ from capfilt.stages.fetch.urls.exceptions import parse_exceptions
 from capfilt.stages.fetch.urls.parse import parse_http_url
 from capfilt.stages.images.phash import perceptual_hash
 from capfilt.stages.status import INTERNAL, SUCCESS, Failure, classify_http_code, one_line
+from capfilt.stages.storage.errors import explain_disk_errors
 
 SHARD_ROWS_LIMIT = 100_000
 """Rows per shard that img2dataset's keys have digits for; capfilt's own keys are kept."""
@@ -109,7 +110,11 @@ class Img2datasetFetch:
         with tempfile.TemporaryDirectory(prefix="capfilt-img2dataset-") as folder:
             shard = Path(folder) / "shard.feather"
             table = pa.table({"row": pa.array(urls, pa.int64()), "url": pa.array(urls.values(), pa.string())})
-            with pa.OSFile(str(shard), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            with (
+                explain_disk_errors(shard),
+                pa.OSFile(str(shard), "wb") as sink,
+                pa.ipc.new_file(sink, table.schema) as writer,
+            ):
                 writer.write_table(table)
             downloader = self._downloader(partial(_Collector, found, self._report_progress), folder)
             # Not downloader(...): that would swallow exceptions.

@@ -15,6 +15,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from capfilt.models.disk_errors import describe_disk_error
 from capfilt.stages.errors import UserError
 from capfilt.stages.storage.filesystems import open_filesystem, protocol_of
 from capfilt.stages.storage.store import Store
@@ -64,6 +65,8 @@ def ensure_local(address: str, key: str, run_dir: Store | None = None) -> str:
         if not _is_intact(copy, files):
             _download(fs, files, copy)
     except Exception as error:  # any library's, or a full disk
+        if (message := describe_disk_error(error, copy)) is not None:
+            raise ArtifactError(f"{key}: {message}; TMPDIR sets the folder of the copies") from error
         raise _read_error(address, key, error) from error
     return str(copy)
 

@@ -23,8 +23,9 @@ import msgspec
 from fsspec.implementations.local import LocalFileSystem
 from msgspec import Struct
 
-from capfilt.stages.errors import UserError
 from capfilt.stages.storage import local_files
+from capfilt.stages.storage.errors import StoreError as StoreError  # where most modules import it from
+from capfilt.stages.storage.errors import explain_disk_errors
 from capfilt.stages.storage.filesystems import open_filesystem
 from capfilt.stages.storage.layout import RECORD_SUFFIX
 from capfilt.stages.storage.local_files import TEMPORARY_PREFIX
@@ -44,18 +45,14 @@ class FileEntry(Struct, frozen=True):
     sha256: str
 
 
-class StoreError(UserError):
-    """A place cannot be reached, read or written; the message names the place and the reason."""
-
-
 class Store:
     """A folder on any filesystem that fsspec supports: `Store("runs/a")`, `Store("s3://bucket/run")`.
 
     Names of files are relative to the folder and use `/`. Picklable: each process opens the filesystem on
     first use, because s3fs objects must not be carried over a fork.
 
-    Methods that use the filesystem raise StoreError for errors of an object store; errors of a local disk
-    (OSError) are raised unchanged.
+    Methods that use the filesystem raise StoreError for errors of an object store, and if a local disk takes
+    no more data; other errors of a local disk (OSError) are raised unchanged.
 
     Args:
         url: the folder, a local path or any fsspec URL.
@@ -178,8 +175,8 @@ class Store:
             The entry of the file for a commit record.
         """
         if self.is_local:
-            temporary = self._write_temporary(name, data)
-            os.replace(temporary, self.path(name))
+            with explain_disk_errors(self.path(name)):
+                os.replace(self._write_temporary(name, data), self.path(name))
         else:
             with self._explain_errors("write", name):
                 self.fs.pipe_file(self.path(name), data)  # in parts from 100 MB on
@@ -199,14 +196,15 @@ class Store:
         if not self.is_local:
             with self._explain_errors("create", name):
                 return create_object(self.fs, self.path(name), data)
-        temporary = self._write_temporary(name, data)
-        try:
-            # A hard link is atomic and fails if the name exists; a rename would replace the file.
-            os.link(temporary, self.path(name))
-        except FileExistsError:
-            return False
-        finally:
-            os.unlink(temporary)
+        with explain_disk_errors(self.path(name)):
+            temporary = self._write_temporary(name, data)
+            try:
+                # A hard link is atomic and fails if the name exists; a rename would replace the file.
+                os.link(temporary, self.path(name))
+            except FileExistsError:
+                return False
+            finally:
+                os.unlink(temporary)
         return True
 
     def remove_file(self, name: str) -> None:
@@ -253,8 +251,9 @@ class Store:
         if self.exists(target) and not self.exists(name):
             return
         if self.is_local:
-            os.makedirs(os.path.dirname(self.path(target)), exist_ok=True)
-            os.replace(self.path(name), self.path(target))
+            with explain_disk_errors(self.path(target)):
+                os.makedirs(os.path.dirname(self.path(target)), exist_ok=True)
+                os.replace(self.path(name), self.path(target))
             return
         with self._explain_errors("move", name):
             self.fs.cp_file(self.path(name), self.path(target))

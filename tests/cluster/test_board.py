@@ -28,6 +28,19 @@ def test_claims_are_counted_until_the_shard_is_released(actor):
     actor.release("n", "caption", "web/000002")  # never claimed
 
 
+def test_stages_show_what_they_work_on_and_which_processes_started(actor):
+    for shard in ("web/000001", "web/000002", "web/000002"):  # a process died on the last one
+        actor.claim("n", "caption", shard)
+    actor.claim("n", "fetch", "web/000003")
+    actor.post("n", {"total": 5})
+    for _ in range(2):
+        actor.report_start("n", "caption")
+    read = actor.read()
+    assert read["n"]["at_work"] == {"caption": 2, "fetch": 1} and read["n"]["started"] == {"caption": 2}
+    actor.release("n", "fetch", "web/000003")
+    assert actor.read()["n"]["at_work"] == {"caption": 2} and actor.read()["n"]["total"] == 5
+
+
 def test_failures_are_counted_by_cause(actor):
     for shard in ("web/000001", "web/000002", "web/000001", None):
         actor.report_failure("n", "caption: OSError", shard)

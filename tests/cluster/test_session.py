@@ -2,12 +2,13 @@
 
 import logging
 import os
+import warnings
 
 import pytest
 
 from capfilt.cluster import session as module
 from capfilt.cluster.config import ClusterConfig, ClusterError
-from capfilt.cluster.session import MINIMUM_LOGICAL_CPUS, session
+from capfilt.cluster.session import MINIMUM_LOGICAL_CPUS, TOKEN_VARIABLES, session
 
 
 class FakeRay:
@@ -29,7 +30,8 @@ class FakeRay:
 @pytest.fixture
 def connect(monkeypatch):
     """Enter a session on a fake Ray."""
-    for name in ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR"):
+    ours = ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_BACKEND_LOG_LEVEL", *TOKEN_VARIABLES)
+    for name in ours:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "environ", dict(os.environ))  # a start sets variables of Ray
     levels = {name: logging.getLogger(name).level for name in ("ray", "ray.train", "ray.data")}
@@ -56,6 +58,46 @@ def test_without_a_cluster_ray_starts_in_this_process(connect, monkeypatch, addr
     assert options["object_store_memory"] == 1_500_000_000
     assert options["include_dashboard"] is False
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+def test_a_ray_started_here_has_a_token_of_its_own_and_leaves_none_behind(connect):
+    connect(FakeRay())
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64 and "RAY_AUTH_MODE" not in os.environ
+
+
+@pytest.mark.parametrize("name", TOKEN_VARIABLES)
+def test_settings_of_the_environment_for_authentication_stay(connect, name):
+    connect(FakeRay(), {name: "x"})
+    assert {each for each in TOKEN_VARIABLES if each in os.environ} == {name} and os.environ[name] == "x"
+
+
+@pytest.mark.parametrize("address", ["local", "head:6379"])
+def test_core_of_ray_prints_nothing_on_the_terminal_unless_asked_to(connect, address):
+    connect(FakeRay(), address=address)
+    assert os.environ["RAY_BACKEND_LOG_LEVEL"] == "fatal"
+    connect(FakeRay(), {"RAY_BACKEND_LOG_LEVEL": "debug"}, address=address)
+    assert os.environ["RAY_BACKEND_LOG_LEVEL"] == "debug"
+
+
+def test_a_given_cluster_gets_no_token_of_ours(connect):
+    connect(FakeRay(), address="head:6379")
+    assert "RAY_AUTH_TOKEN" not in os.environ
+
+
+def test_warnings_of_ray_are_not_shown_and_others_are():
+    def warn(module):
+        warnings.warn_explicit("fewer shards than actors", UserWarning, "file.py", 1, module=module)
+
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        with module._ray_warnings_ignored():
+            warn("ray.data._internal.execution.operators.actor_pool_map_operator")
+            assert shown == []
+            warn("raymond")
+            warn("capfilt.stages.rows")
+        assert len(shown) == 2
+        warn("ray.data")
+        assert len(shown) == 3
 
 
 def test_a_chain_has_room_on_a_machine_of_few_cores(connect, monkeypatch):

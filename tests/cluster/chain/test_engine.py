@@ -31,15 +31,16 @@ class RecordingStatus:
     def report_failure(self, cause, *, shard=None, wait=False):
         self.calls.append(("report_failure", cause, shard, wait))
 
+    def report_start(self, stage):
+        self.calls.append(("report_start", stage))
+
     def add_notice(self, line):
         self.calls.append(("add_notice", line))
 
 
-def make_runner(make, deaths):
-    status = RecordingStatus(deaths)
-    step = Step(
-        name="p", make=make, isolation=ISOLATION, limits=Limits(memory=500_000_000), node_status=status
-    )
+def make_runner(make, deaths, actors=0):
+    status, limits = RecordingStatus(deaths), Limits(memory=500_000_000)
+    step = Step(name="p", make=make, isolation=ISOLATION, limits=limits, node_status=status, actors=actors)
     return StageRunner(step), status
 
 
@@ -92,13 +93,17 @@ def test_a_table_without_rows_passes_through():
     assert runner(batch().slice(0, 0)).num_rows == 0 and status.calls == []
 
 
-@pytest.mark.parametrize(("kind", "timed"), [("read", True), ("map", True), ("write", False)])
-def test_seconds_are_added_to_rows_that_travel_on(kind, timed):
+@pytest.mark.parametrize("kind", ["read", "map", "write"])
+def test_seconds_are_added_to_the_rows(kind):
     out = StageRunner(Step(name="p", make=Poisoned, kind=kind))(batch("a", "b"))
-    assert ("seconds_p" in out.column_names) == timed
-    if timed:
-        first, second = out["seconds_p"].to_pylist()
-        assert first == second > 0 and out.schema.field("seconds_p").type == pa.float32()
+    first, second = out["seconds_p"].to_pylist()
+    assert first == second > 0 and out.schema.field("seconds_p").type == pa.float32()
+
+
+@pytest.mark.parametrize(("actors", "calls"), [(0, []), (2, [("report_start", "p")])])
+def test_long_lived_process_reports_its_start(actors, calls):
+    _, status = make_runner(Poisoned, deaths=0, actors=actors)
+    assert status.calls == calls
 
 
 class RaisesOnC3:

@@ -76,17 +76,16 @@ def log_lines(result):
 
 @pytest.fixture
 def logging_check(tmp_path, monkeypatch):
-    """Arguments of a `check` that logs at every level while it reads the sources."""
+    """Arguments of a `check` that logs at every level while it tries the store."""
     logger = logging.getLogger("capfilt.test")
 
     def log(_):
         for level in ("debug", "info", "warning", "error"):
             getattr(logger, level)(level)
+        return {"url": "", "free_bytes": None}
 
-    monkeypatch.setattr("capfilt.pipeline.prepare.check_sources", log)
-    data = tiny_data(tmp_path)
-    del data["shapes"]
-    return ["check", write_config(tmp_path / "c.yaml", data)]
+    monkeypatch.setattr("capfilt.pipeline.preflight.check.try_store", log)
+    return ["check", write_config(tmp_path / "c.yaml", tiny_data(tmp_path))]
 
 
 @pytest.mark.parametrize(

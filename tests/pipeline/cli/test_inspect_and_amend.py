@@ -113,7 +113,7 @@ def test_folder_of_runs_lists_them(run_dir, command):
 def test_retry_prints_its_closing_lines(run_dir, monkeypatch, failed, code):
     calls = []
 
-    def retry_rows(held, classes, console, resume):
+    def retry_rows(held, classes, console, resume, activity):
         calls.append((held.config.run.seed, classes))
         return SimpleNamespace(failed=failed)
 

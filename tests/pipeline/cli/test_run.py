@@ -1,6 +1,7 @@
 """`capfilt run`, `quickstart` and `check`: exit codes, the closing block, and the command it ends with."""
 
 import io
+import json
 import logging
 from contextlib import contextmanager
 from dataclasses import replace
@@ -47,6 +48,7 @@ def outcome(monkeypatch):
         yield open_run(config)
 
     def prepare(run_dir, **options):
+        assert callable(options.pop("tell"))
         outcome.calls.append((run_dir.config.run.dir, options))
         return "prepared"
 
@@ -116,11 +118,12 @@ def test_log_lines_of_a_node_name_it(config, monkeypatch):
     assert stream.getvalue().endswith(": in the node [node=fetch]\n")
 
 
-def test_check_prints_the_config_and_the_nodes(config):
+def test_check_prints_the_nodes_and_what_differs_from_the_defaults(config):
     result = call("check", config, "--set", "run.name=[/other]")
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
-    assert result.exit_code == 0 and "name: '[/other]'" in lines
-    assert lines[lines.index("node state needs") + 1 :] == [
+    assert result.exit_code == 0 and "name: '[/other]'" in lines and "grace_seconds: 30.0" not in lines
+    nodes = lines[lines.index("node state needs") + 1 :]
+    assert nodes[: nodes.index("")] == [
         "fetch new",
         "pretrain.0 new fetch",
         "captioner.1 new pretrain.0",
@@ -130,6 +133,13 @@ def test_check_prints_the_config_and_the_nodes(config):
         "evaluate.1 new pretrain.0, pretrain.1",
         "report.1 new bootstrap.1, evaluate.1",
     ]
+
+
+def test_check_can_print_every_key_or_json(config):
+    assert "  grace_seconds: 30.0\n" in call("check", config, "--full").stdout
+    found = json.loads(call("check", config, "--json").stdout)
+    assert found["nodes"]["fetch"] == {"state": "new", "needs": []}
+    assert found["sources"]["web"]["kind"] == "web" and found["config"]["run"]["grace_seconds"] == 30.0
 
 
 def test_check_of_a_missing_manifest_is_one_line(tmp_path):

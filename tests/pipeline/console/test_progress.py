@@ -105,14 +105,15 @@ def test_running_node_has_a_line_now_and_then(screen, clock):
     with progress:
         progress.begin("fetch")
         progress.set_total("fetch", 7500, unit="rows")
-        progress.advance("fetch", 4500, "fetch 12/s  " * 10)  # longer than the console is wide
+        progress.advance("fetch", 4500)
+        progress.describe("fetch", lambda board: "12 images/s  " * 10)  # longer than the console is wide
         clock.now += LINE_EVERY_SECONDS - 0.1
         progress.draw()
         assert len(screen.lines()) == 1
         clock.now += 0.1
         progress.draw()
         progress.draw()
-        assert screen.lines()[1:] == ["fetch 4,500/7,500 rows " + "fetch 12/s " * 9 + "fetch 12/s"]
+        assert screen.lines()[1:] == ["fetch 4,500/7,500 rows " + "12 images/s " * 9 + "12 images/s"]
         clock.now += LINE_EVERY_SECONDS
         progress.draw()
     assert len(screen.lines()) == 3
@@ -121,11 +122,40 @@ def test_running_node_has_a_line_now_and_then(screen, clock):
 def test_total_keeps_the_unit_unless_it_names_another(screen, clock):
     progress = Progress(screen.console)
     progress.begin("fetch", unit="shards")
+    progress.describe("fetch", "")
     for options, line in (({}, "fetch 0/10 shards"), ({"unit": "rows"}, "fetch 0/10 rows")):
         progress.set_total("fetch", 10, **options)
         clock.now += LINE_EVERY_SECONDS
         progress.draw()
         assert screen.lines()[-1] == line
+
+
+def test_node_that_says_nothing_is_starting(screen, clock):
+    progress = Progress(screen.console)
+    progress.begin("fetch")
+    clock.now += LINE_EVERY_SECONDS
+    progress.draw()
+    assert screen.lines()[-1] == f"fetch starting ({LINE_EVERY_SECONDS:.0f} s)"
+
+
+def test_note_that_is_a_text_shows_how_long_it_stands(screen, clock):
+    progress = Progress(screen.console)
+    progress.describe("fetch", "a node that does not run")
+    progress.begin("report.1")
+    clock.now += 10
+    progress.describe("report.1", "writing the pages")
+    clock.now += LINE_EVERY_SECONDS
+    progress.draw()
+    assert screen.lines()[-1] == f"report.1 writing the pages ({LINE_EVERY_SECONDS:.0f} s)"
+
+
+def test_note_that_is_a_function_gets_what_the_workers_of_its_node_posted(screen, clock):
+    progress = Progress(screen.console, poll=lambda: {"fetch": {"at_work": 1}, "other": {"at_work": 2}})
+    progress.begin("fetch")
+    progress.describe("fetch", lambda board: f"at work {board['at_work']}")
+    clock.now += LINE_EVERY_SECONDS
+    progress.draw()
+    assert screen.lines()[-1] == "fetch at work 1"
 
 
 def test_training_shows_what_its_workers_posted(screen, clock):
@@ -152,7 +182,8 @@ def test_terminal_shows_a_table_and_lines_without_timestamps(clock):
     progress = Progress(screen.console)
     with progress:
         progress.begin("fetch", total=10)
-        progress.advance("fetch", 3, "note [/x]")
+        progress.advance("fetch", 3)
+        progress.describe("fetch", lambda board: "note [/x]")
         progress.draw()
         assert "3/10 rows" in screen.text.getvalue() and "note [/x]" in screen.text.getvalue()
     progress.end("fetch", "10 rows")

@@ -27,7 +27,7 @@ class Board:
     def __init__(self):
         self.causes, self.failed = {}, set()
 
-    def read(self):
+    def read(self, timeout):
         return {}
 
     def for_node(self, node):
@@ -36,6 +36,9 @@ class Board:
     def report_failure(self, cause, *, shard=None, wait=False):
         self.causes[cause] = 1
         self.failed.add(shard)
+
+    def report_start(self, stage):
+        pass
 
     def claim(self, stage, shard):
         return 0

@@ -12,8 +12,10 @@ from types import SimpleNamespace
 import duckdb
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from capfilt.pipeline.config.load import parse_config
+from capfilt.pipeline.console.progress import Progress
 from capfilt.pipeline.console.signals import NodeStopped
 from capfilt.pipeline.nodes import duplicates
 from capfilt.pipeline.nodes.context import RunContext
@@ -78,7 +80,8 @@ def config_of(folder, **duplicates):
 
 
 def context_of(config):
-    return RunContext(writable(config), progress=None, board=None, stop=SimpleNamespace(requested=False))
+    progress, stop = Progress(Console(quiet=True)), SimpleNamespace(requested=False)
+    return RunContext(writable(config), progress=progress, board=None, stop=stop)
 
 
 def url_of(source, shard, row):

@@ -76,6 +76,14 @@ def test_trace_of_any_other_error_is_kept(tmp_path):
     assert b"ValueError: a defect" in context.store.read("nodes/fetch.failure.log")
 
 
+def test_full_disk_is_named_whoever_found_it(tmp_path):
+    context = SimpleNamespace(store=Store(str(tmp_path / "run")))
+    line = describe_failure(context, "fetch", RuntimeError("cannot spill: No space left on device"))
+    assert line.startswith(
+        "fetch: RuntimeError: cannot spill: No space left on device; the disk is full: free "
+    )
+
+
 @pytest.mark.parametrize("unwritable", [OSError("disk full"), StoreError("s3://b: denied")])
 def test_trace_that_cannot_be_written_does_not_hide_the_error(tmp_path, monkeypatch, unwritable):
     def put(self, name, data):

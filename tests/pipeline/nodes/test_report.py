@@ -7,8 +7,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from capfilt.pipeline.config.load import parse_config
+from capfilt.pipeline.console.progress import Progress
 from capfilt.pipeline.nodes import report
 from capfilt.pipeline.nodes.report import collect_scores, scores_by_source
 from capfilt.pipeline.prepare import open_run
@@ -92,8 +94,9 @@ def test_summary_line_shows_the_noise_ratios_also_of_origins_without_verdicts(
 ) -> None:
     metrics = RoundMetrics(round=1, noise_ratio={"web": 0.25, "synthetic": None})
     monkeypatch.setattr(report, "write_report", lambda run_dir, round_: metrics)
-    node = SimpleNamespace(round=1, outputs=["reports/1"])
-    result = report.run_report(SimpleNamespace(run_dir=None), node)
+    node = SimpleNamespace(name="report.1", round=1, outputs=["reports/1"])
+    context = SimpleNamespace(run_dir=None, progress=Progress(Console(quiet=True)))
+    result = report.run_report(context, node)
     assert result.summary == "noise ratio web 0.250, synthetic -"
 
 

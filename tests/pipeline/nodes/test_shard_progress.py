@@ -20,8 +20,11 @@ class Display:
     def set_total(self, node, total, *, unit):
         self.total, self.unit = total, unit
 
-    def advance(self, node, done, note=""):
-        self.done, self.note = done, note
+    def advance(self, node, done):
+        self.done = done
+
+    def describe(self, node, note):
+        self.note = note
 
 
 def progress_of(*files, rows, shards, committed=(0,), other_rows=0, **run):
@@ -55,8 +58,10 @@ def result(rows, status="success"):
     counts = RowCounts(read=rows, status={status: rows})
     common = {"source": "web", "shard": 1, "fingerprint": "f", "files": (), "rows": counts}
     corpus = CorpusRecord(**common, seconds={"fetch": 9.0})
-    candidates = CandidatesRecord(**common, round=1, candidates={}, seconds={"read": 2.0})
-    return {"records": msgspec.json.encode({"corpus": corpus, "candidates": candidates}).decode()}
+    texts = {"web": {"kept": rows // 2, "dropped": rows - rows // 2}}
+    candidates = CandidatesRecord(**common, round=1, candidates=texts, seconds={"read": 2.0})
+    records = msgspec.json.encode({"corpus": corpus, "candidates": candidates}).decode()
+    return {"records": records, "seconds_write": 3.0}
 
 
 @pytest.mark.parametrize(
@@ -71,7 +76,10 @@ def test_progress_counts_rows_or_shards_if_there_are_tars(files, rows, shards, b
     progress, display = progress_of(*files, rows=rows, shards=shards)
     assert (display.done, display.total, display.unit) == (before, total, unit)
     progress(result(50))
-    assert (display.done, display.note) == (after, "read 25/s")
+    assert display.done == after
+    throughput = progress.throughput
+    assert (throughput.rows, throughput.images, dict(throughput.seconds)) == (50, 50, {"read": 2, "write": 3})
+    assert "images/s  success 100.0%  kept web 50.0%" in display.note({})
 
 
 def test_last_shard_may_be_smaller():

@@ -3,10 +3,13 @@
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from capfilt.cluster.chain.shrinking import ClusterShrunk
 from capfilt.pipeline.config.load import parse_config
+from capfilt.pipeline.console.progress import Progress
 from capfilt.pipeline.console.signals import NodeStopped
+from capfilt.pipeline.console.throughput import Throughput
 from capfilt.pipeline.errors import NodeFailed
 from capfilt.pipeline.nodes import shards
 from capfilt.pipeline.nodes.shards import (
@@ -73,7 +76,7 @@ class Passes:
         )
         missing = lambda: [{"source": "web", "shard": shard} for shard in self.left]  # noqa: E731
         self.results = []
-        work = ShardWork("n", lambda sizing: [], missing, self.results.append)
+        work = ShardWork("n", lambda sizing: [], missing, self.results.append, Throughput())
         return [each["shard"] for each in stream_shards(context, work)]
 
 
@@ -197,13 +200,15 @@ class TestRunShards:
             data["sources"] = {"web": {"kind": "web", "rows": rows}}
             run_dir = writable(parse_config(data, "test"))
             board = SimpleNamespace(failures=lambda name: {"a cause": 1})
+            progress = Progress(Console(quiet=True))
+            progress.begin("bootstrap.1")
             context = SimpleNamespace(
                 run_dir=run_dir,
                 config=run_dir.config,
                 store=run_dir.store,
                 ledger=run_dir.ledger,
                 board=board,
-                progress=SimpleNamespace(set_total=lambda *_, unit: None, advance=lambda *_: None),
+                progress=progress,
                 stop=SimpleNamespace(requested=stop),
             )
             left = [{"source": "web", "shard": shard} for shard in range(completed, 2)]

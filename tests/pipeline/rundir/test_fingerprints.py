@@ -2,8 +2,8 @@
 
 from capfilt.pipeline.config.load import parse_config
 from capfilt.pipeline.plan import plan
+from capfilt.pipeline.rundir.changes import difference
 from capfilt.pipeline.rundir.fingerprints import Fingerprints
-from capfilt.pipeline.rundir.ledger import difference
 from tests.tiny import tiny_data
 
 

@@ -7,7 +7,8 @@ import fsspec
 import pytest
 
 from capfilt.pipeline.node import NodeResult
-from capfilt.pipeline.rundir.ledger import CHUNK, Ledger, LedgerError, difference, fingerprint
+from capfilt.pipeline.rundir.changes import difference
+from capfilt.pipeline.rundir.ledger import CHUNK, Ledger, LedgerError, fingerprint
 from capfilt.stages.shards.records import CorpusRecord, RowCounts, encode
 from capfilt.stages.storage.store import Store
 from tests.killing import Killed, kill_at

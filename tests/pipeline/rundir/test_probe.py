@@ -6,6 +6,7 @@ import os
 import pytest
 from typer.testing import CliRunner
 
+from capfilt.models.disk_errors import ADVICE
 from capfilt.pipeline.cli.app import app
 from capfilt.pipeline.rundir.probe import check_writable
 from capfilt.stages.storage.store import Store, StoreError
@@ -17,6 +18,27 @@ def test_unwritable_place_is_one_clear_line(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StoreError, match=r"run\.dir .*file/run: cannot write there"):
         check_writable(Store(str(tmp_path / "file" / "run")))
+
+
+@pytest.mark.parametrize("code", ADVICE)
+def test_disk_that_takes_no_data_is_named_with_what_to_do(code, tmp_path, monkeypatch):
+    def refuse(_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(StoreError) as error:
+        check_writable(Store(str(tmp_path / "run")))
+    line = str(error.value)
+    assert line.startswith(f"run.dir {tmp_path}/run: cannot write there (") and line.endswith(
+        f"; {ADVICE[code]}"
+    )
+    assert os.strerror(code) in line
+
+
+def test_store_that_returns_something_else_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(Store, "read", lambda self, name: b"")
+    with pytest.raises(StoreError, match="what is read there is not what was written"):
+        check_writable(Store(str(tmp_path / "run")))
 
 
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])

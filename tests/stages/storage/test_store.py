@@ -7,6 +7,7 @@ import pickle
 
 import pytest
 
+from capfilt.models.disk_errors import ADVICE
 from capfilt.stages.storage.store import FileEntry, Store, StoreError, sha256
 from tests.runs import walk
 
@@ -28,9 +29,15 @@ def test_a_failed_write_leaves_the_old_content_and_no_temporary_file(tmp_path, m
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "fsync", fail)
-    for write in (store.put, store.create):
-        with pytest.raises(OSError, match=os.strerror(code)):
-            write("x" if write == store.put else "y", b"new")
+    for write, name in ((store.put, "x"), (store.create, "y")):
+        with pytest.raises((OSError, StoreError)) as raised:
+            write(name, b"new")
+        if code == errno.EIO:
+            assert raised.value.errno == code
+        else:
+            assert str(raised.value).startswith(
+                f"{tmp_path}/{name}: cannot write it ({os.strerror(code)}); {ADVICE[code]}"
+            )
     assert store.read("x") == b"old"
     assert os.listdir(tmp_path) == ["x"]
 
