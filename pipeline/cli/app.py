@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import typer
 
+from capfilt.pipeline.cli.ablate import ablate
 from capfilt.pipeline.cli.amend import retry
 from capfilt.pipeline.cli.inspect import report, verify
 from capfilt.pipeline.cli.options import global_options
@@ -16,7 +17,7 @@ from capfilt.pipeline.cli.tools import clipart, convert, shapes
 from capfilt.pipeline.console.streams import flush_output
 
 FAMILIES = {
-    "Run": (quickstart, run, check),
+    "Run": (quickstart, run, check, ablate),
     "Inspect a run": (report, verify),
     "Amend a run": (retry,),
     "Tools": (convert, shapes, clipart),

@@ -14,7 +14,18 @@ from capfilt.pipeline.cli.app import FAMILIES, app
 from capfilt.pipeline.console import logs
 from tests.tiny import tiny_data, write_config
 
-COMMANDS = ["quickstart", "run", "check", "report", "verify", "retry", "convert", "shapes", "clipart"]
+COMMANDS = [
+    "quickstart",
+    "run",
+    "check",
+    "ablate",
+    "report",
+    "verify",
+    "retry",
+    "convert",
+    "shapes",
+    "clipart",
+]
 
 
 def call(*words, **environment):
