@@ -62,7 +62,8 @@ def _is_embedded(config: ClusterConfig) -> bool:
 
 
 def _connect(config: ClusterConfig) -> None:
-    ray.init(address=config.address or "auto", log_to_driver=False, logging_level=logging.WARNING)
+    with _discarded_stderr():
+        ray.init(address=config.address or "auto", log_to_driver=False, logging_level=logging.WARNING)
 
 
 def _start_embedded(config: ClusterConfig) -> None:

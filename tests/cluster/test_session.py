@@ -147,11 +147,12 @@ def test_an_address_that_does_not_answer_is_one_line(connect):
         connect(FakeRay(ConnectionError()), address="head:6379")
 
 
-def test_stderr_is_back_after_a_start(connect, capfd):
+@pytest.mark.parametrize("address", ["local", "head:6379"])
+def test_stderr_is_back_after_a_start(connect, capfd, address):
     class Greets(FakeRay):
         def init(self, **options):
             os.write(2, b"greeting of the core\n")
 
-    connect(Greets())
+    connect(Greets(), address=address)
     os.write(2, b"after\n")
     assert capfd.readouterr().err == "after\n"
