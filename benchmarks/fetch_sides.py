@@ -78,7 +78,7 @@ def prepare_capfilt(job: Job) -> None:
         pa.table({"url": list(job.urls), "caption": [f"image {i}" for i in range(len(job.urls))]}), manifest
     )
     rows = ManifestConfig(manifest=str(manifest), shard_size=job.shard)
-    build_index(rows, Store(str(job.folder / "corpus/web/index")), source="web")
+    build_index(rows, Store(str(job.folder / "manifests/web")), source="web")
 
 
 def make_img2dataset_process(job: Job, *, threads: int) -> ProcessShard:

@@ -23,6 +23,7 @@ from typing import Any
 import fsspec
 
 from capfilt.pipeline.rundir.ledger import Ledger
+from capfilt.stages.storage.layout import records_folder
 from capfilt.stages.storage.store import Store, encode_json
 
 RESULTS = Path(__file__).parent / "results"
@@ -36,7 +37,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        make_shards(Path(folder) / SOURCE, options.shards)
+        make_records(Path(folder) / records_folder(SOURCE), options.shards)
         rounds = [measure(folder) for _ in range(1 + options.repeats)][1:]
     median = {name: round(statistics.median(each[name] for each in rounds), 3) for name in rounds[0]}
     ratio = {what: round(median[f"plain_{what}"] / median[what], 2) for what in ("list", "add_up")}
@@ -54,8 +55,8 @@ def main() -> None:
     print(json.dumps({"seconds": median, "times_faster": ratio}))
 
 
-def make_shards(folder: Path, shards: int) -> None:
-    """Files of so many committed corpus shards; tars and Parquet are empty, nobody opens them here."""
+def make_records(folder: Path, shards: int) -> None:
+    """Records of so many committed corpus shards; their other files are in other folders."""
     folder.mkdir(parents=True)
     for shard in range(shards):
         record = {
@@ -72,8 +73,6 @@ def make_shards(folder: Path, shards: int) -> None:
             "seconds": {"read": 0.1, "fetch": 10.0, "write": 0.5},
         }
         (folder / f"{shard:06d}.json").write_bytes(encode_json(record))
-        for end in ("tar", "parquet"):
-            (folder / f"{shard:06d}.{end}").touch()
 
 
 def measure(folder: str) -> dict[str, float]:
@@ -89,13 +88,13 @@ def measure(folder: str) -> dict[str, float]:
 
     def plain_sum() -> int:
         total = 0
-        for path in fs.glob(f"{folder}/{SOURCE}/*.json"):
+        for path in fs.glob(f"{folder}/{records_folder(SOURCE)}/*.json"):
             with fs.open(path) as stream:
                 total += json.load(stream)["rows"]["read"]
         return total
 
     shards = timed("list", lambda: ledger.committed_shards(SOURCE))
-    names = timed("plain_list", lambda: fs.glob(f"{folder}/{SOURCE}/*.json"))
+    names = timed("plain_list", lambda: fs.glob(f"{folder}/{records_folder(SOURCE)}/*.json"))
     rows = timed("add_up", lambda: sum(record.rows.read for record in ledger.records(SOURCE)))
     plain_rows = timed("plain_add_up", plain_sum)
     assert len(shards) == len(names) and rows == plain_rows, "both sides found the same"

@@ -51,9 +51,7 @@ class ColorCaptioner:
 # The input: ten images with noisy texts, below shapes/web.
 make_shapes(ShapesConfig(human=1, web=10, test=1), "shapes")
 run_dir = Store("own-run")
-build_index(
-    ManifestConfig(manifest="shapes/web/manifest.parquet"), run_dir / "corpus/web/index", source="web"
-)
+build_index(ManifestConfig(manifest="shapes/web/manifest.parquet"), run_dir / "manifests/web", source="web")
 
 image = DecodeConfig(min_side=32, resize="original")
 checkpoint = sys.argv[1] if len(sys.argv) > 1 else save_tiny_blip("models")[1]

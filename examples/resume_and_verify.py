@@ -37,7 +37,7 @@ Path("resumed.yaml").write_text(CONFIG.format(run=RUN, captioner=captioner, filt
 
 def committed() -> int:
     """Shards of candidates that have a commit record."""
-    return len(list(RUN.glob("rounds/1/web/*.json")))
+    return len(list(RUN.glob("records/rounds/1/web/*.json")))
 
 
 print("first attempt")

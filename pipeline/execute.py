@@ -21,7 +21,7 @@ from capfilt.pipeline.nodes.context import RunContext
 from capfilt.pipeline.nodes.failures import describe_failure
 from capfilt.pipeline.prepare import Prepared
 from capfilt.pipeline.rundir.ledger import State
-from capfilt.stages.storage.layout import corpus_folder, failure_log, index_folder
+from capfilt.stages.storage.layout import INDEX_PARTS, failure_log, index_folder, source_folders
 
 
 @dataclass
@@ -137,7 +137,8 @@ def _run_node(context: RunContext, node: Node, state: State) -> str:
         result = node.kind.run(context, node)
     ledger.finish(node.name, inputs, result, round(time.monotonic() - start, 1))
     store.remove_file(failure_log(node.name))
-    corpora = (folder(source) for source in node.sources for folder in (corpus_folder, index_folder))
-    for folder in (*node.outputs, *corpora):
+    corpora = [folder for source in node.sources for folder in source_folders(source)]
+    parts = [f"{index_folder(source)}/{INDEX_PARTS}" for source in node.sources]
+    for folder in dict.fromkeys([*node.outputs, *corpora, *parts]):
         store.remove_temporaries(folder)  # of processes that died; a late writer could not commit any more
     return result.summary

@@ -23,8 +23,16 @@ from capfilt.pipeline.rundir.probe import check_writable
 from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.stages.manifest.index import check_manifest, check_unchanged
 from capfilt.stages.storage.errors import explain_disk_errors
-from capfilt.stages.storage.layout import CONFIG, INDEX_RECORD, NODES, corpus_folder, index_folder
-from capfilt.stages.storage.store import Store
+from capfilt.stages.storage.layout import (
+    CONFIG,
+    DUPLICATES,
+    INDEX_RECORD,
+    NODES,
+    RECORDS,
+    index_folder,
+    source_folders,
+)
+from capfilt.stages.storage.run_store import RunStore
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,7 @@ class Prepared:
 
 def open_run(config: Config) -> RunDir:
     """The config's run directory, for reading; it need not exist yet."""
-    store, nodes = Store(config.run.dir, config.run.storage_options), plan(config)
+    store, nodes = RunStore(config.run.dir, config.run.storage_options), plan(config)
     return RunDir(config, store, Ledger(store), nodes, Fingerprints(config, nodes))
 
 
@@ -93,7 +101,7 @@ def prepare(
     check_sources(config)
     tell("looking through the run directory")
     store.remove_temporaries("", CONFIG)
-    for folder in ("corpus", NODES):
+    for folder in (DUPLICATES.partition("/")[0], RECORDS, NODES):
         store.remove_temporaries(folder)
     finish_replacing(run_dir)
     if fresh is not None:
@@ -160,7 +168,7 @@ def check_sources(config: Config) -> None:
     Raises:
         ManifestError: the first that cannot.
     """
-    store = Store(config.run.dir, config.run.storage_options)
+    store = RunStore(config.run.dir, config.run.storage_options)
     for name, source in config.sources.items():
         is_cut = store.exists(f"{index_folder(name)}/{INDEX_RECORD}")
         check_manifest(source.rows, f"sources.{name}.rows", with_texts=not is_cut)
@@ -188,7 +196,7 @@ def discard(run_dir: RunDir, name: str) -> None:
     for each in reversed([each for each in nodes if each in names]):
         outputs = nodes[each].outputs
         if each == "bootstrap.1" and name == "fetch":
-            outputs += [corpus_folder(source) for source in in_bootstrap]
+            outputs += [folder for source in in_bootstrap for folder in source_folders(source)]
         if first_of_kind[nodes[each].kind] == each:
             outputs += nodes[each].kind.shared_outputs
         run_dir.lease.confirm()

@@ -28,7 +28,7 @@ def clean_pairs(folder, source="human", *, count=24, shard_size=10):
     run_dir = Store(str(folder / "run"))
     images = folder / "shapes" / source
     manifest = ManifestConfig(manifest=str(images / "annotations.json"), shard_size=shard_size)
-    index = build_index(manifest, run_dir / f"corpus/{source}/index", source=source)
+    index = build_index(manifest, run_dir / f"manifests/{source}", source=source)
     fetch = FetchConfig(image=DecodeConfig(min_side=16, resize="original"), image_root=str(images))
     stages = (
         Read(ReadConfig(run_dir=run_dir)),

@@ -27,19 +27,19 @@ from tests.models.tiny_med import build as build_med
 from tests.schema_docs import documented, fits, nested, optional, sections
 
 SCHEMAS = {
-    "corpus/web/index/00000.parquet": INDEX_SCHEMA,
+    "manifests/web/parts/00000.parquet": INDEX_SCHEMA,
     "corpus/web/000012.parquet": CORPUS_SCHEMA,
-    "corpus/duplicates.parquet": DUPLICATES_SCHEMA,
-    "corpus/surplus.parquet": SURPLUS_SCHEMA,
+    "duplicates/duplicates.parquet": DUPLICATES_SCHEMA,
+    "duplicates/surplus.parquet": SURPLUS_SCHEMA,
     "rounds/1/web/000012.parquet": CANDIDATE_SCHEMA,
     "reports/1/noise.parquet": build.NOISE_SCHEMA,
     "reports/1/statuses.parquet": build.STATUS_SCHEMA,
     "reports/1/hosts.parquet": build.HOST_SCHEMA,
 }
 RECORDS = {
-    "corpus/web/index/index.json": Index,
-    "corpus/web/000012.json": CorpusRecord,
-    "rounds/1/web/000012.json": CandidatesRecord,
+    "manifests/web/index.json": Index,
+    "records/corpus/web/000012.json": CorpusRecord,
+    "records/rounds/1/web/000012.json": CandidatesRecord,
     "replacing/web/000012.json": StagedShard,
     "nodes/filter.1.started.json": StartRecord,
     "nodes/filter.1.json": NodeRecord,

@@ -25,7 +25,7 @@ def bootstrap_web(config, store, models, engine, *, actors=1, reverse=False):
     Returns:
         The index of the manifest, and the rows that the last step has returned.
     """
-    index = build_index(config.sources["web"].rows, store / "corpus/web/index", source="web")
+    index = build_index(config.sources["web"].rows, store / "manifests/web", source="web")
     items = [{"source": "web", "shard": shard} for shard in range(index.shards)]
     share = ActorPool(actors, 0.5, 0.0)
     sizing = Sizing(ActorPool(1, 0.5, 0.0), share, share, 4, 0)

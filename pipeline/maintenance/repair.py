@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 from capfilt.pipeline.maintenance.verify import Problem, Verification, verify_run
 from capfilt.pipeline.plan import downstream
 from capfilt.pipeline.rundir.run_dir import RunDir
-from capfilt.stages.storage.layout import NODES, RECORD_SUFFIX, STAGING, candidates_shard, corpus_shard
+from capfilt.stages.storage.layout import (
+    NODES,
+    RECORD_SUFFIX,
+    STAGING,
+    candidates_shard,
+    corpus_shard,
+    records_folder,
+)
 
 
 @dataclass
@@ -84,15 +91,21 @@ def _removals(run_dir: RunDir, damaged: list[Problem]) -> _Removals:
         assert shard is not None, "only problems of shards are passed"
         removals.nodes.add(problem.node)
         if problem.place != corpus_shard(source, shard).stem:
-            removals.candidates[f"{problem.place}{RECORD_SUFFIX}"] = None
+            removals.candidates[_record_of(problem.place)] = None
             continue
-        removals.corpora[f"{problem.place}{RECORD_SUFFIX}"] = None
+        removals.corpora[_record_of(problem.place)] = None
         removals.corpus_sources.add(source)
         for node in run_dir.nodes.values():
             if node.kind.judges and source in node.sources:
                 removals.candidates[candidates_shard(node.round, source, shard).record] = None
                 removals.nodes.add(node.name)
     return removals
+
+
+def _record_of(stem: str) -> str:
+    """The commit record of the shard `stem`."""
+    folder, _, name = stem.rpartition("/")
+    return f"{records_folder(folder)}/{name}{RECORD_SUFFIX}"
 
 
 def _stale_nodes(run_dir: RunDir, reopened: set[str], corpus_sources: set[str]) -> list[str]:

@@ -64,15 +64,15 @@ def check_shard(store: Store, place: ShardFiles) -> tuple[CommitRecord | None, l
     if sorted(file.name.rpartition(".")[2] for file in record.files) != suffixes:
         faults.append(f"the record does not list one file of each kind ({', '.join(suffixes)})")
     for file in record.files:
-        data, fault = read_listed_file(store, place.folder, file)
+        data, fault = read_listed_file(store, place.path(file.name), file)
         faults += [fault] if data is None and fault else _check_content(file.name, data or b"", record)
     return record, faults
 
 
-def read_listed_file(store: Store, folder: str, file: FileEntry) -> tuple[bytes | None, str | None]:
+def read_listed_file(store: Store, name: str, file: FileEntry) -> tuple[bytes | None, str | None]:
     """The content of a file that a record lists, or None and what is wrong with the file."""
     try:
-        data = store.read(f"{folder}/{file.name}")
+        data = store.read(name)
     except FileNotFoundError:
         return None, f"{file.name} is missing"
     except OSError as error:  # the disk is damaged; an unreachable store raises StoreError

@@ -20,6 +20,7 @@ from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.stages.manifest.index import Index, decode_index
 from capfilt.stages.shards.records import decode_staged
 from capfilt.stages.storage.layout import (
+    INDEX_PARTS,
     INDEX_RECORD,
     ShardFiles,
     candidates_folder,
@@ -138,7 +139,7 @@ def _verify_shards(run_dir: RunDir, node: Node, found: Verification) -> None:
         committed = run_dir.ledger.committed_shards(folder)
         rows, index_faults = _expected_rows(run_dir, source, must_exist=bool(committed))
         if folder == corpus_folder(source):
-            place = f"{index_folder(source)}/{INDEX_RECORD}"
+            place = run_dir.store.place(f"{index_folder(source)}/{INDEX_RECORD}")
             found.problems += [Problem(place, what, node.name, remove=True) for what in index_faults]
         expected = ShardFolder(folder, source, expected_fingerprint, rows)
         missing = sorted(set(rows or ()) - set(committed))
@@ -228,7 +229,9 @@ def _expected_rows(
         index: Index = decode_index(data)
     except DECODE_ERRORS as error:
         return None, [f"damaged ({error})"]
-    parts = [read_listed_file(run_dir.store, folder, part) for part in index.parts]
+    parts = [
+        read_listed_file(run_dir.store, f"{folder}/{INDEX_PARTS}/{part.name}", part) for part in index.parts
+    ]
     faults = [fault for _, fault in parts if fault is not None]
     if index.has_tars:
         return dict.fromkeys(range(index.shards)), faults
@@ -247,7 +250,7 @@ def _verify_model(store: Store, node: Node, found: Verification) -> None:
         found.problems.append(Problem(folder, what, node.name))
         return
     for file in files:
-        data, fault = read_listed_file(store, folder, file)
+        data, fault = read_listed_file(store, f"{folder}/{file.name}", file)
         if fault is not None:
             found.problems.append(Problem(folder, fault, node.name))
         found.bytes += len(data or b"")

@@ -13,7 +13,13 @@ from capfilt.pipeline.node import Node, NodeKind, NodeResult
 from capfilt.stages.bootstrap.model_source import ModelSource, Role
 from capfilt.stages.shards.commit import read_commit
 from capfilt.stages.storage.artifacts import absolute_address
-from capfilt.stages.storage.layout import candidates_folder, corpus_folder, corpus_shard, model_folder
+from capfilt.stages.storage.layout import (
+    candidates_folder,
+    corpus_folder,
+    corpus_shard,
+    model_folder,
+    shard_folders,
+)
 from capfilt.stages.storage.store import Store
 
 if TYPE_CHECKING:
@@ -24,7 +30,8 @@ ROLES: tuple[Role, ...] = ("captioner", "filter")
 
 
 def _outputs(node: Node) -> list[str]:
-    return [candidates_folder(node.round, source) for source in node.sources]
+    folders = (candidates_folder(node.round, source) for source in node.sources)
+    return [each for folder in folders for each in shard_folders(folder)]
 
 
 def _inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:

@@ -56,7 +56,7 @@ _SETTINGS = b"capfilt.duplicates"
 
 
 def count_copies(run_dir: RunDir) -> None:
-    """Write `corpus/duplicates.parquet` and `corpus/surplus.parquet` for the committed web corpus."""
+    """Write `duplicates/duplicates.parquet` and `duplicates/surplus.parquet` for the committed web corpus."""
     config, store = run_dir.config, run_dir.store
     files = [
         store.address(corpus_shard(source, shard).parquet)

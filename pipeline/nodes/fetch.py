@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from capfilt.pipeline.node import Node, NodeKind, NodeResult
-from capfilt.stages.storage.layout import corpus_folder
+from capfilt.stages.storage.layout import corpus_folder, source_folders
 
 if TYPE_CHECKING:
     from capfilt.pipeline.nodes.context import RunContext
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def _outputs(node: Node) -> list[str]:
-    return [corpus_folder(source) for source in node.sources]
+    return [folder for source in node.sources for folder in source_folders(source)]
 
 
 def _inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:

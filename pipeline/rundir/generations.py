@@ -157,7 +157,7 @@ def _replace(run_dir: RunDir, replacement: Replacement) -> None:
         return
     store.remove_file(corpus.record)
     for final_name, staged_name in replacement.staged.files.items():
-        store.move(f"{replacement.staged_files.folder}/{staged_name}", f"{corpus.folder}/{final_name}")
+        store.move(f"{replacement.staged_files.folder}/{staged_name}", corpus.path(final_name))
     store.create(corpus.record, encode(record))
 
 

@@ -16,11 +16,15 @@ from capfilt.stages.errors import UserError
 from capfilt.stages.shards.records import CommitRecord, decode_commit
 from capfilt.stages.storage.layout import (
     CONFIG,
+    LAYOUT_RECORD,
+    LAYOUT_VERSION,
     LEASE,
     NODES,
     RECORD_SUFFIX,
+    RECORDS,
     ShardFiles,
     node_record,
+    records_folder,
     shard_of_record,
     start_record,
 )
@@ -100,7 +104,7 @@ class Ledger:
         """
         if self.store.exists(CONFIG):
             return
-        others = [name for name in self.store.list() if name not in (NODES, LEASE)]
+        others = [name for name in self.store.list() if name not in (NODES, LEASE, RECORDS)]
         if others:
             raise LedgerError(
                 f"run.dir {self.store.url}: not empty and not a capfilt run (it holds "
@@ -109,6 +113,8 @@ class Ledger:
 
     def save_config(self, config_yaml: str) -> None:
         """Write the resolved config into the run directory."""
+        if not self.store.is_older:
+            self.store.put_json(LAYOUT_RECORD, {"version": LAYOUT_VERSION})
         self.store.put(CONFIG, config_yaml.encode())
 
     def state(self, node: str, inputs: Mapping[str, Any], given: Given | None = None) -> State:
@@ -156,7 +162,7 @@ class Ledger:
             inputs=dict(inputs),
             given=UNSET if started is None else started.given,
             seconds=seconds,
-            outputs=list(result.outputs),
+            outputs=list(dict.fromkeys(map(self.store.place, result.outputs))),
             counts=result.counts or {},
             models=UNSET if result.models is None else result.models,
             results=UNSET if result.results is None else result.results,
@@ -188,23 +194,23 @@ class Ledger:
             self.store.remove_file(node_record(node))
 
     def discard(self, node: str, outputs: list[str]) -> None:
-        """Remove a node's outputs, and then its records.
+        """Remove a node's outputs, those of its shards' records first, and then its own records.
 
         Until everything is removed, the node counts as begun with its old inputs. So if the process is killed
         meanwhile, the shards that are left are never taken for shards of a changed config.
         """
         self.reopen(node)
-        for folder in outputs:
+        for folder in sorted(outputs, key=lambda folder: not folder.startswith(f"{RECORDS}/")):
             self.store.remove(folder)
         self.store.remove_file(start_record(node))
 
     def committed_shards(self, folder: str) -> list[int]:
-        """Numbers of the shards in `folder` that have a commit record. Costs one listing."""
-        numbers = map(shard_of_record, self.store.list(folder, suffix=RECORD_SUFFIX))
+        """Numbers of the shards in `folder` that have a commit record. Costs one listing of the records."""
+        numbers = map(shard_of_record, self.store.list(records_folder(folder), suffix=RECORD_SUFFIX))
         return [number for number in numbers if number is not None]
 
     def records(self, folder: str) -> Iterator[CommitRecord]:
-        """The commit records in `folder`, in the order of the shards.
+        """The commit records of the shards in `folder`, in the order of the shards.
 
         Raises:
             LedgerError: a record is damaged.

@@ -1,6 +1,6 @@
 """The index of a manifest: its rows, cut once into fixed shards.
 
-The index is a few Parquet files in `corpus/<source>/index/` with one row group per shard, so that a worker
+The index is a few Parquet files in `manifests/<source>/parts/` with one row group per shard, so that a worker
 reads its shard with one ranged read whatever the manifest is: a TSV of 20 GB, a thousand Parquet files with
 row groups of a million rows, a COCO annotation file, or existing image tars. `index.json` is written last;
 without it there is no index.
@@ -27,7 +27,7 @@ from capfilt.stages.manifest.config import ManifestConfig, ManifestError
 from capfilt.stages.manifest.files import ManifestFile, find_files, redact_query
 from capfilt.stages.manifest.records import FIRST_RECORDS, read_rows
 from capfilt.stages.manifest.row import ManifestRow
-from capfilt.stages.storage.layout import INDEX_RECORD
+from capfilt.stages.storage.layout import INDEX_PARTS, INDEX_RECORD
 from capfilt.stages.storage.store import DECODE_ERRORS, FileEntry, Store, encode_json, sha256
 
 INDEX_SCHEMA = pa.schema(
@@ -85,7 +85,7 @@ def build_index(config: ManifestConfig, index_dir: Store, *, source: str) -> Ind
 
     Args:
         config: the source's manifest section.
-        index_dir: the folder `corpus/<source>/index`.
+        index_dir: the folder `manifests/<source>`.
         source: name of the source, for messages.
 
     Raises:
@@ -194,8 +194,8 @@ def decode_index(data: bytes) -> Index:
     if index.checksum and index.checksum != _checksum(msgspec.json.decode(data)):
         raise msgspec.ValidationError("its checksum is not that of its content")
     if index.tars >= 0:
-        names = [_part_name(part) for part in range(-(-index.shards // SHARDS_PER_PART))]
-        if [part.name for part in index.parts] != names:
+        paths = [_part_path(part) for part in range(-(-index.shards // SHARDS_PER_PART))]
+        if [f"{INDEX_PARTS}/{part.name}" for part in index.parts] != paths:
             raise msgspec.ValidationError(f"`parts` does not list the files of {index.shards} shards")
         return index
     # Earlier versions did not count the tars, which their suffix shows.
@@ -211,7 +211,8 @@ def read_shard(index_dir: Store, shard: int) -> pa.Table:
     """Index rows of one shard (schema `INDEX_SCHEMA`)."""
     part, row_group = divmod(shard, SHARDS_PER_PART)
     # Without read-ahead, only the footer and this shard are requested from a part that holds 1,000 shards.
-    with index_dir.fs.open(index_dir.path(_part_name(part)), "rb", cache_type="none") as stream:
+    path = index_dir.path(_part_path(part))
+    with index_dir.fs.open(path, "rb", cache_type="none") as stream:
         return pq.ParquetFile(stream, pre_buffer=True).read_row_group(row_group)
 
 
@@ -274,7 +275,7 @@ def _write_parts(tables: Iterator[pa.Table], index_dir: Store) -> list[FileEntry
         with pq.ParquetWriter(sink, INDEX_SCHEMA, compression="zstd") as writer:
             for table in chain([first], islice(tables, SHARDS_PER_PART - 1)):
                 writer.write_table(table, row_group_size=table.num_rows)
-        parts.append(index_dir.put(_part_name(len(parts)), sink.getvalue()))
+        parts.append(index_dir.put(_part_path(len(parts)), sink.getvalue()))
     return parts
 
 
@@ -287,8 +288,8 @@ def _count(tables: Iterator[pa.Table], counts: Counter[str]) -> Iterator[pa.Tabl
         yield table
 
 
-def _part_name(part: int) -> str:
-    return f"{part:05d}.parquet"
+def _part_path(part: int) -> str:
+    return f"{INDEX_PARTS}/{part:05d}.parquet"
 
 
 def _iter_shards(reader: ColumnReader, files: Sequence[ManifestFile], section: str) -> Iterator[pa.Table]:

@@ -1,4 +1,5 @@
-"""Types of the commit records `corpus/<source>/000012.json` and `rounds/<r>/<source>/000012.json`.
+"""Types of the commit records `records/corpus/<source>/000012.json` and
+`records/rounds/<r>/<source>/000012.json`.
 
 A record lists the files of a shard with their sha256 and counts its rows. Records of earlier versions can be
 read; unknown fields are ignored.

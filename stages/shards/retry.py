@@ -176,7 +176,7 @@ def parse_retry_classes(option: str | None) -> tuple[str, ...]:
 
 def _check_files(run_dir: Store, paths: ShardFiles) -> None:
     for file in read_commit(run_dir, paths.record).files:
-        name = f"{paths.folder}/{file.name}"
+        name = paths.path(file.name)
         if sha256(run_dir.read(name)) != file.sha256:
             raise DamagedShard(
                 f"{run_dir.address(name)} is not what was written; run capfilt verify --repair first"

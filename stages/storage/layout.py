@@ -1,10 +1,13 @@
 """Every path inside a run directory; docs/schema.md describes the contents.
 
-Paths are relative to the run directory and use `/`, as `stages.storage.store.Store` expects.
+Paths are relative to the run directory and use `/`, as `stages.storage.store.Store` expects. A folder of
+Parquet files holds, at any depth, nothing else and only one schema: pandas, pyarrow, polars, DuckDB and
+`datasets` open it as one table. Runs of earlier versions have the same files in other folders: `older_place`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 CONFIG = "config.yaml"
@@ -17,9 +20,14 @@ STOP_FILE = f"{LEASE}/stop"
 """While this file exists, no further shard is started."""
 STAGING = "replacing"
 """Folder of the corpus shards with which `capfilt retry` will replace committed ones."""
-DUPLICATES = "corpus/duplicates.parquet"
+RECORDS = "records"
+"""Folder of the shards' commit records; `records/corpus/web` has those of `corpus/web`."""
+LAYOUT_RECORD = f"{RECORDS}/layout.json"
+"""Written before the config: by it a run directory of this layout is known from the first moment."""
+LAYOUT_VERSION = 2
+DUPLICATES = "duplicates/duplicates.parquet"
 """The most frequent images of the web corpus, with their numbers of copies."""
-SURPLUS = "corpus/surplus.parquet"
+SURPLUS = "duplicates/surplus.parquet"
 """The shards that hold surplus copies."""
 VOCABULARY = "models/tokenizer"
 """Folder of the tokenizer that the first pretraining trains on the corpus."""
@@ -28,13 +36,15 @@ RECORD_SUFFIX = ".json"
 PROVENANCE = "provenance.json"
 INDEX_RECORD = "index.json"
 """Describes an index, in its folder; written last."""
+INDEX_PARTS = "parts"
+"""Folder of an index's Parquet files, in its folder."""
 DIGITS = 6
 """Digits of a shard number in file names and keys."""
 
 
 @dataclass(frozen=True)
 class ShardFiles:
-    """Paths of the files of one shard in `folder`."""
+    """Paths of the files of one shard whose Parquet file is in `folder`."""
 
     folder: str
     shard: int
@@ -46,13 +56,13 @@ class ShardFiles:
 
     @property
     def stem(self) -> str:
-        """Path of the shard's files without their suffix."""
+        """Path of the shard's Parquet file without its suffix: the shard's name in messages."""
         return f"{self.folder}/{self.name}"
 
     @property
     def record(self) -> str:
         """The commit record."""
-        return f"{self.stem}{RECORD_SUFFIX}"
+        return f"{records_folder(self.folder)}/{self.name}{RECORD_SUFFIX}"
 
     @property
     def parquet(self) -> str:
@@ -60,7 +70,11 @@ class ShardFiles:
 
     @property
     def tar(self) -> str:
-        return f"{self.stem}.tar"
+        return self.path(f"{self.name}.tar")
+
+    def path(self, file_name: str) -> str:
+        """Path of a tar or Parquet file of the shard."""
+        return f"{images_folder(self.folder) if file_name.endswith('.tar') else self.folder}/{file_name}"
 
 
 def shard_digits(shard: int) -> str:
@@ -75,8 +89,28 @@ def shard_of_record(file_name: str) -> int | None:
 
 
 def corpus_folder(source: str) -> str:
-    """Folder of a source's images and rows."""
+    """Folder of a source's rows."""
     return f"corpus/{source}"
+
+
+def records_folder(folder: str) -> str:
+    """Folder of the commit records of the shards in `folder`. Staged shards have them beside their files."""
+    return folder if folder.startswith(f"{STAGING}/") else f"{RECORDS}/{folder}"
+
+
+def images_folder(folder: str) -> str:
+    """Folder of the image tars of the shards in `folder`. Staged shards have all files in one folder."""
+    return f"images/{folder.removeprefix('corpus/')}" if folder.startswith("corpus/") else folder
+
+
+def shard_folders(folder: str) -> list[str]:
+    """All folders that hold files of the shards in `folder`, that of the records first."""
+    return list(dict.fromkeys([records_folder(folder), folder, images_folder(folder)]))
+
+
+def source_folders(source: str) -> list[str]:
+    """All folders that hold a source's images and rows and the index of its manifest."""
+    return [*shard_folders(corpus_folder(source)), index_folder(source)]
 
 
 def corpus_shard(source: str, shard: int) -> ShardFiles:
@@ -85,7 +119,7 @@ def corpus_shard(source: str, shard: int) -> ShardFiles:
 
 def index_folder(source: str) -> str:
     """Folder of the index of a source's manifest."""
-    return f"{corpus_folder(source)}/index"
+    return f"manifests/{source}"
 
 
 def candidates_folder(round_: int, source: str) -> str:
@@ -154,3 +188,28 @@ def failure_log(node: str) -> str:
 def lease_file(number: int) -> str:
     """The lease with this number; the one with the highest number is valid."""
     return f"{LEASE}/{shard_digits(number)}{RECORD_SUFFIX}"
+
+
+def older_place(name: str) -> str:
+    """Where a run of an earlier version has the file or folder `name`.
+
+    It has everything of a source in `corpus/<source>/`, and the commit records beside the files.
+    """
+    first, _, rest = name.partition("/")
+    if first == RECORDS:
+        return rest or name
+    if first in ("images", "duplicates"):
+        return f"corpus/{rest}"
+    if first == "manifests":
+        source, _, file = rest.partition("/")
+        return f"corpus/{source}/index/{file.removeprefix(INDEX_PARTS).lstrip('/')}".rstrip("/")
+    return name
+
+
+def has_older_layout(names: Collection[str]) -> bool:
+    """Whether a run directory is one of an earlier version.
+
+    Args:
+        names: what the run directory holds.
+    """
+    return CONFIG in names and "corpus" in names and RECORDS not in names

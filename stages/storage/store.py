@@ -90,18 +90,27 @@ class Store:
         return self._opened[0]
 
     @property
+    def is_older(self) -> bool:
+        """Whether this is a run directory of an earlier version; see `stages.storage.run_store`."""
+        return False
+
+    def place(self, name: str) -> str:
+        """Where the file or folder `name` is: its name, but in a run directory of an earlier version."""
+        return name
+
+    @property
     def is_local(self) -> bool:
         """Whether the folder is on a local disk."""
         return isinstance(self.fs, LocalFileSystem)
 
     def path(self, name: str = "") -> str:
         """Path of `name` in the filesystem, without protocol."""
-        root = self._opened[1]
+        root, name = self._opened[1], self.place(name)
         return f"{root}/{name}" if name else root
 
     def address(self, name: str) -> str:
         """Path or URL of `name` for users and other libraries, with protocol."""
-        return f"{self.url.rstrip('/')}/{name}"
+        return f"{self.url.rstrip('/')}/{self.place(name)}"
 
     def exists(self, name: str = "") -> bool:
         """Whether there is a file or a folder. Costs two requests to an object store; use `find` if the

@@ -12,11 +12,15 @@ from tests.test_schema_docs import SCHEMAS, arrow_name
 SHARD, NODE = r"\d{6}", r"[a-z]+(\.\d+)?"
 PLACES = {
     r"config\.yaml": "config.yaml",
-    r"corpus/\w+/index/\d{5}\.parquet": "corpus/web/index/00000.parquet",
-    r"corpus/\w+/index/index\.json": "corpus/web/index/index.json",
-    rf"corpus/\w+/{SHARD}\.(tar|parquet|json)": r"corpus/web/000012.\1",
-    r"corpus/(duplicates|surplus)\.parquet": r"corpus/\1.parquet",
-    rf"rounds/\d+/\w+/{SHARD}\.(parquet|json)": r"rounds/1/web/000012.\1",
+    r"manifests/\w+/parts/\d{5}\.parquet": "manifests/web/parts/00000.parquet",
+    r"manifests/\w+/index\.json": "manifests/web/index.json",
+    rf"corpus/\w+/{SHARD}\.parquet": "corpus/web/000012.parquet",
+    rf"images/\w+/{SHARD}\.tar": "images/web/000012.tar",
+    r"duplicates/(duplicates|surplus)\.parquet": r"duplicates/\1.parquet",
+    rf"rounds/\d+/\w+/{SHARD}\.parquet": "rounds/1/web/000012.parquet",
+    r"records/layout\.json": "records/layout.json",
+    rf"records/corpus/\w+/{SHARD}\.json": "records/corpus/web/000012.json",
+    rf"records/rounds/\d+/\w+/{SHARD}\.json": "records/rounds/1/web/000012.json",
     rf"models/{NODE}/(config|provenance)\.json": r"models/filter.1/\2.json",
     rf"models/{NODE}/(model\.safetensors|\w+\.json)": r"models/filter.1/",
     r"logs/[a-z]+\.\d+/\d{9}\.jsonl": "logs/filter.1/000000001.jsonl",
@@ -51,6 +55,19 @@ def test_every_file_has_a_heading_and_its_folder_a_line_in_the_tree(files):
     assert set(sections()) - found == others
     for heading in found | others - {"<key>.json"}:
         assert any(heading.startswith(line) for line in tree()), heading
+
+
+def test_folders_of_tables_hold_parquet_files_of_one_schema(files):
+    headings: dict[str, set[str]] = {}
+    for path, _, heading in files:
+        top = path.partition("/")[0]
+        if top in ("corpus", "rounds") or "/parts/" in path:
+            headings.setdefault(top, set()).add(heading)
+    assert headings == {
+        "corpus": {"corpus/web/000012.parquet"},
+        "rounds": {"rounds/1/web/000012.parquet"},
+        "manifests": {"manifests/web/parts/00000.parquet"},
+    }
 
 
 def test_parquet_files_have_the_documented_columns(files):

@@ -25,7 +25,7 @@ def test_no_row_is_lost_or_duplicated(finished):
     run, _, _ = finished
     keys = duckdb.sql(f"SELECT key, status FROM '{run}/corpus/web/*.parquet'").fetchall()
     assert len(keys) == len({key for key, _ in keys}) == 90
-    for record in read_records(run / "corpus/web"):
+    for record in read_records(run / "records/corpus/web"):
         assert record["rows"]["read"] == sum(record["rows"]["status"].values())
     judged = duckdb.sql(f"SELECT key, origin, caption_index FROM '{run}/rounds/1/web/*.parquet'").fetchall()
     images = {key for key, status in keys if status == "success"}

@@ -19,7 +19,7 @@ from capfilt.stages.shards.pack import Pack
 from capfilt.stages.shards.read import read_corpus_shard
 from capfilt.stages.shards.records import encode
 from capfilt.stages.shards.write import encode_corpus_files
-from capfilt.stages.storage.layout import corpus_shard
+from capfilt.stages.storage.layout import candidates_shard, corpus_shard
 from capfilt.stages.storage.store import Store
 from tests.runs import run_dag
 
@@ -70,14 +70,12 @@ def test_failed_rows_are_fetched_and_later_nodes_use_them(failed_rows, finished,
     outcome = run_dag(config, Console(quiet=True))
     assert outcome.failed == {} and outcome.done == ["fetch", "bootstrap.1", "report.1"]
     changed = {str(p.relative_to(run)) for p, t in times.items() if p.stat().st_mtime_ns != t}
-    assert {name for name in changed if name.startswith(("corpus", "rounds"))} == {
-        f"{folder}/00000{shard}.{ending}"
+    assert {name for name in changed if name.startswith(("corpus", "images", "records", "rounds"))} == {
+        name
         for shard in (1, 4)
-        for folder, endings in (
-            ("corpus/web", ("tar", "parquet", "json")),
-            ("rounds/1/web", ("json",)),  # equal candidates: the new attempt takes the file over
-        )
-        for ending in endings
+        for place in (corpus_shard("web", shard),)
+        # Equal candidates: the new attempt takes the file over.
+        for name in (place.tar, place.parquet, place.record, candidates_shard(1, "web", shard).record)
     }
     for name in changed | {f"rounds/1/web/00000{shard}.parquet" for shard in (1, 4)}:
         if name.endswith((".tar", ".parquet")) and not name.startswith("reports"):

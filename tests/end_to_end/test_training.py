@@ -25,7 +25,8 @@ SPEED = ("samples_per_second", "time")
 def fetched(tiny, finished, tmp_path_factory):
     """(run directory, config data) of a pretraining with queue and momentum whose corpus is fetched."""
     run = tmp_path_factory.mktemp("fetched") / "run"
-    shutil.copytree(finished[0] / "corpus", run / "corpus")
+    for folder in ("corpus", "images", "manifests", "records/corpus", "duplicates"):
+        shutil.copytree(finished[0] / folder, run / folder)
     (run / "nodes").mkdir()
     for name in ("config.yaml", "nodes/fetch.json"):
         shutil.copy(finished[0] / name, run / name)

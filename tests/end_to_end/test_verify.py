@@ -68,17 +68,21 @@ def test_an_undamaged_run_verifies(copied):
 @pytest.mark.parametrize(
     ("file", "damage", "message"),
     [
-        ("corpus/web/000001.tar", flip, "corpus/web/000001: 000001.tar is not what was written"),
-        ("corpus/web/000003.tar", truncate, "corpus/web/000003: 000003.tar is not what was written"),
+        ("images/web/000001.tar", flip, "corpus/web/000001: 000001.tar is not what was written"),
+        ("images/web/000003.tar", truncate, "corpus/web/000003: 000003.tar is not what was written"),
         ("corpus/web/000004.parquet", truncate, "corpus/web/000004: 000004.parquet is not what was written"),
-        ("corpus/human/000000.tar", delete, "corpus/human/000000: 000000.tar is missing"),
-        ("corpus/test/000000.json", delete, "corpus/test/000000: no record, though the node is done"),
+        ("images/human/000000.tar", delete, "corpus/human/000000: 000000.tar is missing"),
+        ("records/corpus/test/000000.json", delete, "corpus/test/000000: no record, though the node is done"),
         ("rounds/1/web/000002.parquet", delete, "rounds/1/web/000002: 000002.parquet is missing"),
-        ("rounds/1/web/000000.json", miscount, "rounds/1/web/000000: 21 rows read, 20 accounted for"),
-        ("rounds/1/web/000001.json", swap, "rounds/1/web/000001: made with other settings than bootstrap.1"),
-        ("corpus/web/000001.json", swap, "corpus/web/000001: made with other settings than fetch"),
+        ("records/rounds/1/web/000000.json", miscount, "rounds/1/web/000000: 21 rows read, 20 accounted for"),
         (
-            "rounds/1/web/000003.json",
+            "records/rounds/1/web/000001.json",
+            swap,
+            "rounds/1/web/000001: made with other settings than bootstrap.1",
+        ),
+        ("records/corpus/web/000001.json", swap, "corpus/web/000001: made with other settings than fetch"),
+        (
+            "records/rounds/1/web/000003.json",
             garble,
             "rounds/1/web/000003: the record is damaged (Input data was truncated)",
         ),
@@ -94,9 +98,9 @@ def test_an_undamaged_run_verifies(copied):
             "models/pretrain.0: provenance.json is missing or damaged",
         ),
         (
-            "corpus/web/index/00000.parquet",
+            "manifests/web/parts/00000.parquet",
             flip,
-            "corpus/web/index/index.json: 00000.parquet is not what was",
+            "manifests/web/index.json: 00000.parquet is not what was",
         ),
         ("reports/1/noise.parquet", delete, "reports/1/noise.parquet: missing"),
     ],
@@ -110,11 +114,11 @@ def test_each_damage_is_named(copied, file, damage, message):
 def test_repair_redoes_exactly_the_damaged_parts(copied, finished, ray_session):
     run, config = copied
     damaged = {
-        "corpus/web/000001.tar": flip,
-        "corpus/web/000003.tar": truncate,
+        "images/web/000001.tar": flip,
+        "images/web/000003.tar": truncate,
         "rounds/1/web/000002.parquet": flip,
         "rounds/1/web/000004.parquet": delete,
-        "rounds/1/web/000004.json": delete,
+        "records/rounds/1/web/000004.json": delete,
         "models/captioner.1/model.safetensors": flip,
     }
     for name, damage in damaged.items():
@@ -129,10 +133,12 @@ def test_repair_redoes_exactly_the_damaged_parts(copied, finished, ray_session):
         if not name.endswith(".json"):
             assert (run / name).read_bytes() == (finished[0] / name).read_bytes(), name
     changed = {str(p.relative_to(run)) for p, t in times.items() if p.stat().st_mtime_ns != t}
-    redone = [f"corpus/web/00000{n}.json" for n in (1, 3)] + [
-        f"rounds/1/web/00000{n}.json" for n in (1, 2, 3)
+    redone = [f"records/corpus/web/00000{n}.json" for n in (1, 3)] + [
+        f"records/rounds/1/web/00000{n}.json" for n in (1, 2, 3)
     ]
-    assert {name for name in changed if name.startswith(("corpus", "rounds"))} == set(redone)
+    assert {name for name in changed if name.startswith(("corpus", "images", "records", "rounds"))} == set(
+        redone
+    )
 
 
 def test_wrong_totals_redo_no_shard(copied):
@@ -147,7 +153,7 @@ def test_wrong_totals_redo_no_shard(copied):
         "nodes/fetch.json: 127 rows (126 success); the records of its shards say 126 rows (126 success)"
     ]
     assert "fetch" in repair(run_dir, found.problems)
-    assert len(list((run / "corpus/web").glob("*.tar"))) == 5 and run_dir.ledger.node("fetch") is None
+    assert len(list((run / "images/web").glob("*.tar"))) == 5 and run_dir.ledger.node("fetch") is None
 
 
 def test_the_command_exits_with_1_and_prints_how_to_repair(copied):

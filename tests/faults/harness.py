@@ -142,7 +142,13 @@ def count_records(run: Path) -> int:
     """Number of records in a run directory."""
     if not run.exists():
         return 0
-    return len([p for p in run.rglob("*.json") if p.parent.name not in ("index", "lease")])
+    return len(
+        [
+            p
+            for p in run.rglob("*.json")
+            if "manifests" not in p.parts and p.parent.name not in ("lease", "records")
+        ]
+    )
 
 
 def signal_after_records(

@@ -5,11 +5,11 @@ from tests.faults.harness import Fault
 COMMIT = [
     Fault(f"{write} {when} {name}")
     for write, name in (
-        ("create", "corpus/web/000001.tar"),
+        ("create", "images/web/000001.tar"),
         ("create", "corpus/web/000001.parquet"),
-        ("create", "corpus/web/000001.json"),
+        ("create", "records/corpus/web/000001.json"),
         ("create", "rounds/1/web/000001.parquet"),
-        ("create", "rounds/1/web/000001.json"),
+        ("create", "records/rounds/1/web/000001.json"),
     )
     for when in ("before", "torn", "after")
 ]
@@ -33,7 +33,7 @@ PROCESSES = [
 DRIVER = [
     Fault("put before nodes/bootstrap.1.started.json", "driver"),
     Fault("put after nodes/bootstrap.1.started.json", "driver"),
-    Fault("put torn corpus/web/index/index.json", "driver"),
+    Fault("put torn manifests/web/index.json", "driver"),
     Fault("put before nodes/bootstrap.1.json", "driver"),
     Fault("put torn nodes/bootstrap.1.json", "driver"),
     Fault("put after nodes/bootstrap.1.json", "driver"),
@@ -44,9 +44,9 @@ DRIVER = [
 FULL = [
     Fault(f"{write} torn {name}", "full")
     for write, name in (
-        ("create", "corpus/web/000002.tar"),
+        ("create", "images/web/000002.tar"),
         ("create", "rounds/1/web/00000[0-9].parquet"),
-        ("create", "rounds/1/web/000003.json"),
+        ("create", "records/rounds/1/web/000003.json"),
     )
 ]
 """The disk is full during the first command and has space again for the second."""
@@ -67,7 +67,7 @@ NODES = [
     Fault("stage before fetch 0", "node"),
     Fault("stage before caption 2", "node"),
     Fault("stage after filter 3", "node"),
-    Fault("create after rounds/1/web/000001.json", "node"),
+    Fault("create after records/rounds/1/web/000001.json", "node"),
     Fault("stage before caption 1", "gcs"),
 ]
 """A cluster of several nodes loses one of them (spot preemption), or its head."""
@@ -78,5 +78,5 @@ DISK_TRAININGS = [Fault("list torn 2", "driver")]
 NODE_TRAININGS = [Fault(fault.at, "node") for fault in TRAININGS]
 """A whole loop on a cluster of several nodes loses the node that trains."""
 
-SHORT = [Fault("create torn rounds/1/web/000001.json")]
+SHORT = [Fault("create torn records/rounds/1/web/000001.json")]
 """What CI runs, besides a signal to the driver at a random moment."""

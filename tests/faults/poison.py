@@ -101,7 +101,7 @@ def read_rows(run: Path) -> dict[str, tuple[Any, ...]]:
 def read_images(run: Path) -> dict[str, bytes]:
     """Members of the corpus tars."""
     found = {}
-    for path in sorted((run / "corpus/web").glob("*.tar")):
+    for path in sorted((run / "images/web").glob("*.tar")):
         with tarfile.open(path) as tar:
             found |= {member.name: tar.extractfile(member).read() for member in tar}
     return found

@@ -47,13 +47,13 @@ def test_the_comparison_finds_each_kind_of_difference(reference_run, tmp_path):
     subprocess.run(["cp", "-r", str(reference_run), str(tmp_path / "run")], check=True)
     assert find_differences(tmp_path / "run", reference_run) == []
     (tmp_path / "run/rounds/1/web/000000.parquet").unlink()
-    tar = tmp_path / "run/corpus/web/000002.tar"
+    tar = tmp_path / "run/images/web/000002.tar"
     tar.write_bytes(tar.read_bytes()[:-1] + b"!")
-    (tmp_path / "run/corpus/web/000009.tar").write_bytes(b"")
+    (tmp_path / "run/images/web/000009.tar").write_bytes(b"")
     assert find_differences(tmp_path / "run", reference_run) == [
         "rounds/1/web/000000.parquet: missing",
-        "corpus/web/000009.tar: left over",
-        "corpus/web/000002.tar: differs",
+        "images/web/000009.tar: left over",
+        "images/web/000002.tar: differs",
     ]
 
 
@@ -61,7 +61,7 @@ def test_the_comparison_finds_each_kind_of_difference(reference_run, tmp_path):
 @pytest.mark.timeout(600)
 def test_a_busy_s3_and_a_bucket_that_vanishes_change_nothing(models, reference_run, tmp_path, s3):
     config = write_config(tmp_path / "config.yaml", chain_data(tmp_path, models, s3))
-    s3.inject(S3Fault("no_bucket", method="PUT", path=".*/run/corpus/web/000002.tar"))
+    s3.inject(S3Fault("no_bucket", method="PUT", path=".*/run/images/web/000002.tar"))
     code, output = wait_for_exit(start(config, None, s3.environment), 200)
     assert code == 1, output
     errors = [line for line in output.splitlines() if line.startswith("error")]

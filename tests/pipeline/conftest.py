@@ -11,6 +11,7 @@ from capfilt.pipeline.rundir.ledger import fingerprint
 from capfilt.stages.rows import CANDIDATE_SCHEMA, table_of
 from capfilt.stages.shards.records import CandidatesRecord, RowCounts, encode
 from capfilt.stages.shards.write import encode_parquet
+from capfilt.stages.storage.layout import candidates_shard
 from tests.pipeline.maintenance.partial_run import PartialRun
 
 
@@ -36,17 +37,17 @@ def done_run(partial_run):
     no_rows = encode_parquet(table_of([], CANDIDATE_SCHEMA))
     inputs = {"sources": {"web": partial_run.run_dir.fingerprints.corpus_inputs("web")}}
     for shard in range(3):
-        name = f"rounds/1/web/{shard:06d}"
+        place = candidates_shard(1, "web", shard)
         record = CandidatesRecord(
             source="web",
             shard=shard,
             round=1,
             fingerprint=fingerprint(inputs),
-            files=(partial_run.store.put(f"{name}.parquet", no_rows),),
+            files=(partial_run.store.put(place.parquet, no_rows),),
             rows=RowCounts(read=3, status={"success": 3}),
             candidates={},
         )
-        partial_run.store.put(f"{name}.json", encode(record))
+        partial_run.store.put(place.record, encode(record))
     done = NodeResult("", counts={"rows": 9, "status": {"success": 9}})
     partial_run.ledger.finish("bootstrap.1", inputs, done, 1.0)
     for file in REPORT_FILES:

@@ -52,7 +52,7 @@ def begin(data, done=False):
     work."""
     config = parse_config(data, "c.yaml")
     run_dir = prepared_run(config).run_dir
-    build_index(config.sources["web"].rows, run_dir.store / "corpus/web/index", source="sources.web")
+    build_index(config.sources["web"].rows, run_dir.store / "manifests/web", source="sources.web")
     inputs = run_dir.fingerprints.inputs("bootstrap.1")
     run_dir.ledger.start("bootstrap.1", inputs)
     if done:
@@ -86,7 +86,7 @@ def test_changed_manifest_is_refused_until_fetch_is_fresh(data, tmp_path, done):
         and "has changed since" in line
     )
     run_dir = prepared_run(parse_config(data, "c.yaml"), fresh="fetch").run_dir
-    assert not run_dir.store.exists("corpus/web/index/index.json")
+    assert not run_dir.store.exists("manifests/web/index.json")
 
 
 @pytest.mark.parametrize("done", [False, True])
@@ -236,13 +236,13 @@ class TestDiscard:
         run_dir = writable(config)
         store = run_dir.store
         for source in config.sources:
-            store.put_json(f"corpus/{source}/000000.json", {"shard": 0})
-            store.put_json(f"corpus/{source}/index/index.json", {})
+            store.put_json(f"records/corpus/{source}/000000.json", {"shard": 0})
+            store.put_json(f"manifests/{source}/index.json", {})
         for name, node in run_dir.nodes.items():
             run_dir.ledger.finish(name, OLD_INPUTS, NO_RESULT, 1.0)
             if node.kind.judges:
                 for source in node.sources:
-                    store.put_json(f"rounds/{node.round}/{source}/000000.json", {"shard": 0})
+                    store.put_json(f"records/rounds/{node.round}/{source}/000000.json", {"shard": 0})
             if node.kind.trains:
                 store.put_json(f"models/{name}/provenance.json", {})
                 store.put(f"train/{name}/{name}-0123/step_000002/state.pt", b"state of a half-done training")
@@ -260,9 +260,9 @@ class TestDiscard:
         discard(run_dir, "pretrain.0")
         assert self.files(run_dir) == {
             *(
-                f"corpus/{source}/{file}"
+                place.format(source)
                 for source in run_dir.config.sources
-                for file in ("000000.json", "index/index.json")
+                for place in ("records/corpus/{}/000000.json", "manifests/{}/index.json")
             ),
             "nodes/fetch.json",
         }
@@ -276,15 +276,19 @@ class TestDiscard:
             run_dir = self.finished(type(run_dir.config).model_validate(data))
             assert "fetch" not in run_dir.nodes
         discard(run_dir, "fetch")
-        kept = {name for name in self.files(run_dir) if name.startswith("corpus/")}
-        not_downloaded = {"corpus/human", "corpus/test"} if without else set()
-        assert {name.rsplit("/", 1)[0].removesuffix("/index") for name in kept} == not_downloaded
-        assert not any(name.startswith(("rounds/", "nodes/")) for name in self.files(run_dir))
+        kept = {name.rsplit("/", 1)[0] for name in self.files(run_dir)}
+        not_downloaded = ("human", "test") if without else ()
+        expected = {
+            f"{place}/{source}" for place in ("records/corpus", "manifests") for source in not_downloaded
+        }
+        assert {folder for folder in kept if folder.startswith(("records/", "manifests/"))} == expected
+        assert not any(folder.startswith(("rounds", "nodes", "records/rounds")) for folder in kept)
 
     def test_bootstrap_is_removed_without_the_images_that_it_downloaded(self, with_checkpoints):
         discard(with_checkpoints, "bootstrap.1")
         files = self.files(with_checkpoints)
-        assert "corpus/web/000000.json" in files and not {f for f in files if f.startswith("rounds/")}
+        assert "records/corpus/web/000000.json" in files
+        assert not {f for f in files if f.startswith(("rounds/", "records/rounds/"))}
 
     def test_unknown_nodes_are_refused_and_nothing_is_removed(self, run_dir):
         before = self.files(run_dir)

@@ -7,7 +7,7 @@ process that reaches the point creates the marker and sends SIGKILL to the targe
 each process that reaches the point gets an error for a full disk. A point is a function of this project,
 before or after its body (or between the temporary and the final name of a file), and its argument:
 
-    put before corpus/web/000001.tar      put torn …     put after …     (also `create`)
+    put before images/web/000001.tar      put torn …     put after …     (also `create`)
     stage before caption 1                stage after …  (the number of the shard)
     list torn 2                           Ray Train's list of checkpoints when it has so many
 

@@ -15,6 +15,7 @@ from capfilt.pipeline.nodes.context import RunContext
 from capfilt.pipeline.rundir.generations import find_replacements, publish
 from capfilt.stages.manifest.index import build_index
 from capfilt.stages.shards.retry import RetryConfig
+from capfilt.stages.storage.layout import corpus_shard
 from capfilt.stages.storage.store import sha256
 from tests.local_chain import run_local
 from tests.runs import NO_RESULT, writable
@@ -74,13 +75,13 @@ class PartialRun:
                 self.draw(name)
         self.fetch()
         for shard in range(3):  # the records that a bootstrap leaves
-            self.store.put_json(f"rounds/1/web/{shard:06d}.json", {"shard": shard})
+            self.store.put_json(f"records/rounds/1/web/{shard:06d}.json", {"shard": shard})
         for name in ("bootstrap.1", "report.1"):
             self.ledger.finish(name, {}, NO_RESULT, 1.0)
 
     def fetch(self, shards=3):
         """Cut the manifest and fetch the first shards."""
-        build_index(self.config.sources["web"].rows, self.store / "corpus/web/index", source="web")
+        build_index(self.config.sources["web"].rows, self.store / "manifests/web", source="web")
         context = RunContext(self.run_dir, progress=None, board=None, stop=None)
         self.run_chain(lambda configs: fetch_steps(context, configs, SIZING), range(shards))
 
@@ -112,7 +113,10 @@ class PartialRun:
     def corpus(self):
         """{file name: content} of the corpus; the seconds in records, which vary, are left out."""
         files = {}
-        for path in sorted((self.path / "corpus/web").glob("0*")):
+        paths = [
+            p for folder in ("corpus", "images", "records/corpus") for p in self.path.glob(f"{folder}/web/0*")
+        ]
+        for path in paths:
             files[path.name] = path.read_bytes()
             if path.suffix == ".json":
                 record = json.loads(path.read_bytes())
@@ -123,13 +127,14 @@ class PartialRun:
         """Check that a reader finds whole files, and for every shard a record that fits its files, or no
         record."""
         for shard in range(3):
-            path = self.path / f"corpus/web/{shard:06d}.json"
+            place = corpus_shard("web", shard)
+            path = self.path / place.record
             if path.exists():
                 for file in json.loads(path.read_text())["files"]:
-                    assert sha256((path.parent / file["name"]).read_bytes()) == file["sha256"]
-            with tarfile.open(path.with_suffix(".tar")) as tar:
+                    assert sha256((self.path / place.path(file["name"])).read_bytes()) == file["sha256"]
+            with tarfile.open(self.path / place.tar) as tar:
                 assert tar.getnames()
-            pq.read_table(path.with_suffix(".parquet"))
+            pq.read_table(self.path / place.parquet)
 
 
 def members(path):

@@ -45,7 +45,7 @@ def test_changed_index_is_named_and_cut_again(run, key, where):
 def test_index_of_an_earlier_version_names_the_file_to_remove(run):
     name = f"{INDEX}/index.json"
     edit(run, name, identity="0" * 64, checksum="")
-    with pytest.raises(ManifestError, match=r"if neither has changed, remove .*/web/index/index\.json"):
+    with pytest.raises(ManifestError, match=r"if neither has changed, remove .*/manifests/web/index\.json"):
         check_unchanged(run.config.sources["web"].rows, run.store / INDEX, "sources.web")
 
 

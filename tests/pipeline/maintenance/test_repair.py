@@ -17,7 +17,7 @@ from tests.pipeline.maintenance.partial_run import PartialRun
 from tests.runs import NO_RESULT, walk, writable
 from tests.tiny import tiny_data
 
-INDEX = "corpus/web/index"
+INDEX = "manifests/web"
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_undamaged_run_has_no_problems(run):
     assert (found.problems, found.unfinished, found.shards) == ([], 0, 6)
 
 
-DAMAGED = ("corpus/web/000000.tar", "corpus/web/000002.parquet", "rounds/1/web/000001.parquet")
+DAMAGED = ("images/web/000000.tar", "corpus/web/000002.parquet", "rounds/1/web/000001.parquet")
 STEPS = 11
 """Writes and removals that the repair of this damage takes."""
 
@@ -97,8 +97,8 @@ def truncate(run, name):
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [
-        ("00000.parquet", flip, "00000.parquet is not what was written"),
-        ("00000.parquet", remove, "00000.parquet is missing"),
+        ("parts/00000.parquet", flip, "00000.parquet is not what was written"),
+        ("parts/00000.parquet", remove, "00000.parquet is missing"),
         ("index.json", remove, "missing"),
         ("index.json", truncate, "damaged ("),
     ],
@@ -140,7 +140,7 @@ def test_damaged_record_of_a_node_hides_other_problems_until_it_is_removed(run):
 
 @pytest.mark.parametrize("key", ["rows", "files", "name", "read"])
 def test_record_without_a_required_key_is_damaged(run, key):
-    name = "corpus/web/000001.json"
+    name = "records/corpus/web/000001.json"
     run.store.put(name, run.store.read(name).replace(f'"{key}"'.encode(), b'"eh"'))
     assert any(
         "corpus/web/000001: the record is damaged (Object missing required field" in line
@@ -196,34 +196,46 @@ def edit(run, name, **changes):
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("rounds/1/web/000001.json", {"fingerprint": "another"}, "made with other settings than bootstrap.1"),
-        ("corpus/web/000001.json", {"fingerprint": "another"}, "made with other settings than bootstrap.1"),
         (
-            "rounds/1/web/000001.json",
+            "records/rounds/1/web/000001.json",
+            {"fingerprint": "another"},
+            "made with other settings than bootstrap.1",
+        ),
+        (
+            "records/corpus/web/000001.json",
+            {"fingerprint": "another"},
+            "made with other settings than bootstrap.1",
+        ),
+        (
+            "records/rounds/1/web/000001.json",
             {"candidates": {"web": {"kept": 1}}},
             "000001.parquet holds 0 rows, the record says 1",
         ),
-        ("corpus/web/000001.json", {"texts": 7}, "000001.parquet holds the texts 2, the record says 7"),
-        ("corpus/web/000001.json", {"shard": 2}, "the record is that of corpus/web/000002"),
-        ("rounds/1/web/000001.json", {"source": "w"}, "the record is that of rounds/1/w/000001"),
-        ("rounds/1/web/000001.json", {"round": 2}, "the record is that of rounds/2/web/000001"),
         (
-            "corpus/web/000001.json",
+            "records/corpus/web/000001.json",
+            {"texts": 7},
+            "000001.parquet holds the texts 2, the record says 7",
+        ),
+        ("records/corpus/web/000001.json", {"shard": 2}, "the record is that of corpus/web/000002"),
+        ("records/rounds/1/web/000001.json", {"source": "w"}, "the record is that of rounds/1/w/000001"),
+        ("records/rounds/1/web/000001.json", {"round": 2}, "the record is that of rounds/2/web/000001"),
+        (
+            "records/corpus/web/000001.json",
             {"files": []},
             "the record does not list one file of each kind (parquet, tar)",
         ),
         (
-            "corpus/web/000002.json",
+            "records/corpus/web/000002.json",
             {"rows": {"read": 3, "status": {"success": 2, "dns": 1}}},
             "000002.tar holds 3 images, the record says 2",
         ),
         (
-            "rounds/1/web/000001.json",
+            "records/rounds/1/web/000001.json",
             {"rows": {"read": 3, "status": {"success": 2}}},
             "3 rows read, 2 accounted for",
         ),
         (
-            "rounds/1/web/000001.json",
+            "records/rounds/1/web/000001.json",
             {"rows": {"read": 2, "status": {"success": 2}}},
             "2 rows, but the manifest's slice has 3",
         ),
@@ -231,12 +243,12 @@ def edit(run, name, **changes):
 )
 def test_record_that_does_not_fit_its_files_or_its_place_is_a_problem(run, name, changes, message):
     edit(run, name, **changes)
-    place = name.removesuffix(".json")
+    place = name.removeprefix("records/").removesuffix(".json")
     assert f"{place}: {message}" in problems(run)
 
 
 def test_shards_that_the_manifest_does_not_have_or_that_are_missing_are_problems(run):
-    run.store.move("rounds/1/web/000002.json", "rounds/1/web/000003.json")
+    run.store.move("records/rounds/1/web/000002.json", "records/rounds/1/web/000003.json")
     assert problems(run) == [
         "rounds/1/web/000002: no record, though the node is done",
         "rounds/1/web/000003: the record is that of rounds/1/web/000002",

@@ -15,6 +15,7 @@ from capfilt.pipeline.config.load import ConfigError, parse_config
 from capfilt.pipeline.maintenance.retry import closing_lines, retry_rows
 from capfilt.pipeline.prepare import hold_run
 from capfilt.stages.shards.retry import DamagedShard
+from capfilt.stages.storage.layout import corpus_shard, source_folders
 from tests.local_chain import run_local
 from tests.pipeline.maintenance.partial_run import LATE_IMAGES, SIZING
 from tests.runs import NO_RESULT, writable
@@ -113,7 +114,7 @@ def test_retry_of_other_statuses_first_publishes_what_is_staged(partial_run, ret
 def test_shards_that_cannot_be_retried_are_unchanged(partial_run, retry):
     for name in LATE_IMAGES:
         partial_run.draw(name)
-    path = partial_run.path / "corpus/web/000000.tar"
+    path = partial_run.path / "images/web/000000.tar"
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     before = partial_run.corpus()
     result = retry("missing_file")
@@ -194,7 +195,7 @@ def test_error_of_the_engine_is_one_line_and_completed_shards_count(partial_run,
     """As with Ray Data and few shards, where the first error ends the execution."""
     for name in LATE_IMAGES:
         partial_run.draw(name)
-    path = partial_run.path / "corpus/web/000000.tar"
+    path = partial_run.path / "images/web/000000.tar"
     path.write_bytes(path.read_bytes()[:-1] + b"!")
 
     passes = []
@@ -210,8 +211,9 @@ def test_error_of_the_engine_is_one_line_and_completed_shards_count(partial_run,
     assert "000000.tar is not what was written; run capfilt verify --repair first" in result.failed
     assert (result.rows, result.changed) == (1, 1)
     assert partial_run.store.exists("nodes/retry.failure.log")
-    for name in ("tar", "json", "parquet"):
-        partial_run.store.remove_file(f"corpus/web/000000.{name}")
+    place = corpus_shard("web", 0)
+    for name in (place.tar, place.record, place.parquet):
+        partial_run.store.remove_file(name)
     assert retry("missing_file").failed is None
 
 
@@ -225,7 +227,8 @@ def test_images_that_came_in_a_tar_are_not_retried(partial_run, retry):
     rows = replace(web.rows, manifest="images.tar")
     tars = web.model_copy(update={"rows": rows, "images": None})
     partial_run.config = partial_run.config.model_copy(update={"sources": {"web": tars}})
-    partial_run.store.remove("corpus")
+    for folder in source_folders("web"):
+        partial_run.store.remove(folder)
     partial_run.fetch(shards=1)
     assert partial_run.statuses(0) == ["not_image"]
     before, out = partial_run.corpus(), io.StringIO()

@@ -84,7 +84,7 @@ def test_images_that_were_downloaded_with_other_settings_are_refused(tmp_path, s
 
     def commit(fingerprint):
         record = CorpusRecord(source="web", shard=0, fingerprint=fingerprint, files=(), rows=rows)
-        context.store.put("corpus/web/000000.json", encode(record))
+        context.store.put("records/corpus/web/000000.json", encode(record))
 
     commit(context.fingerprints.corpus("web"))
     shards_of(context, "bootstrap.1")

@@ -260,7 +260,7 @@ def test_dropped_copies_have_scores_but_no_verdict_and_are_left_out_of_noise_rat
     assert rows == [(None, p, ["degenerate", "duplicate_image"]) for p in (0.25, 0.75)]
     ratios = dict(duckdb.sql(f"SELECT origin, 1-avg(kept::int) FROM '{glob}' GROUP BY 1").fetchall())
     assert ratios == {"web": 1.0, "synthetic": 0.0}
-    record = context.store.read_json("rounds/1/web/000001.json")
+    record = context.store.read_json("records/rounds/1/web/000001.json")
     assert record["candidates"] == {
         "synthetic": {"unjudged": 2, "kept": 2},
         "web": {"unjudged": 2, "dropped": 2},
@@ -294,7 +294,7 @@ def test_marking_again_changes_nothing_and_follows_a_changed_corpus(context):
     assert mark(context) == 0
     assert {name: context.store.read(name) for name in walk(context.store, "rounds")} == marked
     # With fewer copies C is the second one of its hash, A in web2 is surplus, and the url has two images.
-    context.store.remove("corpus/web/000000.json")
+    context.store.remove("records/corpus/web/000000.json")
     assert mark(context) == 2
     assert marked_rows(context) == [("web2", 0, "00000000000"), ("web2", 0, "00000000001")]
     name = "rounds/1/web/000001.parquet"
@@ -335,7 +335,7 @@ def test_run_that_stops_marks_no_further_shard(context):
 
 def test_copies_are_counted_again_only_with_other_settings(context):
     count_copies(context.run_dir)
-    context.store.remove("corpus/web/000000.json")
+    context.store.remove("records/corpus/web/000000.json")
     before = context.store.read(DUPLICATES)
     ensure_counted(context.run_dir)
     assert context.store.read(DUPLICATES) == before

@@ -111,7 +111,7 @@ def training(tmp_path, monkeypatch):
         data = tiny_data(tmp_path) | {"duplicates": {"policy": "keep"}}
         data["pretrain"] |= {"steps": None} | section
         context = local_run(parse_config(data, "c.yaml"))
-        context.store.put("corpus/human/000000.json", b"")
+        context.store.put("records/corpus/human/000000.json", b"")
         shards = train.TrainingShards([], pairs, float(pairs), "digest")
         monkeypatch.setattr(train, "training_shards", lambda context, node: shards)
         monkeypatch.setattr("capfilt.cluster.training.trainer.fit", fit)

@@ -270,19 +270,19 @@ def without(record, field):
         ("nodes/n.json", BOOTSTRAP, "fingerprint", lambda ledger: ledger.latest("n")),
         ("nodes/n.started.json", STARTED, "inputs", lambda ledger: ledger.state("n", INPUTS)),
         (
-            "corpus/web/000000.json",
+            "records/corpus/web/000000.json",
             json.loads(CORPUS),
             "files",
             lambda ledger: [*ledger.records("corpus/web")],
         ),
         (
-            "corpus/web/000000.json",
+            "records/corpus/web/000000.json",
             json.loads(CORPUS),
             "kind",
             lambda ledger: [*ledger.records("corpus/web")],
         ),
         (
-            "rounds/1/web/000007.json",
+            "records/rounds/1/web/000007.json",
             json.loads(CANDIDATES),
             "round",
             lambda ledger: [*ledger.records("rounds/1/web")],

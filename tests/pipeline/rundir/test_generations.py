@@ -20,7 +20,7 @@ from tests.tiny import tiny_data
 
 def test_only_failed_rows_are_downloaded_and_only_their_shards_change(partial_run):
     assert partial_run.statuses(0) == ["success", "missing_file", "success"]
-    before, tar = partial_run.corpus(), members(partial_run.path / "corpus/web/000000.tar")
+    before, tar = partial_run.corpus(), members(partial_run.path / "images/web/000000.tar")
     for name in LATE_IMAGES:
         partial_run.draw(name)
     for i in (0, 2, 3, 5):
@@ -33,14 +33,16 @@ def test_only_failed_rows_are_downloaded_and_only_their_shards_change(partial_ru
     assert [each.shard for each in changed] == [0, 1] and reopened == ["bootstrap.1", "report.1"]
     assert partial_run.statuses(0) == partial_run.statuses(1) == ["success"] * 3
     partial_run.check_readers()
-    after, new_tar = partial_run.corpus(), members(partial_run.path / "corpus/web/000000.tar")
+    after, new_tar = partial_run.corpus(), members(partial_run.path / "images/web/000000.tar")
     assert {name for name in after if after[name] != before.get(name)} == {
         f"00000{shard}.{suffix}" for shard in (0, 1) for suffix in ("tar", "parquet", "json")
     }
     assert tar.items() <= new_tar.items() and len(new_tar) == len(tar) + 3
     assert after["000000.json"]["rows"] == {"read": 3, "status": {"success": 3}}
     assert after["000000.json"]["texts"] == 3
-    assert sorted(path.name for path in (partial_run.path / "rounds/1/web").iterdir()) == ["000002.json"]
+    assert sorted(path.name for path in (partial_run.path / "records/rounds/1/web").iterdir()) == [
+        "000002.json"
+    ]
     assert partial_run.ledger.node("bootstrap.1") is None
     assert partial_run.store.exists("nodes/bootstrap.1.started.json")
     assert partial_run.ledger.node("report.1") is None
@@ -103,7 +105,7 @@ def test_replacement_killed_at_any_step_shows_readers_no_mixture_and_is_finished
 def test_staged_generation_of_a_shard_that_has_changed_since_is_dropped(partial_run):
     partial_run.draw("p1.png")
     partial_run.stage("missing_file", shards=(0,))
-    path = partial_run.path / "corpus/web/000000.json"
+    path = partial_run.path / "records/corpus/web/000000.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": {"fetch": 99}}))
     before = partial_run.corpus()
     finish_replacing(partial_run.run_dir)
@@ -119,7 +121,7 @@ def test_late_attempt_does_not_change_the_staged_generation(partial_run):
 
 
 def test_damaged_shard_is_not_retried(partial_run):
-    path = partial_run.path / "corpus/web/000000.tar"
+    path = partial_run.path / "images/web/000000.tar"
     data = bytearray(path.read_bytes())
     data[600] ^= 1
     path.write_bytes(data)
@@ -140,7 +142,7 @@ def test_statuses_that_can_be_retried():
 
 
 def test_tar_holds_the_images_themselves(partial_run):
-    tar = members(partial_run.path / "corpus/web/000002.tar")
+    tar = members(partial_run.path / "images/web/000002.tar")
     for name, data in tar.items():
         if name.endswith(".jpg"):
             assert Image.open(io.BytesIO(data)).size == (8, 8)

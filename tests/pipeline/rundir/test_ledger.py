@@ -121,7 +121,7 @@ def test_directory_with_other_files_is_refused(ledger):
 
 def test_only_commit_records_count_as_shards(ledger):
     for name in ("000000.json", "000000.tar", "000002.json", "dataset.json", "000001.parquet"):
-        ledger.store.put(f"corpus/web/{name}", encode(corpus_record()))
+        ledger.store.put(f"records/corpus/web/{name}", encode(corpus_record()))
     assert ledger.committed_shards("corpus/web") == [0, 2]
     assert len(list(ledger.records("corpus/web"))) == 2
 
@@ -130,7 +130,7 @@ def test_records_of_an_object_store_come_in_the_order_of_the_shards():
     store = Store("memory://many-records")
     count = 2 * CHUNK + 1
     for shard in range(count):
-        store.put(f"corpus/web/{shard:06d}.json", encode(corpus_record(shard)))
+        store.put(f"records/corpus/web/{shard:06d}.json", encode(corpus_record(shard)))
     assert [record.shard for record in Ledger(store).records("corpus/web")] == list(range(count))
 
 
@@ -199,6 +199,8 @@ def test_object_stores_remove_commit_records_before_other_files(monkeypatch):
 def test_damaged_commit_record_is_an_error_that_names_the_file(ledger):
     record = json.loads(encode(corpus_record()))
     del record["rows"]
-    ledger.store.put_json("corpus/web/000000.json", record)
-    with pytest.raises(LedgerError, match=r"corpus/web/000000\.json: damaged \(.*`rows`.*--repair fixes it"):
+    ledger.store.put_json("records/corpus/web/000000.json", record)
+    with pytest.raises(
+        LedgerError, match=r"records/corpus/web/000000\.json: damaged \(.*`rows`.*--repair fixes it"
+    ):
         list(ledger.records("corpus/web"))

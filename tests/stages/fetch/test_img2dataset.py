@@ -100,7 +100,7 @@ def mixed_rows(server: HostileServer) -> pa.Table:
 def write_shard(batch: pa.Table, folder: Path) -> tuple[pa.Table, list[str]]:
     """Write a batch as a shard; return its Parquet table and the member names of its tar."""
     Write(WriteConfig(run_dir=Store(str(folder)), corpus_fingerprints={"s": "f"}))(batch)
-    with tarfile.open(folder / "corpus/s/000000.tar") as tar:
+    with tarfile.open(folder / "images/s/000000.tar") as tar:
         return pq.read_table(folder / "corpus/s/000000.parquet"), tar.getnames()
 
 
@@ -268,7 +268,7 @@ def test_shards_are_compatible(server: HostileServer, tmp_path: Path) -> None:
 
     # The shard of img2dataset can also be a manifest.
     run = Store(str(tmp_path / "run"))
-    build_index(ManifestConfig(manifest=f"{shards['img2dataset']}.tar"), run / "corpus/s/index", source="s")
+    build_index(ManifestConfig(manifest=f"{shards['img2dataset']}.tar"), run / "manifests/s", source="s")
     read = Read(ReadConfig(run_dir=run))(pa.Table.from_pylist([{"source": "s", "shard": 0}]))
     requests = len(server.requests)
     rows = Fetch(fetch_config())(read).to_pylist()

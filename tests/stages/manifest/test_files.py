@@ -129,7 +129,7 @@ def test_index_json_describes_the_index(tmp_path, monkeypatch):
     index = build_index(config, store, source="web")
     record = store.read_json("index.json")
     assert (record["rows"], record["shards"], record["tars"]) == (4, 4, 2) and index.has_tars
-    files = [tmp_path / "index" / name for name in ("00000.parquet", "00001.parquet")]
+    files = [tmp_path / "index/parts" / name for name in ("00000.parquet", "00001.parquet")]
     assert record["parts"] == [
         {
             "name": file.name,

@@ -168,7 +168,9 @@ def test_a_shard_is_read_from_the_part_that_holds_it(tmp_path, monkeypatch):
     monkeypatch.setattr(index_module, "SHARDS_PER_PART", 2)
     index, rows = index_manifest(tmp_path, manifest=str(write_manifest(tmp_path, "csv")), shard_size=1)
     assert [part.name for part in index.parts] == [f"0000{part}.parquet" for part in range(4)]
-    assert [pq.read_metadata(tmp_path / f"index/0000{part}.parquet").num_row_groups for part in range(4)] == [
+    assert [
+        pq.read_metadata(tmp_path / f"index/parts/0000{part}.parquet").num_row_groups for part in range(4)
+    ] == [
         2,
         2,
         2,

@@ -31,7 +31,7 @@ PAIRS = [
 def read(folder: Path, **config: Any) -> pa.Table:
     """All rows, as the pipeline reads them."""
     run_dir = Store(str(folder / "run"))
-    index = build_index(ManifestConfig(**config), run_dir / "corpus/web/index", source="web")
+    index = build_index(ManifestConfig(**config), run_dir / "manifests/web", source="web")
     items = [{"source": "web", "shard": shard} for shard in range(index.shards)]
     table = Read(ReadConfig(run_dir=run_dir))(pa.Table.from_pylist(items))
     assert table.num_rows == index.rows

@@ -17,6 +17,7 @@ from capfilt.stages.shards.read import Read, ReadConfig
 from capfilt.stages.shards.retry import ReadFailed, RetryConfig
 from capfilt.stages.shards.tars import iter_samples
 from capfilt.stages.shards.write import Write, WriteConfig
+from capfilt.stages.storage.layout import corpus_shard
 from capfilt.stages.storage.store import Store, StoreError
 from tests.s3_server import S3Fault
 from tests.stages.fetch.hostile_server import JPEG, fetch_config
@@ -77,7 +78,7 @@ def read_rows(tmp_path, data):
     """Rows of the shard that a tar with these bytes makes."""
     (tmp_path / "a.tar").write_bytes(data)
     run_dir = Store(str(tmp_path / "run"))
-    build_index(ManifestConfig(manifest=str(tmp_path / "a.tar")), run_dir / "corpus/web/index", source="web")
+    build_index(ManifestConfig(manifest=str(tmp_path / "a.tar")), run_dir / "manifests/web", source="web")
     return Read(ReadConfig(run_dir=run_dir))(
         pa.Table.from_pylist([{"source": "web", "shard": 0}])
     ).to_pylist()
@@ -131,15 +132,15 @@ def test_counts_add_up_through_the_whole_chain(tmp_path):
     for name in ("one", "two"):
         run_dir = Store(str(tmp_path / name))
         manifest = ManifestConfig(manifest=str(tmp_path / "in"))
-        build_index(manifest, run_dir / "corpus/web/index", source="web")
+        build_index(manifest, run_dir / "manifests/web", source="web")
         read = Read(ReadConfig(run_dir=run_dir))
         write = Write(WriteConfig(run_dir=run_dir, corpus_fingerprints={"web": "f"}))
         for shard in (0, 1):
             write(Fetch(fetch_config())(read(pa.Table.from_pylist([{"source": "web", "shard": shard}]))))
-        files = [f"corpus/web/00000{n}.{suffix}" for n in (0, 1) for suffix in ("tar", "parquet")]
-        contents.append([run_dir.read(file) for file in files])
+        places = [corpus_shard("web", shard) for shard in (0, 1)]
+        contents.append([run_dir.read(file) for place in places for file in (place.tar, place.parquet)])
     assert contents[0] == contents[1]
-    records = [run_dir.read_json(f"corpus/web/00000{shard}.json") for shard in (0, 1)]
+    records = [run_dir.read_json(f"records/corpus/web/00000{shard}.json") for shard in (0, 1)]
     assert [r["rows"] for r in records] == [
         {"read": 3, "status": {"success": 3}},
         {"read": 3, "status": {"success": 2, "bad_tar": 1}},

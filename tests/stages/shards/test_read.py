@@ -34,9 +34,7 @@ def reader(tmp_path):
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
         run_dir = Store(str(tmp_path / "run"))
-        build_index(
-            ManifestConfig(manifest=str(tmp_path / "shard.tar")), run_dir / "corpus/s/index", source="s"
-        )
+        build_index(ManifestConfig(manifest=str(tmp_path / "shard.tar")), run_dir / "manifests/s", source="s")
         step = Step(
             name="read",
             make=partial(Read, ReadConfig(run_dir=run_dir)),
@@ -101,7 +99,7 @@ def test_tars_on_a_store_are_read_with_the_options_of_the_manifest(healthy_s3, t
     bucket.put("in/0.tar", sink.getvalue())
     run_dir = Store(str(tmp_path))
     manifest = ManifestConfig(manifest=bucket.address("in/*.tar"), storage_options=bucket.options)
-    build_index(manifest, run_dir / "corpus/web/index", source="web")
+    build_index(manifest, run_dir / "manifests/web", source="web")
     stage = Read(ReadConfig(run_dir=run_dir, manifests={"web": manifest}))
     (row,) = stage(pa.Table.from_pylist([{"source": "web", "shard": 0}])).to_pylist()
     assert row["image"] == b"image" and row["texts"] == ["a text"]
@@ -115,7 +113,7 @@ def run_dir(tmp_path):
     )
     store = Store(str(tmp_path / "run"))
     manifest = ManifestConfig(manifest=str(tmp_path / "list.jsonl"), shard_size=2)
-    build_index(manifest, store / "corpus/web/index", source="web")
+    build_index(manifest, store / "manifests/web", source="web")
     return store
 
 
@@ -149,7 +147,7 @@ def test_a_committed_shard_is_read_from_the_corpus_with_or_without_images(run_di
     without = read_shards(run_dir, 0, images=False)
     assert without.drop(["image"]).equals(rows.drop(["image"]))
     assert without["image"].to_pylist() == [None, None]
-    run_dir.remove_file("corpus/web/000000.tar")
+    run_dir.remove_file("images/web/000000.tar")
     assert read_shards(run_dir, 0, images=False).equals(without)
     with pytest.raises(
         ValueError, match=r"000000\.tar has no image 00000000000, which 000000\.parquet lists"

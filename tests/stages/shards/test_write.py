@@ -99,7 +99,7 @@ def test_webdataset_reads_the_tar(run_dir, tmp_path):
     import webdataset
 
     write(run_dir, make_batch(), corpus_fingerprints={"web": "f"})
-    tar = str(tmp_path / "run/corpus/web/{000003..000003}.tar")
+    tar = str(tmp_path / "run/images/web/{000003..000003}.tar")
     samples = list(webdataset.WebDataset(tar, shardshuffle=False))
     assert [s["__key__"] for s in samples] == ["00000300000", "00000300002"]
     assert samples[1]["jpg"] == encode_image((2, 0, 0))
@@ -161,7 +161,7 @@ def test_no_candidates_are_written_for_images_that_were_not_committed(run_dir, m
     create = Store.create
 
     def overtaken(store, name, data):
-        if name == "corpus/web/000003.json" and not store.exists(name):
+        if name == "records/corpus/web/000003.json" and not store.exists(name):
             monkeypatch.setattr(Store, "create", create)
             write(run_dir, theirs, corpus_fingerprints={"web": "f"})
         return create(store, name, data)
@@ -180,13 +180,13 @@ def test_equal_rows_give_equal_bytes(tmp_path):
     stores = [Store(str(tmp_path / name)) for name in "ab"]
     for store in stores:
         write(store, make_batch(), corpus_fingerprints={"web": "f"})
-    first, second = (store.read("corpus/web/000003.tar") for store in stores)
+    first, second = (store.read("images/web/000003.tar") for store in stores)
     assert first == second
 
 
 def test_a_missing_image_in_a_committed_shard_is_an_error(run_dir):
     write(run_dir, make_batch(), corpus_fingerprints={"web": "f"})
-    run_dir.put("corpus/web/000003.tar", b"\0" * 10240)
+    run_dir.put("images/web/000003.tar", b"\0" * 10240)
     with pytest.raises(ValueError, match="has no image 00000300000"):
         read_corpus_shard(run_dir, corpus_shard("web", 3))
 

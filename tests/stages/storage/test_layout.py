@@ -11,16 +11,16 @@ def test_files_of_a_shard():
     assert files == ShardFiles("corpus/web", 12)
     assert (files.name, files.stem) == ("000012", "corpus/web/000012")
     assert (files.record, files.parquet, files.tar) == (
-        "corpus/web/000012.json",
+        "records/corpus/web/000012.json",
         "corpus/web/000012.parquet",
-        "corpus/web/000012.tar",
+        "images/web/000012.tar",
     )
-    assert layout.candidates_shard(2, "web", 12).record == "rounds/2/web/000012.json"
+    assert layout.candidates_shard(2, "web", 12).record == "records/rounds/2/web/000012.json"
     assert layout.staged_shard("web", 12).record == "replacing/web/000012.json"
 
 
 def test_files_of_nodes_and_rounds():
-    assert layout.index_folder("web") == "corpus/web/index"
+    assert layout.index_folder("web") == "manifests/web"
     assert layout.provenance_file("filter.1") == "models/filter.1/provenance.json"
     assert (layout.node_record("fetch"), layout.start_record("fetch"), layout.failure_log("fetch")) == (
         "nodes/fetch.json",

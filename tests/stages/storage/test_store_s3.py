@@ -175,7 +175,7 @@ def test_a_shard_costs_few_requests_and_a_resume_lists_a_thousand_records_at_onc
     urls = [f"http://h/{i}.jpg" for i in range(60)]
     pq.write_table(pa.table({"url": urls, "caption": urls}), tmp_path / "m.parquet")
     manifest = ManifestConfig(manifest=str(tmp_path / "m.parquet"), shard_size=20)
-    index = build_index(manifest, run_dir / "corpus/web/index", source="web")
+    index = build_index(manifest, run_dir / "manifests/web", source="web")
     read = Read(ReadConfig(run_dir=run_dir))
     write = Write(WriteConfig(run_dir=run_dir, corpus_fingerprints={"web": "f"}))
     s3.clear_faults()
@@ -186,7 +186,7 @@ def test_a_shard_costs_few_requests_and_a_resume_lists_a_thousand_records_at_onc
     # Stop file, record, index (size, footer, rows); record, tar, Parquet, record. No listing.
     assert len(s3.requests()) <= 3 * 9
     assert not [query for *_, query in s3.requests() if "list-type" in query]
-    s3.fill(f"{run_dir.path().removeprefix('bucket/')}/corpus/web", 1200)
+    s3.fill(f"{run_dir.path().removeprefix('bucket/')}/records/corpus/web", 1200)
     s3.clear_faults()
     assert len(Ledger(run_dir).committed_shards("corpus/web")) == 1200
     assert len(s3.requests()) == 2
