@@ -56,7 +56,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     folder, name = os.path.split(resolve_shipped(str(path)))
     options = storage_options_in(overrides)
     try:
-        data = yaml.safe_load(Store(folder, options).read(name).decode())
+        data = _read_yaml(Store(folder, options).read(name).decode())
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         hint = f"shipped configs: {', '.join(shipped_configs())}"
         raise ConfigError(f"{path}: no such config file; {hint}") from error
@@ -150,16 +150,32 @@ def apply_override(data: dict[str, Any], override: str) -> None:
     """
     path, equals, text = override.partition("=")
     if not equals or not path:
-        raise ConfigError(f"--set {override}: write it as key.path=value, for example --set run.seed=1")
-    *parents, last = keys = path.strip().split(".")
+        written = " ".join(override.split())
+        raise ConfigError(f"--set {written}: write it as key.path=value, for example --set run.seed=1")
+    *parents, last = keys = " ".join(path.split()).split(".")
     section = data
     for name in parents:
         if section.get(name) is None:
             section[name] = {}
         section = section[name]
         if not isinstance(section, dict):
-            raise ConfigError(f"--set {path}: {name} is a value, not a section")
+            raise ConfigError(f"--set {'.'.join(keys)}: {name} is a value, not a section")
     section[last] = _parse_value(keys, text)
+
+
+def _read_yaml(text: str) -> Any:
+    """The value of a YAML document.
+
+    Raises:
+        yaml.YAMLError: it is not YAML, or has a value that is not what its form says, such as the date
+            2024-13-45. For these PyYAML raises ValueError, AttributeError and others.
+    """
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise
+    except Exception as error:
+        raise yaml.YAMLError(f"{type(error).__name__}: {error}") from error
 
 
 def _parse_value(keys: Sequence[str], text: str) -> Any:
@@ -170,7 +186,7 @@ def _parse_value(keys: Sequence[str], text: str) -> Any:
     if accepts_text(annotation) and not is_list:
         return text
     try:
-        return yaml.safe_load(text)
+        return _read_yaml(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {'.'.join(keys)}: the value is not YAML; quote what is text") from error
 

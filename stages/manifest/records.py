@@ -64,7 +64,7 @@ def read_rows(
     except ManifestError:
         raise
     except (OSError, EOFError, zlib.error, lzma.LZMAError, csv.Error, ValueError, pa.ArrowException) as error:
-        message = str(error).replace(file.path, str(file))
+        message = " ".join(str(error).split()).replace(file.path, str(file))  # pyarrow's may have lines
         raise ManifestError(f"{section}.manifest: cannot read {file} as {file.format} ({message})") from error
 
 

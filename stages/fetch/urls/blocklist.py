@@ -60,7 +60,7 @@ def read_block_list(addresses: Iterable[str]) -> BlockList:
             elif entry.lower().startswith(("http://", "https://")):
                 urls.add(_normalize_url(entry, address, number))
             elif _HOST.fullmatch(entry):
-                hosts.add(URL.build(scheme="http", host=entry.rstrip(".").lower()).raw_host or entry)
+                hosts.add(_normalize_host(entry, address, number))
             else:
                 raise _invalid_line(entry, address, number)
     return BlockList(frozenset(urls), frozenset(hosts), frozenset(hashes))
@@ -92,6 +92,13 @@ def _normalize_url(entry: str, address: str, number: int) -> str:
     try:
         return _comparable(parse_http_url(entry))
     except Failure as error:
+        raise _invalid_line(entry, address, number) from error
+
+
+def _normalize_host(entry: str, address: str, number: int) -> str:
+    try:
+        return URL.build(scheme="http", host=entry.rstrip(".").lower()).raw_host or entry
+    except ValueError as error:  # characters that no host name has
         raise _invalid_line(entry, address, number) from error
 
 
