@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from capfilt.pipeline.config.tree import leaf_paths
+from tests.config_keys import leaf_paths
 
 ROOT = Path(__file__).parent.parent
 

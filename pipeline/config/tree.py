@@ -100,14 +100,6 @@ def walk_sections(section: Any = Config, path: str = "") -> Iterator[tuple[str, 
             yield from walk_sections(below, inner)
 
 
-def leaf_paths() -> Iterator[str]:
-    """Dotted path of every key that is no section."""
-    for path, section in walk_sections():
-        for name, annotation in key_annotations(section).items():
-            if named_section_of(annotation) is None and section_of(annotation) is None:
-                yield f"{path}.{name}" if path else name
-
-
 def _is_text(type_: Any) -> bool:
     choices = get_args(type_) if get_origin(type_) is Literal else ()
     return type_ is str or (bool(choices) and all(isinstance(choice, str) for choice in choices))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, TypeVar
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from capfilt.pipeline.node import NodeResult
 from capfilt.pipeline.rundir.changes import Given, describe_change
@@ -55,20 +55,32 @@ class StartRecord(Struct, kw_only=True, frozen=True):
     absent if none is given, and in records of earlier versions."""
 
 
+class ModelResults(TypedDict):
+    """How well a model does."""
+
+    images: NotRequired[int]
+    texts: NotRequired[int]
+    retrieval: dict[str, float]
+    """{metric: percent}."""
+    caption: dict[str, float]
+    by_source: NotRequired[dict[str, Any]]
+    """The same of each test source, if there are several."""
+
+
 class NodeRecord(StartRecord, kw_only=True, frozen=True):
     """`nodes/<node>.json`: a node that is done."""
 
     node: str
-    seconds: float
+    seconds: Annotated[float, Meta(ge=0)]
     """Seconds that the last attempt took."""
     outputs: list[str] = []
     """Folders of the run directory that hold what the node has made."""
     counts: dict[str, Any] = {}
     models: dict[str, str] | UnsetType = UNSET
     """Of a bootstrap: digests of the captioner and the filter."""
-    results: dict[str, Any] | UnsetType = UNSET
-    """Of an evaluation: {model: {"retrieval": …, "caption": …}}."""
-    version: int = RECORD_VERSION
+    results: dict[str, ModelResults] | UnsetType = UNSET
+    """Of an evaluation, by model."""
+    version: Annotated[int, Meta(ge=1)] = RECORD_VERSION
 
 
 def fingerprint(inputs: Mapping[str, Any]) -> str:

@@ -58,12 +58,6 @@ class StepLog:
         self._rows = []
 
 
-def read_steps(folder: Store) -> list[dict[str, float]]:
-    """All rows of a training's log, ordered by step."""
-    files = folder.list(suffix=".jsonl")
-    return [json.loads(line) for name in files for line in folder.read(name).decode().splitlines()]
-
-
 def _first_step(name: str) -> int:
     """First step in a log file, from its name; 0 for any other file."""
     digits = name.removesuffix(".jsonl").rpartition(".")[2]

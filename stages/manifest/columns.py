@@ -78,6 +78,8 @@ class ColumnReader:
     """Names of all columns, in their order."""
     found: Columns = field(default_factory=lambda: Columns(None, None, None))
     """The columns that any record had."""
+    has_numbers: bool = False
+    """Whether a caption was a number, which is no text."""
     _chosen: dict[tuple[Any, ...], Columns] = field(default_factory=dict)
 
     def columns(self, record: Record) -> Columns:
@@ -96,11 +98,16 @@ class ColumnReader:
     def row(self, record: Record) -> ManifestRow:
         """A record as a row."""
         url, caption, truth = self.columns(record)
-        return make_row(
+        texts = texts_of(record[caption]) if caption is not None else []
+        row = make_row(
             record[url] if url is not None else None,
-            texts_of(record[caption]) if caption is not None else [],
+            texts,
             record[truth] if truth is not None else None,
         )
+        if texts and not row["texts"] and not self.has_numbers:
+            # A missing value is NaN where pandas has written it; NaN differs from itself.
+            self.has_numbers = any(isinstance(each, (int, float)) and each == each for each in texts)
+        return row
 
 
 def check_columns(
@@ -133,6 +140,30 @@ def describe_names(names: Sequence[str]) -> str:
     """Column names for a message, the first of them if there are many."""
     shown = [repr(name[:40]) if len(name) > 40 or not name.isprintable() else name for name in names[:20]]
     return ", ".join(shown) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+
+
+def check_texts(reader: ColumnReader, rows: Iterable[ManifestRow], place: tuple[str, str]) -> None:
+    """Check that a file has a column of texts, unless the config says that the source has none.
+
+    Args:
+        rows: the first rows, as `reader` has read them.
+        place: as in `check_columns`.
+
+    Raises:
+        ManifestError: there is no such column, or it has numbers instead.
+    """
+    section, file = place
+    if is_no_column(reader.config.caption_column) or not reader.seen:  # annotations have no columns
+        return
+    column = reader.found.caption
+    has_numbers = reader.has_numbers and not any(row["texts"] for row in rows)
+    if column is not None and not has_numbers:
+        return
+    lack = "no column of texts" if column is None else f"column {column!r} has numbers, which are no texts,"
+    raise ManifestError(
+        f"{section}.caption_column: {lack} in {file}; it has {describe_names(list(reader.seen))}; set "
+        f"{section}.caption_column to one of them, or to none if the source has no texts"
+    )
 
 
 def describe_lack(rows: int, names: Sequence[str], source: str) -> str:

@@ -33,9 +33,9 @@ class ManifestConfig:
     """Column of the image's url or path; the usual names are tried if it is not given. Case and surrounding
     spaces do not count. In tars: key of the url in the JSON member."""
     caption_column: str | None = None
-    """Column of the text or the list of texts; the usual names are tried if it is not given. `none`: the
-    source has no texts, on purpose. In tars: key of the text in the JSON member, or ending of a text
-    member."""
+    """Column of the text or the list of texts; the usual names are tried if it is not given. Numbers are no
+    texts, except in CSV and TSV, where everything is text. `none`: the source has no texts, on purpose. In
+    tars: key of the text in the JSON member, or ending of a text member."""
     truth_column: str | None = None
     """Column that says what is really wrong with a text, for data with planted noise: `clean`, `incomplete`
     (describes a part of the image) or a kind of noise. Used for the filter's precision, recall and AUC, and

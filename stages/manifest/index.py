@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from msgspec import Struct
 from msgspec.structs import replace
 
-from capfilt.stages.manifest.columns import ColumnReader, describe_lack, describe_names, is_no_column
+from capfilt.stages.manifest.columns import ColumnReader, check_texts, describe_lack, is_no_column
 from capfilt.stages.manifest.config import ManifestConfig, ManifestError
 from capfilt.stages.manifest.files import ManifestFile, find_files, redact_query
 from capfilt.stages.manifest.records import FIRST_RECORDS, read_rows
@@ -151,13 +151,8 @@ def check_manifest(config: ManifestConfig, section: str, *, with_texts: bool = F
     first = list(islice(read_rows(files[0], config, section, reader), FIRST_RECORDS))
     if not first and len(files) == 1:
         raise ManifestError(f"{section}.manifest: {files[0]} has no rows; give a manifest with rows")
-    is_meant = is_no_column(config.caption_column) or not reader.seen  # annotations have texts and no columns
-    if with_texts and first and not is_meant and reader.found.caption is None:
-        raise ManifestError(
-            f"{section}.caption_column: no column of texts in {files[0]}; it has "
-            f"{describe_names(list(reader.seen))}; set {section}.caption_column to one of them, or to none "
-            "if the source has no texts"
-        )
+    if with_texts and first:
+        check_texts(reader, first, (section, str(files[0])))
 
 
 def texts_notice(index: Index, config: ManifestConfig, source: str) -> str | None:

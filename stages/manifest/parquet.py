@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 BATCH_ROWS = 256
 """Rows decoded at a time. A dictionary can repeat one long text in every row, so that a small file fills the
 memory."""
-CHUNK_LIMIT, EXPANSION_LIMIT = 1 << 28, 200
-"""A column chunk of more bytes, which are also this many times its compressed ones, is refused."""
+GROUP_LIMIT, EXPANSION_LIMIT = 1 << 28, 200
+"""A row group of more bytes, which are also this many times those of the file, is refused."""
+FIRST_ROWS = 16
+"""Images decoded at a time to see whether a column has any."""
 BYTES, PATH = "bytes", "path"
 """Fields of an embedded image."""
 
@@ -33,12 +35,13 @@ def iter_parquet(file: ManifestFile, reader: ColumnReader, section: str) -> Iter
 
     Raises:
         ManifestError: a column is missing.
-        ValueError: a column expands to much more than the file.
+        ValueError: a row group expands to much more than the file.
     """
     with file.fs.open(file.path, "rb") as stream:
         parquet = pq.ParquetFile(stream)
         if parquet.metadata.num_rows == 0:
             return
+        _check_expansion(parquet, stream.seek(0, 2))
         schema, config = parquet.schema_arrow, reader.config
         columns = choose_columns(schema.names, config)
         check_columns(columns, schema.names, config, (section, str(file)))
@@ -50,7 +53,6 @@ def iter_parquet(file: ManifestFile, reader: ColumnReader, section: str) -> Iter
             field = schema.field(schema.names.index(image))
             if pa.types.is_struct(field.type) and field.type.get_field_index(PATH) >= 0:
                 leaves[image] = f"{image}.{PATH}"
-        _check_expansion(parquet, set(leaves.values()))
         start = 0
         # pyarrow gives no rows if it is asked for no columns.
         batches = parquet.iter_batches(BATCH_ROWS, columns=list(leaves.values())) if leaves else ()
@@ -115,7 +117,7 @@ def _is_embedded(parquet: pq.ParquetFile, name: str | None) -> bool:
         return False
     type_ = parquet.schema_arrow.field(parquet.schema_arrow.names.index(name)).type
     if pa.types.is_struct(type_):
-        return type_.get_field_index(BYTES) >= 0 and not _is_null(parquet, f"{name}.{BYTES}")
+        return type_.get_field_index(BYTES) >= 0 and _has_values(parquet, f"{name}.{BYTES}")
     if not (pa.types.is_binary(type_) or pa.types.is_large_binary(type_)):
         return False
     for batch in parquet.iter_batches(1, columns=[name]):
@@ -126,30 +128,18 @@ def _is_embedded(parquet: pq.ParquetFile, name: str | None) -> bool:
     return False
 
 
-def _is_null(parquet: pq.ParquetFile, leaf: str) -> bool:
-    """Whether the statistics say that a column has no values."""
-    for chunk in _chunks(parquet, {leaf}):
-        if chunk.statistics is None or chunk.statistics.null_count != chunk.num_values:
-            return False
-    return True
+def _has_values(parquet: pq.ParquetFile, leaf: str) -> bool:
+    """Whether a column has a value; it is read up to the first one."""
+    batches = parquet.iter_batches(FIRST_ROWS, columns=[leaf])
+    return any(batch.column(0).flatten()[0].null_count < batch.num_rows for batch in batches)
 
 
-def _check_expansion(parquet: pq.ParquetFile, leaves: set[str]) -> None:
-    for chunk in _chunks(parquet, leaves):
-        size = chunk.total_uncompressed_size
-        if size > CHUNK_LIMIT and size > EXPANSION_LIMIT * max(1, chunk.total_compressed_size):
-            raise ValueError(
-                f"column {chunk.path_in_schema} expands from {chunk.total_compressed_size:,} to {size:,}"
-            )
+def _check_expansion(parquet: pq.ParquetFile, file_size: int) -> None:
+    """Refuse a file that expands to much more than its size.
 
-
-def _chunks(parquet: pq.ParquetFile, leaves: set[str]) -> Iterator[Any]:
-    """Metadata of the column chunks at or below these paths."""
-    metadata = parquet.metadata
-    for group in range(metadata.num_row_groups):
-        for index in range(metadata.num_columns):
-            chunk = metadata.row_group(group).column(index)
-            if any(
-                chunk.path_in_schema == leaf or chunk.path_in_schema.startswith(f"{leaf}.") for leaf in leaves
-            ):
-                yield chunk
+    The metadata of single columns would be more exact, but pyarrow aborts the process where they are damaged.
+    """
+    for group in range(parquet.metadata.num_row_groups):
+        size = parquet.metadata.row_group(group).total_byte_size
+        if size > GROUP_LIMIT and size > EXPANSION_LIMIT * file_size:
+            raise ValueError(f"row group {group} expands to {size:,} bytes, the file has {file_size:,}")

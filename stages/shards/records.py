@@ -7,18 +7,23 @@ read; unknown fields are ignored.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from capfilt.stages.rows import SCHEMA_VERSION
 from capfilt.stages.storage.store import FileEntry, encode_json
+
+Count = Annotated[int, Meta(ge=0)]
+Seconds = Annotated[float, Meta(ge=0)]
 
 
 class RowCounts(Struct, frozen=True):
     """Numbers of rows of a shard: `read` is the sum of `status`."""
 
-    read: int
-    status: dict[str, int]
+    read: Count
+    status: dict[str, Count]
     """{status: rows}."""
 
 
@@ -30,15 +35,15 @@ class ShardRecord(Struct, kw_only=True, frozen=True):
     fingerprint: str
     files: tuple[FileEntry, ...]
     rows: RowCounts
-    seconds: dict[str, float] = {}
+    seconds: dict[str, Seconds] = {}
     """{stage: seconds it took for the shard}."""
-    version: int = SCHEMA_VERSION
+    version: Annotated[int, Meta(ge=1)] = SCHEMA_VERSION
 
 
 class CorpusRecord(ShardRecord, tag_field="kind", tag="corpus", kw_only=True, frozen=True):
     """Record of a corpus shard: images and rows."""
 
-    texts: int = 0
+    texts: Count = 0
     """Texts of stored images that have at least one word."""
 
 
@@ -46,9 +51,9 @@ class CandidatesRecord(ShardRecord, tag_field="kind", tag="candidates", kw_only=
     """Record of a shard of candidates with scores and verdicts."""
 
     round: int
-    candidates: dict[str, dict[str, int]]
+    candidates: dict[str, dict[str, Count]]
     """{origin: {"kept" | "dropped" | "unjudged": number of candidates}}."""
-    duplicates: int | UnsetType = UNSET
+    duplicates: Count | UnsetType = UNSET
     """Candidates with the flag `duplicate_image`; absent before duplicates are marked."""
 
     @property

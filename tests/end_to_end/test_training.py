@@ -13,9 +13,9 @@ from rich.console import Console
 
 from capfilt.cluster.training.rescue import SNAPSHOT_FILE
 from capfilt.pipeline.config.load import parse_config
-from capfilt.pipeline.training.step_log import read_steps
 from capfilt.stages.storage.store import Store
 from tests.runs import run_dag
+from tests.step_logs import read_steps
 
 STEPS, CHECKPOINT_EVERY = 60, 10
 SPEED = ("samples_per_second", "time")

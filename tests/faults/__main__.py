@@ -18,7 +18,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from capfilt.pipeline.training.step_log import read_steps
 from capfilt.stages.storage.store import Store
 from tests.faults import points, poison
 from tests.faults.harness import (
@@ -36,6 +35,7 @@ from tests.faults.harness import (
 )
 from tests.faults.nodes import LocalCluster
 from tests.s3_server import S3, S3Fault
+from tests.step_logs import read_steps
 from tests.tiny import tiny_data, write_config
 
 FAULTS = {

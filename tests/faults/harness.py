@@ -15,11 +15,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from capfilt.pipeline.training.step_log import read_steps
 from capfilt.stages.storage.store import Store
 from tests.killing import default_signals
 from tests.runs import walk
 from tests.s3_server import S3
+from tests.step_logs import read_steps
 from tests.tiny import tiny_data, write_config
 
 INJECT = Path(__file__).parent / "inject"

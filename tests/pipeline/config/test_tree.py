@@ -13,12 +13,12 @@ from capfilt.pipeline.config.tree import (
     accepts_text,
     alternatives,
     annotation_at,
-    leaf_paths,
     named_section_of,
     section_keys,
     section_of,
 )
 from capfilt.stages.fetch.config import FetchConfig
+from tests.config_keys import leaf_paths
 
 
 @pytest.mark.parametrize(

@@ -1,28 +1,15 @@
-"""Which copies of an image are surplus, whatever the order, and how their candidates are marked.
-
-Expected values are worked out by hand.
-"""
+"""Which copies of an image are surplus, whatever the order."""
 
 import hashlib
-import io
 import itertools
-import shutil
-from types import SimpleNamespace
 
-import duckdb
 import pyarrow.parquet as pq
 import pytest
-from rich.console import Console
 
-from capfilt.pipeline.config.load import parse_config
-from capfilt.pipeline.console.progress import Progress
-from capfilt.pipeline.console.signals import NodeStopped
 from capfilt.pipeline.nodes import duplicates
-from capfilt.pipeline.nodes.context import RunContext
 from capfilt.pipeline.nodes.duplicates import (
     count_copies,
     ensure_counted,
-    mark_round,
     most_copied_images,
     surplus_texts,
 )
@@ -31,156 +18,22 @@ from capfilt.pipeline.rundir.fingerprints import Fingerprints
 from capfilt.stages.bootstrap.duplicates import DUPLICATES_SCHEMA, SurplusCopies
 from capfilt.stages.pairs.parts import ShardRef
 from capfilt.stages.pairs.read import PairsConfig, ReadPairs
-from capfilt.stages.rows import CANDIDATE_SCHEMA, ROW_SCHEMA, row_key, table_of
-from capfilt.stages.shards.commit import count_verdicts, make_corpus_record
-from capfilt.stages.shards.pack import Pack
-from capfilt.stages.shards.records import CandidatesRecord, RowCounts, encode
-from capfilt.stages.shards.write import Write, WriteConfig, encode_corpus_files, encode_parquet
+from capfilt.stages.rows import row_key, table_of
+from capfilt.stages.shards.write import encode_parquet
 from capfilt.stages.storage.layout import DUPLICATES
-from capfilt.stages.storage.store import Store
-from tests.killing import Killed, kill_at
-from tests.runs import walk, writable
-
-A, B, C, D = ("a" * 64, "b" * 64, "c" * 64, "d" * 64)
-PHASH, OTHER_PHASH, FLAT = "00000000ffffffff", "ffffffff00000000", "8" + "0" * 15
-"""Perceptual hashes; FLAT has too few set bits to identify an image."""
-
-# Shard → (sha256, phash) of each row. The source web2 comes after web, whichever is fetched first.
-CORPUS = {
-    ("web", 0): [(A, PHASH), (B, OTHER_PHASH), (A, PHASH), (None, None)],
-    ("web", 1): [(A, PHASH), (C, PHASH), (D, FLAT), (D, FLAT)],
-    ("web2", 0): [(A, PHASH), (D, FLAT), ("e" * 64, FLAT), ("f" * 64, FLAT)],
-}
-# With max_copies 2, the first two copies of A are kept: web/0/0 and web/0/2. PHASH (A and C) has the same
-# first two, so C is surplus too. The first two copies of D are web/1/2 and web/1/3. FLAT identifies nothing.
-# Of the url below, the third image is surplus: web/1/2 is kept, web2/0/3 is not.
-SURPLUS = {("web", 1): [0, 1], ("web2", 0): [0, 1, 3]}
-
-# Rows whose url is the same, although it gave other images.
-URLS = {
-    ("web", 0, 1): "random?é",
-    ("web", 0, 3): "random?é",
-    ("web", 1, 2): "random?é",
-    ("web2", 0, 3): "random?é",
-}
-
-
-def config_of(folder, **duplicates):
-    source = {"kind": "web", "rows": {"manifest": "m.csv"}}
-    return parse_config(
-        {
-            "run": {"dir": str(folder)},
-            "sources": {"web": source, "web2": source, "clean": {**source, "kind": "human"}},
-            "captioner": {"checkpoint": "c"},
-            "filter": {"checkpoint": "f"},
-            "duplicates": {"max_copies": 2, **duplicates},
-        },
-        "test",
-    )
-
-
-def context_of(config):
-    progress, stop = Progress(Console(quiet=True)), SimpleNamespace(requested=False)
-    return RunContext(writable(config), progress=progress, board=None, stop=stop)
-
-
-def url_of(source, shard, row):
-    return f"http://a/{URLS.get((source, shard, row), f'{source}/{shard}/{row}')}"
-
-
-def write_corpus(store, source, shard):
-    rows = [
-        {
-            "key": row_key(shard, i),
-            "source": source,
-            "shard": shard,
-            "url": url_of(source, shard, i),
-            "caption": "t",
-            "texts": ["t", "another", " "],
-            "status": "success" if sha else "dns",
-            "sha256": sha,
-            "phash": phash,
-            "image": b"\xff\xd8\xff" if sha else None,
-        }
-        for i, (sha, phash) in enumerate(CORPUS[source, shard])
-    ]
-    batch = table_of(rows, ROW_SCHEMA)
-    folder = store / f"corpus/{source}"
-    files = [folder.put(f"{shard:06d}.{ending}", data) for ending, data in encode_corpus_files(Pack()(batch))]
-    folder.create(f"{shard:06d}.json", b"")
-    folder.put(f"{shard:06d}.json", encode(make_corpus_record(batch, "f", files)))
-
-
-def write_candidates(store, source, shard):
-    rows = []
-    for i, (sha, phash) in enumerate(CORPUS[source, shard]):
-        for origin, p in (("web", 0.25), ("synthetic", 0.75)) if sha else ():
-            image = {
-                "key": row_key(shard, i),
-                "source": source,
-                "shard": shard,
-                "url": url_of(source, shard, i),
-                "sha256": sha,
-                "phash": phash,
-            }
-            verdict = {
-                "itm_prob": p,
-                "kept": p >= 0.5,
-                "flags": ["degenerate"],
-                "origin": origin,
-                "text": "t",
-            }
-            rows.append(image | verdict | {"round": 1, "threshold": 0.5, "caption_index": 0})
-    folder = store / f"rounds/1/{source}"
-    file = folder.put(f"{shard:06d}.parquet", encode_parquet(table_of(rows, CANDIDATE_SCHEMA)))
-    record = CandidatesRecord(
-        source=source,
-        shard=shard,
-        round=1,
-        fingerprint="f",
-        files=(file,),
-        rows=RowCounts(read=0, status={}),
-        candidates=count_verdicts(rows),
-    )
-    folder.put(f"{shard:06d}.json", encode(record))
-
-
-def write_shards(folder, shards):
-    store = Store(str(folder))
-    for source, shard in shards:
-        write_corpus(store, source, shard)
-        write_candidates(store, source, shard)
-
-
-@pytest.fixture(scope="module")
-def unmarked(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("unmarked")
-    write_shards(folder, CORPUS)
-    return folder
-
-
-@pytest.fixture
-def context(unmarked, tmp_path):
-    """A run with its corpus and candidates, which are not marked."""
-    shutil.copytree(unmarked, tmp_path / "run")
-    return context_of(config_of(tmp_path / "run"))
-
-
-def mark(context, *, fetched=True):
-    """Mark the candidates of the first round."""
-    return mark_round(context, context.run_dir.nodes["bootstrap.1"], fetched=fetched)
-
-
-def marked_rows(context):
-    """(source, shard, key) of the images with a marked candidate."""
-    rows = duckdb.sql(
-        f"SELECT DISTINCT source, shard, key FROM '{context.config.run.dir}/rounds/1/*/*.parquet' "
-        "WHERE list_contains(flags, 'duplicate_image')"
-    ).fetchall()
-    return sorted(rows)
-
-
-EXPECTED = sorted((s, n, row_key(n, i)) for (s, n), rows in SURPLUS.items() for i in rows)
+from tests.pipeline.nodes.duplicates_run import (
+    CORPUS,
+    EXPECTED,
+    PHASH,
+    A,
+    D,
+    config_of,
+    context_of,
+    mark,
+    marked_rows,
+    write_shards,
+)
+from tests.runs import writable
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -250,87 +103,10 @@ def test_copies_are_surplus_only_above_the_limit(context, max_copies, surplus):
     assert (perceptual["last"] is None) == (surplus == 0)
 
 
-def test_dropped_copies_have_scores_but_no_verdict_and_are_left_out_of_noise_ratios(context):
-    mark(context)
-    glob = f"{context.config.run.dir}/rounds/1/*/*.parquet"
-    rows = duckdb.sql(
-        f"SELECT DISTINCT kept, itm_prob, flags FROM '{glob}' "
-        "WHERE key = '00000100000' AND source = 'web' ORDER BY 2"
-    ).fetchall()
-    assert rows == [(None, p, ["degenerate", "duplicate_image"]) for p in (0.25, 0.75)]
-    ratios = dict(duckdb.sql(f"SELECT origin, 1-avg(kept::int) FROM '{glob}' GROUP BY 1").fetchall())
-    assert ratios == {"web": 1.0, "synthetic": 0.0}
-    record = context.store.read_json("records/rounds/1/web/000001.json")
-    assert record["candidates"] == {
-        "synthetic": {"unjudged": 2, "kept": 2},
-        "web": {"unjudged": 2, "dropped": 2},
-    }
-    assert record["duplicates"] == 4
-    assert record["files"][0]["bytes"] == len(context.store.read("rounds/1/web/000001.parquet"))
-
-
-def test_policy_flag_keeps_the_verdicts_and_policy_keep_counts_nothing(context):
-    flag = context_of(config_of(context.config.run.dir, policy="flag"))
-    assert mark(flag) == 2
-    assert marked_rows(flag) == EXPECTED
-    glob = f"{context.config.run.dir}/rounds/1/*/*.parquet"
-    assert duckdb.sql(f"SELECT count(*) FROM '{glob}' WHERE kept IS NULL").fetchone() == (0,)
-    keep = context_of(config_of(context.config.run.dir, policy="keep"))
-    keep.store.remove(DUPLICATES)
-    assert mark(keep) == 0
-    assert not keep.store.exists(DUPLICATES)
-
-
 def test_without_perceptual_hashes_only_equal_bytes_and_urls_are_copies(context):
     run = context_of(config_of(context.config.run.dir, perceptual=False))
     mark(run)
     assert ("web", 1, "00000100001") not in marked_rows(run) and len(marked_rows(run)) == 4
-
-
-def test_marking_again_changes_nothing_and_follows_a_changed_corpus(context):
-    before = {name: context.store.read(name) for name in walk(context.store, "rounds")}
-    mark(context)
-    marked = {name: context.store.read(name) for name in walk(context.store, "rounds")}
-    assert mark(context) == 0
-    assert {name: context.store.read(name) for name in walk(context.store, "rounds")} == marked
-    # With fewer copies C is the second one of its hash, A in web2 is surplus, and the url has two images.
-    context.store.remove("records/corpus/web/000000.json")
-    assert mark(context) == 2
-    assert marked_rows(context) == [("web2", 0, "00000000000"), ("web2", 0, "00000000001")]
-    name = "rounds/1/web/000001.parquet"
-    assert pq.read_table(io.BytesIO(context.store.read(name))).equals(pq.read_table(io.BytesIO(before[name])))
-
-
-STEPS = 6
-"""Removals, writes and creations that mark two shards."""
-
-
-@pytest.mark.parametrize("step", range(STEPS + 1))
-def test_shard_counts_unmarked_or_marked_or_not_at_all_wherever_marking_is_killed(context, step, monkeypatch):
-    monkeypatch.setattr(duplicates, "THREADS", 1)
-    count_copies(context.run_dir)
-    with monkeypatch.context() as patched, pytest.raises(Killed):
-        calls = ("remove_file", "put", "create")
-        done = kill_at(patched, step, Store, calls, counts=lambda store, name, *_: name.startswith("rounds/"))
-        mark(context, fetched=False)
-        assert step == STEPS == len(done), "the number of steps has changed"
-        raise Killed
-    for source, shard in CORPUS:
-        name = f"rounds/1/{source}/{shard:06d}"
-        if context.store.exists(f"{name}.json"):
-            rows = pq.read_table(io.BytesIO(context.store.read(f"{name}.parquet"))).to_pylist()
-            assert count_verdicts(rows) == context.store.read_json(f"{name}.json")["candidates"]
-        else:
-            write_candidates(context.store, source, shard)  # as the bootstrap judges it again
-    mark(context, fetched=False)
-    assert marked_rows(context) == EXPECTED
-
-
-def test_run_that_stops_marks_no_further_shard(context):
-    context.stop.requested = True
-    with pytest.raises(NodeStopped, match="not marked yet"):
-        mark(context)
-    assert marked_rows(context) == []
 
 
 def test_copies_are_counted_again_only_with_other_settings(context):
@@ -350,15 +126,6 @@ def test_pretraining_on_unfiltered_texts_skips_surplus_copies(context):
     config = PairsConfig(run_dir=context.store, without_surplus=True)
     assert all_keys == [row_key(1, i) for i in range(4)]
     assert ReadPairs(config).read(ref)["key"].to_pylist() == [row_key(1, 2), row_key(1, 3)]
-
-
-def test_late_attempt_does_not_overwrite_marked_candidates(context):
-    mark(context)
-    name = "rounds/1/web/000001"
-    before = context.store.read(f"{name}.parquet")
-    batch = table_of([{"source": "web", "shard": 1, "key": "x"}], ROW_SCHEMA)
-    Write(WriteConfig(run_dir=context.store, round=1, round_fingerprint="f"))(batch)
-    assert context.store.read(f"{name}.parquet") == before
 
 
 def test_policy_belongs_to_the_fingerprint_of_verdicts_and_not_of_images(tmp_path, monkeypatch):

@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from capfilt.pipeline.config.load import parse_config, to_json_data
-from capfilt.pipeline.config.tree import leaf_paths
 from capfilt.pipeline.plan import downstream, plan
 from capfilt.pipeline.rundir.fingerprints import Fingerprints
+from tests.config_keys import leaf_paths
 from tests.pipeline.rundir.leaf_table import CONTROLS, NEEDED, NODES, ROWS_OF_TABLE, TWO_ROUNDS
 
 QUICKSTART = Path(__file__).parents[3] / "configs/quickstart.yaml"

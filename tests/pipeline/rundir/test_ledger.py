@@ -204,3 +204,23 @@ def test_damaged_commit_record_is_an_error_that_names_the_file(ledger):
         LedgerError, match=r"records/corpus/web/000000\.json: damaged \(.*`rows`.*--repair fixes it"
     ):
         list(ledger.records("corpus/web"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"seconds": -1.0}, "seconds"),
+        ({"seconds": "1"}, "seconds"),
+        ({"version": 0}, "version"),
+        ({"results": {"pretrain.0": {"retrieval": {}}}}, "caption"),
+        ({"results": {"pretrain.0": {"retrieval": {"tr@1": "50"}, "caption": {}}}}, "results"),
+        ({"results": {"pretrain.0": 7}}, "results"),
+    ],
+)
+def test_values_that_no_record_of_a_node_has_are_damage(ledger, changes, key):
+    ledger.finish("evaluate.1", {}, NO_RESULT, 0.0)
+    record = ledger.store.read_json("nodes/evaluate.1.json")
+    assert ledger.node("evaluate.1").seconds == 0.0
+    ledger.store.put_json("nodes/evaluate.1.json", record | changes)
+    with pytest.raises(LedgerError, match=rf"nodes/evaluate\.1\.json: damaged \(.*{key}.*--repair fixes it"):
+        ledger.node("evaluate.1")

@@ -10,8 +10,8 @@ from capfilt.models.checkpoints.load import load_checkpoint
 from capfilt.pipeline.config.sections import TrainSection
 from capfilt.pipeline.training.build import build_learner
 from capfilt.pipeline.training.learner import PairLearner
-from capfilt.pipeline.training.step_log import read_steps
 from tests.pipeline.training.training_scene import WORKER
+from tests.step_logs import read_steps
 
 
 def train(learner, until=None):

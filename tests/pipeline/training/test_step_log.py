@@ -7,8 +7,9 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from capfilt.pipeline.training import step_log
-from capfilt.pipeline.training.step_log import FLUSH_SECONDS, FLUSH_SHARE, StepLog, read_steps
+from capfilt.pipeline.training.step_log import FLUSH_SECONDS, FLUSH_SHARE, StepLog
 from capfilt.stages.storage.store import Store
+from tests.step_logs import read_steps
 
 
 @pytest.fixture

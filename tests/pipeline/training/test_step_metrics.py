@@ -8,10 +8,10 @@ import torch
 
 from capfilt.cluster.training.trainer import TrainingStopped, Worker
 from capfilt.pipeline.training import step_metrics as module
-from capfilt.pipeline.training.step_log import read_steps
 from capfilt.pipeline.training.step_metrics import STEPS_PER_READ, StepMetrics, read_metrics
 from capfilt.stages.storage.store import Store
 from tests.pipeline.training.training_scene import WORKER
+from tests.step_logs import read_steps
 
 
 @pytest.fixture

@@ -67,6 +67,36 @@ def test_a_column_without_any_text_is_said(tmp_path):
     assert "sources.web.rows.caption_column" in notice
 
 
+@pytest.mark.parametrize("value", [7, 0, 1.5, True, [3, 4]])
+@pytest.mark.parametrize("format_", ["jsonl", "parquet"])
+def test_a_column_of_numbers_is_refused_with_its_name(tmp_path, value, format_):
+    rows = [{"url": "a", "Caption": value}, {"url": "b", "Caption": None}]
+    path = write_jsonl(tmp_path, *rows)
+    if format_ == "parquet":
+        path = str(tmp_path / "a.parquet")
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    config = ManifestConfig(manifest=path)
+    with pytest.raises(
+        ManifestError, match=r"column 'Caption' has numbers, which are no texts, in .*or to none"
+    ):
+        check_manifest(config, "sources.web.rows", with_texts=True)
+    check_manifest(ManifestConfig(manifest=path, caption_column="none"), "sources.web.rows", with_texts=True)
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), "7"])
+def test_missing_texts_and_digits_are_no_numbers(tmp_path, value):
+    path = write_jsonl(tmp_path, {"url": "a", "caption": value})
+    check_manifest(ManifestConfig(manifest=path), "sources.web.rows", with_texts=True)
+
+
+def test_numbers_of_a_csv_are_texts(tmp_path):
+    (tmp_path / "a.csv").write_text("url,caption\na,7\n")
+    config = ManifestConfig(manifest=str(tmp_path / "a.csv"))
+    check_manifest(config, "sources.web.rows", with_texts=True)
+    _, rows = read_index(tmp_path, manifest=str(tmp_path / "a.csv"))
+    assert [row["texts"] for row in rows] == [["7"]]
+
+
 def test_a_url_column_that_only_later_records_have_is_found(tmp_path):
     path = write_jsonl(tmp_path, {"caption": "no url"}, {"url": "a", "caption": "b"})
     _, rows = read_index(tmp_path, manifest=path)

@@ -103,3 +103,22 @@ def test_damaged_records_are_errors(tmp_path, data):
     for read in (read_commit, find_commit):
         with pytest.raises(msgspec.DecodeError):
             read(store, "a.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"seconds": {"fetch": -0.1}}, "seconds"),
+        ({"seconds": {"fetch": "1"}}, "seconds"),
+        ({"version": 0}, "version"),
+        ({"version": "1"}, "version"),
+        ({"texts": -1}, "texts"),
+        ({"rows": {"read": -1, "status": {}}}, "rows.read"),
+        ({"rows": {"read": 1, "status": {"success": -1}}}, "rows.status"),
+    ],
+)
+def test_values_that_no_record_has_are_damage(changes, key):
+    record = json.loads(encode(make_corpus_record(make_batch(), "f", [])))
+    assert encode(decode_commit(json.dumps(record | {"seconds": {"fetch": 0.0}}).encode()))
+    with pytest.raises(msgspec.ValidationError, match=key.replace(".", r"\.")):
+        decode_commit(json.dumps(record | changes).encode())
