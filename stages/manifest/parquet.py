@@ -24,8 +24,8 @@ BATCH_ROWS = 256
 memory."""
 GROUP_LIMIT, EXPANSION_LIMIT = 1 << 28, 200
 """A row group of more bytes, which are also this many times those of the file, is refused."""
-FIRST_ROWS = 16
-"""Images decoded at a time to see whether a column has any."""
+PIECE = 1 << 16
+"""Bytes read at a time to see whether a column has images."""
 BYTES, PATH = "bytes", "path"
 """Fields of an embedded image."""
 
@@ -47,7 +47,10 @@ def iter_parquet(file: ManifestFile, reader: ColumnReader, section: str) -> Iter
         check_columns(columns, schema.names, config, (section, str(file)))
         reader.columns(dict.fromkeys(schema.names))
         leaves = {name: name for name in columns if name is not None}
-        image = columns.url if _is_embedded(parquet, columns.url) else None
+        # In pieces: by default pyarrow reads a column of a row group whole, here hundreds of images. The
+        # statistics would say it too, but pyarrow aborts the process where their metadata are damaged.
+        pieces = pq.ParquetFile(stream, metadata=parquet.metadata, buffer_size=PIECE)
+        image = columns.url if _is_embedded(pieces, columns.url) else None
         if image is not None:
             leaves.pop(image)
             field = schema.field(schema.names.index(image))
@@ -130,7 +133,7 @@ def _is_embedded(parquet: pq.ParquetFile, name: str | None) -> bool:
 
 def _has_values(parquet: pq.ParquetFile, leaf: str) -> bool:
     """Whether a column has a value; it is read up to the first one."""
-    batches = parquet.iter_batches(FIRST_ROWS, columns=[leaf])
+    batches = parquet.iter_batches(1, columns=[leaf])
     return any(batch.column(0).flatten()[0].null_count < batch.num_rows for batch in batches)
 
 

@@ -51,8 +51,8 @@ def test_several_test_sources_are_also_evaluated_apart(task, tmp_path):
     """Captions against those of a run with this source only; recall is tested in
     tests/models/tasks/test_retrieval.py."""
     other, other_shards = clean_pairs(tmp_path, "human", count=9)
-    shutil.copytree(f"{task.store.url}/models", f"{other.url}/models")
-    shutil.copytree(f"{task.store.url}/corpus/test", f"{other.url}/corpus/test")
+    for folder in ("models", "corpus/test", "images/test"):
+        shutil.copytree(f"{task.store.url}/{folder}", f"{other.url}/{folder}")
     both = evaluate_model(replace(task, store=other, shards=(*task.shards, *other_shards)))
     assert both["images"] == IMAGES + 9
     alone = {
