@@ -13,6 +13,7 @@ from capfilt.pipeline.plan import plan
 from tests.tiny import tiny_data
 
 KINDS = (FETCH, PRETRAIN, CAPTIONER, FILTER, *CONTROLS.values(), BOOTSTRAP, EVALUATE, REPORT)
+CORPUS_FOLDERS = ("records/corpus", "corpus", "images", "manifests")
 
 
 def names(flag):
@@ -36,11 +37,11 @@ def test_flags_of_each_kind():
 @pytest.mark.parametrize(
     ("kind", "outputs"),
     [
-        (FETCH, ["corpus/a", "corpus/b"]),
+        (FETCH, [f"{place}/{name}" for name in "ab" for place in CORPUS_FOLDERS]),
         (PRETRAIN, ["models/n.2", "train/n.2", "logs/n.2"]),
         (CAPTIONER, ["models/n.2", "train/n.2", "logs/n.2"]),
         (FILTER, ["models/n.2", "train/n.2", "logs/n.2"]),
-        (BOOTSTRAP, ["rounds/2/a", "rounds/2/b"]),
+        (BOOTSTRAP, [f"{place}/{name}" for name in "ab" for place in ("records/rounds/2", "rounds/2")]),
         (EVALUATE, []),
         (REPORT, ["reports/2"]),
     ],
