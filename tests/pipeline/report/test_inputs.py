@@ -26,3 +26,17 @@ def test_damaged_report_of_an_earlier_round_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(MetricsError, match=r"reports/1/metrics\.json"):
         read_previous_reports(store, 2)
     assert read_previous_reports(store, 1) == []
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"7", b'{"texts": 3}', b'{"texts": {"web": [1]}}', b"\xff"]
+)
+def test_damaged_drift_of_an_earlier_round_is_one_line(tmp_path: Path, content: bytes) -> None:
+    store = Store(str(tmp_path))
+    write_metrics(store, RoundMetrics(round=1))
+    store.put("reports/1/drift.json", content)
+    with pytest.raises(MetricsError) as error:
+        read_previous_reports(store, 2)
+    line = str(error.value)
+    assert line.startswith(f"{tmp_path}/reports/1/drift.json: damaged (") and "\n" not in line
+    assert "`capfilt report`, or remove it" in line
