@@ -202,7 +202,7 @@ def _counted_by(config: DuplicatesConfig) -> dict[str, Any]:
 _IMAGES = rf"""
 CREATE TABLE images AS SELECT source, shard, key,
     TRY_CAST('0x' || sha256[1:16] AS UBIGINT) AS high, TRY_CAST('0x' || sha256[17:32] AS UBIGINT) AS low,
-    CASE WHEN bit_count(TRY_CAST('0x' || phash AS UBIGINT)) = {MIN_INFORMATIVE_BITS}
+    CASE WHEN bit_count(TRY_CAST('0x' || phash AS UBIGINT)) >= {MIN_INFORMATIVE_BITS}
         THEN TRY_CAST('0x' || phash AS UBIGINT) END AS perceptual,
     TRY_CAST('0x' || md5(url)[1:16] AS UBIGINT) AS url_high,
     TRY_CAST('0x' || md5(url)[17:32] AS UBIGINT) AS url_low,

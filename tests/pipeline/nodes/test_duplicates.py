@@ -7,6 +7,7 @@ import hashlib
 import io
 import itertools
 import shutil
+import sys
 from types import SimpleNamespace
 
 import duckdb
@@ -378,3 +379,14 @@ def test_surplus_copies_are_found_by_any_of_their_hashes():
     assert copies.contains(row | {"key": "00000000006"})
     assert copies.contains(row | {"source": "web2", "key": "0"})
     assert not copies.contains(row | {"key": "9", "sha256": None, "phash": None})
+
+
+@pytest.mark.parametrize(("bits", "is_counted"), [(31, False), (32, True), (33, True)])
+def test_a_perceptual_hash_counts_from_half_of_its_bits(tmp_path, monkeypatch, bits, is_counted):
+    phash = f"{(1 << bits) - 1:016x}"
+    corpus = {("web", 0): [(A, phash), (B, phash), (C, phash)]}
+    monkeypatch.setattr(sys.modules[__name__], "CORPUS", corpus)
+    write_shards(tmp_path / "run", corpus)
+    context = context_of(config_of(tmp_path / "run"))
+    mark(context)
+    assert marked_rows(context) == ([("web", 0, row_key(0, 2))] if is_counted else [])
