@@ -26,12 +26,12 @@ def test_coco_records_without_an_id_are_rows():
     coco = {
         "images": [{"file_name": "a.jpg"}, {"id": None, "file_name": "b.jpg"}, {"id": 3, "file_name": "c"},
                    {"id": [4], "file_name": "d.jpg"}, "e.jpg", None, {"id": "x", "file_name": "f.jpg"}],
-        "annotations": [{"image_id": 3, "caption": "c"}, {"caption": "lost"}, {"image_id": {}, "caption": "b"},
+        "annotations": [{"image_id": 3, "caption": "c"}, {"caption": "lost"}, {"image_id": {}, "caption": ""},
                         "text", {"image_id": "x", "caption": "f"}, {"image_id": 99, "caption": "of none"}],
     }  # fmt: skip
     assert [(row["url"], row["texts"]) for row in parse_annotations(coco)] == [
         ("a.jpg", []), ("b.jpg", []), ("c", ["c"]), ("d.jpg", []), (None, []), (None, []), ("f.jpg", ["f"]),
-        (None, ["lost"]), (None, ["b"]), (None, []),
+        (None, ["lost"]), (None, [""]), (None, []),
     ]  # fmt: skip
 
 
