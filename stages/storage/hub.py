@@ -9,12 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from capfilt.stages.errors import UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 PROTOCOL = "hf://"
 SMALL_FILES = (
@@ -84,7 +80,10 @@ def download(address: str, *, with_weights: bool = True) -> Path:
         HubError: the repository does not exist, may not be read, has none of the files, or cannot be reached.
     """
     import huggingface_hub  # takes a second; few runs need it
-    from huggingface_hub.utils import disable_progress_bars, logging
+    from huggingface_hub.utils import (
+        disable_progress_bars,  # type: ignore[attr-defined]
+        logging,
+    )
 
     wanted = parse_hub_address(address)
     disable_progress_bars()  # the terminal shows the run's own progress
@@ -103,7 +102,7 @@ def download(address: str, *, with_weights: bool = True) -> Path:
     return found
 
 
-def _patterns(path: str, *, with_weights: bool) -> Sequence[str]:
+def _patterns(path: str, *, with_weights: bool) -> list[str]:
     names = [*SMALL_FILES, *(WEIGHT_FILES if with_weights else ())]
     return [path, *(f"{path}/{name}" for name in names)] if path else names
 
