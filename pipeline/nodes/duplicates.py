@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from msgspec.structs import replace
 
@@ -82,11 +83,21 @@ def count_copies(run_dir: RunDir) -> None:
 def ensure_counted(run_dir: RunDir) -> None:
     """Count the copies, unless the run directory has a count with these settings. A node that downloads
     images counts again without asking."""
-    if (table := run_dir.store.find(DUPLICATES)) is not None:
-        metadata = pq.read_schema(io.BytesIO(table)).metadata or {}
-        if json.loads(metadata.get(_SETTINGS, b"null")) == _counted_by(run_dir.config.duplicates):
-            return
-    count_copies(run_dir)
+    if _settings_of_count(run_dir.store) != _counted_by(run_dir.config.duplicates):
+        count_copies(run_dir)
+
+
+def _settings_of_count(store: Store) -> Any:
+    """The settings of the count that a run directory has; None if it has none, or if a table is damaged: the
+    count is made again then."""
+    if (table := store.find(DUPLICATES)) is None:
+        return None
+    try:
+        surplus_texts(store)
+        metadata = pq.read_table(io.BytesIO(table)).schema.metadata or {}
+        return json.loads(metadata.get(_SETTINGS, b"null"))
+    except (pa.ArrowException, OSError, ValueError, KeyError):
+        return None
 
 
 def most_copied_images(config: Config, store: Store) -> list[dict[str, Any]]:

@@ -37,7 +37,7 @@ from capfilt.stages.shards.commit import count_verdicts, make_corpus_record
 from capfilt.stages.shards.pack import Pack
 from capfilt.stages.shards.records import CandidatesRecord, RowCounts, encode
 from capfilt.stages.shards.write import Write, WriteConfig, encode_corpus_files, encode_parquet
-from capfilt.stages.storage.layout import DUPLICATES
+from capfilt.stages.storage.layout import DUPLICATES, SURPLUS
 from capfilt.stages.storage.store import Store
 from tests.killing import Killed, kill_at
 from tests.runs import walk, writable
@@ -55,7 +55,7 @@ CORPUS = {
 # With max_copies 2, the first two copies of A are kept: web/0/0 and web/0/2. PHASH (A and C) has the same
 # first two, so C is surplus too. The first two copies of D are web/1/2 and web/1/3. FLAT identifies nothing.
 # Of the url below, the third image is surplus: web/1/2 is kept, web2/0/3 is not.
-SURPLUS = {("web", 1): [0, 1], ("web2", 0): [0, 1, 3]}
+SURPLUS_ROWS = {("web", 1): [0, 1], ("web2", 0): [0, 1, 3]}
 
 # Rows whose url is the same, although it gave other images.
 URLS = {
@@ -181,7 +181,7 @@ def marked_rows(context):
     return sorted(rows)
 
 
-EXPECTED = sorted((s, n, row_key(n, i)) for (s, n), rows in SURPLUS.items() for i in rows)
+EXPECTED = sorted((s, n, row_key(n, i)) for (s, n), rows in SURPLUS_ROWS.items() for i in rows)
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -390,3 +390,17 @@ def test_a_perceptual_hash_counts_from_half_of_its_bits(tmp_path, monkeypatch, b
     context = context_of(config_of(tmp_path / "run"))
     mark(context)
     assert marked_rows(context) == ([("web", 0, row_key(0, 2))] if is_counted else [])
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1", b"half a table", None])
+@pytest.mark.parametrize("name", [DUPLICATES, SURPLUS])
+def test_a_damaged_count_is_made_again(context, name, damage):
+    store = context.store
+    count_copies(context.run_dir)
+    before = {each: store.read(each) for each in (DUPLICATES, SURPLUS)}
+    if damage is None:
+        store.remove_file(name)
+    else:
+        store.put(name, damage)
+    ensure_counted(context.run_dir)
+    assert {each: store.read(each) for each in before} == before
