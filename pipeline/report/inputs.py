@@ -20,12 +20,24 @@ from capfilt.stages.storage.layout import report_folder
 from capfilt.stages.storage.store import DECODE_ERRORS, Store
 
 
+class _Diversity(BaseModel):
+    """`TextDrift`; unknown keys are kept."""
+
+    model_config = ConfigDict(extra="allow")
+
+    texts: int
+    distinct_1: float
+    distinct_2: float
+    mean_words: float
+    duplicate_share: float
+
+
 class _Drift(BaseModel):
     """Content of drift.json; unknown keys are kept."""
 
     model_config = ConfigDict(extra="allow")
 
-    texts: dict[str, dict[str, float | int | None] | None] = {}
+    texts: dict[str, _Diversity | None] = {}
 
 
 @dataclass(frozen=True)

@@ -80,10 +80,7 @@ def download(address: str, *, with_weights: bool = True) -> Path:
         HubError: the repository does not exist, may not be read, has none of the files, or cannot be reached.
     """
     import huggingface_hub  # takes a second; few runs need it
-    from huggingface_hub.utils import (
-        disable_progress_bars,  # type: ignore[attr-defined]
-        logging,
-    )
+    from huggingface_hub.utils import disable_progress_bars, logging  # type: ignore[attr-defined]
 
     wanted = parse_hub_address(address)
     disable_progress_bars()  # the terminal shows the run's own progress
