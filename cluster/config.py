@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -37,6 +38,11 @@ class ClusterConfig:
     is searched for; default: the memory of the largest node as Ray reports it."""
     object_store_gb: Annotated[float, Gt(0)] | None = None
     """Object store of a Ray instance started in this process, in GB; default: Ray's own choice."""
+
+
+def is_ray_job() -> bool:
+    """Whether this process is the driver of a Ray job (`ray job submit`, KubeRay's RayJob)."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ  # Ray's job supervisor sets it for the driver alone
 
 
 class ClusterError(RuntimeError):

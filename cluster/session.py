@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,14 +13,19 @@ from functools import partial
 
 import ray
 import ray.data  # its import sets the levels of its loggers, so it must come before they are changed
+from ray._private import ray_constants
 
-from capfilt.cluster.config import ClusterConfig, ClusterError
+from capfilt.cluster.config import ClusterConfig, ClusterError, is_ray_job
+from capfilt.cluster.connection import connect, discarded_stderr, first_line
 
 MINIMUM_LOGICAL_CPUS = 4
 """CPUs that a Ray instance started here reports at least. A chain holds one fetch actor and two model actors
 while its tasks that read and write need CPUs, too; with fewer than four, Ray would wait forever."""
 TOKEN_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 """Environment variables that say whether and how Ray authenticates its clients."""
+
+LOOPBACK = "127.0.0.1"
+"""Address of a Ray instance started here: nobody but processes of this machine needs to reach it."""
 
 
 @contextmanager
@@ -35,18 +41,10 @@ def session(config: ClusterConfig) -> Iterator[None]:
     # Otherwise the C++ core of this process prints harmless lines as errors on the terminal. Errors that end
     # a call are exceptions.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    try:
-        if _is_embedded(config):
-            _start_embedded(config)
-        else:
-            _connect(config)
-    except Exception as error:  # Ray raises plain exceptions, too
-        if _is_embedded(config):
-            raise ClusterError(f"Ray cannot be started on this machine ({_first_line(error)})") from error
-        raise ClusterError(
-            f"cluster.address: no Ray cluster answers at {config.address!r} ({_first_line(error)}); "
-            "start one with `ray start --head`, or set cluster.address=local"
-        ) from error
+    if _is_embedded(config):
+        _start_or_explain(config)
+    else:
+        connect(config.address)
     _silence_ray_loggers()
     try:
         with _ray_warnings_ignored():
@@ -57,13 +55,32 @@ def session(config: ClusterConfig) -> Iterator[None]:
 
 def _is_embedded(config: ClusterConfig) -> bool:
     """Whether Ray is to be started in this process."""
-    in_cluster = "RAY_ADDRESS" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    address = os.environ.get("RAY_ADDRESS", "local")
+    in_cluster = address != "local" or is_ray_job()
     return config.address == "local" or (config.address == "auto" and not in_cluster)
 
 
-def _connect(config: ClusterConfig) -> None:
-    with _discarded_stderr():
-        ray.init(address=config.address or "auto", log_to_driver=False, logging_level=logging.WARNING)
+def _start_or_explain(config: ClusterConfig) -> None:
+    """Start Ray in this process.
+
+    Raises:
+        ClusterError: it cannot be started.
+    """
+    try:
+        _start_embedded(config)
+    except Exception as error:  # Ray raises plain exceptions, too
+        if "AF_UNIX" in str(error):
+            raise ClusterError(
+                f"Ray cannot be started: the path of the temporary folder, {ray_temporary_folder()}, is too "
+                "long for the sockets in it, whose paths may have 107 bytes; set RAY_TMPDIR to a short one, "
+                "such as /tmp"
+            ) from error
+        raise ClusterError(f"Ray cannot be started on this machine ({first_line(error)})") from error
+
+
+def ray_temporary_folder() -> str:
+    """The folder in which Ray makes its own, by the variables that Ray reads."""
+    return os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or tempfile.gettempdir()
 
 
 def _start_embedded(config: ClusterConfig) -> None:
@@ -79,13 +96,14 @@ def _start_embedded(config: ClusterConfig) -> None:
     start = partial(
         ray.init,
         address="local",
+        _node_ip_address=LOOPBACK,
         num_cpus=max(MINIMUM_LOGICAL_CPUS, len(os.sched_getaffinity(0))),
         object_store_memory=int(config.object_store_gb * 1e9) if config.object_store_gb else None,
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.WARNING,
     )
-    with _discarded_stderr():
+    with discarded_stderr(), _on_loopback():
         try:
             start()
         except Exception:
@@ -115,17 +133,19 @@ def _ray_warnings_ignored() -> Iterator[None]:
 
 
 @contextmanager
-def _discarded_stderr() -> Iterator[None]:
-    """Redirect file descriptor 2 to /dev/null: Ray's C++ core always prints a greeting there. Errors of its
-    start are raised as exceptions, so nothing is lost."""
-    saved = os.dup(2)
+def _on_loopback() -> Iterator[None]:
+    """Let a Ray that starts meanwhile use the loopback address, to which all of its servers then bind.
+
+    Ray replaces a loopback address by the machine's outer one, except where it supports no clusters (Windows
+    and macOS). The variable for that is read when Ray is imported, but it must not hold for a process that
+    connects to a cluster; so the constant itself is set.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
     try:
-        with open(os.devnull, "w") as devnull:
-            os.dup2(devnull.fileno(), 2)
         yield
     finally:
-        os.dup2(saved, 2)
-        os.close(saved)
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _silence_ray_loggers() -> None:
@@ -135,8 +155,3 @@ def _silence_ray_loggers() -> None:
     # Ray Data logs the full traceback of each dropped block. The cause reaches the user in one line, by
     # `NodeStatus.report_failure`.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

@@ -13,7 +13,9 @@ from capfilt.cluster.config import ClusterConfig, ClusterError
 CPUS_PER_FETCH_ACTOR = 4
 """CPUs of the cluster for each actor that fetches."""
 FETCH_CPUS = 0.5
-"""CPUs requested by an actor that fetches; less on fewer than four CPUs."""
+"""CPUs requested by an actor that fetches; less on fewer than four CPUs, or with many such actors."""
+FETCH_SHARE = 0.25
+"""Share of the CPUs that all actors that fetch may request together, however many the config asks for."""
 CAPTION_SHARE = 0.6
 """Captioners among the model actors on GPUs: captioning costs more than filtering, some 16 decoding steps
 against one pass over the text."""
@@ -82,7 +84,7 @@ def divide_resources(config: ClusterConfig, *, cpus: float, gpus: float) -> Sizi
         ClusterError: the config requests GPUs that the cluster does not have.
     """
     fetch_actors = config.fetch_actors or max(1, int(cpus // CPUS_PER_FETCH_ACTOR))
-    fetch = ActorPool(fetch_actors, min(FETCH_CPUS, cpus / 8), 0.0)
+    fetch = ActorPool(fetch_actors, min(FETCH_CPUS, cpus / 8, cpus * FETCH_SHARE / fetch_actors), 0.0)
     if gpus > 0:
         caption, filter_ = _divide_gpus(config, gpus)
     elif config.gpus_per_actor is not None:

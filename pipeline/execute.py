@@ -11,6 +11,7 @@ from graphlib import TopologicalSorter
 from rich.console import Console
 
 from capfilt.cluster.board import StatusBoard
+from capfilt.cluster.nodes import ask_each_node, count_nodes
 from capfilt.cluster.session import session
 from capfilt.pipeline.console.activity import Activity, hidden_activity
 from capfilt.pipeline.console.logs import log_context
@@ -21,6 +22,7 @@ from capfilt.pipeline.nodes.context import RunContext
 from capfilt.pipeline.nodes.failures import describe_failure
 from capfilt.pipeline.prepare import Prepared
 from capfilt.pipeline.rundir.ledger import State
+from capfilt.pipeline.rundir.shared_paths import check_shared_paths
 from capfilt.stages.storage.layout import INDEX_PARTS, failure_log, index_folder, source_folders
 
 
@@ -45,6 +47,7 @@ def execute(
 
     Raises:
         ClusterError: no cluster answers.
+        ConfigError, StoreError: a node does not see the files that the driver sees.
         LeaseError: another process has taken the run directory over.
         Interrupted: a signal came; work in progress has been finished or has run out of grace time.
     """
@@ -60,6 +63,7 @@ def execute(
     activity = activity or hidden_activity()
     activity("starting Ray")
     with session(config.cluster), stopping as stop:
+        check_shared_paths(config, store, count_nodes(), ask_each_node)
         board = StatusBoard()
         progress.poll = partial(board.read, timeout=POLL_SECONDS)
         context = RunContext(run_dir, progress, board, stop)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from capfilt.pipeline.config.load import ConfigError, dump_config
+from capfilt.pipeline.config.paths import check_job_paths
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.console.activity import Tell, tell_nobody
 from capfilt.pipeline.node import Node
@@ -65,10 +66,12 @@ def hold_run(config: Config, notify: Callable[[str], None]) -> Iterator[RunDir]:
         notify: receives one line if the lease of another process has to be waited for.
 
     Raises:
+        ConfigError: this is a Ray job, and a path is relative.
         StoreError: the directory cannot be written.
         LedgerError: the directory holds something else.
         LeaseError: another process works in the directory.
     """
+    check_job_paths(config)
     run_dir = open_run(config)
     check_writable(run_dir.store)
     run_dir.ledger.check_place()

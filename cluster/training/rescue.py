@@ -68,8 +68,10 @@ def _is_complete(filesystem: arrow.FileSystem, checkpoint: str) -> bool:
     """Whether all files of a checkpoint exist with the sizes of its `FILE_LIST`."""
     data = _read(filesystem, f"{checkpoint}/{FILE_LIST}")
     try:
-        sizes: dict[str, Any] = json.loads(data or b"null") or {}
+        sizes: Any = json.loads(data or b"null")
     except ValueError:
+        return False
+    if not isinstance(sizes, dict):
         return False
     infos = filesystem.get_file_info([f"{checkpoint}/{name}" for name in sizes])
     return bool(sizes) and all(info.size == size for info, size in zip(infos, sizes.values(), strict=True))

@@ -51,6 +51,7 @@ def check(
 ) -> None:
     """Preflight: rows and samples of each source, hosts, store, devices, models, nodes; starts nothing."""
     from capfilt.pipeline.config.load import load_config
+    from capfilt.pipeline.config.paths import check_job_paths
     from capfilt.pipeline.console.activity import Activity, hidden_activity
     from capfilt.pipeline.preflight.check import run_preflight
     from capfilt.pipeline.preflight.page import print_preflight
@@ -59,6 +60,7 @@ def check(
     activity = hidden_activity() if as_json else Activity(console)
     with UserErrors(), activity:
         checked = load_config(config, set_ or [])
+        check_job_paths(checked)
         found = run_preflight(checked, activity)
         activity.stop()
         if as_json:

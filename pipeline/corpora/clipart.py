@@ -38,7 +38,7 @@ from capfilt.pipeline.corpora.clipart_texts import (
     swap_texts,
 )
 from capfilt.pipeline.corpora.drawings import Drawing, read_svg_texts, try_convert
-from capfilt.pipeline.corpora.marker import check_same_config
+from capfilt.pipeline.corpora.marker import check_same_config, read_marker
 from capfilt.pipeline.corpora.packages import (
     PackageError,
     download_wheel,
@@ -122,8 +122,8 @@ def make_clipart(
     root = Path(folder)
     identity = {"format": FORMAT, **asdict(config)}
     if (root / MARKER).exists():
-        found = json.loads((root / MARKER).read_text())["config"]
-        check_same_config(root, "clip-art", found, identity)
+        found = read_marker(root / MARKER).get("config")
+        check_same_config(root, "clip-art", found if isinstance(found, dict) else {}, identity)
         return root
     if importlib.util.find_spec("resvg_py") is None:
         raise PackageError(

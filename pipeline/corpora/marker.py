@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,3 +28,18 @@ def check_same_config(root: Path, kind: str, found: Mapping[str, Any], expected:
             f"{root} holds a {kind} corpus of another config ({', '.join(changed)}): "
             "give another folder, or remove this one"
         )
+
+
+def read_marker(file: Path) -> dict[str, Any]:
+    """Content of a marker file.
+
+    Raises:
+        ValueError: it is damaged; the message is one line.
+    """
+    try:
+        content = json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} is damaged, so nothing says how this corpus was made: remove {file.parent}")
+    return content

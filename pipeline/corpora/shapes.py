@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from annotated_types import Ge, Gt, Le
 
-from capfilt.pipeline.corpora.marker import check_same_config
+from capfilt.pipeline.corpora.marker import check_same_config, read_marker
 from capfilt.pipeline.corpora.scenes import (
     ALL_WORDS,
     Facts,
@@ -116,7 +116,7 @@ def make_shapes(config: ShapesConfig, folder: str | os.PathLike[str]) -> Path:
     root = Path(folder)
     identity = {"format": FORMAT, **asdict(config)}
     if (root / MARKER).exists():
-        made_with = json.loads((root / MARKER).read_text())
+        made_with = read_marker(root / MARKER)
         # A key that came with a later version: its default makes the same corpus as before.
         check_same_config(root, "shapes", {**asdict(ShapesConfig()), **made_with}, identity)
         return root

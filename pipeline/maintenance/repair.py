@@ -6,13 +6,16 @@ from dataclasses import dataclass, field
 
 from capfilt.pipeline.maintenance.verify import Problem, Verification, verify_run
 from capfilt.pipeline.plan import downstream
+from capfilt.pipeline.rundir.cutting import check_can_be_cut
 from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.stages.storage.layout import (
+    INDEX_RECORD,
     NODES,
     RECORD_SUFFIX,
     STAGING,
     candidates_shard,
     corpus_shard,
+    index_folder,
     records_folder,
 )
 
@@ -33,8 +36,15 @@ def repair_run(run_dir: RunDir) -> tuple[Verification, list[str]]:
 
     Returns:
         What was found, and the names of the nodes that have work again.
+
+    Raises:
+        ManifestError: an index is damaged, and its manifest has changed. Nothing is removed.
     """
     found = verify_run(run_dir)
+    removed = {problem.place for problem in found.problems if problem.remove}
+    for source in run_dir.config.sources:
+        if f"{index_folder(source)}/{INDEX_RECORD}" in removed:
+            check_can_be_cut(run_dir, source)
     reopened = repair(run_dir, found.problems)
     hiding = (f"{NODES}/", f"{STAGING}/")
     if any(problem.place.startswith(hiding) and problem.remove for problem in found.problems):

@@ -14,6 +14,7 @@ import msgspec
 from rich.console import Console
 
 from capfilt.cluster.board import StatusBoard
+from capfilt.cluster.nodes import ask_each_node, count_nodes
 from capfilt.cluster.session import session
 from capfilt.pipeline.config.load import ConfigError
 from capfilt.pipeline.console.activity import Activity, hidden_activity
@@ -28,6 +29,7 @@ from capfilt.pipeline.plan import downstream
 from capfilt.pipeline.prepare import make_corpora
 from capfilt.pipeline.rundir.generations import clear_staging, find_replacements, is_stale, publish
 from capfilt.pipeline.rundir.run_dir import RunDir
+from capfilt.pipeline.rundir.shared_paths import check_shared_paths
 from capfilt.stages.manifest.index import Index, read_index, read_shard
 from capfilt.stages.shards.records import StagedShard
 from capfilt.stages.shards.retry import RetryConfig
@@ -94,6 +96,7 @@ def retry_rows(
         activity("starting Ray")
         stopping = StopSignal(store, config.run.grace_seconds, console.print, resume)
         with session(config.cluster), stopping as stop:
+            check_shared_paths(config, store, count_nodes(), ask_each_node)
             progress, board = Progress(console), StatusBoard()
             progress.poll = partial(board.read, timeout=POLL_SECONDS)
             context = RunContext(run_dir, progress, board, stop)

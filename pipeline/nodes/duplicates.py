@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from msgspec.structs import replace
 
@@ -82,11 +83,21 @@ def count_copies(run_dir: RunDir) -> None:
 def ensure_counted(run_dir: RunDir) -> None:
     """Count the copies, unless the run directory has a count with these settings. A node that downloads
     images counts again without asking."""
-    if (table := run_dir.store.find(DUPLICATES)) is not None:
-        metadata = pq.read_schema(io.BytesIO(table)).metadata or {}
-        if json.loads(metadata.get(_SETTINGS, b"null")) == _counted_by(run_dir.config.duplicates):
-            return
-    count_copies(run_dir)
+    if _settings_of_count(run_dir.store) != _counted_by(run_dir.config.duplicates):
+        count_copies(run_dir)
+
+
+def _settings_of_count(store: Store) -> Any:
+    """The settings of the count that a run directory has; None if it has none, or if a table is damaged: the
+    count is made again then."""
+    if (table := store.find(DUPLICATES)) is None:
+        return None
+    try:
+        surplus_texts(store)
+        metadata = pq.read_table(io.BytesIO(table)).schema.metadata or {}
+        return json.loads(metadata.get(_SETTINGS, b"null"))
+    except (pa.ArrowException, OSError, ValueError, KeyError):
+        return None
 
 
 def most_copied_images(config: Config, store: Store) -> list[dict[str, Any]]:
@@ -202,7 +213,7 @@ def _counted_by(config: DuplicatesConfig) -> dict[str, Any]:
 _IMAGES = rf"""
 CREATE TABLE images AS SELECT source, shard, key,
     TRY_CAST('0x' || sha256[1:16] AS UBIGINT) AS high, TRY_CAST('0x' || sha256[17:32] AS UBIGINT) AS low,
-    CASE WHEN bit_count(TRY_CAST('0x' || phash AS UBIGINT)) = {MIN_INFORMATIVE_BITS}
+    CASE WHEN bit_count(TRY_CAST('0x' || phash AS UBIGINT)) >= {MIN_INFORMATIVE_BITS}
         THEN TRY_CAST('0x' || phash AS UBIGINT) END AS perceptual,
     TRY_CAST('0x' || md5(url)[1:16] AS UBIGINT) AS url_high,
     TRY_CAST('0x' || md5(url)[17:32] AS UBIGINT) AS url_low,

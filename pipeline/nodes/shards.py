@@ -20,15 +20,16 @@ from capfilt.pipeline.node import Node
 from capfilt.pipeline.nodes.context import RunContext
 from capfilt.pipeline.nodes.failures import check_failed_fraction, failure_causes
 from capfilt.pipeline.nodes.worker_logs import with_step_logging
+from capfilt.pipeline.rundir.cutting import cut_manifest
 from capfilt.stages.manifest.columns import is_no_column
-from capfilt.stages.manifest.index import Index, build_index, texts_notice
+from capfilt.stages.manifest.index import Index, texts_notice
 from capfilt.stages.pairs.parts import check_parts
 from capfilt.stages.rows import format_shard_name
 from capfilt.stages.shards.attempts import give_plain_names
 from capfilt.stages.shards.commit import SECONDS_PREFIX
 from capfilt.stages.shards.records import CandidatesRecord, CommitRecord, CorpusRecord
 from capfilt.stages.status import SUCCESS
-from capfilt.stages.storage.layout import corpus_folder, index_folder
+from capfilt.stages.storage.layout import corpus_folder
 
 Shard = dict[str, Any]
 """{"source", "shard"}: one item of a chain."""
@@ -73,9 +74,8 @@ def run_shards(
     indexes: dict[str, Index] = {}
     for source in node.sources:
         section = config.sources[source]
-        store = context.store / index_folder(source)
         context.progress.describe(node.name, f"cutting the manifest of {source} into shards")
-        indexes[source] = build_index(section.rows, store, source=source)
+        indexes[source] = cut_manifest(context.run_dir, source)
         check_parts(source, section.parts, indexes[source].shards)  # before any download
         notice = texts_notice(indexes[source], section.rows, source)
         if notice is not None:

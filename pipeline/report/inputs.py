@@ -6,10 +6,38 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from capfilt.pipeline.report.metrics_file import RoundMetrics, Scores, StageTime, read_metrics
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from capfilt.pipeline.report.metrics_file import (
+    MetricsError,
+    RoundMetrics,
+    Scores,
+    StageTime,
+    read_metrics,
+)
 from capfilt.pipeline.report.tables import Row
 from capfilt.stages.storage.layout import report_folder
-from capfilt.stages.storage.store import Store
+from capfilt.stages.storage.store import DECODE_ERRORS, Store
+
+
+class _Diversity(BaseModel):
+    """`TextDrift`; unknown keys are kept."""
+
+    model_config = ConfigDict(extra="allow")
+
+    texts: int
+    distinct_1: float
+    distinct_2: float
+    mean_words: float
+    duplicate_share: float
+
+
+class _Drift(BaseModel):
+    """Content of drift.json; unknown keys are kept."""
+
+    model_config = ConfigDict(extra="allow")
+
+    texts: dict[str, _Diversity | None] = {}
 
 
 @dataclass(frozen=True)
@@ -71,11 +99,26 @@ def read_previous_reports(store: Store, round: int) -> list[RoundReport]:
     A round without a report is left out.
 
     Raises:
-        MetricsError: a metrics.json cannot be read.
+        MetricsError: a metrics.json or drift.json cannot be read.
     """
     found = []
     for number in range(round):
         metrics = read_metrics(store, number)
         if metrics is not None:
-            found.append(RoundReport(metrics, store.find_json(f"{report_folder(number)}/drift.json") or {}))
+            found.append(RoundReport(metrics, _read_drift(store, number)))
     return found
+
+
+def _read_drift(store: Store, round: int) -> Mapping[str, Any]:
+    """The drift.json of a round; empty if there is none."""
+    name = f"{report_folder(round)}/drift.json"
+    try:
+        drift = store.find_json(name)
+        if drift is None:
+            return {}
+        return _Drift.model_validate(drift).model_dump(exclude_unset=True)
+    except (*DECODE_ERRORS, ValidationError) as error:
+        problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise MetricsError(
+            f"{store.address(name)}: damaged ({problem}); write it again with `capfilt report`, or remove it"
+        ) from error

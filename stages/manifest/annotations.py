@@ -51,16 +51,38 @@ def parse_visual_genome(images: Iterable[Any]) -> Iterator[ManifestRow]:
 
 
 def _parse_coco(document: dict[str, Any]) -> list[ManifestRow]:
-    """COCO captions: `images[].{id, file_name}` and `annotations[].{image_id, caption}`."""
-    texts: dict[Any, list[Any]] = {}
+    """COCO captions: `images[].{id, file_name}` and `annotations[].{image_id, caption}`.
+
+    An image without an id has no texts. A caption that names no image becomes a row without a url, so that it
+    is counted.
+    """
+    texts: dict[int | str, list[Any]] = {}
+    unplaced = []
     for annotation in document["annotations"]:
-        texts.setdefault(annotation["image_id"], []).append(annotation.get("caption"))
-    return [make_row(image.get("file_name"), texts.get(image["id"], [])) for image in document["images"]]
+        image_id = _id_of(annotation, "image_id")
+        caption = annotation.get("caption") if isinstance(annotation, dict) else None
+        if image_id is None:
+            unplaced.append(make_row(None, [caption]))
+        else:
+            texts.setdefault(image_id, []).append(caption)
+    rows = []
+    for image in document["images"]:
+        image_id = _id_of(image, "id")
+        name = image.get("file_name") if isinstance(image, dict) else None
+        rows.append(make_row(name, texts.get(image_id, []) if image_id is not None else []))
+    return rows + unplaced
+
+
+def _id_of(record: Any, key: str) -> int | str | None:
+    """The id of an image in a record; None if the record is no object or has none."""
+    value = record.get(key) if isinstance(record, dict) else None
+    return value if isinstance(value, int | str) else None
 
 
 def _parse_karpathy(document: dict[str, Any], splits: Sequence[str]) -> list[ManifestRow]:
     """Karpathy's dataset_coco.json: `images[].{filepath, filename, split, sentences[].raw}`."""
-    present = sorted({str(image["split"]) for image in document["images"] if image.get("split")})
+    images = [image if isinstance(image, dict) else {} for image in document["images"]]
+    present = sorted({str(image["split"]) for image in images if image.get("split")})
     unknown = sorted(set(splits) - set(present))
     if unknown or (len(present) > 1 and not splits):
         problem = f"it has no split {', '.join(unknown)}" if unknown else "it has several splits"
@@ -68,21 +90,30 @@ def _parse_karpathy(document: dict[str, Any], splits: Sequence[str]) -> list[Man
             f"{problem}; choose among {', '.join(present)} with rows.splits, e.g. [train, restval]"
         )
     rows = []
-    for image in document["images"]:
+    for image in images:
         if not splits or image.get("split") in splits:
-            path = "/".join(part for part in (image.get("filepath"), image.get("filename")) if part)
-            rows.append(make_row(path, [sentence.get("raw") for sentence in image.get("sentences", [])]))
+            parts = (image.get("filepath"), image.get("filename"))
+            path = "/".join(part for part in parts if part and isinstance(part, str))
+            sentences = image.get("sentences")
+            texts = [each.get("raw") for each in sentences or () if isinstance(each, dict)]
+            rows.append(make_row(path or None, texts))
     return rows
 
 
-def _parse_blip(document: list[dict[str, Any]]) -> list[ManifestRow]:
+def _parse_blip(document: list[Any]) -> list[ManifestRow]:
     """BLIP's coco_karpathy_*.json: a list of {"image", "caption"}; a caption is a text or a list of texts."""
     images: dict[str, tuple[Any, list[Any]]] = {}
-    for record in document:
+    unplaced = []
+    for entry in document:
+        record = entry if isinstance(entry, dict) else {}
         caption = record.get("caption")
+        captions = caption if isinstance(caption, list) else [caption]
+        if "image" not in record:
+            unplaced.append(make_row(None, captions))
+            continue
         _, texts = images.setdefault(str(record["image"]), (record["image"], []))
-        texts.extend(caption if isinstance(caption, list) else [caption])
-    return [make_row(image, texts) for image, texts in images.values()]
+        texts.extend(captions)
+    return [make_row(image, texts) for image, texts in images.values()] + unplaced
 
 
 def _parse_sbu(document: dict[str, Any]) -> list[ManifestRow]:

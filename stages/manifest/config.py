@@ -53,3 +53,7 @@ class ManifestConfig:
 
 class ManifestError(UserError):
     """A manifest cannot be used; the message names the file, the key and what to do."""
+
+
+class ManifestChanged(ManifestError):
+    """The files of a manifest, or the settings for reading them, are not those that were cut into shards."""

@@ -22,8 +22,13 @@ import pyarrow.parquet as pq
 from msgspec import Struct
 from msgspec.structs import replace
 
-from capfilt.stages.manifest.columns import ColumnReader, check_texts, describe_lack, is_no_column
-from capfilt.stages.manifest.config import ManifestConfig, ManifestError
+from capfilt.stages.manifest.columns import (
+    ColumnReader,
+    check_texts,
+    describe_lack,
+    is_no_column,
+)
+from capfilt.stages.manifest.config import ManifestChanged, ManifestConfig, ManifestError
 from capfilt.stages.manifest.files import ManifestFile, find_files, redact_query
 from capfilt.stages.manifest.records import FIRST_RECORDS, read_rows
 from capfilt.stages.manifest.row import ManifestRow
@@ -227,7 +232,7 @@ def _find_valid_index(
         manifest = [config.manifest] if isinstance(config.manifest, str) else config.manifest
         # Earlier versions wrote no checksum, by which a damaged identity is told from another manifest.
         damaged = f"; if neither has changed, remove {index_dir.address(INDEX_RECORD)}, which is damaged then"
-        raise ManifestError(
+        raise ManifestChanged(
             f"{section}.manifest: {', '.join(map(redact_query, manifest))}, or a setting for reading it, "
             "has changed since this run cut it into shards; restore it, or use another run directory "
             f"(--set run.dir=...){'' if index.checksum else damaged}"

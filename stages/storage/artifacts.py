@@ -18,6 +18,7 @@ from filelock import FileLock
 from capfilt.models.disk_errors import describe_disk_error
 from capfilt.stages.errors import UserError
 from capfilt.stages.storage.filesystems import open_filesystem, protocol_of
+from capfilt.stages.storage.hub import HubError, download, is_on_hub
 from capfilt.stages.storage.store import Store
 
 RemoteFile = tuple[str, int | None]
@@ -38,22 +39,28 @@ def absolute_address(address: str) -> str:
 def check_artifact(address: str, key: str, run_dir: Store | None = None) -> None:
     """Check that there is a file or folder at the address, without copying it.
 
-    Arguments and errors are those of `ensure_local`.
+    Arguments and errors are those of `ensure_local`. Of a repository of the hub the small files are copied.
     """
-    _locate(address, key, run_dir)
+    if is_on_hub(address):
+        _download_from_hub(address, key, with_weights=False)
+    else:
+        _locate(address, key, run_dir)
 
 
 def ensure_local(address: str, key: str, run_dir: Store | None = None) -> str:
     """Local path of a file or folder; it is copied to this machine if it is not local.
 
     Args:
-        address: path or fsspec URL (s3://, gs://, hf://org/name).
+        address: path, fsspec URL (s3://, gs://), or repository of the hub (hf://org/name), which is kept in
+            the hub's own cache.
         key: the config key that names the address, for messages.
         run_dir: the run directory; addresses with the same protocol are opened with its storage options.
 
     Raises:
         ArtifactError: there is nothing at the address, or it cannot be read.
     """
+    if is_on_hub(address):
+        return str(_download_from_hub(address, key, with_weights=not key.endswith(".tokenizer")))
     found = _locate(address, key, run_dir)
     if isinstance(found, Path):
         return str(found)
@@ -69,6 +76,13 @@ def ensure_local(address: str, key: str, run_dir: Store | None = None) -> str:
             raise ArtifactError(f"{key}: {message}; TMPDIR sets the folder of the copies") from error
         raise _read_error(address, key, error) from error
     return str(copy)
+
+
+def _download_from_hub(address: str, key: str, *, with_weights: bool) -> Path:
+    try:
+        return download(address, with_weights=with_weights)
+    except HubError as error:
+        raise ArtifactError(f"{key}: {error}") from error
 
 
 def cache_folder() -> Path:

@@ -2,9 +2,11 @@
 
 import logging
 import os
+import socket
 import warnings
 
 import pytest
+from ray._private import ray_constants
 
 from capfilt.cluster import session as module
 from capfilt.cluster.config import ClusterConfig, ClusterError
@@ -50,6 +52,13 @@ def connect(monkeypatch):
         logging.getLogger(name).setLevel(level)
 
 
+@pytest.fixture
+def listener():
+    """Address of a port that accepts connections."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
 @pytest.mark.parametrize("address", ["auto", "local"])
 def test_without_a_cluster_ray_starts_in_this_process(connect, monkeypatch, address):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(6), raising=False)
@@ -71,7 +80,7 @@ def test_settings_of_the_environment_for_authentication_stay(connect, name):
     assert {each for each in TOKEN_VARIABLES if each in os.environ} == {name} and os.environ[name] == "x"
 
 
-@pytest.mark.parametrize("address", ["local", "head:6379"])
+@pytest.mark.parametrize("address", ["local", "auto"])
 def test_core_of_ray_prints_nothing_on_the_terminal_unless_asked_to(connect, address):
     connect(FakeRay(), address=address)
     assert os.environ["RAY_BACKEND_LOG_LEVEL"] == "fatal"
@@ -79,8 +88,8 @@ def test_core_of_ray_prints_nothing_on_the_terminal_unless_asked_to(connect, add
     assert os.environ["RAY_BACKEND_LOG_LEVEL"] == "debug"
 
 
-def test_a_given_cluster_gets_no_token_of_ours(connect):
-    connect(FakeRay(), address="head:6379")
+def test_a_given_cluster_gets_no_token_of_ours(connect, listener):
+    connect(FakeRay(), address=listener)
     assert "RAY_AUTH_TOKEN" not in os.environ
 
 
@@ -117,9 +126,9 @@ def test_local_ignores_the_cluster_of_the_environment(connect):
     assert options["address"] == "local"
 
 
-def test_a_given_address_is_used(connect):
-    fake = connect(FakeRay(), address="head:6379")
-    assert fake.starts[0]["address"] == "head:6379" and fake.shutdowns == 1
+def test_a_given_address_is_used(connect, listener):
+    fake = connect(FakeRay(), address=listener)
+    assert fake.starts[0]["address"] == listener and fake.shutdowns == 1
 
 
 def test_an_existing_connection_is_used_and_left_open(connect):
@@ -138,21 +147,41 @@ def test_a_failed_start_is_one_line(connect):
         connect(fake)
 
 
-def test_an_address_that_does_not_answer_is_one_line(connect):
-    message = (
-        r"^cluster.address: no Ray cluster answers at 'head:6379' \(ConnectionError\); "
-        r"start one with `ray start --head`, or set cluster.address=local$"
+def test_a_long_temporary_folder_is_named_with_the_remedy(connect):
+    """The error of Ray 2.60 (`ray._private.utils.validate_socket_filepath`)."""
+    said = "validate_socket_filename failed: AF_UNIX path length cannot exceed 107 bytes: /x/ray/session"
+    with pytest.raises(ClusterError) as error:
+        connect(FakeRay(OSError(said), OSError(said)), {"TMPDIR": "/x" * 60})
+    assert str(error.value).startswith(
+        f"Ray cannot be started: the path of the temporary folder, {'/x' * 60}, is"
     )
-    with pytest.raises(ClusterError, match=message):
-        connect(FakeRay(ConnectionError()), address="head:6379")
+    assert "set RAY_TMPDIR to a short one" in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("address", ["local", "head:6379"])
+def test_ray_in_this_process_uses_the_loopback_address_while_it_starts(connect):
+    class Looks(FakeRay):
+        def init(self, **options):
+            super().init(**options)
+            self.supports_clusters = ray_constants.ENABLE_RAY_CLUSTER
+
+    embedded = connect(Looks())
+    assert embedded.starts[0]["_node_ip_address"] == "127.0.0.1" and not embedded.supports_clusters
+    assert ray_constants.ENABLE_RAY_CLUSTER
+    connected = connect(Looks(), address="auto", environment={"RAY_ADDRESS": "auto"})
+    assert "_node_ip_address" not in connected.starts[0] and connected.supports_clusters
+
+
+def test_ray_address_local_starts_ray_in_this_process(connect):
+    (options,) = connect(FakeRay(), {"RAY_ADDRESS": "local"}).starts
+    assert options["address"] == "local" and "num_cpus" in options
+
+
+@pytest.mark.parametrize("address", ["local", "auto"])
 def test_stderr_is_back_after_a_start(connect, capfd, address):
     class Greets(FakeRay):
         def init(self, **options):
             os.write(2, b"greeting of the core\n")
 
-    connect(Greets(), address=address)
+    connect(Greets(), {"RAY_ADDRESS": "auto"}, address=address)
     os.write(2, b"after\n")
     assert capfd.readouterr().err == "after\n"

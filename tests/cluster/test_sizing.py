@@ -70,6 +70,23 @@ def test_the_config_determines_what_it_sets():
     assert (sizing.caption.actors, sizing.filter.actors) == (1, 4)
 
 
+@pytest.mark.parametrize("cpus", [1, 2, 4, 16])
+@pytest.mark.parametrize("fetchers", [1, 3, 8, 30, 1000])
+def test_actors_that_fetch_leave_cpus_for_the_models(cpus, fetchers):
+    sizing = divide_resources(ClusterConfig(fetch_actors=fetchers), cpus=cpus, gpus=0)
+    assert sizing.fetch.actors == fetchers
+    assert 0 < sizing.fetch.cpus * fetchers <= 0.25 * cpus + 1e-9
+    assert sizing.caption.cpus > 0 and sizing.filter.cpus > 0
+    assert 0.5 * min(cpus, 2) <= requested_cpus(sizing) <= 0.75 * cpus + 1e-9
+
+
+def test_actors_that_fetch_request_less_only_beyond_a_quarter_of_the_cpus():
+    each = [
+        divide_resources(ClusterConfig(fetch_actors=n), cpus=16, gpus=0).fetch.cpus for n in (7, 8, 9, 16)
+    ]
+    assert each == [0.5, 0.5, 16 * 0.25 / 9, 0.25]
+
+
 def test_exactly_the_gpus_of_the_cluster_may_be_requested():
     """25 * 0.28 is a little more than 7 in floating point."""
     config = ClusterConfig(caption_actors=15, filter_actors=10, gpus_per_actor=0.28)

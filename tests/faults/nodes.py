@@ -9,7 +9,7 @@ from types import TracebackType
 
 from ray.cluster_utils import Cluster
 
-from tests.faults.harness import Fault, fault_environment
+from tests.faults.harness import Fault, fault_environment, inject_pythonpath
 
 WORKERS = 2
 CPUS = 4
@@ -24,8 +24,8 @@ class LocalCluster:
     that reaches the point) and "gcs" (the head's server); see `inject/sitecustomize.py`.
     """
 
-    def __init__(self, folder: Path, fault: Fault | None) -> None:
-        self.folder, self.fault = folder, fault
+    def __init__(self, folder: Path, fault: Fault | None, blind_to: str | None = None) -> None:
+        self.folder, self.fault, self.blind_to = folder, fault, blind_to
 
     def __enter__(self) -> LocalCluster:
         before = dict(os.environ)
@@ -38,7 +38,9 @@ class LocalCluster:
             if self.fault is not None:
                 os.environ |= fault_environment(self.fault, self.folder / "reached")
             os.environ["CAPFILT_GCS"] = json.dumps(head)
-            for _ in range(WORKERS):
+            for number in range(WORKERS):
+                if number == WORKERS - 1 and self.blind_to is not None:
+                    os.environ |= {"CAPFILT_BLIND": self.blind_to, "PYTHONPATH": inject_pythonpath()}
                 self.cluster.add_node(num_cpus=CPUS)
         finally:
             os.environ.clear()

@@ -26,6 +26,9 @@ NOT_SUPPORTED = frozenset({"compress", "x-compress", "dcb", "dcz", "exi", "pack2
 """Registered codings that are not decoded: their bodies are no images."""
 
 _GZIP_START = b"\x1f\x8b"
+_ZSTD_START = b"\x28\xb5\x2f\xfd"
+_ZSTD_SKIPPED = b"\x2a\x4d\x18"
+"""Last three bytes with which a frame begins that is to be skipped; the first is 0x50 to 0x5F."""
 
 
 class _Decoder(Protocol):
@@ -151,8 +154,16 @@ class _Inflate:
 
 
 class _Brotli:
+    """One stream of brotli.
+
+    The library raises an error for a chunk in which the stream ends before the chunk does, and what the
+    stream still held is lost. So a second decoder stays one chunk behind, and takes such a chunk byte by
+    byte.
+    """
+
     def __init__(self) -> None:
-        self._stream = brotli.Decompressor()
+        self._stream, self._behind = brotli.Decompressor(), brotli.Decompressor()
+        self._last = b""
 
     @property
     def is_finished(self) -> bool:
@@ -161,30 +172,64 @@ class _Brotli:
     is_complete = is_finished
 
     def decode(self, chunk: bytes) -> Iterator[bytes]:
-        if self.is_finished:
-            return
-        piece = chunk
-        while piece:  # until it has no output left; it exceeds the limit by up to 16 KB
-            piece = self._stream.process(chunk, output_buffer_limit=PIECE_BYTES // 4)
-            chunk = b""
+        for start in range(0, len(chunk), PIECE_BYTES):
+            if self.is_finished:
+                return
+            yield from self._decode_part(chunk[start : start + PIECE_BYTES])
+
+    def _decode_part(self, part: bytes) -> Iterator[bytes]:
+        for _ in self._process(self._behind, self._last):
+            pass
+        self._last = part
+        known = 0
+        try:
+            for piece in self._process(self._stream, part):
+                known += len(piece)
+                yield piece
+        except brotli.error:
+            self._stream = self._behind
+            yield from self._decode_to_end(part, known)
+
+    def _decode_to_end(self, part: bytes, known: int) -> Iterator[bytes]:
+        """Decode bytes among which the stream ends, or is damaged; the first `known` bytes of output are
+        left out."""
+        for position in range(len(part)):
+            for piece in self._process(self._stream, part[position : position + 1]):
+                yield piece[known:]
+                known = max(0, known - len(piece))
+            if self.is_finished:
+                return
+
+    @staticmethod
+    def _process(stream: brotli.Decompressor, data: bytes) -> Iterator[bytes]:
+        """Give data to a decoder and take output until it has none left; a piece exceeds the limit by up to
+        16 KB."""
+        while piece := stream.process(data, output_buffer_limit=PIECE_BYTES // 4):
+            data = b""
             yield piece
 
 
 class _Zstd:
-    """zstd with any number of frames."""
+    """zstd with any number of frames; bytes behind the last one are ignored."""
 
     def __init__(self) -> None:
-        self._stream = self._open()
+        self._stream, self._start = self._open(), b""
         self.is_finished = False
 
     @property
     def is_complete(self) -> bool:
+        # A frame has ended, and at most the beginning of what may be another one has arrived.
         return self._stream.eof
 
     def decode(self, chunk: bytes) -> Iterator[bytes]:
+        chunk, self._start = self._start + chunk, b""
         while not self.is_finished:
             if self._stream.eof:
-                if not chunk:
+                if len(chunk) < len(_ZSTD_START):
+                    self._start = chunk
+                    return
+                if not _is_zstd_frame(chunk):
+                    self.is_finished = True
                     return
                 self._stream = self._open()
             yield self._stream.decompress(chunk, PIECE_BYTES)
@@ -196,6 +241,11 @@ class _Zstd:
     def _open() -> zstd.ZstdDecompressor:
         options = {int(zstd.DecompressionParameter.window_log_max): ZSTD_WINDOW_LOG}
         return zstd.ZstdDecompressor(options=options)
+
+
+def _is_zstd_frame(data: bytes) -> bool:
+    """Whether a frame begins here: one with content, or one to skip (RFC 8878, 3.1)."""
+    return data.startswith(_ZSTD_START) or (data[0] & 0xF0 == 0x50 and data[1:4] == _ZSTD_SKIPPED)
 
 
 def _gzip() -> _Inflate:

@@ -5,14 +5,18 @@ protego parses the rules. Decisions where the RFC leaves a choice:
 * a missing file, a client error (4xx except 429), a redirect that leads nowhere: every url is allowed;
 * no response, 429 or 5xx: the rules are unknown, so nothing is requested. The rows fail with the status of
   that failure, not with `robots`, and robots.txt is requested again after a pause;
-* rules are cached for a day; only the first 500 KiB are read.
+* rules are cached for a day; only the first 500 KiB are read;
+* matching a url costs a bounded time: beyond `MAX_WILDCARD_RULES` rules with wildcards in a group, and
+  beyond `MAX_RULE_CHARS` in a rule, a Disallow counts by its beginning, whatever Allow says, and an Allow is
+  ignored. So nothing is requested that the whole file would disallow.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from protego import Protego
@@ -22,12 +26,23 @@ from capfilt.stages.status import Failure
 PRODUCT_TOKEN = "capfilt"
 """Our name in robots.txt and X-Robots-Tag; our User-Agent starts with it."""
 MAX_BYTES = 500 * 1024  # RFC 9309, 2.5
+MAX_WILDCARD_RULES = 2_000
+"""A file of 500 KiB has room for 40,000, which cost a second per url of 8,000 characters. Other rules are
+looked up all at once."""
+MAX_RULE_CHARS = 2_048
 MAX_REDIRECTS = 5  # RFC 9309, 2.3.1.2
 CACHE_S = 24 * 3600  # RFC 9309, 2.4
 RULES_UNKNOWN = frozenset({"dns", "connect", "timeout", "tls", "http_429", "http_5xx", "internal"})
 """Statuses of a robots.txt request after which the rules are unknown."""
 
 _AGENT_LINE = re.compile(r"\s*user[- ]?agent\s*:?\s*([^#]*)", re.IGNORECASE)
+_AGENT = "User-agent: "
+_RULE = re.compile(r"\s*(?P<field>allow|dis\w+|diasllow)\s*(:\s*|\s)(?P<path>.*)", re.IGNORECASE)
+"""A rule, with the misspellings that protego reads as Disallow."""
+_LAST_ESCAPES = re.compile(r"(%[0-9A-Fa-f]{0,2})+$")
+"""Escapes at the end of a text that was cut, perhaps within an escape or a character."""
+_END_OF_AGENTS = "Disallow:"
+"""A rule that says nothing, so that a group whose rules were left out is not joined to the next."""
 # Lines that may stand between the agents of a group: comments, blank lines, and fields that are not rules.
 _NOT_A_RULE = re.compile(r"\s*(#|$|site-?maps?\b|host\b)", re.IGNORECASE)
 
@@ -40,6 +55,8 @@ class RobotsRules:
     """`time.monotonic()` after which robots.txt is requested again."""
     parsed: Protego | None = None
     """None: every url is allowed."""
+    beyond_limits: Protego | None = None
+    """The beginnings of the Disallow rules beyond the limits; they outrank `parsed`."""
     crawl_delay: float = 0.0
     """Seconds."""
     size: int = 0
@@ -56,8 +73,9 @@ class RobotsRules:
         if self.unknown is not None:
             status, message = self.unknown
             raise Failure(status, f"robots.txt is unavailable: {message}", final=True)
-        if self.parsed is not None and not self.parsed.can_fetch(url, PRODUCT_TOKEN):
-            raise Failure("robots", "robots.txt disallows the url")
+        for rules in (self.beyond_limits, self.parsed):
+            if rules is not None and not rules.can_fetch(url, PRODUCT_TOKEN):
+                raise Failure("robots", "robots.txt disallows the url")
 
 
 def parse_rules(body: bytes) -> RobotsRules:
@@ -66,10 +84,15 @@ def parse_rules(body: bytes) -> RobotsRules:
     text = body[:MAX_BYTES].decode("utf-8-sig", "replace")
     if len(body) >= MAX_BYTES:  # drop a truncated last line: a shorter path matches more urls
         text = text.rpartition("\n")[0]
-    text = "\n".join(_relevant_lines(text))
-    parsed = Protego.parse(text)
-    delay = parsed.crawl_delay(PRODUCT_TOKEN) or 0.0
-    return RobotsRules(expires_at, parsed, delay, len(text))
+    lines, beginnings = _apply_limits(_relevant_lines(text))
+    parsed = Protego.parse("\n".join(lines))
+    return RobotsRules(
+        expires_at,
+        parsed,
+        Protego.parse("\n".join(beginnings)) if beginnings else None,
+        parsed.crawl_delay(PRODUCT_TOKEN) or 0.0,
+        size=sum(len(line) + 1 for line in (*lines, *beginnings)),
+    )
 
 
 def rules_after_failure(failure: Failure, retry_after_s: float) -> RobotsRules:
@@ -94,8 +117,46 @@ def _relevant_lines(text: str) -> Iterator[str]:
             name = agent[1].strip().lower().partition("/")[0]
             if name in (PRODUCT_TOKEN, "*"):
                 applies = True
-                yield f"User-agent: {name}"
+                yield f"{_AGENT}{name}"
         elif not _NOT_A_RULE.match(line):
             in_agent_lines = False
             if applies:
                 yield line
+
+
+def _apply_limits(lines: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Divide the lines into those within the limits, and the beginnings of the Disallow rules beyond them.
+
+    Both have the lines that name agents, because a group without rules is not the same as no group.
+    """
+    kept: list[str] = []
+    beginnings: list[str] = []
+    wildcards: Counter[str] = Counter()
+    agents: list[str] = []
+    for line in lines:
+        if line.startswith(_AGENT):
+            is_new_group = bool(kept) and not kept[-1].startswith(_AGENT)
+            agents = [line] if is_new_group else [*agents, line]
+            kept.append(line)
+            beginnings.append(line)
+            continue
+        if kept[-1].startswith(_AGENT):
+            kept.append(_END_OF_AGENTS)
+            beginnings.append(_END_OF_AGENTS)
+        rule = _RULE.match(line)
+        path = rule["path"].partition("#")[0].strip() if rule is not None else line
+        has_wildcard = rule is not None and ("*" in path or path.endswith("$"))
+        if has_wildcard:
+            wildcards.update(agents)
+        too_many = has_wildcard and any(wildcards[agent] > MAX_WILDCARD_RULES for agent in agents)
+        if len(path) <= MAX_RULE_CHARS and not too_many:
+            kept.append(line)
+        elif rule is not None and rule["field"].lower().startswith("d"):
+            beginnings.append(f"Disallow: {_beginning(path)}")
+    return kept, beginnings if any(line.startswith("Disallow: ") for line in beginnings) else []
+
+
+def _beginning(path: str) -> str:
+    """The literal text with which a rule begins, so that it matches at least what the rule matches."""
+    text = path.partition("*")[0][:MAX_RULE_CHARS]
+    return _LAST_ESCAPES.sub("", text).rstrip("$") or "/"

@@ -122,6 +122,7 @@ def test_incomplete_checkpoints_are_skipped(training):
     write(filesystem, f"{folder}/{checkpoint_name(8)}/{FILE_LIST}", b'{"learner.pt": 40}')
     write(filesystem, f"{folder}/{checkpoint_name(10)}/{FILE_LIST}", b'{"lear')
     write(filesystem, f"{folder}/{checkpoint_name(12)}/{FILE_LIST}", b"{}")
+    write(filesystem, f"{folder}/{checkpoint_name(14)}/{FILE_LIST}", b"[1]")
     assert recover_checkpoint(filesystem, folder) == f"{folder}/{checkpoint_name(2)}"
 
 

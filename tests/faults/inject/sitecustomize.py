@@ -13,6 +13,8 @@ before or after its body (or between the temporary and the final name of a file)
 
 CAPFILT_POISON is JSON: {stage: {key of a row: "raise" | "kill" | "segv" | "hang" | "leak"}}. A process that
 processes such a row in that stage fails in this way.
+
+CAPFILT_BLIND is a folder that the stores of a process do not find, as on a node that does not mount it.
 """
 
 import errno
@@ -173,9 +175,21 @@ def patch_stage(module, cls, stage):
     getattr(module, cls).__call__ = call
 
 
+def patch_blind(module):
+    """Look for the files of a folder in one that does not exist."""
+    original = module.Store.path
+
+    def path(self, name=""):
+        return original(self, name).replace(os.environ["CAPFILT_BLIND"], "/not-mounted")
+
+    module.Store.path = path
+
+
 PATCHES = {}
+if "CAPFILT_BLIND" in os.environ:
+    PATCHES["capfilt.stages.storage.store"] = patch_blind
 if FAULT is not None:
-    PATCHES = {
+    PATCHES |= {
         "capfilt.stages.storage.store": patch_store,
         "capfilt.cluster.chain.engine": patch_engine,
         "ray.train.v2._internal.execution.checkpoint.checkpoint_manager": patch_list,

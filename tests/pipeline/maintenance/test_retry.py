@@ -66,6 +66,7 @@ def retry(partial_run, monkeypatch):
 
     monkeypatch.setattr("capfilt.pipeline.nodes.shards.run_chain", local)
     monkeypatch.setattr("capfilt.pipeline.maintenance.retry.session", lambda config: nullcontext())
+    monkeypatch.setattr("capfilt.pipeline.maintenance.retry.count_nodes", lambda: 1)
     monkeypatch.setattr("capfilt.pipeline.maintenance.retry.StatusBoard", Board)
     monkeypatch.setattr("capfilt.pipeline.nodes.context.RunContext.sizing", lambda self: SIZING)
 

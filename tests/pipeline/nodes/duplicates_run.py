@@ -33,7 +33,7 @@ CORPUS = {
 # With max_copies 2, the first two copies of A are kept: web/0/0 and web/0/2. PHASH (A and C) has the same
 # first two, so C is surplus too. The first two copies of D are web/1/2 and web/1/3. FLAT identifies nothing.
 # Of the url below, the third image is surplus: web/1/2 is kept, web2/0/3 is not.
-SURPLUS = {("web", 1): [0, 1], ("web2", 0): [0, 1, 3]}
+SURPLUS_ROWS = {("web", 1): [0, 1], ("web2", 0): [0, 1, 3]}
 
 # Rows whose url is the same, although it gave other images.
 URLS = {
@@ -145,4 +145,4 @@ def marked_rows(context):
     return sorted(rows)
 
 
-EXPECTED = sorted((s, n, row_key(n, i)) for (s, n), rows in SURPLUS.items() for i in rows)
+EXPECTED = sorted((s, n, row_key(n, i)) for (s, n), rows in SURPLUS_ROWS.items() for i in rows)

@@ -20,12 +20,15 @@ from capfilt.stages.pairs.parts import ShardRef
 from capfilt.stages.pairs.read import PairsConfig, ReadPairs
 from capfilt.stages.rows import row_key, table_of
 from capfilt.stages.shards.write import encode_parquet
-from capfilt.stages.storage.layout import DUPLICATES
+from capfilt.stages.storage.layout import DUPLICATES, SURPLUS
+from tests.pipeline.nodes import duplicates_run
 from tests.pipeline.nodes.duplicates_run import (
     CORPUS,
     EXPECTED,
     PHASH,
     A,
+    B,
+    C,
     D,
     config_of,
     context_of,
@@ -145,3 +148,28 @@ def test_surplus_copies_are_found_by_any_of_their_hashes():
     assert copies.contains(row | {"key": "00000000006"})
     assert copies.contains(row | {"source": "web2", "key": "0"})
     assert not copies.contains(row | {"key": "9", "sha256": None, "phash": None})
+
+
+@pytest.mark.parametrize(("bits", "is_counted"), [(31, False), (32, True), (33, True)])
+def test_a_perceptual_hash_counts_from_half_of_its_bits(tmp_path, monkeypatch, bits, is_counted):
+    phash = f"{(1 << bits) - 1:016x}"
+    corpus = {("web", 0): [(A, phash), (B, phash), (C, phash)]}
+    monkeypatch.setattr(duplicates_run, "CORPUS", corpus)
+    write_shards(tmp_path / "run", corpus)
+    context = context_of(config_of(tmp_path / "run"))
+    mark(context)
+    assert marked_rows(context) == ([("web", 0, row_key(0, 2))] if is_counted else [])
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1", b"half a table", None])
+@pytest.mark.parametrize("name", [DUPLICATES, SURPLUS])
+def test_a_damaged_count_is_made_again(context, name, damage):
+    store = context.store
+    count_copies(context.run_dir)
+    before = {each: store.read(each) for each in (DUPLICATES, SURPLUS)}
+    if damage is None:
+        store.remove_file(name)
+    else:
+        store.put(name, damage)
+    ensure_counted(context.run_dir)
+    assert {each: store.read(each) for each in before} == before

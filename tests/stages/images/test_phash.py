@@ -78,7 +78,7 @@ def draw(kind: str, offset: int = 0) -> Image.Image:
     ("kind", "is_informative"), [("flat", False), ("stripes", False), ("circle", False), ("scene", True)]
 )
 def test_only_hashes_of_images_with_content_are_informative(kind: str, is_informative: bool) -> None:
-    assert (hash_bits(draw(kind)).bit_count() == MIN_INFORMATIVE_BITS) == is_informative
+    assert (hash_bits(draw(kind)).bit_count() >= MIN_INFORMATIVE_BITS) == is_informative
 
 
 def test_flat_images_of_different_colors_have_equal_hashes() -> None:

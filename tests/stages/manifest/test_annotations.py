@@ -22,6 +22,36 @@ def test_values_that_are_not_text_are_left_out():
     ]
 
 
+def test_coco_records_without_an_id_are_rows():
+    coco = {
+        "images": [{"file_name": "a.jpg"}, {"id": None, "file_name": "b.jpg"}, {"id": 3, "file_name": "c"},
+                   {"id": [4], "file_name": "d.jpg"}, "e.jpg", None, {"id": "x", "file_name": "f.jpg"}],
+        "annotations": [{"image_id": 3, "caption": "c"}, {"caption": "lost"}, {"image_id": {}, "caption": ""},
+                        "text", {"image_id": "x", "caption": "f"}, {"image_id": 99, "caption": "of none"}],
+    }  # fmt: skip
+    assert [(row["url"], row["texts"]) for row in parse_annotations(coco)] == [
+        ("a.jpg", []), ("b.jpg", []), ("c", ["c"]), ("d.jpg", []), (None, []), (None, []), ("f.jpg", ["f"]),
+        (None, ["lost"]), (None, [""]), (None, []),
+    ]  # fmt: skip
+
+
+def test_other_annotations_without_their_keys_are_rows():
+    karpathy = {"images": [{"filename": "a.jpg"}, "b", {"filename": 7, "sentences": "x"}, {"sentences": [3]},
+                           {"filename": "c.jpg", "sentences": [{"raw": "c"}, None]}]}  # fmt: skip
+    assert [(row["url"], row["texts"]) for row in parse_annotations(karpathy)] == [
+        ("a.jpg", []), (None, []), (None, []), (None, []), ("c.jpg", ["c"]),
+    ]  # fmt: skip
+    blip = [
+        {"image": "a.jpg", "caption": "a"},
+        {"caption": "lost"},
+        "text",
+        {"image": "a.jpg", "caption": "b"},
+    ]
+    assert [(row["url"], row["texts"]) for row in parse_annotations(blip)] == [
+        ("a.jpg", ["a", "b"]), (None, ["lost"]), (None, []),
+    ]  # fmt: skip
+
+
 def test_halves_of_surrogate_pairs_are_replaced():
     assert parse_annotations({"image_urls": ["a\ud800"], "captions": ["b\udfff"]}) == [
         {"url": "a?", "texts": ["b?"], "truth": None}

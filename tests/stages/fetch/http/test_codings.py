@@ -61,6 +61,45 @@ def test_streams_as_servers_send_them(step: int) -> None:
     assert decode(zstd.compress(body[:9]) + zstd.compress(body[9:]), "zstd", step=step) == body
 
 
+BEHIND = [
+    b"x",
+    bytes(10),
+    b"junk junk",
+    b"<!-- served by -->" * 4000,
+    b"\x28\xb5\x2f",
+    b"\x5f\x2a\x4d\x19",
+    b"\x1f",
+]
+
+
+@pytest.mark.parametrize("step", [1, 997, 1 << 30])
+@pytest.mark.parametrize("behind", BEHIND)
+@pytest.mark.parametrize("name", ENCODERS)
+def test_bytes_behind_the_stream_are_ignored(name: str, behind: bytes, step: int) -> None:
+    """What the libraries themselves say about the same bytes differs: gzip ignores them, brotli fails."""
+    for body in (b"", b"short", random.Random(0).randbytes(3000) + bytes(3 * PIECE_BYTES)):
+        assert decode(ENCODERS[name](body) + behind, name, step=step) == body
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_the_end_is_found_wherever_the_chunks_are_cut(name: str) -> None:
+    body = random.Random(1).randbytes(300)
+    data = ENCODERS[name](body)
+    for cut in range(1, len(data)):
+        decoding = Decoding([name], 1 << 20)
+        chunks = (data[:cut], data[cut:] + b"behind, behind, behind")
+        assert b"".join(piece for chunk in chunks for piece in decoding.decode(chunk)) == body
+        assert decoding.is_complete and decoding.is_finished
+
+
+@pytest.mark.parametrize("step", [1, 5, 1 << 30])
+def test_several_frames_of_zstd(step: int) -> None:
+    body = bytes(range(256)) * 4
+    skipped = b"\x50\x2a\x4d\x18\x04\x00\x00\x00abcd"
+    data = zstd.compress(body[:500]) + skipped + zstd.compress(body[500:])
+    assert decode(data + skipped, "zstd", step=step) == decode(data + b"behind", "zstd", step=step) == body
+
+
 def test_lists_of_codings() -> None:
     body = b"body" * 100
     assert decode(gzip.compress(gzip.compress(body)), "gzip, gzip") == body

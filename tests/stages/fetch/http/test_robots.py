@@ -5,9 +5,12 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
+from protego._urlpattern import _URLPattern
 
 from capfilt.stages.fetch.http.robots import (
     MAX_BYTES,
+    MAX_RULE_CHARS,
+    MAX_WILDCARD_RULES,
     RULES_UNKNOWN,
     RobotsRules,
     parse_rules,
@@ -86,6 +89,80 @@ def test_only_the_first_500_kib_count() -> None:
         assert is_allowed(parse_rules(padded(512_000 + cut)[:512_000]), "/a.jpg")
         assert is_allowed(parse_rules(padded(512_000 + cut)), "/images")
         assert is_allowed(parse_rules(padded(512_000 + cut)), "/a.jpg")
+
+
+def wildcards(count: int, field: str = "Disallow") -> str:
+    return "".join(f"{field}: /*w{i}x\n" for i in range(count))
+
+
+def test_rules_with_wildcards_beyond_the_limit_count_by_their_beginning() -> None:
+    within = "User-agent: *\n" + wildcards(MAX_WILDCARD_RULES - 1) + "Disallow: /b/*.jpg\n"
+    rules = parse_rules(within.encode())
+    assert not is_allowed(rules, "/b/1.jpg") and not is_allowed(rules, "/w7x")
+    assert is_allowed(rules, "/b/1.png") and rules.beyond_limits is None
+    beyond = "User-agent: *\n" + wildcards(MAX_WILDCARD_RULES) + "Disallow: /b/*.jpg\nAllow: /b/1.png\n"
+    rules = parse_rules(beyond.encode())
+    assert not is_allowed(rules, "/b/1.jpg") and not is_allowed(rules, "/w7x")
+    assert not is_allowed(rules, "/b/1.png") and is_allowed(rules, "/c/1.png")
+
+
+def test_an_allow_with_a_wildcard_beyond_the_limit_is_ignored() -> None:
+    text = "User-agent: *\n" + wildcards(MAX_WILDCARD_RULES, "Allow") + "Disallow: /a\nAllow: /a*.png$\n"
+    assert not is_allowed(parse_rules(text.encode()), "/a/1.png")
+    fewer = text.replace("Allow: /*w0x\n", "")
+    assert is_allowed(parse_rules(fewer.encode()), "/a/1.png")
+
+
+@pytest.mark.parametrize("field", ["Disallow:", "disallow :", "DISALLOW", "Dissallow:"])
+@pytest.mark.parametrize(
+    ("rule", "url"),
+    [
+        ("/" + "a" * 3000, "/" + "a" * 3000),
+        ("/" + "a" * 3000 + "$", "/" + "a" * 3000),
+        ("/" + "a" * 2046 + "$" + "b" * 100, "/" + "a" * 2046 + "%24" + "b" * 100),
+        ("/" + "a" * 2046 + "%2Cb", "/" + "a" * 2046 + "%2Cb"),
+        ("/" + "a" * 2043 + "%E3%83%84", "/" + "a" * 2043 + "%E3%83%84"),
+        ("/" + "a" * 2046 + "ツ" + "b", "/" + "a" * 2046 + "%E3%83%84b"),
+        ("/*" + "a" * 3000, "/x" + "a" * 3000),
+        ("*" + "a" * 3000, "/x" + "a" * 3000),
+        ("/%2*" + "a" * 3000, "/%2a" + "a" * 3000),
+    ],
+)
+def test_a_rule_beyond_the_limit_of_its_length_disallows_at_least_what_it_says(field, rule, url) -> None:
+    rules = parse_rules(f"User-agent: *\n{field} {rule}\nAllow: /{'a' * 2000}".encode())
+    assert not is_allowed(rules, url)
+    assert is_allowed(rules, "/other") == (not rule.startswith(("/*", "*", "/%")))
+
+
+def test_the_limit_of_the_length_of_a_rule() -> None:
+    exact = "/" + "a" * (MAX_RULE_CHARS - 1)
+    assert parse_rules(f"User-agent: *\nDisallow: {exact}".encode()).beyond_limits is None
+    assert parse_rules(f"User-agent: *\nDisallow: {exact}a".encode()).beyond_limits is not None
+    allowed = "User-agent: *\nDisallow: /\nAllow: {}\n"
+    assert is_allowed(parse_rules(allowed.format(exact).encode()), exact)
+    assert not is_allowed(parse_rules(allowed.format(exact + "a").encode()), exact + "a")
+
+
+def test_the_limits_hold_for_each_group() -> None:
+    """Rules for others do not use up the limit of ours, and ours stay apart from theirs."""
+    many = "User-agent: *\n" + wildcards(MAX_WILDCARD_RULES + 5) + "Disallow: /c*d\n"
+    ours = "User-agent: capfilt\nDisallow: /a*b\n"
+    for text in (many + ours, ours + many, "User-agent: x\nDisallow: /\n" + ours + many):
+        rules = parse_rules(text.encode())
+        assert not is_allowed(rules, "/a1b") and is_allowed(rules, "/a") and is_allowed(rules, "/c1d")
+    nothing_left = f"User-agent: capfilt\nAllow: /{'a' * 3000}\n\nUser-agent: *\nDisallow: /\n"
+    assert is_allowed(parse_rules(nothing_left.encode()), "/a")
+
+
+def test_matching_is_bounded_by_the_number_of_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
+    """500 KiB of rules with wildcards; without a limit 34,000 of them would be tried for every url."""
+    tried = []
+    original = _URLPattern.match
+    monkeypatch.setattr(_URLPattern, "match", lambda self, url: (tried.append(0), original(self, url))[1])
+    body = ("User-agent: *\n" + wildcards(40_000, "Allow")).encode()
+    assert len(body) > MAX_BYTES
+    assert is_allowed(parse_rules(body), "/" + "a" * 7_000)
+    assert len(tried) == MAX_WILDCARD_RULES
 
 
 def test_rules_are_cached_for_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
