@@ -7,9 +7,10 @@ import pytest
 from capfilt.pipeline.maintenance.repair import repair_run
 from capfilt.pipeline.rundir.cutting import cut_manifest
 from capfilt.stages.manifest.config import ManifestError
+from capfilt.stages.storage.layout import INDEX_PARTS, index_folder
 from tests.runs import walk
 
-INDEX = "corpus/web/index"
+INDEX = index_folder("web")
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def files(run):
 
 
 def damage_part(run):
-    run.store.put(f"{INDEX}/00000.parquet", b"damaged")
+    run.store.put(f"{INDEX}/{INDEX_PARTS}/00000.parquet", b"damaged")
 
 
 def remove_record(run):

@@ -244,7 +244,7 @@ def test_shards_are_compatible(server: HostileServer, tmp_path: Path) -> None:
     ).download_shard((0, str(feather)))
     write_shard(Fetch(fetch_config())(batch), tmp_path / "capfilt")
 
-    shards = {"img2dataset": tmp_path / "img2dataset/000000", "capfilt": tmp_path / "capfilt/corpus/s/000000"}
+    shards = {"img2dataset": tmp_path / "img2dataset/000000", "capfilt": tmp_path / "capfilt/images/s/000000"}
     samples = {
         name: {s["__key__"]: s for s in webdataset.WebDataset(f"{path}.tar", shardshuffle=False)}
         for name, path in shards.items()
@@ -261,7 +261,8 @@ def test_shards_are_compatible(server: HostileServer, tmp_path: Path) -> None:
         assert other["txt"] == sample["txt"]
         meta, other_meta = json.loads(sample["json"]), json.loads(other["json"])
         assert meta.items() <= {name: other_meta[name] for name in meta}.items()
-    columns = {name: pq.read_schema(f"{path}.parquet") for name, path in shards.items()}
+    tables = shards | {"capfilt": tmp_path / "capfilt/corpus/s/000000"}
+    columns = {name: pq.read_schema(f"{path}.parquet") for name, path in tables.items()}
     capfilt_columns = {field.name: field.type for field in columns["capfilt"]}
     assert capfilt_columns == {field.name: field.type for field in CORPUS_SCHEMA}
     assert {field.name: field.type for field in columns["img2dataset"]}.items() <= capfilt_columns.items()

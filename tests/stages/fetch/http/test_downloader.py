@@ -103,7 +103,8 @@ def test_number_of_redirects(hops: int, limit: int, status: str) -> None:
 
 def test_rules_of_all_hosts_are_dropped_when_they_take_too_much_memory() -> None:
     """Three files of 330,000 characters fit in the cache, the fourth does not."""
-    rules = http_response(b"User-agent: *\nDisallow: /" + b"x" * 329_976)
+    rule = b"Disallow: /" + b"x" * 1_988 + b"\n"
+    rules = http_response(b"User-agent: *\n" + rule * 165)
     with Site(a=rules, b=rules, c=rules, www=rules) as site:
         stage = Fetch(site_config())
         hosts = ("a.test", "b.test", "c.test")
