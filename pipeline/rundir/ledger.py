@@ -125,7 +125,7 @@ class Ledger:
 
     def save_config(self, config_yaml: str) -> None:
         """Write the resolved config into the run directory."""
-        if not self.store.is_older:
+        if not self.store.is_older and not self.store.exists(LAYOUT_RECORD):
             self.store.put_json(LAYOUT_RECORD, {"version": LAYOUT_VERSION})
         self.store.put(CONFIG, config_yaml.encode())
 

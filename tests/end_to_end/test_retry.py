@@ -42,9 +42,8 @@ def failed_rows(finished, tmp_path):
             failed = {key: LOST[key] if name in ("status", "error_message") else None for key in LOST}
             values = [failed.get(k, v) for k, v in zip(keys, rows[name].to_pylist(), strict=True)]
             rows = with_column(rows, name, values, rows.schema.field(name).type)
-        files = [
-            store.put(f"{place.stem}.{suffix}", data) for suffix, data in encode_corpus_files(Pack()(rows))
-        ]
+        names = {"parquet": place.parquet, "tar": place.tar}
+        files = [store.put(names[suffix], data) for suffix, data in encode_corpus_files(Pack()(rows))]
         made = make_corpus_record(rows, record.fingerprint, files)
         store.put(place.record, encode(replace(made, seconds=record.seconds)))
     return run, config.model_copy(update={"run": config.run.model_copy(update={"dir": str(run)})})

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from types import TracebackType
 
+from ray._private.services import node_ip_address_from_perspective
 from ray.cluster_utils import Cluster
 
 from tests.faults.harness import Fault, fault_environment, inject_pythonpath
@@ -31,8 +32,12 @@ class LocalCluster:
         before = dict(os.environ)
         os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
         try:
+            # An embedded Ray in this process would otherwise hand its loopback address to the nodes, which
+            # drivers do not connect to.
+            self.address = {"node_ip_address": node_ip_address_from_perspective()}
             self.cluster = Cluster(
-                initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+                initialize_head=True,
+                head_node_args={"num_cpus": 0, "include_dashboard": False, **self.address},
             )
             head = self.cluster.head_node.all_processes["gcs_server"][0].process.pid
             if self.fault is not None:
@@ -41,7 +46,7 @@ class LocalCluster:
             for number in range(WORKERS):
                 if number == WORKERS - 1 and self.blind_to is not None:
                     os.environ |= {"CAPFILT_BLIND": self.blind_to, "PYTHONPATH": inject_pythonpath()}
-                self.cluster.add_node(num_cpus=CPUS)
+                self.cluster.add_node(num_cpus=CPUS, **self.address)
         finally:
             os.environ.clear()
             os.environ.update(before)

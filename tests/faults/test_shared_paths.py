@@ -38,4 +38,4 @@ def test_a_run_directory_that_one_node_does_not_see_is_refused_and_a_shared_one_
         assert code == 2 and "/relative is relative, and the 3 nodes of this cluster" in errors[0]
         code, output, errors = run(tmp_path / "run")
         assert code == 0 and errors == [], output
-    assert len(list((tmp_path / "run/corpus/web").glob("*.tar"))) == 5
+    assert len(list((tmp_path / "run/images/web").glob("*.tar"))) == 5
