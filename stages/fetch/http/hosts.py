@@ -60,7 +60,8 @@ class Host:
     limits: HostLimits
     users: int = 0
     """Urls that wait for the host or are being requested from it."""
-    last_used: float = field(default_factory=time.monotonic)
+    # The clock is looked up at each call, like everywhere else, so that a test can replace it.
+    last_used: float = field(default_factory=lambda: time.monotonic())
     robots: dict[tuple[str, int | None], RobotsRules] = field(default_factory=dict)
     _crawl_delay: float = 0.0
     _next_crawl_at: float = 0.0
