@@ -45,9 +45,10 @@ OUTLINES: dict[str, list[tuple[float, float]]] = {  # corners in units of the ra
         (0.33, 1.0), (-0.33, 1.0), (-0.33, 0.33), (-1.0, 0.33), (-1.0, -0.33), (-0.33, -0.33),
     ],
 }  # fmt: skip
-COMMONEST_COLORS = ("red", "blue", "green", "yellow", "black", "orange", "purple", "pink")
-COMMONEST_SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
-"""Colors and shapes in the order in which a small vocabulary takes them (`Vocabulary.commonest`)."""
+COLORS_BY_FREQUENCY = ("red", "blue", "green", "yellow", "black", "orange", "purple", "pink")
+SHAPES_BY_FREQUENCY = ("circle", "square", "triangle", "star", "cross", "ring")
+"""Colors and shapes, most common first: the order in which a small vocabulary takes them
+(`Vocabulary.most_common`)."""
 LINKS = ("and", "next to", "beside", "left of")
 OBJECT_COUNTS = ((1, 0.25), (2, 0.55), (3, 0.20))
 """(number of objects, probability)"""
@@ -81,11 +82,11 @@ class Vocabulary:
     shapes: tuple[str, ...] = tuple(SHAPES)
 
     @classmethod
-    def commonest(cls, share: float) -> Vocabulary:
-        """The commonest colors and shapes: this share of each, rounded, at least two of each."""
+    def most_common(cls, share: float) -> Vocabulary:
+        """The most common colors and shapes: this share of each, rounded, at least two of each."""
         colors, shapes = (
             frozenset(words[: max(2, round(share * len(words)))])
-            for words in (COMMONEST_COLORS, COMMONEST_SHAPES)
+            for words in (COLORS_BY_FREQUENCY, SHAPES_BY_FREQUENCY)
         )
         return cls(tuple(c for c in COLORS if c in colors), tuple(s for s in SHAPES if s in shapes))
 

@@ -88,7 +88,7 @@ class ShapesConfig:
     @property
     def human_vocabulary(self) -> Vocabulary:
         """Colors and shapes of the human images."""
-        return ALL_WORDS if self.human_words == 1 else Vocabulary.commonest(self.human_words)
+        return Vocabulary.most_common(self.human_words)
 
     def __post_init__(self) -> None:
         if self.boilerplate + self.partial > self.noise + 1e-9:
@@ -165,6 +165,7 @@ def make_web_text(config: ShapesConfig, row: int, scene: Scene) -> tuple[str, st
         while set(other) <= set(facts):  # a text about some of the objects would not be wrong
             other = scene_facts(compose_scene(random))
         return describe_facts(other, random), "mismatched"
+    # Without incomplete texts nothing is drawn, so that the texts stay those of earlier versions.
     if len(facts) > 1 and config.incomplete and random.random() < config.incomplete:
         return describe_facts(omit_facts(facts, random), random), "incomplete"
     return describe_facts(facts, random), "clean"

@@ -21,17 +21,21 @@ from capfilt.stages.status import STATUSES
 from capfilt.stages.storage.layout import report_folder
 from capfilt.stages.storage.store import Store
 
+VERDICT_COLUMNS = (
+    ("judged", pa.int64()),
+    ("kept", pa.int64()),
+    ("dropped", pa.int64()),
+    ("noise_ratio", pa.float64()),
+    ("noise_low", pa.float64()),
+    ("noise_high", pa.float64()),
+)
+"""Counts of verdicts, and the noise ratio with its interval: columns of two tables."""
 NOISE_SCHEMA = pa.schema(
     [
         ("round", pa.int32()),
         ("source", pa.string()),
         ("origin", pa.string()),
-        ("judged", pa.int64()),
-        ("kept", pa.int64()),
-        ("dropped", pa.int64()),
-        ("noise_ratio", pa.float64()),
-        ("noise_low", pa.float64()),
-        ("noise_high", pa.float64()),
+        *VERDICT_COLUMNS,
     ]
 )
 """noise.parquet: verdicts by source and origin. The noise ratio is between the limits of its 95 % Wilson
@@ -58,12 +62,7 @@ HOST_SCHEMA = pa.schema(
         ("failed", pa.int64()),
         ("commonest", pa.string()),
         ("commonest_rows", pa.int64()),
-        ("judged", pa.int64()),
-        ("kept", pa.int64()),
-        ("dropped", pa.int64()),
-        ("noise_ratio", pa.float64()),
-        ("noise_low", pa.float64()),
-        ("noise_high", pa.float64()),
+        *VERDICT_COLUMNS,
     ]
 )
 """hosts.parquet: the hosts with most failures; `commonest` is their most frequent failure. The verdicts are

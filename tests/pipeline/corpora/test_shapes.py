@@ -152,7 +152,7 @@ def test_kinds_of_noise_cannot_exceed_all_noise() -> None:
 LONG_TAIL = ShapesConfig(human=300, web=400, test=60, seed=3, human_words=0.65, incomplete=0.7)
 
 
-def test_human_images_show_only_the_commonest_words_and_web_and_test_images_all(tmp_path: Path) -> None:
+def test_human_images_show_only_the_most_common_words_and_web_and_test_images_all(tmp_path: Path) -> None:
     root = make_shapes(LONG_TAIL, tmp_path)
     captions = {
         split: [entry["caption"] for entry in json.loads((root / split / "annotations.json").read_text())]
@@ -222,7 +222,7 @@ def test_noise_does_not_depend_on_incomplete_texts() -> None:
     ("share", "colors", "shapes"), [(1e-9, 2, 2), (0.5, 4, 3), (0.65, 5, 4), (1.0, 8, 6)]
 )
 def test_vocabulary_is_a_share_of_the_words(share: float, colors: int, shapes: int) -> None:
-    vocabulary = Vocabulary.commonest(share)
+    vocabulary = Vocabulary.most_common(share)
     assert (len(vocabulary.colors), len(vocabulary.shapes)) == (colors, shapes)
     assert vocabulary.colors == tuple(color for color in COLORS if color in vocabulary.colors)
 
