@@ -11,7 +11,7 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
 from itertools import chain, pairwise
 from pathlib import Path
@@ -157,7 +157,7 @@ def describe_plain_type(type_: Any) -> str:
         return f"list of {describe_type(arguments[0])}"
     if get_origin(type_) is tuple:
         return f"list of {len(arguments)}: {describe_type(arguments[0])}"
-    if get_origin(type_) is dict:
+    if get_origin(type_) in (dict, Mapping):
         return "mapping"
     return {str: "text", int: "integer", float: "number", bool: "`true`, `false`"}[type_]
 

@@ -72,7 +72,7 @@ stages = [
                 top_p=1.0,
                 top_k=0,
                 repetition_penalty=1.0,
-                threshold=0.5,
+                thresholds={"web": 0.5, "synthetic": 0.5},
             ),
         )
     ),

@@ -11,6 +11,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from capfilt.pipeline.evaluation.calibration import Calibration
+
 if TYPE_CHECKING:
     from capfilt.pipeline.config.schema import Config
     from capfilt.pipeline.nodes.context import RunContext
@@ -32,6 +34,8 @@ class NodeResult:
     """Digests of the checkpoints that were used, by role."""
     results: dict[str, Any] | None = None
     """Evaluation of each model."""
+    calibration: Calibration | None = None
+    """What a calibration has found."""
 
 
 @dataclass(frozen=True, eq=False)

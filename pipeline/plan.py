@@ -3,11 +3,15 @@
     fetch → pretrain.0 → captioner.r ∥ filter.r → bootstrap.r → pretrain.r → evaluate.r → report.r,  r = 1…R
 
 When the config gives both checkpoints and pretrains nothing, only `bootstrap.1 → report.1` remain, and images
-are downloaded in the same streaming pass that captions and filters them. When it gives no model at all, only
+are downloaded in the same streaming pass that captions and filters them, unless the threshold is to be found
+first. When it gives no model at all, only
 `fetch` remains: images are downloaded on one machine, and captioned later with a config that adds models.
 
 Controls, if the config asks for some, are pretrained beside `pretrain.1` and evaluated with it: `human_only`
 needs only `fetch`, the others the candidates of `bootstrap.1`.
+
+`calibrate.r` measures the filter of round r on web images that no model was trained on, if there are some: as
+soon as images and filter are there, so that `bootstrap.r` can use the threshold that it suggests.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from graphlib import TopologicalSorter
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.node import Node, NodeKind
 from capfilt.pipeline.nodes.bootstrap import BOOTSTRAP
+from capfilt.pipeline.nodes.calibrate import CALIBRATE
 from capfilt.pipeline.nodes.evaluate import EVALUATE
 from capfilt.pipeline.nodes.fetch import FETCH
 from capfilt.pipeline.nodes.report import REPORT
@@ -39,22 +44,31 @@ def plan(config: Config) -> dict[str, Node]:
 
     pretrains = config.pretrain is not None
     both_given = config.captioner.checkpoint is not None and config.filter.checkpoint is not None
+    # When both checkpoints are given, the bootstrap downloads the web images itself.
+    in_one_pass = both_given and not config.filter.judge.is_automatic
     web = config.of_kind("web")
     if config.only_downloads:
         add(FETCH, 0, [], list(config.sources))
         return nodes
-    if pretrains:
-        # When both checkpoints are given, the bootstrap downloads the web images itself.
-        add(FETCH, 0, [], config.of_kind("human", "test") + ([] if both_given else web))
+    if pretrains or not in_one_pass:
+        kinds = ("human", "test") if pretrains else ()
+        add(FETCH, 0, [], config.of_kind(*kinds) + ([] if in_one_pass else web))
     if pretrains and not both_given:
         add(PRETRAIN, 0, ["fetch"])
     for r in range(1, config.run.rounds + 1):
         last, bootstrap, evaluate = f"pretrain.{r - 1}", f"bootstrap.{r}", f"evaluate.{r}"
+        calibrate = f"calibrate.{r}"
         if r > 1 or config.captioner.checkpoint is None:
             add(CAPTIONER, r, [last])
         if r > 1 or config.filter.checkpoint is None:
             add(FILTER, r, [last])
-        add(BOOTSTRAP, r, [f"captioner.{r}", f"filter.{r}", f"bootstrap.{r - 1}"], web)
+        uses_suggestion = config.filter.judge.is_automatic
+        if uses_suggestion:
+            add(CALIBRATE, r, ["fetch", f"filter.{r}"], web)
+        models = [f"captioner.{r}", f"filter.{r}", f"bootstrap.{r - 1}"]
+        add(BOOTSTRAP, r, [*models, *([calibrate] if uses_suggestion else [])], web)
+        if config.calibrates(r) and not uses_suggestion:
+            add(CALIBRATE, r, [f"filter.{r}", "fetch" if not in_one_pass else bootstrap], web)
         if pretrains:
             add(PRETRAIN, r, ["fetch", bootstrap] + ([last] if config.continue_training else []))
             controls = config.controls if r == 1 else ()
@@ -62,7 +76,7 @@ def plan(config: Config) -> dict[str, Node]:
                 add(CONTROLS[control], r, ["fetch"] if control == "human_only" else ["fetch", bootstrap])
             if config.of_kind("test"):
                 add(EVALUATE, r, [last if r == 1 else f"evaluate.{r - 1}", *controls, f"pretrain.{r}"])
-        add(REPORT, r, [bootstrap, evaluate, f"report.{r - 1}"])
+        add(REPORT, r, [bootstrap, calibrate, evaluate, f"report.{r - 1}"])
     order = TopologicalSorter({name: node.needs for name, node in nodes.items()}).static_order()
     return {name: nodes[name] for name in order}
 

@@ -130,7 +130,10 @@ def states(run_dir: RunDir) -> dict[str, State]:
         LedgerError: a node was made or begun with another config.
     """
     ledger, known = run_dir.ledger, run_dir.fingerprints
-    return {name: ledger.state(name, known.inputs(name), known.given(name)) for name in run_dir.nodes}
+    return {
+        name: ledger.state(name, known.inputs(name), known.given(name), is_summary=node.kind.summarizes)
+        for name, node in run_dir.nodes.items()
+    }
 
 
 def make_corpora(config: Config) -> None:

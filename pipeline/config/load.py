@@ -5,7 +5,6 @@ Every mistake is one line with its dotted path, the value, and how to fix it.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,20 +12,12 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
 from capfilt.pipeline.config.credentials import find_credentials
+from capfilt.pipeline.config.mistakes import explain_mistakes
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.config.shipped import resolve_shipped, shipped_configs
-from capfilt.pipeline.config.tree import (
-    accepts_list,
-    accepts_null,
-    accepts_text,
-    annotation_at,
-    section_keys,
-    section_of,
-    walk_sections,
-)
+from capfilt.pipeline.config.tree import accepts_list, accepts_null, accepts_text, annotation_at
 from capfilt.stages.errors import UserError
 from capfilt.stages.storage.store import Store
 
@@ -121,7 +112,7 @@ def parse_config(data: dict[str, Any], origin: str) -> Config:
     try:
         return Config.model_validate(data)
     except ValidationError as error:
-        lines = [f"{origin}: {_explain(detail)}" for detail in error.errors(include_url=False)]
+        lines = [f"{origin}: {line}" for line in explain_mistakes(error.errors(include_url=False))]
         raise ConfigError("\n".join(dict.fromkeys(lines))) from error
 
 
@@ -189,46 +180,3 @@ def _parse_value(keys: Sequence[str], text: str) -> Any:
         return _read_yaml(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {'.'.join(keys)}: the value is not YAML; quote what is text") from error
-
-
-def _explain(detail: ErrorDetails) -> str:
-    path = ".".join(str(part) for part in detail["loc"])
-    kind, value = detail["type"], detail["input"]
-    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"{path}: unknown key; {_advise_key(detail['loc'])}"
-    if kind in ("missing", "missing_keyword_only_argument"):
-        return f"{path}: missing; this key must be given"
-    message = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    message = message[:1].lower() + message[1:]
-    if kind == "value_error":
-        return f"{path}: {message}" if path else message
-    return f"{path}: {message}, got {value!r}"
-
-
-def _advise_key(path: Sequence[int | str]) -> str:
-    """What the user may have meant by an unknown key: the key with this name in a section below, a key of the
-    section with a similar name, or the only key with this name anywhere."""
-    *parents, last = path
-    known = _known_keys(parents)
-    if below := _paths_of(str(last), parents):
-        return f"did you mean {' or '.join(below[:3])}?"
-    if close := difflib.get_close_matches(str(last), known, n=1):
-        return f"did you mean {close[0]!r}?"
-    if len(anywhere := _paths_of(str(last))) == 1:
-        return f"did you mean {anywhere[0]}?"
-    return f"allowed: {', '.join(known)}"
-
-
-def _paths_of(name: str, parents: Sequence[int | str] = ()) -> list[str]:
-    """Dotted paths of the keys and sections with a name, in the sections below a path."""
-    section = section_of(annotation_at(parents)) if parents else Config
-    if section is None:
-        return []
-    prefix = ".".join(str(part) for part in parents)
-    sections = walk_sections(section, prefix)
-    return [f"{path}.{name}" for path, inside in sections if path != prefix and name in section_keys(inside)]
-
-
-def _known_keys(path: Sequence[int | str]) -> list[str]:
-    """Keys allowed in the section at a path."""
-    return section_keys(section_of(annotation_at(path)))

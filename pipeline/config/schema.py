@@ -12,6 +12,7 @@ from capfilt.pipeline.config.sections import (
     EvaluateSection,
     FilterSection,
     ModelSection,
+    PretrainSection,
     ReportSection,
     RunSection,
     Section,
@@ -50,7 +51,7 @@ class Config(Section):
     """Treatment of web images with many copies."""
     model: ModelSection = ModelSection()
     """The model that is pretrained."""
-    pretrain: TrainSection | None = None
+    pretrain: PretrainSection | None = None
     """Pretraining with the ITC, ITM and LM losses. Without it `captioner.checkpoint` and `filter.checkpoint`
     must be given, or nothing in the sections `captioner` and `filter`: then the run only downloads."""
     continue_training: bool = False
@@ -81,6 +82,20 @@ class Config(Section):
         # Compared by value: the config that a run writes into its directory has every section.
         has_models = (self.captioner, self.filter) != (CaptionerSection(), FilterSection())
         return self.pretrain is None and not has_models
+
+    def held_out_for(self, round_: int) -> float:
+        """The share of the web images from which the filter of a round is calibrated: those that no training
+        has read; 0 if all are unseen, as for a given filter."""
+        reads_web = self.pretrain is not None and set(self.trains_on("pretrain")) & set(self.of_kind("web"))
+        given = round_ == 1 and self.filter.checkpoint is not None
+        return 0.0 if given or not reads_web or self.pretrain is None else self.pretrain.hold_out
+
+    def calibrates(self, round_: int) -> bool:
+        """Whether the filter of a round is calibrated: if it is asked for, and if there are web images that
+        no model was trained on."""
+        reads_web = self.pretrain is not None and set(self.trains_on("pretrain")) & set(self.of_kind("web"))
+        given = round_ == 1 and self.filter.checkpoint is not None
+        return self.filter.calibrate.pairs > 0 and (given or not reads_web or self.held_out_for(round_) > 0)
 
     def trainings(self) -> dict[str, TrainSection]:
         """The training sections that are given, by kind of node."""
@@ -155,6 +170,23 @@ class Config(Section):
                     f"{name}: give {name}.checkpoint, or both pretrain and {name}.finetune to train one"
                     + (" (rounds after the first always train)" if not first else "")
                 )
+        self._check_automatic_threshold()
         if self.pretrain is not None and not self.of_kind("human"):
             raise ValueError("sources: training needs a source of kind human (clean pairs)")
         return self
+
+    def _check_automatic_threshold(self) -> None:
+        """Check that every round can be calibrated if a threshold depends on it."""
+        if not self.filter.judge.is_automatic:
+            return
+        if self.filter.calibrate.pairs == 0:
+            raise ValueError(
+                "filter.judge.threshold: auto comes from a calibration, but filter.calibrate.pairs is 0; "
+                "raise it, or set the threshold to a number"
+            )
+        for round_ in range(1, self.run.rounds + 1):
+            if not self.calibrates(round_):
+                raise ValueError(
+                    f"filter.judge.threshold: auto needs web images that no model before filter.{round_} was "
+                    "trained on; set pretrain.hold_out (for example 0.1), or set the threshold to a number"
+                )

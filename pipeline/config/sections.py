@@ -164,6 +164,15 @@ class TrainSection(Section):
         return self
 
 
+class PretrainSection(TrainSection):
+    """The pretraining of every round."""
+
+    hold_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the web images on which nothing is trained. Their texts are judged and written like all
+    others; the estimates of `filter.calibrate` come from them, because a model scores the pairs that it was
+    trained on too high. 1,000 images are enough, for example 0.001 of a million."""
+
+
 class CaptionerSection(Section):
     """The captioner: a given checkpoint or a finetuning, and how it generates captions."""
 
@@ -178,6 +187,15 @@ class CaptionerSection(Section):
     """How captions are generated."""
 
 
+class CalibrateSection(Section):
+    """Calibration of the filter, without known truth, on a sample of the web texts."""
+
+    pairs: Annotated[int, Field(ge=0)] = 2000
+    """Texts of the sample, each scored with its own image and with 16 others; 0: no calibration. There is
+    none either while a filter comes from a model that was pretrained on all web images (see
+    `pretrain.hold_out`)."""
+
+
 class FilterSection(Section):
     """The filter: a given checkpoint or a finetuning, and how it judges texts."""
 
@@ -190,6 +208,8 @@ class FilterSection(Section):
     """Finetuning of the last pretrained model on the human pairs, with the ITC and ITM losses."""
     judge: FilterConfig = FilterConfig()
     """How texts are scored and kept or dropped."""
+    calibrate: CalibrateSection = CalibrateSection()
+    """How the share of noise is estimated and a threshold suggested, in every round."""
 
 
 class EvaluateSection(Section):

@@ -89,7 +89,8 @@ def summary_block(
     """
     parts: list[RenderableType] = []
     if metrics is not None:
-        parts += [_row_counts(metrics), _noise_ratios(metrics), *_filter_quality(metrics)]
+        parts += [_row_counts(metrics), _noise_ratios(metrics)]
+        parts += [*_calibration(metrics), *_filter_quality(metrics)]
         parts += _score_table("retrieval (R@k, %)", metrics.retrieval, RETRIEVAL_COLUMNS)
         parts += _score_table("captions (%)", metrics.caption, CAPTION_COLUMNS)
         for source, retrieval in sorted(metrics.retrieval_by_source.items()):
@@ -133,6 +134,21 @@ def _noise_ratios(metrics: RoundMetrics) -> Text:
     if not ratios:
         text.append("nothing was judged")
     return text
+
+
+def _calibration(metrics: RoundMetrics) -> list[Text]:
+    found = metrics.calibration
+    if found is None:
+        return []
+    noise = found.all
+    estimate = Text.assemble(_label("calibrated"), "web ", (_fraction(noise.noise), "bold"))
+    estimate.append(f" noise, {_fraction(noise.low)} to {_fraction(noise.high)}, from {noise.pairs:,} texts")
+    suggestion = Text.assemble(_label("threshold"), "suggested ", (f"{found.threshold:g}", "bold"))
+    suggestion.append(
+        f": would keep about {found.keeps_matching:.0%} of the matching web texts and "
+        f"{found.keeps_noise:.0%} of the noise"
+    )
+    return [estimate, suggestion]
 
 
 def _filter_quality(metrics: RoundMetrics) -> list[Text]:

@@ -12,12 +12,10 @@ from capfilt.pipeline.errors import NodeFailed
 from capfilt.pipeline.node import Node, NodeKind, NodeResult
 from capfilt.stages.bootstrap.model_source import ModelSource, Role
 from capfilt.stages.shards.commit import read_commit
-from capfilt.stages.storage.artifacts import absolute_address
 from capfilt.stages.storage.layout import (
     candidates_folder,
     corpus_folder,
     corpus_shard,
-    model_folder,
     shard_folders,
 )
 from capfilt.stages.storage.store import Store
@@ -63,12 +61,13 @@ def run_bootstrap(context: RunContext, node: Node) -> NodeResult:
     """Caption every image of the node's sources and judge the candidates. Images that no fetch node has
     downloaded are downloaded in the same pass."""
     from capfilt.pipeline.nodes.chain import bootstrap_steps, fetch_configs
+    from capfilt.pipeline.nodes.context import model_of
     from capfilt.pipeline.nodes.duplicates import mark_round
     from capfilt.pipeline.nodes.failures import check_failed_fraction
     from capfilt.pipeline.nodes.shards import count_records, run_shards
 
     downloaded_here = tuple(source for source in node.sources if not _has_fetch_node(context, source))
-    models: dict[str, ModelSource] = {role: _model_of(context, node, role) for role in ROLES}
+    models: dict[str, ModelSource] = {role: model_of(context, node, role) for role in ROLES}
     for source in downloaded_here:
         _check_corpus(context, source)
     folders = {source: candidates_folder(node.round, source) for source in node.sources}
@@ -108,23 +107,6 @@ def _check_corpus(context: RunContext, source: str) -> None:
             f"{corpus_folder(source)} was fetched with other settings than the config has now; "
             "fetch it again with --fresh fetch, or use another run directory"
         )
-
-
-def _model_of(context: RunContext, node: Node, role: Role) -> ModelSource:
-    """The captioner or the filter: the one that this round has trained, else the given one."""
-    trained = f"{role}.{node.round}"
-    if trained in node.needs:
-        address = context.store.address(model_folder(trained))
-        digest = context.fingerprints.of(trained)
-        return ModelSource(checkpoint=address, digest=digest, run_dir=context.store)
-    section = getattr(context.config, role)
-    tokenizer = absolute_address(section.tokenizer) if section.tokenizer is not None else None
-    return ModelSource(
-        checkpoint=absolute_address(section.checkpoint),
-        tokenizer=tokenizer,
-        digest=context.fingerprints.checkpoint(role)[:16],
-        run_dir=context.store,
-    )
 
 
 def candidate_summary(candidates: dict[str, dict[str, int]]) -> str:

@@ -14,6 +14,7 @@ from capfilt.cluster.chain.stage import Stage
 from capfilt.cluster.sizing import ActorPool, Sizing
 from capfilt.models.out_of_memory import OutOfMemory
 from capfilt.pipeline.config.schema import Config
+from capfilt.pipeline.console.logs import shard_log_context, with_worker_logging
 from capfilt.pipeline.corpora.serve import serve_folder
 from capfilt.pipeline.node import Node
 from capfilt.pipeline.nodes.context import RunContext
@@ -29,6 +30,14 @@ from capfilt.stages.shards.retry import ReadFailed, RetryConfig, StageRetried
 from capfilt.stages.shards.write import Provenance, Write, WriteConfig
 from capfilt.stages.storage.artifacts import absolute_address
 from capfilt.stages.storage.store import StoreError
+
+
+def with_step_logging(step: Step, node: str) -> Step:
+    """The step with logging configured in its workers; records name the run, the node and the shard."""
+    rowwise = None if step.rowwise is None else with_worker_logging(step.rowwise, node=node)
+    make = with_worker_logging(step.make, node=node)
+    return replace(step, make=make, rowwise=rowwise, log_context=shard_log_context)
+
 
 ISOLATION = Isolation(
     mark_failed=mark_failed,
@@ -100,7 +109,7 @@ def bootstrap_steps(
     if configs:
         steps.append(_fetch_step(configs, sizing))
     caption = _caption_stage(context, node, models["captioner"])
-    judge = _filter_stage(context, models["filter"], keep_images=bool(configs))
+    judge = _filter_stage(context, node, models["filter"], keep_images=bool(configs))
     steps.append(_model_step("caption", caption, sizing.caption))
     steps.append(_model_step("filter", judge, sizing.filter))
     return [*steps, _write_step(_write_config(context, node, models, configs))]
@@ -111,8 +120,10 @@ def _caption_stage(context: RunContext, node: Node, model: ModelSource) -> Calla
     return partial(Caption, config.captioner.generate, model, seed=config.run.seed, round=node.round)
 
 
-def _filter_stage(context: RunContext, model: ModelSource, *, keep_images: bool) -> Callable[[], Stage]:
-    return partial(Filter, context.config.filter.judge, model, keep_images=keep_images)
+def _filter_stage(
+    context: RunContext, node: Node, model: ModelSource, *, keep_images: bool
+) -> Callable[[], Stage]:
+    return partial(Filter, context.run_dir.judge_settings(node.round), model, keep_images=keep_images)
 
 
 def _write_config(
@@ -125,7 +136,7 @@ def _write_config(
         top_p=sampling.top_p,
         top_k=sampling.top_k,
         repetition_penalty=sampling.repetition_penalty,
-        threshold=context.config.filter.judge.threshold,
+        thresholds=context.run_dir.judge_settings(node.round).numbers,
     )
     return WriteConfig(
         run_dir=context.store,

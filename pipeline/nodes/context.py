@@ -10,9 +10,13 @@ from capfilt.cluster.sizing import Sizing, divide_cluster
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.console.progress import Progress
 from capfilt.pipeline.console.signals import StopSignal
+from capfilt.pipeline.node import Node
 from capfilt.pipeline.rundir.fingerprints import Fingerprints
 from capfilt.pipeline.rundir.ledger import Ledger
 from capfilt.pipeline.rundir.run_dir import RunDir
+from capfilt.stages.bootstrap.model_source import ModelSource, Role
+from capfilt.stages.storage.artifacts import absolute_address
+from capfilt.stages.storage.layout import model_folder
 from capfilt.stages.storage.store import Store
 
 
@@ -46,3 +50,20 @@ class RunContext:
     def sizing(self) -> Sizing:
         """How the machines that the cluster has now are divided among the stages."""
         return divide_cluster(self.config.cluster)
+
+
+def model_of(context: RunContext, node: Node, role: Role) -> ModelSource:
+    """The captioner or the filter: the one that this round has trained, else the given one."""
+    trained = f"{role}.{node.round}"
+    if trained in node.needs:
+        address = context.store.address(model_folder(trained))
+        digest = context.fingerprints.of(trained)
+        return ModelSource(checkpoint=address, digest=digest, run_dir=context.store)
+    section = getattr(context.config, role)
+    tokenizer = absolute_address(section.tokenizer) if section.tokenizer is not None else None
+    return ModelSource(
+        checkpoint=absolute_address(section.checkpoint),
+        tokenizer=tokenizer,
+        digest=context.fingerprints.checkpoint(role)[:16],
+        run_dir=context.store,
+    )

@@ -187,7 +187,7 @@ def mark_shard(run_dir: RunDir, record: CandidatesRecord, copies: SurplusCopies)
         before,
         copies,
         drop=config.duplicates.policy == "drop",
-        threshold=config.filter.judge.threshold,
+        thresholds=run_dir.judge_settings(record.round).numbers,
     )
     if after.equals(before):
         return False

@@ -15,6 +15,7 @@ from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.console.commands import duckdb_command, noise_ratio_query, resume_command
 from capfilt.pipeline.node import Node, NodeKind, NodeResult
 from capfilt.pipeline.rundir.run_dir import RunDir
+from capfilt.stages.bootstrap.filter import FilterConfig
 from capfilt.stages.rows import shard_of_key
 from capfilt.stages.shards.tars import read_tar_images
 from capfilt.stages.storage.filesystems import filesystem_options
@@ -81,6 +82,7 @@ def write_report(run_dir: RunDir, round_: int) -> RoundMetrics:
             retrieval_by_source=scores_by_source(scores, "retrieval"),
             caption_by_source=scores_by_source(scores, "caption"),
             seconds=_seconds(run_dir, round_),
+            calibration=run_dir.calibration(round_),
             config=summarize_config(config, store, round_),
             web_sources=config.of_kind("web"),
             stages=sum_stage_times(_records(run_dir, round_)),
@@ -153,11 +155,18 @@ def summarize_config(config: Config, store: Store, round_: int) -> dict[str, str
     return {
         "captioner": (config.captioner.checkpoint if is_first else None) or f"captioner.{round_}",
         "filter": (config.filter.checkpoint if is_first else None) or f"filter.{round_}",
-        "threshold": f"{config.filter.judge.threshold:g}",
+        "threshold": _describe_thresholds(config.filter.judge),
         "decoding": f"nucleus, {nucleus}" if sampling.strategy == "nucleus" else sampling.strategy,
         "captions per image": str(config.captioner.generate.captions_per_image),
         "seed": str(config.run.seed),
     }
+
+
+def _describe_thresholds(judge: FilterConfig) -> str:
+    values = {origin: at if isinstance(at, str) else f"{at:g}" for origin, at in judge.by_origin.items()}
+    if len(set(values.values())) == 1:
+        return values["web"]
+    return ", ".join(f"{origin} {value}" for origin, value in values.items())
 
 
 def _parquet_files(run_dir: RunDir, folders: list[str]) -> list[str]:

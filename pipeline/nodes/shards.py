@@ -17,9 +17,9 @@ from capfilt.pipeline.console.signals import NodeStopped
 from capfilt.pipeline.console.throughput import FinishedShard, StageProcesses, Throughput
 from capfilt.pipeline.errors import NodeFailed, root_cause
 from capfilt.pipeline.node import Node
+from capfilt.pipeline.nodes.chain import with_step_logging
 from capfilt.pipeline.nodes.context import RunContext
 from capfilt.pipeline.nodes.failures import check_failed_fraction, failure_causes
-from capfilt.pipeline.nodes.worker_logs import with_step_logging
 from capfilt.pipeline.rundir.cutting import cut_manifest
 from capfilt.stages.manifest.columns import is_no_column
 from capfilt.stages.manifest.index import Index, texts_notice

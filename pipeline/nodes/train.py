@@ -39,7 +39,7 @@ class TrainingShards:
 
     refs: list[ShardRef]
     pairs: int
-    """Pairs in all shards, by the commit records."""
+    """Pairs in all shards, by the commit records. Held-out images count by their share."""
     pairs_per_epoch: float
     """Pairs of an average epoch: of a source that trains in n parts, an epoch reads one n-th."""
     digest: str
@@ -137,6 +137,7 @@ def _learner_spec(
         round=_round_of_candidates(node),
         verdicts=VERDICTS.get(node.kind.name, "kept"),
         without_surplus=_skips_surplus(context, node),
+        hold_out=_hold_out(context, node),
         seed=config.run.seed * 1000 + node.round,
         total_steps=steps,
         steps_per_epoch=per_epoch,
@@ -187,6 +188,7 @@ def training_shards(context: RunContext, node: Node) -> TrainingShards:
 
     refs: list[ShardRef] = []
     pairs, pairs_per_epoch, digest = 0, 0.0, hashlib.sha256()
+    hold_out = _hold_out(context, node)
     surplus = surplus_texts(context.store) if _skips_surplus(context, node) else {}
     for source in sources_of(context.config, node):
         section = context.config.sources[source]
@@ -198,7 +200,8 @@ def training_shards(context: RunContext, node: Node) -> TrainingShards:
             count = _pairs_in(record, node) - surplus.get((source, record.shard), 0)
             if count:
                 found.append(ShardRef(source, record.shard, section.kind))  # type: ignore[arg-type]
-                pairs += count
+                # The records count the texts of held-out images, too.
+                pairs += round(count * (1 - hold_out)) if section.kind == "web" else count
                 hashes = [file.sha256 for file in record.files]
                 digest.update(encode_json([source, record.shard, count, hashes]))
         refs += assign_parts(found, section.parts)
@@ -238,6 +241,12 @@ def _skips_surplus(context: RunContext, node: Node) -> bool:
     reads_web = set(sources_of(config, node)) & set(config.of_kind("web"))
     unfiltered = node.kind is PRETRAIN and node.round == 0 and bool(reads_web)
     return unfiltered and config.duplicates.policy == "drop"
+
+
+def _hold_out(context: RunContext, node: Node) -> float:
+    """The share of the web images that a training leaves out."""
+    pretrain = context.config.pretrain
+    return pretrain.hold_out if pretrain is not None and node.kind.trains == "pretrain" else 0.0
 
 
 def _relative_address(store: Store, address: str | None) -> str | None:

@@ -100,6 +100,7 @@ def _compute_metrics(inputs: ReportInputs, tables: RoundTables) -> RoundMetrics:
         noise_ratio_by_source=noise_ratio_by_source(tables.noise_rows()),
         planted_noise=next((row["planted"] for row in origins if row["origin"] == "web"), None),
         filter=tables.filter_quality(),
+        calibration=inputs.calibration,
         retrieval=inputs.retrieval,
         caption=inputs.caption,
         retrieval_by_source=dict(inputs.retrieval_by_source),

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from capfilt.pipeline.evaluation.calibration import Calibration
 from capfilt.pipeline.report.metrics_file import (
     MetricsError,
     RoundMetrics,
@@ -85,6 +86,8 @@ class ReportInputs:
     """Images in each group of examples."""
     web_sources: Sequence[str] = ()
     """Sources whose rows count in the funnel."""
+    calibration: Calibration | None = None
+    """What the calibration of the round's filter has found."""
     stages: Sequence[StageTime] = ()
     """Time of each stage."""
     origin: Mapping[str, str] = field(default_factory=dict)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from capfilt.pipeline.evaluation.calibration import Calibration
 from capfilt.pipeline.evaluation.filter_quality import FilterQuality
 from capfilt.stages.errors import UserError
 from capfilt.stages.storage.layout import metrics_file
@@ -81,6 +82,8 @@ class RoundMetrics(BaseModel):
     web texts. None without known truth."""
     filter: FilterQuality | None = None
     """How well the filter found the planted noise; None without known truth."""
+    calibration: Calibration | None = None
+    """Estimate of the noise, and suggested threshold; None without a calibration."""
     retrieval: Scores = {}
     caption: Scores = {}
     retrieval_by_source: dict[str, Scores] = {}

@@ -104,7 +104,9 @@ class Fingerprints:
 
     def training(self, section: TrainSection) -> dict[str, Any]:
         """The settings of a training that determine the trained model."""
-        return {k: v for k, v in to_json_data(section).items() if k not in TRAINING_SPEED_FIELDS}
+        settings = {k: v for k, v in to_json_data(section).items() if k not in TRAINING_SPEED_FIELDS}
+        # Left out where nothing is held out, as in runs of versions that could not.
+        return {k: v for k, v in settings.items() if k != "hold_out" or v}
 
     def _block_lists(self, addresses: tuple[str, ...]) -> str | None:
         """Digest of the contents of block lists, whatever their names are; None for no list."""

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from capfilt.pipeline.evaluation.calibration import Calibration
 from capfilt.pipeline.node import NodeResult
 from capfilt.pipeline.rundir.changes import Given, describe_change
 from capfilt.stages.errors import UserError
@@ -80,6 +81,8 @@ class NodeRecord(StartRecord, kw_only=True, frozen=True):
     """Of a bootstrap: digests of the captioner and the filter."""
     results: dict[str, ModelResults] | UnsetType = UNSET
     """Of an evaluation, by model."""
+    calibration: Calibration | UnsetType = UNSET
+    """Of a calibration that had enough pairs."""
     version: Annotated[int, Meta(ge=1)] = RECORD_VERSION
 
 
@@ -129,12 +132,16 @@ class Ledger:
             self.store.put_json(LAYOUT_RECORD, {"version": LAYOUT_VERSION})
         self.store.put(CONFIG, config_yaml.encode())
 
-    def state(self, node: str, inputs: Mapping[str, Any], given: Given | None = None) -> State:
+    def state(
+        self, node: str, inputs: Mapping[str, Any], given: Given | None = None, *, is_summary: bool = False
+    ) -> State:
         """Whether a node is done, half done or new.
 
         Args:
             inputs: everything that determines its output, as the config has it now.
             given: the checkpoints that the config gives.
+            is_summary: the node only describes what earlier nodes have made. With other inputs it is new,
+                because making it again loses nothing.
 
         Raises:
             LedgerError: the node was done or begun with other inputs.
@@ -146,6 +153,8 @@ class Ledger:
         if record is None:
             return "new"
         if record.fingerprint != fingerprint(inputs):
+            if is_summary:
+                return "new"
             now = json.loads(encode_json(inputs))
             change = describe_change(record.inputs, now, record.given or {}, given or {})
             raise LedgerError(
@@ -178,6 +187,7 @@ class Ledger:
             counts=result.counts or {},
             models=UNSET if result.models is None else result.models,
             results=UNSET if result.results is None else result.results,
+            calibration=UNSET if result.calibration is None else result.calibration,
         )
         self._put(node_record(node), record)
         self.store.remove_file(start_record(node))

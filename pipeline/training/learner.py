@@ -192,6 +192,7 @@ class PairLearner:
             round=spec.round,
             verdicts=spec.verdicts,
             without_surplus=spec.without_surplus,
+            hold_out=spec.hold_out,
         )
         step = Step(name="pairs", make=partial(ReadPairs, pairs), kind="read", cpus=0.0)
         stream = PairStream(

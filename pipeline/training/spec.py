@@ -32,6 +32,8 @@ class LearnerSpec:
     """Which candidates of the round."""
     without_surplus: bool = False
     """Leave surplus copies of duplicate images out; see `stages.pairs.read.PairsConfig`."""
+    hold_out: float = 0.0
+    """Share of the web images that is left out; see `stages.pairs.hold_out`."""
     seed: int
     total_steps: int
     steps_per_epoch: int

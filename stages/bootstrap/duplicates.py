@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -101,18 +101,22 @@ class SurplusCopies:
         return any(last is not None and place > last for last in lasts)
 
 
-def mark_candidates(table: pa.Table, surplus: SurplusCopies, *, drop: bool, threshold: float) -> pa.Table:
+def mark_candidates(
+    table: pa.Table, surplus: SurplusCopies, *, drop: bool, thresholds: Mapping[str, float]
+) -> pa.Table:
     """Candidates (`CANDIDATE_SCHEMA`) with the flag `duplicate_image` on exactly the surplus copies.
 
     Args:
         table: the candidates, which may have flags from an earlier count.
         surplus: the surplus copies.
         drop: remove the verdicts of surplus copies. Candidates that are no longer surplus get theirs back.
-        threshold: the filter's threshold, for these verdicts.
+        thresholds: the filter's threshold of each origin, for these verdicts.
     """
     flags: list[list[str]] = []
     kept: list[bool | None] = []
-    rows = table.select(["source", "key", "url", "sha256", "phash", "flags", "kept", "itm_prob"]).to_pylist()
+    rows = table.select(
+        ["origin", "source", "key", "url", "sha256", "phash", "flags", "kept", "itm_prob"]
+    ).to_pylist()
     for row in rows:
         was_surplus, is_surplus = DUPLICATE_IMAGE in row["flags"], surplus.contains(row)
         other_flags = [flag for flag in row["flags"] if flag != DUPLICATE_IMAGE]
@@ -120,7 +124,7 @@ def mark_candidates(table: pa.Table, surplus: SurplusCopies, *, drop: bool, thre
         if is_surplus and drop:
             kept.append(None)
         elif was_surplus and row["itm_prob"] is not None:
-            kept.append(row["itm_prob"] >= threshold)
+            kept.append(row["itm_prob"] >= thresholds[row["origin"]])
         else:
             kept.append(row["kept"])
     table = with_column(table, "flags", flags, CANDIDATE_SCHEMA.field("flags").type)

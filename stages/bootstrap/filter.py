@@ -6,9 +6,9 @@ without a GPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, get_args
 
 import pyarrow as pa
 from annotated_types import Ge, Le
@@ -19,18 +19,57 @@ from capfilt.stages.bootstrap.candidates import EMPTY, gather_candidates
 from capfilt.stages.bootstrap.model_source import ModelSource
 from capfilt.stages.rows import CANDIDATE_TYPE, with_column, without_images
 
+Threshold = Annotated[float, Ge(0), Le(1)] | Literal["auto"]
+"""A probability, or the one that the calibration of the filter suggests."""
+
+
+Origin = Literal["web", "synthetic"]
+"""Where a candidate comes from."""
+ORIGINS: tuple[Origin, ...] = get_args(Origin)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FilterConfig(MatcherOptions):
     """How candidates are judged."""
 
-    threshold: Annotated[float, Ge(0), Le(1)] = 0.5
+    threshold: Threshold | Mapping[Origin, Threshold] = 0.5
     """A candidate is kept if its ITM probability is at least this; with 0.5, if the ITM head predicts a
-    match, as in the paper."""
+    match, as in the paper. `{web: 0.1, synthetic: 0.5}` sets one for each origin. `auto`: the threshold that
+    the calibration suggests for the web texts (`filter.calibrate`); it needs images that are downloaded
+    before they are judged."""
     image_size: Annotated[int, Ge(8)] | None = None
     """Side of the square input in pixels; the checkpoint's own if not given."""
     max_words: Annotated[int, Ge(1)] = MAX_WORDS
     """Words of a text that are read, as in pre_caption of salesforce/BLIP data/utils.py."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.threshold, Mapping) and set(self.threshold) != set(ORIGINS):
+            raise ValueError(f"threshold: give one for each of {' and '.join(ORIGINS)}")
+
+    @property
+    def by_origin(self) -> dict[Origin, Threshold]:
+        """The threshold of each origin."""
+        if isinstance(self.threshold, Mapping):
+            return {origin: self.threshold[origin] for origin in ORIGINS}
+        return dict.fromkeys(ORIGINS, self.threshold)
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The threshold of each origin, of settings without an automatic one."""
+        return {origin: float(threshold) for origin, threshold in self.by_origin.items()}
+
+    @property
+    def is_automatic(self) -> bool:
+        """Whether a threshold comes from the calibration."""
+        return "auto" in self.by_origin.values()
+
+    def resolve(self, suggested: float | None) -> FilterConfig:
+        """These settings with `suggested` in place of `auto`."""
+        if not self.is_automatic:
+            return self
+        assert suggested is not None, "automatic thresholds need a calibration"
+        found = {origin: suggested if at == "auto" else at for origin, at in self.by_origin.items()}
+        return replace(self, threshold=found)
 
 
 class Filter:
@@ -40,7 +79,7 @@ class Filter:
     The candidates of an image are its web texts, then its synthetic texts (column `captions`).
 
     Args:
-        config: settings of scoring, and the threshold.
+        config: settings of scoring, and the thresholds, none of them automatic.
         model: the filter.
         keep_images: keep the images, for a writer that writes the corpus in the same pass.
     """
@@ -83,9 +122,9 @@ class Filter:
     def _judge(self, images: Sequence[bytes], candidates: Sequence[list[dict[str, Any]]]) -> None:
         """Set scores and verdicts of the candidates of each image; those without words stay unjudged."""
         judged = [[c for c in of_image if EMPTY not in c["flags"]] for of_image in candidates]
-        max_words = self.config.max_words
+        max_words, thresholds = self.config.max_words, self.config.numbers
         texts = [[normalize_caption(c["text"], max_words) for c in of_image] for of_image in judged]
         for of_image, scores in zip(judged, self.matcher.match(images, texts), strict=True):
             for candidate, score in zip(of_image, scores, strict=True):
                 candidate["itm_prob"], candidate["itc_sim"] = score.itm_prob, score.itc_sim
-                candidate["kept"] = score.itm_prob >= self.config.threshold
+                candidate["kept"] = score.itm_prob >= thresholds[candidate["origin"]]

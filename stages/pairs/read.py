@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from capfilt.stages.bootstrap.duplicates import SurplusCopies
+from capfilt.stages.pairs.hold_out import is_held_out
 from capfilt.stages.pairs.parts import ShardRef
 from capfilt.stages.shards.read import read_corpus_shard
 from capfilt.stages.status import SUCCESS
@@ -51,6 +52,8 @@ class PairsConfig:
     without_surplus: bool = False
     """Leave out web images that are surplus copies (`stages.bootstrap.duplicates`). For rounds after 0 their
     verdicts do that."""
+    hold_out: float = 0.0
+    """Leave out this share of the web images (`stages.pairs.hold_out`)."""
 
 
 class ReadPairs:
@@ -67,11 +70,13 @@ class ReadPairs:
         rows = read_corpus_shard(self.config.run_dir, corpus_shard(ref.source, ref.shard))
         kept = self._read_candidates(ref) if ref.kind == "web" and self.config.round > 0 else None
         surplus = self._surplus_copies if ref.kind == "web" and self.config.without_surplus else None
+        hold_out = self.config.hold_out if ref.kind == "web" else 0.0
         pairs = []
         for row in rows.select(PAIR_COLUMNS).to_pylist():
             texts = row["texts"] if kept is None else kept.get(row["key"], [])
             texts = [text for text in texts or [] if text.strip()]
             is_used = row["status"] == SUCCESS and not (surplus is not None and surplus.contains(row))
+            is_used = is_used and not is_held_out(row["source"], row["key"], hold_out)
             if texts and is_used:
                 identity = row["sha256"] or f"{row['source']}/{row['key']}"
                 image = {name: row[name] for name in ("key", "source", "image")}

@@ -7,7 +7,7 @@ it exists, the shard is never changed, not even by a late attempt (`stages.shard
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,7 +48,8 @@ class Provenance:
     top_p: float
     top_k: int
     repetition_penalty: float
-    threshold: float
+    thresholds: Mapping[str, float]
+    """The filter's threshold of each origin."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +136,6 @@ class Write:
         assert provenance is not None, "candidates are written with their provenance"
         common = {
             "round": self.config.round,
-            "threshold": provenance.threshold,
             "filter": provenance.filter,
             "version": SCHEMA_VERSION,
         }
@@ -152,7 +152,8 @@ class Write:
             image = {name: row[name] for name in IMAGE_COLUMNS}
             for candidate in row["candidates"]:
                 is_synthetic = candidate["origin"] == "synthetic"
-                rows.append(image | candidate | common | (synthetic if is_synthetic else {}))
+                judged = {"threshold": provenance.thresholds[candidate["origin"]]}
+                rows.append(image | candidate | common | judged | (synthetic if is_synthetic else {}))
         return rows
 
 

@@ -54,6 +54,7 @@ def chain_data(folder: Path, models: Path, s3: S3 | None = None) -> dict[str, An
     for role in ("captioner", "filter"):
         del data[role]["finetune"]
         data[role]["checkpoint"] = str(models / f"{role}.1")
+    data["filter"]["calibrate"] = {"pairs": 0}
     return data
 
 

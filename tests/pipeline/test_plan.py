@@ -119,13 +119,68 @@ def test_without_test_sources_nothing_is_evaluated(tmp_path):
     assert "evaluate.1" not in found and found["report.1"] == {"bootstrap.1"}
 
 
-def test_with_both_checkpoints_and_no_pretraining_two_nodes_remain(tmp_path):
+def test_with_both_checkpoints_and_no_pretraining_only_the_candidates_are_made(tmp_path):
     def change(data):
         give_both_checkpoints(data)
         del data["pretrain"]
 
     config = config_of(tmp_path, change)
-    assert needs(config) == {"bootstrap.1": set(), "report.1": {"bootstrap.1"}}
+    assert needs(config) == {
+        "bootstrap.1": set(),
+        "calibrate.1": {"bootstrap.1"},
+        "report.1": {"bootstrap.1", "calibrate.1"},
+    }
+
+
+def test_automatic_threshold_is_found_between_download_and_judging(tmp_path):
+    def change(data):
+        give_both_checkpoints(data)
+        data["filter"]["judge"] = {"threshold": {"web": "auto", "synthetic": 0.5}}
+        del data["pretrain"]
+
+    nodes = plan(config_of(tmp_path, change))
+    assert {name: set(node.needs) for name, node in nodes.items()} == {
+        "fetch": set(),
+        "calibrate.1": {"fetch"},
+        "bootstrap.1": {"calibrate.1"},
+        "report.1": {"bootstrap.1", "calibrate.1"},
+    }
+    assert nodes["fetch"].sources == ("web",)
+
+
+@pytest.mark.parametrize(("hold_out", "pairs", "planned"), [(0.0, 9, False), (0.1, 9, True), (0.1, 0, False)])
+def test_trained_filter_is_calibrated_if_images_are_held_out(tmp_path, hold_out, pairs, planned):
+    def change(data):
+        data["pretrain"]["hold_out"] = hold_out
+        data["filter"]["calibrate"] = {"pairs": pairs}
+
+    nodes = plan(config_of(tmp_path, change, rounds=2))
+    assert {"calibrate.1", "calibrate.2"} & set(nodes) == (
+        {"calibrate.1", "calibrate.2"} if planned else set()
+    )
+    if planned:
+        assert set(nodes["calibrate.2"].needs) == {"filter.2", "fetch"}
+
+
+def test_filter_whose_ancestors_read_no_web_images_is_calibrated_on_all(tmp_path):
+    config = config_of(tmp_path, lambda data: data["pretrain"].update(sources=["human"]))
+    assert "calibrate.1" in plan(config) and config.held_out_for(1) == 0
+
+
+@pytest.mark.parametrize(
+    ("hold_out", "pairs", "message"),
+    [
+        (0.0, 9, r"auto needs web images .* before filter\.1 .* pretrain\.hold_out"),
+        (0.1, 0, r"calibrate\.pairs is 0"),
+    ],
+)
+def test_automatic_threshold_needs_a_calibration(tmp_path, hold_out, pairs, message):
+    def change(data):
+        data["pretrain"]["hold_out"] = hold_out
+        data["filter"] |= {"calibrate": {"pairs": pairs}, "judge": {"threshold": "auto"}}
+
+    with pytest.raises(ConfigError, match=message):
+        config_of(tmp_path, change)
 
 
 def test_with_both_checkpoints_the_bootstrap_downloads_the_web_images(tmp_path):
@@ -188,7 +243,7 @@ class TestDownloadOnly:
         configs = [config_of(tmp_path, change) for change in (self.without_models, add_checkpoints)]
         first, second = (Fingerprints(config, plan(config)).corpus("web") for config in configs)
         assert first == second
-        assert list(plan(configs[1])) == ["bootstrap.1", "report.1"]
+        assert list(plan(configs[1])) == ["bootstrap.1", "calibrate.1", "report.1"]
 
     def test_resolved_config_says_the_same(self, tmp_path):
         config = config_of(tmp_path, self.without_models)

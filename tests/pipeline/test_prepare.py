@@ -44,6 +44,7 @@ def data(tmp_path):
         (tmp_path / role).mkdir()
         (tmp_path / role / "config.json").write_text(json.dumps({"role": role}))
         data[role] = {"checkpoint": str(tmp_path / role)}
+    data["filter"]["calibrate"] = {"pairs": 0}
     return data
 
 
@@ -230,6 +231,7 @@ class TestDiscard:
         data = tiny_data(tmp_path)
         for role in ("captioner", "filter"):
             data[role] = {"checkpoint": str(tmp_path / role)}
+        data["filter"]["calibrate"] = {"pairs": 0}
         return self.finished(parse_config(data, "c.yaml"))
 
     def finished(self, config):

@@ -6,7 +6,7 @@ import pytest
 from annotated_types import Ge
 
 from capfilt.pipeline.config.schema import Config
-from capfilt.pipeline.config.sections import SourceSection, TrainSection
+from capfilt.pipeline.config.sections import PretrainSection, SourceSection, TrainSection
 from capfilt.pipeline.config.tree import (
     accepts_list,
     accepts_null,
@@ -27,7 +27,7 @@ from tests.config_keys import leaf_paths
         ("", Config),
         ("sources.any", SourceSection),
         ("sources.any.fetch", FetchConfig),
-        ("pretrain", TrainSection),
+        ("pretrain", PretrainSection),
         ("captioner.finetune", TrainSection),
         ("run.dir", None),
         ("run.storage_options", None),

@@ -27,8 +27,7 @@ from capfilt.pipeline.console.logs import (
     shard_log_context,
     with_worker_logging,
 )
-from capfilt.pipeline.nodes.chain import ISOLATION
-from capfilt.pipeline.nodes.worker_logs import with_step_logging
+from capfilt.pipeline.nodes.chain import ISOLATION, with_step_logging
 from tests.local_chain import run_local
 
 LOGGER = logging.getLogger("capfilt.stages.x")

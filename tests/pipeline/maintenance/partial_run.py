@@ -47,7 +47,7 @@ class PartialRun:
                 },
                 "fetch": {"image": {"min_side": 4}},
                 "captioner": {"checkpoint": "c"},
-                "filter": {"checkpoint": "f"},
+                "filter": {"checkpoint": "f", "calibrate": {"pairs": 0}},
             },
             "test",
         )

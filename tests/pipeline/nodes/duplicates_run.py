@@ -51,7 +51,7 @@ def config_of(folder, **duplicates):
             "run": {"dir": str(folder)},
             "sources": {"web": source, "web2": source, "clean": {**source, "kind": "human"}},
             "captioner": {"checkpoint": "c"},
-            "filter": {"checkpoint": "f"},
+            "filter": {"checkpoint": "f", "calibrate": {"pairs": 0}},
             "duplicates": {"max_copies": 2, **duplicates},
         },
         "test",

@@ -44,7 +44,7 @@ def run_dir(tmp_path: Path) -> RunDir:
     sources = {
         name: {"kind": kind, "rows": {"manifest": "m.csv"}} for name, kind in (("a", "web"), ("b", "human"))
     }
-    checkpoints = {"captioner": {"checkpoint": "c"}, "filter": {"checkpoint": "f"}}
+    checkpoints = {"captioner": {"checkpoint": "c"}, "filter": {"checkpoint": "f", "calibrate": {"pairs": 0}}}
     config = parse_config({"run": {"dir": str(folder)}, "sources": sources, **checkpoints}, "test")
     return open_run(config)
 

@@ -45,7 +45,7 @@ def progress_of(*files, rows, shards, committed=(0,), other_rows=0, **run):
         "run": {"dir": "r", **run},
         "sources": sources,
         "captioner": {"checkpoint": "c"},
-        "filter": {"checkpoint": "f"},
+        "filter": {"checkpoint": "f", "calibrate": {"pairs": 0}},
     }
     ledger = SimpleNamespace(committed_shards=lambda folder: list(committed))
     context = SimpleNamespace(config=parse_config(data, "test"), ledger=ledger, progress=Display())

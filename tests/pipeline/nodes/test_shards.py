@@ -29,7 +29,7 @@ CONFIG = {
     "run": {"dir": "r"},
     "sources": {"web": {"kind": "web", "rows": {"manifest": "m.csv"}}},
     "captioner": {"checkpoint": "c"},
-    "filter": {"checkpoint": "f"},
+    "filter": {"checkpoint": "f", "calibrate": {"pairs": 0}},
 }
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from capfilt.pipeline.evaluation.calibration import Calibration, NoiseEstimate
 from capfilt.pipeline.evaluation.filter_quality import FilterQuality
 from capfilt.pipeline.report.metrics_file import (
     Funnel,
@@ -16,6 +17,7 @@ from capfilt.pipeline.report.metrics_file import (
 )
 from capfilt.stages.storage.store import Store
 
+ESTIMATE = NoiseEstimate(pairs=100, noise=0.5, low=0.4, high=0.6)
 METRICS = RoundMetrics(
     round=2,
     counts={"success": 7, "http_404": 2},
@@ -23,6 +25,7 @@ METRICS = RoundMetrics(
     noise_ratio_by_source={"a": {"web": 0.5, "synthetic": None}},
     planted_noise=0.25,
     filter=FilterQuality(auc=0.75, precision=None, recall=0.5),
+    calibration=Calibration(ESTIMATE, 0.12, keeps_matching=0.9, keeps_noise=0.1, by_source={"a": ESTIMATE}),
     retrieval={"pretrain.0": {"tr@1": 12.5}},
     caption={"pretrain.0": {"cider": 31.0}},
     retrieval_by_source={"rare": {"pretrain.0": {"tr@1": 2.5}}},
@@ -45,6 +48,13 @@ def test_metrics_are_read_as_they_were_written(tmp_path: Path) -> None:
         "noise_ratio_by_source": {"a": {"web": 0.5, "synthetic": None}},
         "planted_noise": 0.25,
         "filter": {"auc": 0.75, "precision": None, "recall": 0.5},
+        "calibration": {
+            "all": {"pairs": 100, "noise": 0.5, "low": 0.4, "high": 0.6},
+            "threshold": 0.12,
+            "keeps_matching": 0.9,
+            "keeps_noise": 0.1,
+            "by_source": {"a": {"pairs": 100, "noise": 0.5, "low": 0.4, "high": 0.6}},
+        },
         "retrieval": {"pretrain.0": {"tr@1": 12.5}},
         "caption": {"pretrain.0": {"cider": 31.0}},
         "retrieval_by_source": {"rare": {"pretrain.0": {"tr@1": 2.5}}},

@@ -6,8 +6,8 @@
 CONTROLS = "human_only filter_only captioner_only"
 PRETRAININGS = f"pretrain.0 {CONTROLS} pretrain.1"
 NODES = (
-    "fetch pretrain.0 human_only captioner.1 filter.1 bootstrap.1 pretrain.1 filter_only captioner_only "
-    "evaluate.1 report.1"
+    "fetch pretrain.0 human_only captioner.1 filter.1 bootstrap.1 calibrate.1 pretrain.1 "
+    "filter_only captioner_only evaluate.1 report.1"
 )
 """Nodes of the base config, in order."""
 
@@ -114,7 +114,7 @@ TABLE = [
         },
     ),
     (
-        {"duplicates": "pretrain.0 bootstrap.1"},
+        {"duplicates": "pretrain.0 bootstrap.1 calibrate.1"},
         {"policy": "flag", "max_copies": 3, "perceptual": True},
     ),
     (
@@ -208,7 +208,7 @@ TABLE = [
     ),
     ({"": "pretrain.1"}, {"continue_training": True}),
     (
-        {"captioner": "bootstrap.1", "filter": "bootstrap.1"},
+        {"captioner": "bootstrap.1", "filter": "bootstrap.1 calibrate.1"},
         {"checkpoint": "{dir}/second.pth", "tokenizer": "{dir}/tokenizer"},
     ),
     (
@@ -230,15 +230,17 @@ TABLE = [
         {"captions_per_image": 2, "prompt": "a photo of ", "image_size": 64, "precision": "bfloat16"},
     ),
     (
-        {"filter.judge": "bootstrap.1"},
+        {"filter.judge": "bootstrap.1 calibrate.1"},
         {
-            "threshold": 0.25,
             "itm_token": "cls",
             "image_size": 64,
             "precision": "bfloat16",
             "max_words": 10,
         },
     ),
+    ({"filter.judge": "bootstrap.1"}, {"threshold": 0.25}),
+    ({"filter.calibrate": "calibrate.1"}, {"pairs": 100}),
+    ({"pretrain": PRETRAININGS}, {"hold_out": 0.5}),
     ({"captioner.generate": "", "filter.judge": "", "evaluate.caption": ""}, {"batch_size": 4}),
     ({"evaluate": "evaluate.1"}, {"k": 8, "limit": 10}),
     ({"report": "report.1"}, {"examples": 3}),
@@ -287,7 +289,7 @@ NEEDED = {
 }
 
 TWO_ROUNDS = {  # with run.rounds 2: path -> new value, nodes
-    "duplicates.max_copies": (3, "pretrain.0 bootstrap.1 bootstrap.2"),
+    "duplicates.max_copies": (3, "pretrain.0 bootstrap.1 calibrate.1 bootstrap.2 calibrate.2"),
     "continue_training": (True, "pretrain.1 pretrain.2"),
     "sources.web.parts": (2, "pretrain.0 filter_only captioner_only pretrain.1 pretrain.2"),
     "captioner.finetune.steps": (10, "captioner.1 captioner.2"),

@@ -37,6 +37,7 @@ def base():
     """Data of the quickstart with every optional section, as JSON: YAML's aliases would share objects."""
     data = yaml.safe_load(QUICKSTART.read_text(encoding="utf-8"))
     data["clipart"] = {}
+    data["pretrain"]["hold_out"] = 0.25
     data["controls"] = CONTROLS.split()
     data["sources"]["more"] = {
         "kind": "human",

@@ -54,7 +54,15 @@ def test_the_table_of_a_run_directory_is_read(tmp_path):
 
 
 def candidate(key, itm_prob, kept, flags, sha256=SHA):
-    return {"source": "web", "key": key, "sha256": sha256, "itm_prob": itm_prob, "kept": kept, "flags": flags}
+    return {
+        "origin": "web",
+        "source": "web",
+        "key": key,
+        "sha256": sha256,
+        "itm_prob": itm_prob,
+        "kept": kept,
+        "flags": flags,
+    }
 
 
 SURPLUS = SurplusCopies([repeated("exact", SHA[:32])])
@@ -62,7 +70,12 @@ AFTER, BEFORE = "00000000006", "00000000005"  # a surplus copy and a surviving o
 
 
 def mark(rows, *, drop, threshold=0.5):
-    marked = mark_candidates(table_of(rows, CANDIDATE_SCHEMA), SURPLUS, drop=drop, threshold=threshold)
+    marked = mark_candidates(
+        table_of(rows, CANDIDATE_SCHEMA),
+        SURPLUS,
+        drop=drop,
+        thresholds=dict.fromkeys(("web", "synthetic"), threshold),
+    )
     assert marked.schema.equals(CANDIDATE_SCHEMA)
     return [(row["kept"], row["flags"]) for row in marked.to_pylist()]
 
@@ -99,5 +112,7 @@ def test_verdicts_of_unmarked_candidates_are_not_changed_by_another_threshold():
 
 def test_marking_again_changes_nothing():
     rows = [candidate(AFTER, 0.75, True, []), candidate(BEFORE, 0.75, True, [])]
-    once = mark_candidates(table_of(rows, CANDIDATE_SCHEMA), SURPLUS, drop=True, threshold=0.5)
-    assert mark_candidates(once, SURPLUS, drop=True, threshold=0.5).equals(once)
+    once = mark_candidates(
+        table_of(rows, CANDIDATE_SCHEMA), SURPLUS, drop=True, thresholds={"web": 0.5, "synthetic": 0.5}
+    )
+    assert mark_candidates(once, SURPLUS, drop=True, thresholds={"web": 0.5, "synthetic": 0.5}).equals(once)

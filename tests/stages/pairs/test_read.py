@@ -4,6 +4,7 @@ import pyarrow as pa
 import pytest
 
 from capfilt.stages.bootstrap.duplicates import DUPLICATES_SCHEMA
+from capfilt.stages.pairs.hold_out import is_held_out
 from capfilt.stages.pairs.parts import ShardRef
 from capfilt.stages.pairs.read import PairsConfig, ReadPairs, image_id
 from capfilt.stages.rows import CANDIDATE_SCHEMA, ROW_SCHEMA, row_key, table_of
@@ -59,6 +60,16 @@ def read(run_dir, kind, **config):
 def test_stored_images_are_used_with_their_texts_that_have_words(run_dir):
     expected = {0: ["one"], 1: ["two", "zwei"], 5: ["six"]}
     assert read(run_dir, "web") == read(run_dir, "human") == expected
+
+
+def test_held_out_web_images_are_left_out_before_and_after_a_round(run_dir):
+    held_out = {row for row in range(6) if is_held_out("web", row_key(0, row), 0.5)}
+    assert held_out & {0, 1, 2, 5} and {0, 1, 2, 5} - held_out, "the example has both"
+    for round_ in (0, 2):
+        everything = read(run_dir, "web", round=round_)
+        left = {row: texts for row, texts in everything.items() if row not in held_out}
+        assert read(run_dir, "web", round=round_, hold_out=0.5) == left
+        assert read(run_dir, "human", round=round_, hold_out=0.5) == read(run_dir, "human")
 
 
 def test_after_a_round_web_images_are_used_with_the_texts_that_the_filter_kept(run_dir):

@@ -42,7 +42,12 @@ def run(tmp_path_factory):
     """A run of two web sources with shards of four rows, three of which have candidates."""
     store = Store(str(tmp_path_factory.mktemp("run")))
     provenance = Provenance(
-        captioner="c", filter="f", top_p=0.9, top_k=0, repetition_penalty=1.0, threshold=0.5
+        captioner="c",
+        filter="f",
+        top_p=0.9,
+        top_k=0,
+        repetition_penalty=1.0,
+        thresholds={"web": 0.5, "synthetic": 0.5},
     )
     config = WriteConfig(
         run_dir=store,

@@ -72,7 +72,12 @@ def add_candidates(batch):
 
 
 PROVENANCE = Provenance(
-    captioner="cc", filter="ff", top_p=0.9, top_k=0, repetition_penalty=1.0, threshold=0.5
+    captioner="cc",
+    filter="ff",
+    top_p=0.9,
+    top_k=0,
+    repetition_penalty=1.0,
+    thresholds={"web": 0.5, "synthetic": 0.5},
 )
 
 

@@ -1,0 +1,34 @@
+"""What the calibration of a filter has found: see `pipeline.evaluation.ranks`. Does not import numpy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class NoiseEstimate:
+    """An estimate of the share of noise among texts."""
+
+    pairs: int
+    """Texts that it was made from."""
+    noise: float
+    """Share of noise, 0 to 1."""
+    low: float
+    high: float
+    """Limits of the 95 % interval."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a calibration has found about the web texts of a round."""
+
+    all: NoiseEstimate
+    """Over all web sources."""
+    threshold: float
+    """Suggested threshold of the ITM probability."""
+    keeps_matching: float
+    """Share of the matching texts that the suggested threshold keeps, as far as the estimate is right."""
+    keeps_noise: float
+    """Share of noise texts that it keeps."""
+    by_source: dict[str, NoiseEstimate] = field(default_factory=dict)
+    """By web source."""

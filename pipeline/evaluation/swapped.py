@@ -1,0 +1,142 @@
+"""Scores of a sample of web texts with their own and with other images, for the calibration of a filter."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from capfilt.cluster.board import NodeStatus
+from capfilt.models.caption_text import normalize_caption
+from capfilt.pipeline.evaluation.calibration import Calibration
+from capfilt.pipeline.evaluation.ranks import PairScores, calibrate
+from capfilt.stages.bootstrap.filter import FilterConfig
+from capfilt.stages.bootstrap.model_source import ModelSource
+from capfilt.stages.pairs.hold_out import is_held_out
+from capfilt.stages.pairs.parts import ShardRef
+from capfilt.stages.pairs.read import PairsConfig, ReadPairs
+
+log = logging.getLogger(__name__)
+
+OTHERS = 16
+"""Other images that each text is scored with."""
+FEWEST_PAIRS = 4 * OTHERS
+"""With fewer pairs nothing is estimated."""
+SHARDS_PER_SOURCE = 8
+"""A sample comes from at least this many shards of a source, as far as it has them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationTask:
+    """Calibration of one filter; picklable, so that it can run in a worker process."""
+
+    model: ModelSource
+    """The filter."""
+    judge: FilterConfig
+    """How it scores texts."""
+    pairs: PairsConfig
+    """Where the pairs are read."""
+    hold_out: float
+    """Share of the images that no training has read, from which the sample comes; 0: from all images."""
+    shards: tuple[ShardRef, ...]
+    """Shards of the web sources."""
+    size: int
+    """Pairs of the sample."""
+    status: NodeStatus | None = None
+    """Receives notices for the user; None sends them to the log."""
+
+
+def calibrate_filter(task: CalibrationTask) -> Calibration | None:
+    """Score a sample and calibrate the filter, in this process.
+
+    Returns:
+        None if there are too few pairs.
+    """
+    sample = sample_pairs(task)
+    if len(sample) < FEWEST_PAIRS:
+        return None
+    scores = score_swapped(_load_matcher(task), [row["image"] for row in sample], _texts(task, sample))
+    return calibrate(scores, [row["source"] for row in sample])
+
+
+def sample_pairs(task: CalibrationTask) -> list[dict[str, Any]]:
+    """Up to `size` rows of `stages.pairs.read.PAIRS_SCHEMA`: equal numbers from each source, as far as it has
+    them, from shards in an order that depends on their names alone.
+
+    The text of an image is the first of its row.
+    """
+    by_source: dict[str, list[ShardRef]] = {}
+    for shard in task.shards:
+        by_source.setdefault(shard.source, []).append(shard)
+    sample: list[dict[str, Any]] = []
+    for left, source in zip(range(len(by_source), 0, -1), sorted(by_source), strict=True):
+        sample += _sample_source(task, by_source[source], (task.size - len(sample)) // left)
+    return sample
+
+
+def _sample_source(task: CalibrationTask, shards: Sequence[ShardRef], size: int) -> list[dict[str, Any]]:
+    per_shard = -(-size // min(SHARDS_PER_SOURCE, len(shards)))
+    rows: list[dict[str, Any]] = []
+    for shard in sorted(shards, key=lambda ref: _digest(f"{ref.source}/{ref.shard}")):
+        if len(rows) >= size:
+            break
+        rows += list(_eligible(task, shard))[:per_shard]
+    return rows[:size]
+
+
+def _eligible(task: CalibrationTask, shard: ShardRef) -> Iterator[dict[str, Any]]:
+    for row in ReadPairs(task.pairs).read(shard).to_pylist():
+        held_out = not task.hold_out or is_held_out(row["source"], row["key"], task.hold_out)
+        if held_out and normalize_caption(row["texts"][0], task.judge.max_words):
+            yield row
+
+
+def _texts(task: CalibrationTask, sample: Sequence[dict[str, Any]]) -> list[str]:
+    return [normalize_caption(row["texts"][0], task.judge.max_words) for row in sample]
+
+
+def _load_matcher(task: CalibrationTask) -> Any:
+    # Imports torch, which the driver, which lists the tasks, does not need.
+    from capfilt.models.tasks.matcher import Matcher
+
+    matcher = Matcher.from_checkpoint(
+        task.model.local_checkpoint("filter"),
+        replace(task.judge, threshold=0.5),
+        tokenizer=task.model.local_tokenizer("filter"),
+        image_size=task.judge.image_size,
+        device=task.model.device,
+    )
+    matcher.batches.on_notice = log.warning if task.status is None else task.status.add_notice
+    return matcher
+
+
+def score_swapped(matcher: Any, images: Sequence[bytes], texts: Sequence[str]) -> PairScores:
+    """Score each text with its own image and with `OTHERS` other images.
+
+    Every image is encoded once and gets equally many texts: those of the images that follow it in a fixed
+    random order.
+
+    Args:
+        matcher: a `models.tasks.matcher.Matcher`.
+        images: n encoded images, n > `OTHERS`.
+        texts: the text of each, normalized.
+    """
+    count = len(images)
+    order = np.random.default_rng(0).permutation(count)
+    place = np.argsort(order)
+    # Text i goes to its own image (shift 0) and to the images that precede it in the order.
+    text_of = [[int(order[(place[j] + shift) % count]) for shift in range(OTHERS + 1)] for j in range(count)]
+    scored = matcher.match(images, [[texts[i] for i in of_image] for of_image in text_of])
+    itm, itc = (np.zeros((count, OTHERS + 1)) for _ in range(2))
+    for of_image, of_scores in zip(text_of, scored, strict=True):
+        for shift, (i, score) in enumerate(zip(of_image, of_scores, strict=True)):
+            itm[i, shift], itc[i, shift] = score.itm_prob, score.itc_sim
+    return PairScores(itm[:, 0], itm[:, 1:], itc[:, 0], itc[:, 1:])
+
+
+def _digest(name: str) -> bytes:
+    return hashlib.blake2b(name.encode(), digest_size=8).digest()

@@ -1,0 +1,123 @@
+"""The sample of a calibration, and its scores with other images."""
+
+import hashlib
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from capfilt.pipeline.evaluation.swapped import (
+    OTHERS,
+    CalibrationTask,
+    calibrate_filter,
+    sample_pairs,
+    score_swapped,
+)
+from capfilt.stages.bootstrap.filter import FilterConfig
+from capfilt.stages.bootstrap.model_source import ModelSource
+from capfilt.stages.pairs.hold_out import is_held_out
+from capfilt.stages.pairs.parts import ShardRef
+from capfilt.stages.pairs.read import PairsConfig
+from capfilt.stages.rows import ROW_SCHEMA, row_key, table_of
+from capfilt.stages.shards.write import Write, WriteConfig
+from capfilt.stages.storage.store import Store
+
+ROWS = 40
+
+
+@pytest.fixture
+def task(tmp_path):
+    """Sources `a` with 12 shards and `b` with one, each of 40 rows; every eighth text has no word."""
+    store = Store(str(tmp_path))
+    for source, shards in (("a", 12), ("b", 1)):
+        write = Write(WriteConfig(run_dir=store, corpus_fingerprints={source: "f"}))
+        for shard in range(shards):
+            rows = [
+                {
+                    "key": row_key(shard, number),
+                    "source": source,
+                    "shard": shard,
+                    "texts": ["..." if number % 8 == 0 else f"Text {number}, of {source}/{shard}", "second"],
+                    "status": "success",
+                    "image": b"\xff\xd8\xff" + bytes([number]),
+                }
+                for number in range(ROWS)
+            ]
+            write(table_of(rows, ROW_SCHEMA))
+    return CalibrationTask(
+        model=ModelSource(checkpoint="none"),
+        judge=FilterConfig(),
+        pairs=PairsConfig(run_dir=store),
+        hold_out=0.0,
+        shards=tuple([ShardRef("a", n, "web") for n in range(12)] + [ShardRef("b", 0, "web")]),
+        size=100,
+    )
+
+
+def test_sample_has_equal_numbers_of_each_source_from_many_shards(task):
+    sample = sample_pairs(task)
+    assert [row["source"] for row in sample].count("b") == 35, "all that b has"
+    of_a = [row for row in sample if row["source"] == "a"]
+    assert len(of_a) == 50 and len({row["key"][:6] for row in of_a}) == 8
+    assert all(row["texts"][0].startswith("Text") for row in sample)
+    assert len({(row["source"], row["key"]) for row in sample}) == len(sample)
+    assert sample_pairs(task) == sample, "the same each time"
+
+
+def test_size_is_an_upper_limit_also_with_one_source(task):
+    alone = replace(task, shards=task.shards[:12], size=99)
+    assert len(sample_pairs(alone)) == 99
+    assert len(sample_pairs(replace(alone, size=10_000))) == 12 * 35
+
+
+def test_only_held_out_images_are_sampled(task):
+    held_out = sample_pairs(replace(task, hold_out=0.25, size=10_000))
+    assert {(row["source"], row["key"]) for row in held_out} == {
+        (row["source"], row["key"])
+        for row in sample_pairs(replace(task, size=10_000))
+        if is_held_out(row["source"], row["key"], 0.25)
+    }
+    assert 0.15 < len(held_out) / (13 * 35) < 0.35
+
+
+def fake_score(image, text):
+    digest = hashlib.sha256(image + text.encode()).digest()
+    return SimpleNamespace(itm_prob=digest[0] / 255, itc_sim=digest[1] / 255)
+
+
+class FakeMatcher:
+    """Scores that depend on image and text alone, and a count of the images."""
+
+    def __init__(self):
+        self.images = 0
+
+    def match(self, images, texts):
+        self.images += len(images)
+        return [[fake_score(image, text) for text in of] for image, of in zip(images, texts, strict=True)]
+
+
+def test_every_text_is_scored_with_its_own_and_sixteen_other_images():
+    images, texts = [bytes([n]) for n in range(30)], [f"text {n}" for n in range(30)]
+    matcher = FakeMatcher()
+    scores = score_swapped(matcher, images, texts)
+    assert matcher.images == 30, "each image is encoded once"
+    for i, text in enumerate(texts):
+        assert scores.itm_own[i] == fake_score(images[i], text).itm_prob
+        assert scores.itc_own[i] == fake_score(images[i], text).itc_sim
+        possible = {
+            (fake_score(image, text).itm_prob, fake_score(image, text).itc_sim): j
+            for j, image in enumerate(images)
+        }
+        others = [possible[pair] for pair in zip(scores.itm_others[i], scores.itc_others[i], strict=True)]
+        assert len(set(others)) == OTHERS and i not in others
+
+
+@pytest.mark.parametrize(("pairs", "estimated"), [(63, False), (64, True)])
+def test_too_few_texts_give_no_estimate(task, monkeypatch, pairs, estimated):
+    monkeypatch.setattr("capfilt.pipeline.evaluation.swapped._load_matcher", lambda task: FakeMatcher())
+    found = calibrate_filter(replace(task, shards=task.shards[:12], size=pairs))
+    assert (found is not None) == estimated
+    if found is not None:
+        assert found.all.pairs == pairs and set(found.by_source) == {"a"}
+        assert np.isfinite([found.all.noise, found.threshold, found.keeps_matching, found.keeps_noise]).all()
