@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
+import ray._private.utils
 
 from capfilt.cluster.config import ClusterError
 
@@ -34,7 +35,7 @@ def connect(address: str) -> None:
     key = "RAY_ADDRESS" if named != address else "cluster.address"
     try:
         _wait_for_listener(named)
-        with discarded_stderr(), _one_attempt():
+        with discarded_stderr(), signal_handlers_kept(), _one_attempt():
             ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except Exception as error:  # Ray raises plain exceptions, too
         ray.shutdown()
@@ -75,6 +76,18 @@ def _one_attempt() -> Iterator[None]:
         yield
     finally:
         os.environ.pop(ATTEMPTS_VARIABLE, None)
+
+
+@contextmanager
+def signal_handlers_kept() -> Iterator[None]:
+    """Keep Ray from setting its own handler of SIGTERM, which ends the process with a trace before the
+    handler of the program can finish what is in progress. Ray has no setting for that."""
+    before = ray._private.utils.set_sigterm_handler
+    ray._private.utils.set_sigterm_handler = lambda handler: None
+    try:
+        yield
+    finally:
+        ray._private.utils.set_sigterm_handler = before
 
 
 @contextmanager

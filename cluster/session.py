@@ -16,7 +16,7 @@ import ray.data  # its import sets the levels of its loggers, so it must come be
 from ray._private import ray_constants
 
 from capfilt.cluster.config import ClusterConfig, ClusterError, is_ray_job
-from capfilt.cluster.connection import connect, discarded_stderr, first_line
+from capfilt.cluster.connection import connect, discarded_stderr, first_line, signal_handlers_kept
 
 MINIMUM_LOGICAL_CPUS = 4
 """CPUs that a Ray instance started here reports at least. A chain holds one fetch actor and two model actors
@@ -103,7 +103,7 @@ def _start_embedded(config: ClusterConfig) -> None:
         log_to_driver=False,
         logging_level=logging.WARNING,
     )
-    with discarded_stderr(), _on_loopback():
+    with discarded_stderr(), signal_handlers_kept(), _on_loopback():
         try:
             start()
         except Exception:

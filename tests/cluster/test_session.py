@@ -2,11 +2,13 @@
 
 import logging
 import os
+import signal
 import socket
 import warnings
 
 import pytest
 from ray._private import ray_constants
+from ray._private import utils as ray_utils
 
 from capfilt.cluster import session as module
 from capfilt.cluster.config import ClusterConfig, ClusterError
@@ -169,6 +171,20 @@ def test_ray_in_this_process_uses_the_loopback_address_while_it_starts(connect):
     assert ray_constants.ENABLE_RAY_CLUSTER
     connected = connect(Looks(), address="auto", environment={"RAY_ADDRESS": "auto"})
     assert "_node_ip_address" not in connected.starts[0] and connected.supports_clusters
+
+
+@pytest.mark.parametrize("address", ["local", "auto"])
+def test_ray_does_not_replace_the_handler_of_sigterm(connect, address):
+    """The program sets its handler before Ray starts, and it must hold while Ray starts."""
+
+    class SetsHandlers(FakeRay):
+        def init(self, **options):
+            ray_utils.set_sigterm_handler(lambda signum, frame: None)
+            self.handler = signal.getsignal(signal.SIGTERM)
+
+    before, ours = ray_utils.set_sigterm_handler, signal.getsignal(signal.SIGTERM)
+    assert connect(SetsHandlers(), {"RAY_ADDRESS": "auto"}, address=address).handler == ours
+    assert ray_utils.set_sigterm_handler is before
 
 
 def test_ray_address_local_starts_ray_in_this_process(connect):
