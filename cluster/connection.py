@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,14 +82,20 @@ def _one_attempt() -> Iterator[None]:
 
 @contextmanager
 def signal_handlers_kept() -> Iterator[None]:
-    """Keep Ray from setting its own handler of SIGTERM, which ends the process with a trace before the
-    handler of the program can finish what is in progress. Ray has no setting for that."""
+    """Keep the handler of SIGTERM that the program has. Ray has no setting for that.
+
+    Its Python code would set one that ends the process with a trace before what is in progress is finished.
+    Its C++ core sets one beneath Python's that prints a trace and calls Python's; setting Python's again
+    removes it.
+    """
     before = ray._private.utils.set_sigterm_handler
     ray._private.utils.set_sigterm_handler = lambda handler: None
     try:
         yield
     finally:
         ray._private.utils.set_sigterm_handler = before
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 @contextmanager

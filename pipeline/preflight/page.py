@@ -61,7 +61,7 @@ def _source_lines(source: SourceCheck) -> list[str]:
     for sample in found.samples:
         lines += _sample_lines(sample)
     if found.lack is not None:
-        lines += textwrap.wrap(f"NO TEXTS: {found.lack}", MIN_WIDTH - INDENT)
+        lines += textwrap.wrap(f"NO TEXTS: {found.lack}", MIN_WIDTH - INDENT, break_on_hyphens=False)
     return lines + (_web_lines(source.web) if source.web is not None else [])
 
 

@@ -85,7 +85,7 @@ def download(address: str, *, with_weights: bool = True) -> Path:
     from huggingface_hub.utils import disable_progress_bars, logging  # type: ignore[attr-defined]
 
     wanted = parse_hub_address(address)
-    _check_private(Path(huggingface_hub.constants.HF_HUB_CACHE), address)
+    check_cache(address)
     disable_progress_bars()  # the terminal shows the run's own progress
     logging.set_verbosity_error()
     try:
@@ -103,6 +103,20 @@ def download(address: str, *, with_weights: bool = True) -> Path:
     for each in (Path(folder), *files):  # links to files that lie elsewhere in the cache
         _check_private(each, address)
     return found
+
+
+def check_cache(name: str) -> None:
+    """Check that not every user of this machine can change the library's cache, which timm uses too.
+
+    Args:
+        name: what is to be loaded from it, for the message.
+
+    Raises:
+        HubError: everybody can.
+    """
+    from huggingface_hub import constants
+
+    _check_private(Path(constants.HF_HUB_CACHE), name)
 
 
 def _check_private(path: Path, address: str) -> None:
