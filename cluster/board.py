@@ -156,6 +156,10 @@ class NodeStatus:
         """Report that a long-lived process of a stage is ready to work; does not wait."""
         self.actor.report_start.remote(self.node, stage)
 
+    def post(self, **values: Any) -> None:
+        """Update the latest values of the node; does not wait."""
+        self.actor.post.remote(self.node, values)
+
     def add_notice(self, line: str) -> None:
         """Show the user a line, once even if several processes send it; does not wait."""
         self.actor.add_notice.remote(self.node, line)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
+import ray._private.utils
 
 from capfilt.cluster.config import ClusterError
 
@@ -34,7 +37,7 @@ def connect(address: str) -> None:
     key = "RAY_ADDRESS" if named != address else "cluster.address"
     try:
         _wait_for_listener(named)
-        with discarded_stderr(), _one_attempt():
+        with discarded_stderr(), signal_handlers_kept(), _one_attempt():
             ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except Exception as error:  # Ray raises plain exceptions, too
         ray.shutdown()
@@ -75,6 +78,24 @@ def _one_attempt() -> Iterator[None]:
         yield
     finally:
         os.environ.pop(ATTEMPTS_VARIABLE, None)
+
+
+@contextmanager
+def signal_handlers_kept() -> Iterator[None]:
+    """Keep the handler of SIGTERM that the program has. Ray has no setting for that.
+
+    Its Python code would set one that ends the process with a trace before what is in progress is finished.
+    Its C++ core sets one beneath Python's that prints a trace and calls Python's; setting Python's again
+    removes it.
+    """
+    before = ray._private.utils.set_sigterm_handler
+    ray._private.utils.set_sigterm_handler = lambda handler: None
+    try:
+        yield
+    finally:
+        ray._private.utils.set_sigterm_handler = before
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import ray
+import ray.util
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -28,6 +29,12 @@ def working_nodes() -> dict[str, str]:
 def count_nodes() -> int:
     """Nodes of the cluster that are alive, the head among them."""
     return sum(node["Alive"] for node in ray.nodes())
+
+
+def driver_address() -> str:
+    """Address at which the workers of the cluster reach this process: that of its node; the loopback address
+    of a Ray instance that was started in this process."""
+    return str(ray.util.get_node_ip_address())
 
 
 def ask_each_node(question: Callable[..., Answer], *arguments: Any) -> list[tuple[str, Answer]]:

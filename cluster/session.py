@@ -7,16 +7,20 @@ import os
 import secrets
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import ray
 import ray.data  # its import sets the levels of its loggers, so it must come before they are changed
 from ray._private import ray_constants
+from ray._private import worker as ray_worker
 
 from capfilt.cluster.config import ClusterConfig, ClusterError, is_ray_job
-from capfilt.cluster.connection import connect, discarded_stderr, first_line
+from capfilt.cluster.connection import connect, discarded_stderr, first_line, signal_handlers_kept
+
+log = logging.getLogger(__name__)
 
 MINIMUM_LOGICAL_CPUS = 4
 """CPUs that a Ray instance started here reports at least. A chain holds one fetch actor and two model actors
@@ -41,16 +45,17 @@ def session(config: ClusterConfig) -> Iterator[None]:
     # Otherwise the C++ core of this process prints harmless lines as errors on the terminal. Errors that end
     # a call are exceptions.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    if _is_embedded(config):
-        _start_or_explain(config)
-    else:
-        connect(config.address)
-    _silence_ray_loggers()
-    try:
-        with _ray_warnings_ignored():
-            yield
-    finally:
-        ray.shutdown()
+    with _ray_messages_logged():
+        if _is_embedded(config):
+            _start_or_explain(config)
+        else:
+            connect(config.address)
+        _silence_ray_loggers()
+        try:
+            with _ray_warnings_ignored():
+                yield
+        finally:
+            ray.shutdown()
 
 
 def _is_embedded(config: ClusterConfig) -> bool:
@@ -103,7 +108,7 @@ def _start_embedded(config: ClusterConfig) -> None:
         log_to_driver=False,
         logging_level=logging.WARNING,
     )
-    with discarded_stderr(), _on_loopback():
+    with discarded_stderr(), signal_handlers_kept(), _on_loopback():
         try:
             start()
         except Exception:
@@ -130,6 +135,23 @@ def _ray_warnings_ignored() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"ray\.")
         yield
+
+
+@contextmanager
+def _ray_messages_logged() -> Iterator[None]:
+    """Log what the nodes of the cluster report to the driver, for example that many processes start, at the
+    level DEBUG. Ray prints it. The causes of failures reach the user by `NodeStatus.report_failure`."""
+    before = ray_worker.print_to_stdstream
+    ray_worker.print_to_stdstream = _log_message
+    try:
+        yield
+    finally:
+        ray_worker.print_to_stdstream = before
+
+
+def _log_message(data: Mapping[str, Any], ignore_prefix: bool) -> None:
+    for line in data["lines"]:
+        log.debug("%s: %s", data["pid"], line)
 
 
 @contextmanager

@@ -62,7 +62,7 @@ def execute(
     stopping = StopSignal(store, config.run.grace_seconds, console.print, resume)
     activity = activity or hidden_activity()
     activity("starting Ray")
-    with session(config.cluster), stopping as stop:
+    with stopping as stop, session(config.cluster):
         check_shared_paths(config, store, count_nodes(), ask_each_node)
         board = StatusBoard()
         progress.poll = partial(board.read, timeout=POLL_SECONDS)

@@ -87,7 +87,12 @@ STATUSES: dict[str, Status] = {
             False,
             "No url, a malformed url, a scheme other than http(s), or a path outside the image folder.",
         ),
-        Status("missing_file", False, "The image folder has no such file, or the tar's sample has no image."),
+        Status(
+            "missing_file",
+            False,
+            "The image folder has no such file, or it is a pipe, device or folder; or the tar's sample has "
+            "no image.",
+        ),
         Status(
             BAD_TAR,
             False,

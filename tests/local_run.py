@@ -15,6 +15,9 @@ class LocalContext(RunContext):
     def sizing(self):
         return divide_resources(self.config.cluster, cpus=2, gpus=0)
 
+    def serving_host(self):
+        return "127.0.0.1"
+
 
 def local_run(config):
     """Prepare a run of the config, and return the context that its nodes work with."""

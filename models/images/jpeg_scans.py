@@ -9,6 +9,8 @@ MAX_SCANS = 100
 """Each scan is a pass over all pixels, and can have 20 bytes. Encoders write about ten; libtiff has the same
 limit."""
 
+START = b"\xff\xd8\xff"
+"""First bytes of a JPEG file: its start marker, and the beginning of the next marker."""
 _END = b"\xff\xd9"
 _SCAN = b"\xff\xda"
 _PROGRESSIVE = 0xC2

@@ -65,7 +65,7 @@ def open_image(
         data = _icon_content(data, max_pixels)
     if data.startswith(png.SIGNATURE):
         data, profile = png.keep_first_frame(data)
-    elif data.startswith(b"\xff\xd8\xff"):
+    elif data.startswith(jpeg_scans.START):
         data = jpeg_scans.check_and_complete(data, max_pixels)
     image = Image.open(_LimitedFile(data), formats=formats)
     for key in _XMP_KEYS:

@@ -41,6 +41,8 @@ class MicroBatches:
         if size < 1:
             raise ValueError(f"batch_size is {size}: it must be at least 1")
         self.size, self.unit = size, unit
+        self.done = 0
+        """How much is done, set by a function that counts something else than calls for `on_progress`."""
         self.on_progress: Callable[[], None] = lambda: None
         self.on_notice: Callable[[str], None] = log.warning
 

@@ -71,6 +71,8 @@ class RetrievalOptions:
     out of memory. The results do not depend on it, except for rounding."""
     on_notice: Callable[[str], None] = log.warning
     """Receives a line when a batch size is halved."""
+    on_progress: Callable[[str, int], None] = lambda step, images: None
+    """Receives a step, "encoding" or "ranking", and the number of images with which it is done."""
 
 
 @torch.inference_mode()
@@ -108,7 +110,8 @@ def evaluate_retrieval(
     was_training = med.training
     med.eval()
     try:
-        states, image_features = _encode_images(med, data.pixel_batches, batches["images"])
+        on_images = partial(options.on_progress, "encoding")
+        states, image_features = _encode_images(med, data.pixel_batches, batches["images"], on_images)
         _check_image_numbers(image_of_text, len(states))
         unique, unique_of_text = _unique_texts(texts)
         text_features = _encode_texts(med, tokenizer, unique, batches["texts"])
@@ -117,7 +120,9 @@ def evaluate_retrieval(
         top_images = _top(cosine[:, unique_of_text].T, options.k).T  # [I, G]
         pairs = _to_unique_texts(top_texts | top_images, unique_of_text, len(unique))  # [I, U]
         tokens = tokenizer.encode(unique, MAX_TOKENS, first="enc")
-        final = score_pairs(med, states, tokens, pairs, batches["pairs"]) + cosine
+        ranked = batches["pairs"]
+        ranked.on_progress = lambda: options.on_progress("ranking", ranked.done)
+        final = score_pairs(med, states, tokens, pairs, ranked) + cosine
     finally:
         med.train(was_training)
     positive = torch.zeros(len(states), len(unique), dtype=torch.bool)
@@ -176,7 +181,7 @@ def score_pairs(
         states: the token states of each image.
         tokens: ids and mask [U, T] of the texts, opening with [ENC].
         pairs: bool [I, U], the pairs to score.
-        batches: pairs per forward pass.
+        batches: pairs per forward pass; its `done` counts images.
     """
     ids, mask = tokens
     device = _device(med)
@@ -198,6 +203,7 @@ def score_pairs(
                 image_index=rows,  # on the host, where it is planned
             )
             logits[first + rows, columns] = scores[:, 1].float().cpu()
+        batches.done = end
         return end
 
     first = 0
@@ -225,7 +231,7 @@ def _check_image_numbers(image_of_text: Sequence[int], images: int) -> None:
 
 
 def _encode_images(
-    med: MED, pixel_batches: Iterable[Tensor], batches: MicroBatches
+    med: MED, pixel_batches: Iterable[Tensor], batches: MicroBatches, on_images: Callable[[int], None]
 ) -> tuple[list[Tensor], Tensor]:
     """Token states of each image in the model's precision, and ITC features [I, E] in float32, on the
     host."""
@@ -239,6 +245,7 @@ def _encode_images(
     images: list[tuple[Tensor, Tensor]] = []
     for pixels in pixel_batches:
         images += batches.run(partial(encode, pixels), len(pixels))
+        on_images(len(images))
     features = torch.stack([feature for _, feature in images]) if images else torch.empty(0, 0)
     return [states for states, _ in images], features
 

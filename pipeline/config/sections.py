@@ -60,7 +60,8 @@ class SourceSection(Section):
     """Web address to which relative urls of the manifest are joined."""
     serve: str | None = None
     """Local folder that the driver serves over HTTP during the fetch; relative urls are paths in it. For
-    demonstrations: the real fetch stage runs without a network."""
+    demonstrations: the real fetch stage runs without a network. The server listens on 127.0.0.1; where the
+    run uses a Ray cluster, on the address of the driver's node, which the other nodes reach."""
     fetch: FetchConfig | None = None
     """Fetch settings of this source, in place of the top-level `fetch`; keys left out have the defaults, not
     its values."""
@@ -228,4 +229,5 @@ class ReportSection(Section):
     """The report page."""
 
     examples: Annotated[int, Field(ge=0)] = 24
-    """Number of images shown with their kept and dropped texts."""
+    """Number of images shown with their kept and dropped texts; fewer, which the page says, where it would
+    have more than 5 MB."""

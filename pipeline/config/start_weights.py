@@ -14,6 +14,7 @@ from capfilt.models.checkpoints.files import checkpoint_digest
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.config.shipped import resolve_shipped
 from capfilt.stages.storage.artifacts import ArtifactError, absolute_address, check_artifact, ensure_local
+from capfilt.stages.storage.hub import HubError, check_cache
 from capfilt.stages.storage.store import Store
 
 
@@ -103,6 +104,10 @@ def _check_vision_start(address: str) -> None:
         import timm  # imports torch, which a file does not need
 
         if timm.is_model(address):
+            try:
+                check_cache(address)  # timm loads from it what it has downloaded
+            except HubError as error:
+                raise ArtifactError(f"model.vision_start: {error}") from error
             return
     raise ArtifactError(
         f"model.vision_start: {address} is neither a file nor a timm model; give a safetensors file with a "

@@ -11,19 +11,22 @@ from pathlib import Path
 
 from aiohttp import web
 
-HOST = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
 START_SECONDS = 30
 """Limit for the start and for the end of the server."""
 
 
 @contextmanager
-def serve_folder(folder: str | os.PathLike[str]) -> Iterator[str]:
+def serve_folder(folder: str | os.PathLike[str], host: str = LOOPBACK) -> Iterator[str]:
     """Serve the files in `folder` from a background thread while the context lasts.
 
     Links that lead out of the folder are not followed, and folders are not listed.
 
+    Args:
+        host: address of this machine to listen on; only who reaches it can read the files.
+
     Yields:
-        The base url, "http://127.0.0.1:PORT/", on a free port.
+        The base url, "http://HOST:PORT/", on a free port.
 
     Raises:
         ValueError: there is no such folder.
@@ -33,14 +36,14 @@ def serve_folder(folder: str | os.PathLike[str]) -> Iterator[str]:
         raise ValueError(f"cannot serve {root}: no such folder")
     app = web.Application()
     app.router.add_static("/", root, show_index=False, follow_symlinks=False)
-    with serve_app(app) as address:
+    with serve_app(app, host) as address:
         yield address
 
 
 @contextmanager
-def serve_app(app: web.Application) -> Iterator[str]:
+def serve_app(app: web.Application, host: str = LOOPBACK) -> Iterator[str]:
     """Serve an application from a background thread while the context lasts; yields its base url."""
-    server = _Server(app)
+    server = _Server(app, host)
     thread = threading.Thread(target=server.run, name="serve-folder", daemon=True)
     thread.start()
     try:
@@ -53,8 +56,8 @@ def serve_app(app: web.Application) -> Iterator[str]:
 class _Server:
     """The event loop of the serving thread; `wait_for_address` and `stop` are called by other threads."""
 
-    def __init__(self, app: web.Application) -> None:
-        self._app = app
+    def __init__(self, app: web.Application, host: str) -> None:
+        self._app, self._host = app, host
         self._ready = threading.Event()
         self._address: str | None = None
         self._error: BaseException | None = None
@@ -86,8 +89,9 @@ class _Server:
         runner = web.AppRunner(self._app, handle_signals=False, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
         try:
-            await web.TCPSite(runner, HOST, 0).start()
-            self._address = f"http://{HOST}:{runner.addresses[0][1]}/"
+            await web.TCPSite(runner, self._host, 0).start()
+            host = f"[{self._host}]" if ":" in self._host else self._host
+            self._address = f"http://{host}:{runner.addresses[0][1]}/"
             self._ready.set()
             await self._stopped.wait()
         finally:

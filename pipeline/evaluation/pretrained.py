@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,10 @@ from capfilt.stages.storage.layout import model_folder
 from capfilt.stages.storage.store import Store
 
 log = logging.getLogger(__name__)
+
+POST_EVERY_SECONDS = 1.0
+CAPTIONED_BATCHES = 8
+"""Batches that are captioned in one call; progress is shown after each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +40,11 @@ class EvaluationTask:
     """Seed of the run, for captions that are sampled."""
     status: NodeStatus | None = None
     """Receives notices for the user; None sends them to the log."""
+
+    def post(self, line: str) -> None:
+        """Show what the evaluation of this model is doing."""
+        if self.status is not None:
+            self.status.post(**{self.model: line})
 
     def notify(self, line: str) -> None:
         """Show a notice to the user."""
@@ -66,6 +76,19 @@ class HeldOutImages:
         return numbers if len(numbers) > 1 else {}
 
 
+class _Progress:
+    """Posts how many images a step has done: after every second, and at its end."""
+
+    def __init__(self, task: EvaluationTask, images: int) -> None:
+        self.task, self.images, self.posted = task, images, float("-inf")
+
+    def __call__(self, step: str, done: int) -> None:
+        now = time.monotonic()
+        if now - self.posted >= POST_EVERY_SECONDS or done == self.images:
+            self.posted = now
+            self.task.post(f"{step} {done:,} of {self.images:,} images")
+
+
 def evaluate_model(task: EvaluationTask) -> dict[str, Any]:
     """Evaluate one model in this process.
 
@@ -77,6 +100,7 @@ def evaluate_model(task: EvaluationTask) -> dict[str, Any]:
     Raises:
         OutOfMemory: a single image at a time does not fit.
     """
+    task.post("reading model and images")
     checkpoint = ensure_local(task.store.address(model_folder(task.model)), task.model, task.store)
     held_out = _read_held_out(task)
     retrieval = _evaluate_retrieval(task, checkpoint, held_out)
@@ -145,7 +169,12 @@ def _evaluate_retrieval(task: EvaluationTask, checkpoint: str, held_out: HeldOut
         image_of_text=[i for i, of_image in enumerate(held_out.texts) for _ in of_image],
         groups=held_out.by_source,
     )
-    options = RetrievalOptions(k=task.config.k, batch_size=caption.batch_size, on_notice=task.notify)
+    options = RetrievalOptions(
+        k=task.config.k,
+        batch_size=caption.batch_size,
+        on_notice=task.notify,
+        on_progress=_Progress(task, len(held_out.images)),
+    )
     return evaluate_retrieval(med, tokenizer, data, options)
 
 
@@ -155,5 +184,11 @@ def _generate_captions(task: EvaluationTask, checkpoint: str, held_out: HeldOutI
 
     captioner = Captioner.from_checkpoint(checkpoint, task.config.caption)
     captioner.batches.on_notice = task.notify
-    captions = captioner.caption(held_out.images, held_out.keys, n=1, run_seed=task.seed, round=0)
-    return {key: of_image[0].text for key, of_image in zip(held_out.keys, captions, strict=True)}
+    images, keys, captions = held_out.images, held_out.keys, dict[str, str]()
+    progress, size = _Progress(task, len(images)), CAPTIONED_BATCHES * task.config.caption.batch_size
+    for start in range(0, len(images), size):
+        part = slice(start, start + size)
+        found = captioner.caption(images[part], keys[part], n=1, run_seed=task.seed, round=0)
+        captions |= {key: of_image[0].text for key, of_image in zip(keys[part], found, strict=True)}
+        progress("captioning", len(captions))
+    return captions

@@ -95,7 +95,7 @@ def retry_rows(
     if rows:
         activity("starting Ray")
         stopping = StopSignal(store, config.run.grace_seconds, console.print, resume)
-        with session(config.cluster), stopping as stop:
+        with stopping as stop, session(config.cluster):
             check_shared_paths(config, store, count_nodes(), ask_each_node)
             progress, board = Progress(console), StatusBoard()
             progress.poll = partial(board.read, timeout=POLL_SECONDS)
@@ -237,7 +237,7 @@ def _stage_shards(context: RunContext, config: RetryConfig, rows: dict[tuple[str
         context.progress.advance(NAME, before + done.total())
 
     with ExitStack() as stack:
-        configs = fetch_configs(context.config, sources, stack)
+        configs = fetch_configs(context.config, sources, stack, context.serving_host())
         steps = partial(retry_steps, config, configs)
         return stream_shards(context, ShardWork(NAME, steps, missing, on_result, throughput))
 

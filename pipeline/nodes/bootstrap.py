@@ -72,7 +72,7 @@ def run_bootstrap(context: RunContext, node: Node) -> NodeResult:
         _check_corpus(context, source)
     folders = {source: candidates_folder(node.round, source) for source in node.sources}
     with ExitStack() as stack:
-        configs = fetch_configs(context.config, downloaded_here, stack)
+        configs = fetch_configs(context.config, downloaded_here, stack, context.serving_host())
         run_shards(context, node, partial(bootstrap_steps, context, node, models, configs), folders)
     mark_round(context, node, fetched=bool(downloaded_here))
     counts = count_records(context, folders)

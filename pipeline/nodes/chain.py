@@ -15,7 +15,7 @@ from capfilt.cluster.sizing import ActorPool, Sizing
 from capfilt.models.out_of_memory import OutOfMemory
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.console.logs import shard_log_context, with_worker_logging
-from capfilt.pipeline.corpora.serve import serve_folder
+from capfilt.pipeline.corpora.serve import LOOPBACK, serve_folder
 from capfilt.pipeline.node import Node
 from capfilt.pipeline.nodes.context import RunContext
 from capfilt.stages.bootstrap.caption import Caption
@@ -48,11 +48,14 @@ ISOLATION = Isolation(
 )
 
 
-def fetch_configs(config: Config, sources: tuple[str, ...], stack: ExitStack) -> dict[str, FetchConfig]:
+def fetch_configs(
+    config: Config, sources: tuple[str, ...], stack: ExitStack, host: str = LOOPBACK
+) -> dict[str, FetchConfig]:
     """Fetch settings by source.
 
     Args:
         stack: folders that sources ask to be served (`serve`) are served until it closes.
+        host: address of this machine at which they are served.
     """
     configs = {}
     for name in sources:
@@ -63,12 +66,12 @@ def fetch_configs(config: Config, sources: tuple[str, ...], stack: ExitStack) ->
         elif section.base_url is not None:
             fetch = replace(fetch, base_url=section.base_url)
         elif section.serve is not None:
-            address = stack.enter_context(serve_folder(section.serve))
+            address = stack.enter_context(serve_folder(section.serve, host))
             # This process serves the folder itself: there is no other server to protect.
             fetch = replace(
                 fetch,
                 base_url=address,
-                allow_private=(*fetch.allow_private, "127.0.0.1"),
+                allow_private=(*fetch.allow_private, host),
                 robots=False,
                 per_host_per_second=None,
             )

@@ -6,6 +6,7 @@ import threading
 from dataclasses import dataclass, field
 
 from capfilt.cluster.board import StatusBoard
+from capfilt.cluster.nodes import driver_address
 from capfilt.cluster.sizing import Sizing, divide_cluster
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.console.progress import Progress
@@ -50,6 +51,10 @@ class RunContext:
     def sizing(self) -> Sizing:
         """How the machines that the cluster has now are divided among the stages."""
         return divide_cluster(self.config.cluster)
+
+    def serving_host(self) -> str:
+        """Address of this machine at which every worker reaches what the driver serves."""
+        return driver_address()
 
 
 def model_of(context: RunContext, node: Node, role: Role) -> ModelSource:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from capfilt.pipeline.node import Node, NodeKind, NodeResult
@@ -52,7 +54,7 @@ def evaluate_models(context: RunContext, node: Node) -> dict[str, dict[str, Any]
         for source in config.of_kind("test")
         for shard in context.ledger.committed_shards(corpus_folder(source))
     )
-    context.progress.describe(node.name, f"evaluating {', '.join(names)}")
+    context.progress.describe(node.name, partial(describe_models, names))
     status = context.board.for_node(node.name)
     tasks = [
         EvaluationTask(
@@ -68,6 +70,15 @@ def evaluate_models(context: RunContext, node: Node) -> dict[str, dict[str, Any]
     gpus = min(1.0, context.sizing().gpus)
     work = with_worker_logging(evaluate_model, node=node.name)
     return dict(zip(names, map_remote(work, tasks, cpus=1.0, gpus=gpus), strict=True))
+
+
+def describe_models(names: Sequence[str], board: Mapping[str, Any]) -> str:
+    """What the evaluation of each model is doing, in one line.
+
+    Args:
+        board: what the workers have posted, {model: line}.
+    """
+    return ", ".join(f"{name} {board.get(name, 'waiting for a worker')}" for name in names)
 
 
 EVALUATE = NodeKind("evaluate", outputs=_outputs, inputs=_inputs, run=run_evaluate, measures_on=("test",))

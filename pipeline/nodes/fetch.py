@@ -32,7 +32,7 @@ def run_fetch(context: RunContext, node: Node) -> NodeResult:
     config = context.config
     folders = {source: corpus_folder(source) for source in node.sources}
     with ExitStack() as stack:
-        configs = fetch_configs(config, node.sources, stack)
+        configs = fetch_configs(config, node.sources, stack, context.serving_host())
         run_shards(context, node, partial(fetch_steps, context, configs), folders)
     if config.duplicates.policy != "keep" and set(node.sources) & set(config.of_kind("web")):
         context.progress.describe(node.name, "counting the copies of images")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -28,8 +29,10 @@ from capfilt.stages.rows import format_shard_name
 from capfilt.stages.shards.attempts import give_plain_names
 from capfilt.stages.shards.commit import SECONDS_PREFIX
 from capfilt.stages.shards.records import CandidatesRecord, CommitRecord, CorpusRecord
+from capfilt.stages.shards.sidecars import describe_lack, find_first_tar, read_sidecars
 from capfilt.stages.status import SUCCESS
-from capfilt.stages.storage.layout import corpus_folder
+from capfilt.stages.storage.layout import corpus_folder, index_folder
+from capfilt.stages.storage.store import StoreError
 
 Shard = dict[str, Any]
 """{"source", "shard"}: one item of a chain."""
@@ -89,12 +92,7 @@ def run_shards(
         for folder in dict.fromkeys([*map(corpus_folder, node.sources), *folders.values()]):
             give_plain_names(context.store, folder, context.run_dir.lease.confirm)
     for source in progress.without_texts():
-        context.progress.say(
-            node.name,
-            f"sources.{source}: none of its images has a text; set "
-            f"sources.{source}.rows.caption_column to the key in the JSON of its tars, or the ending of "
-            "its text members, or to none if that is meant",
-        )
+        context.progress.say(node.name, describe_source_without_texts(context, source, indexes[source]))
     shards = sum(index.shards for index in indexes.values())
     if missing and context.stop.requested:
         raise NodeStopped(f"{shards - len(missing)} of {shards} shards are done")
@@ -104,6 +102,17 @@ def run_shards(
             f"{node.name}: {len(missing)} of {shards} shards failed in every attempt (first: {first}); "
             f"{failure_causes(context, node.name)}; the same command retries only these"
         )
+
+
+def describe_source_without_texts(context: RunContext, source: str, index: Index) -> str:
+    """Why a source with image tars may have no texts: what its first tar has instead."""
+    manifest, line = context.config.sources[source].rows, f"sources.{source}: none of its images has a text"
+    tar = find_first_tar(context.store / index_folder(source), index)
+    with suppress(StoreError):  # it was there when it was read
+        if tar is not None:
+            found = read_sidecars(tar, manifest)
+            return f"{line}: {describe_lack(found, manifest, f'sources.{source}.rows')}"
+    return f"{line}; set sources.{source}.rows.caption_column, or set it to none if that is meant"
 
 
 def stream_shards(context: RunContext, work: ShardWork) -> list[Shard]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,6 +60,8 @@ def _source_lines(source: SourceCheck) -> list[str]:
     lines = [f"{_rows(found)} in {_files(found)}, kind {source.kind}", *_column_lines(found)]
     for sample in found.samples:
         lines += _sample_lines(sample)
+    if found.lack is not None:
+        lines += textwrap.wrap(f"NO TEXTS: {found.lack}", MIN_WIDTH - INDENT, break_on_hyphens=False)
     return lines + (_web_lines(source.web) if source.web is not None else [])
 
 

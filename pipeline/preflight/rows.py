@@ -17,11 +17,11 @@ from capfilt.pipeline.config.sections import SourceSection
 from capfilt.stages.fetch.config import FetchConfig
 from capfilt.stages.fetch.outcomes import locate_image
 from capfilt.stages.fetch.urls.parse import parse_http_url
-from capfilt.stages.manifest.columns import ColumnReader
+from capfilt.stages.manifest.columns import ColumnReader, is_no_column
 from capfilt.stages.manifest.files import ManifestFile, find_files
 from capfilt.stages.manifest.records import read_rows
 from capfilt.stages.manifest.row import ManifestRow
-from capfilt.stages.shards.tars import iter_samples, parse_sidecars
+from capfilt.stages.shards.sidecars import describe_lack, read_sidecars
 from capfilt.stages.status import Failure
 
 SAMPLES = 3
@@ -30,8 +30,6 @@ COUNTED_BYTES = 1 << 26
 """Up to this size, all rows of the text files of a source are read and counted."""
 COUNTED_FOOTERS = 200
 """Up to this many Parquet files, the number of rows is read from each."""
-OPENED_TAR_BYTES = 1 << 26
-"""An image tar of up to this size is opened to show its first samples."""
 HOST_ROWS, HOST_FILES = 1000, 5
 """Rows of each of so many files, spread over the manifest, that stand for the hosts of a source."""
 PIECE = 1 << 20
@@ -73,6 +71,8 @@ class SourceRows:
     unused: list[str] = field(default_factory=list)
     """Columns that are not read."""
     samples: list[SampleRow] = field(default_factory=list)
+    lack: str | None = None
+    """That a tar has no texts, and what it has."""
 
 
 def look_at_rows(
@@ -104,8 +104,8 @@ def look_at_rows(
     if others:
         first, urls = _read_spread(others, reader, section)
         found.rows, found.estimated = _count_rows(others, reader, section)
-    elif _size_of(tars[0]) <= OPENED_TAR_BYTES:
-        first = _first_of_tar(tars[0], source, fetch)
+    else:
+        first, found.lack = _first_of_tar(tars[0], source, fetch, section)
     found.samples = [_sample_of(row, fetch, in_tar=not others) for row in first]
     names = zip(("url", "caption", "truth"), reader.found, strict=True)
     found.used = {role: name for role, name in names if name is not None}
@@ -129,13 +129,18 @@ def _read_spread(
     return first, urls
 
 
-def _first_of_tar(tar: ManifestFile, source: SourceSection, fetch: FetchConfig) -> list[ManifestRow]:
-    address = tar.fs.unstrip_protocol(tar.path)
-    rows: list[ManifestRow] = []
-    for packed in islice(iter_samples(address, source.rows, fetch.max_bytes), SAMPLES):
-        parsed = parse_sidecars(packed["sample"]) if "sample" in packed else packed
-        rows.append({"url": parsed["url"], "texts": parsed["texts"], "truth": None})
-    return rows
+def _first_of_tar(
+    tar: ManifestFile, source: SourceSection, fetch: FetchConfig, section: str
+) -> tuple[list[ManifestRow], str | None]:
+    """The first rows of a tar, and what it has instead of texts if its first samples have none."""
+    config, lack = source.rows, None
+    sidecars = read_sidecars(tar.fs.unstrip_protocol(tar.path), config, fetch.max_bytes)
+    if sidecars.lacks_texts and not is_no_column(config.caption_column):
+        counted = f"none of the first {len(sidecars.rows):,} samples has a text"
+        lack = f"{counted}: {describe_lack(sidecars, config, section)}"
+    return [
+        {"url": row["url"], "texts": row["texts"], "truth": None} for row in sidecars.rows[:SAMPLES]
+    ], lack
 
 
 def _sample_of(row: ManifestRow, fetch: FetchConfig, *, in_tar: bool) -> SampleRow:

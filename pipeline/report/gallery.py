@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -14,12 +15,17 @@ from PIL import Image
 from capfilt.models.images.decode import decode_image
 from capfilt.pipeline.report.addresses import ShownAddress, show_address
 from capfilt.pipeline.report.examples import Candidate, Example
+from capfilt.pipeline.report.formats import to_printable
 
 THUMBNAIL_SIDES = (360, 240, 160, 96)
 """Longer side of an image on the page, pixels: the first with which all images fit."""
 MAX_IMAGE_BYTES = 3_500_000
 """Bytes of all images on the page, encoded; the page has at most 5 MB. Images that do not fit in the smallest
 size are left out."""
+MAX_CARD_BYTES = 1_200_000
+"""Bytes of all cards without their images. Cards that do not fit are left out, as many in every group."""
+CARD_MARKUP, TEXT_MARKUP = 800, 600
+"""Upper bounds of the bytes that the templates add to a card, and to each of its texts."""
 MAX_DUPLICATES = 8
 """Most copied images that are shown."""
 MAX_TEXTS = 6
@@ -135,6 +141,40 @@ class GalleryFilter:
     kind: str
     label: str
     cards: int
+
+
+def fit_examples(examples: Sequence[Example]) -> list[Example]:
+    """As many examples of each section as fit on the page, the same number of each; the first ones stay."""
+    places: Counter[str] = Counter()
+    by_place: dict[int, list[Example]] = {}
+    for example in examples:
+        by_place.setdefault(places[example.section], []).append(example)
+        places[example.section] += 1
+    left, fitting = MAX_CARD_BYTES, -1
+    for place, of_place in by_place.items():
+        left -= sum(map(_estimate_bytes, of_place))
+        if left < 0:
+            break
+        fitting = place
+    places.clear()
+    kept = []
+    for example in examples:
+        if places[example.section] <= fitting:
+            kept.append(example)
+        places[example.section] += 1
+    return kept
+
+
+def _estimate_bytes(example: Example) -> int:
+    """Upper bound of the bytes of a card without its image."""
+    address = show_address(example.url)
+    shown = [to_printable(candidate.text) for candidate in example.candidates[:MAX_TEXTS]]
+    shown += [] if address is None else [to_printable(address.text), address.text if address.is_link else ""]
+    return (
+        CARD_MARKUP
+        + TEXT_MARKUP * min(len(example.candidates), MAX_TEXTS)
+        + sum(len(html.escape(text).encode(errors="replace")) for text in shown)
+    )
 
 
 def build_gallery(examples: Sequence[Example], thumbnails: Thumbnails) -> list[Section]:

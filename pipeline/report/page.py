@@ -27,6 +27,7 @@ from capfilt.pipeline.report.gallery import (
     build_duplicate_cards,
     build_gallery,
     encode_thumbnails,
+    fit_examples,
     gallery_filters,
     select_highlights,
 )
@@ -186,7 +187,8 @@ def _score_values(tables: RoundTables) -> dict[str, Any]:
 
 def _image_values(inputs: ReportInputs, tables: RoundTables) -> dict[str, Any]:
     """Everything that shows an image."""
-    examples = tables.examples(inputs.examples_per_section)
+    found = tables.examples(inputs.examples_per_section)
+    examples = fit_examples(found)
     copied = inputs.duplicates[:MAX_DUPLICATES]
     copied_places = [(row["source"], row["key"]) for row in copied]
     thumbnails = encode_thumbnails(
@@ -195,6 +197,7 @@ def _image_values(inputs: ReportInputs, tables: RoundTables) -> dict[str, Any]:
     gallery = build_gallery(examples, thumbnails)
     return {
         "gallery": gallery,
+        "left_out": len(found) - len(examples),
         "filters": gallery_filters(gallery),
         "highlights": select_highlights(gallery),
         "copied": build_duplicate_cards(copied, thumbnails, tables.urls(copied_places) if copied else {}),

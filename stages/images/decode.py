@@ -15,7 +15,10 @@ import numpy as np
 from annotated_types import Ge, Le
 from PIL import Image, UnidentifiedImageError
 
+from capfilt.models.images import png
 from capfilt.models.images.decode import is_plain, orientation, to_display_rgb
+from capfilt.models.images.jpeg_scans import START as JPEG_START
+from capfilt.models.images.jpeg_scans import check_and_complete
 from capfilt.models.images.opening import PILLOW_MAX_PIXELS, open_image
 from capfilt.stages.images.jpeg import decode_jpeg, encode_jpeg
 from capfilt.stages.images.phash import perceptual_hash
@@ -62,7 +65,9 @@ class DecodeConfig:
     """Maximum of width x height; decoding takes about 6 bytes of memory per pixel and decoding thread."""
     resize: Literal["shorter", "longer", "original"] = "shorter"
     """`shorter` / `longer`: scale that side down to `size`, keep the aspect ratio, never enlarge, and
-    re-encode. `original`: store the downloaded bytes unchanged, metadata included."""
+    re-encode. `original`: store the downloaded bytes unchanged, metadata included. Only complete images that
+    other readers refuse are changed: a JPEG without its end marker gets it, and a PNG with damaged or very
+    long metadata is stored as a PNG without."""
     size: Annotated[int, Ge(16), Le(8192)] = 384
     """Pixels of the side that `resize` names; the paper finetunes at 384 and pretrains at 224."""
     format: Literal["jpeg", "webp"] = "jpeg"
@@ -119,7 +124,7 @@ def decode_and_resize(data: bytes, config: DecodeConfig) -> StoredImage:
     stored = downscale(pixels, _stored_size(*original_size, config))
     height, width, _ = stored.shape
     return StoredImage(
-        image=data if config.resize == "original" else _encode(stored, config),
+        image=_original(data, stored, config) if config.resize == "original" else _encode(stored, config),
         width=width,
         height=height,
         original_width=original_size[0],
@@ -206,6 +211,29 @@ def _stored_size(width: int, height: int, config: DecodeConfig) -> tuple[int, in
     side = min(width, height) if config.resize == "shorter" else max(width, height)
     scale = min(1.0, config.size / side)
     return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _original(data: bytes, pixels: np.ndarray, config: DecodeConfig) -> bytes:
+    """The downloaded file, or what other readers need in its place (see `DecodeConfig.resize`)."""
+    if data.startswith(JPEG_START):
+        return check_and_complete(data, config.max_pixels)
+    if data.startswith(png.SIGNATURE) and not _is_read_by_pillow(data):
+        sink = io.BytesIO()
+        Image.fromarray(pixels).save(sink, "PNG")
+        return sink.getvalue()
+    return data
+
+
+def _is_read_by_pillow(data: bytes) -> bool:
+    """Whether Pillow itself reads a PNG, metadata included. Its pixels are known to be intact."""
+    if png.keep_first_frame(data)[0] == data:  # has no metadata
+        return True
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+    except (OSError, ValueError, SyntaxError):
+        return False
+    return True
 
 
 def _encode(pixels: np.ndarray, config: DecodeConfig) -> bytes:

@@ -21,7 +21,7 @@ from capfilt.stages.status import BAD_TAR
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff",
     ".jpe", ".jfif", ".jp2", ".j2k", ".j2c", ".jpx", ".ico", ".ppm", ".pgm", ".pbm", ".pnm", ".apng", ".dib",
-    ".img", ".image", ".heic", ".heif", ".jxl", ".psd",
+    ".jpc", ".jpf", ".pfm", ".avifs", ".img", ".image", ".heic", ".heif", ".jxl", ".psd",
 )  # fmt: skip
 """Endings of image members; of several images with one key the first one in this order is read. The decoder
 names the formats that it does not read."""

@@ -68,30 +68,42 @@ def iter_samples(
         StoreError: the tar cannot be read completely.
     """
     config = manifest or ManifestConfig()
-    kinds = _text_kinds(config)
+    for _, row in read_samples(address, config, max_bytes):
+        yield row
+
+
+def read_samples(
+    address: str, config: ManifestConfig, max_bytes: int, head_bytes: int | None = None
+) -> Iterator[tuple[Sample, dict[str, Any]]]:
+    """Each sample of a tar with its row, as in `iter_samples`.
+
+    Args:
+        head_bytes: only this much of the file is read, and what is cut off is not reported; None for all.
+    """
+    kinds = text_kinds(config)
     limits = Limits(max_bytes, frozenset((*kinds, "json")))
-    samples, damage = split_samples(_read_file(address, config.storage_options), limits)
+    data = _read_file(address, config.storage_options, head_bytes)
+    samples, damage = split_samples(data, limits)
     for sample in samples:
         place = f"{address}#{sample.name.lstrip('/')}"
         if sample.problem is not None:
-            status, message = sample.problem
-            yield {"url": place, "texts": [], "status": status, "error_message": one_line(message)}
+            status, problem = sample.problem
+            yield sample, {"url": place, "texts": [], "status": status, "error_message": one_line(problem)}
             continue
-        yield {
-            "image": sample.image,
-            "error_message": None if sample.image is not None else _describe_lack(sample),
-            "sample": {
-                "place": place,
-                "text": read_text(sample.members, kinds),
-                "meta": sample.members.get("json"),
-                "url_column": config.url_column,
-                "caption_column": config.caption_column,
-                "truth_column": config.truth_column,
-            },
+        packed = {
+            "place": place,
+            "text": read_text(sample.members, kinds),
+            "meta": sample.members.get("json"),
+            "url_column": config.url_column,
+            "caption_column": config.caption_column,
+            "truth_column": config.truth_column,
         }
-    if damage is not None:
+        lack = None if sample.image is not None else _describe_lack(sample)
+        yield sample, {"image": sample.image, "error_message": lack, "sample": packed}
+    if damage is not None and (head_bytes is None or len(data) < head_bytes):
         message = one_line(f"after {len(samples)} samples: {damage}")
-        yield {"url": address, "texts": [], "status": BAD_TAR, "error_message": message}
+        row = {"url": address, "texts": [], "status": BAD_TAR, "error_message": message}
+        yield Sample(address), row
 
 
 def parse_sidecars(sample: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,7 +112,7 @@ def parse_sidecars(sample: Mapping[str, Any]) -> dict[str, Any]:
     The url is that of its JSON, else the place of the sample. The text is that of its text member, else its
     JSON has the texts; where the config names a caption column, this key of the JSON comes first.
     """
-    meta, given = _parse_object(sample["meta"]), sample["caption_column"]
+    meta, given = parse_object(sample["meta"]), sample["caption_column"]
     columns = choose_columns(meta, _sidecar_columns(sample["url_column"], given, sample["truth_column"]))
     url = meta[columns.url] if columns.url else None
     truth = meta[columns.truth] if columns.truth else None
@@ -121,7 +133,7 @@ def _sidecar_columns(url: str | None, caption: str | None, truth: str | None) ->
     return ManifestConfig(url_column=url or "url", caption_column=caption, truth_column=truth)
 
 
-def _text_kinds(config: ManifestConfig) -> tuple[str, ...]:
+def text_kinds(config: ManifestConfig) -> tuple[str, ...]:
     """Endings of the members that can hold the text."""
     if config.caption_column is None:
         return TEXT_KINDS
@@ -136,12 +148,17 @@ def _describe_lack(sample: Sample) -> str:
     )
 
 
-def _read_file(address: str, options: Mapping[str, Any] | None) -> bytes:
-    """The whole file. An incomplete read says nothing about the tar: the next one may be complete."""
+def _read_file(address: str, options: Mapping[str, Any] | None, head_bytes: int | None) -> bytes:
+    """The whole file, or its beginning. An incomplete read says nothing about the tar: the next one may be
+    complete."""
     try:
         fs, path = open_filesystem(address, options)
         size = fs.info(path)["size"]
-        data = bytes(fs.cat_file(path))
+        if head_bytes is None:
+            data = bytes(fs.cat_file(path))
+        else:
+            data = bytes(fs.cat_file(path, start=0, end=head_bytes))
+            size = None if size is None else min(size, head_bytes)
     except Exception as error:  # any library's
         raise StoreError(f"{address}: cannot read it ({describe_error(error)})") from error
     if size is not None and len(data) != size:
@@ -149,7 +166,7 @@ def _read_file(address: str, options: Mapping[str, Any] | None) -> bytes:
     return data
 
 
-def _parse_object(data: bytes | None) -> dict[str, Any]:
+def parse_object(data: bytes | None) -> dict[str, Any]:
     """A JSON object; {} for anything else, because the image and text of the sample can still be used."""
     if data is None:
         return {}

@@ -6,7 +6,9 @@ cache has if there is no network or HF_HUB_OFFLINE is set.
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +85,7 @@ def download(address: str, *, with_weights: bool = True) -> Path:
     from huggingface_hub.utils import disable_progress_bars, logging  # type: ignore[attr-defined]
 
     wanted = parse_hub_address(address)
+    check_cache(address)
     disable_progress_bars()  # the terminal shows the run's own progress
     logging.set_verbosity_error()
     try:
@@ -96,7 +99,52 @@ def download(address: str, *, with_weights: bool = True) -> Path:
     found = Path(folder) / wanted.path
     if not found.exists() or (found.is_dir() and not any(found.iterdir())):
         raise HubError(f"{address}: nothing there that could be a checkpoint; give a repository that has one")
+    files = found.rglob("*") if found.is_dir() else [found]
+    for each in (Path(folder), *files):  # links to files that lie elsewhere in the cache
+        _check_private(each, address)
     return found
+
+
+def check_cache(name: str) -> None:
+    """Check that not every user of this machine can change the library's cache, which timm uses too.
+
+    Args:
+        name: what is to be loaded from it, for the message.
+
+    Raises:
+        HubError: everybody can.
+    """
+    from huggingface_hub import constants
+
+    _check_private(Path(constants.HF_HUB_CACHE), name)
+
+
+def _check_private(path: Path, address: str) -> None:
+    """Check that not every user of this machine can change what a path in the cache leads to: the library
+    trusts what is there. A folder of another user is trusted where not everybody could have made it, since a
+    cache can be shared.
+
+    Raises:
+        HubError: everybody can change a folder on the way, or the file; or another user has made one in a
+            folder where everybody may make files, such as /tmp.
+    """
+    anyone_may_add = False
+    real = path.resolve()
+    for part in (*reversed(real.parents), real):
+        try:
+            found = part.stat()
+        except FileNotFoundError:  # the library will make it
+            return
+        is_foreign = anyone_may_add and found.st_uid not in (0, os.getuid())
+        anyone_may_add = bool(found.st_mode & stat.S_IWOTH)
+        keeps_owners = stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX
+        if is_foreign or (anyone_may_add and not keeps_owners):
+            reason = "belongs to another user" if is_foreign else "can be changed by every user"
+            raise HubError(
+                f"{part} {reason} of this machine, so {address} cannot be trusted from the hub's cache; set "
+                "HF_HOME to a folder of your own, correct the rights (chmod o-w), or give the path of a "
+                "checkpoint folder"
+            )
 
 
 def _patterns(path: str, *, with_weights: bool) -> list[str]:

@@ -1,16 +1,21 @@
 """Which Ray a session connects to, and what the user reads when there is none. Without a running Ray."""
 
+import ctypes
 import logging
 import os
+import signal
 import socket
 import warnings
 
 import pytest
 from ray._private import ray_constants
+from ray._private import utils as ray_utils
+from ray._private import worker as ray_worker
 
 from capfilt.cluster import session as module
 from capfilt.cluster.config import ClusterConfig, ClusterError
 from capfilt.cluster.session import MINIMUM_LOGICAL_CPUS, TOKEN_VARIABLES, session
+from tests.killing import default_signals
 
 
 class FakeRay:
@@ -169,6 +174,44 @@ def test_ray_in_this_process_uses_the_loopback_address_while_it_starts(connect):
     assert ray_constants.ENABLE_RAY_CLUSTER
     connected = connect(Looks(), address="auto", environment={"RAY_ADDRESS": "auto"})
     assert "_node_ip_address" not in connected.starts[0] and connected.supports_clusters
+
+
+@pytest.mark.parametrize("address", ["local", "auto"])
+def test_ray_does_not_replace_the_handler_of_sigterm(connect, address):
+    """Neither that of Python nor, beneath it, that of the process; the program sets its handler before."""
+
+    class SetsHandlers(FakeRay):
+        def init(self, **options):
+            ray_utils.set_sigterm_handler(lambda signum, frame: None)
+            self.handler = signal.getsignal(signal.SIGTERM)
+            ctypes.CDLL(None).signal(signal.SIGTERM, ctypes.c_void_p(1))  # SIG_IGN, beneath Python's
+
+    received, before = [], ray_utils.set_sigterm_handler
+
+    def ours(signum, frame):
+        received.append(signum)
+
+    with default_signals():
+        signal.signal(signal.SIGTERM, ours)
+        fake = connect(SetsHandlers(), {"RAY_ADDRESS": "auto"}, address=address)
+        assert fake.handler == signal.getsignal(signal.SIGTERM) == ours
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert received == [signal.SIGTERM] and ray_utils.set_sigterm_handler is before
+
+
+@pytest.mark.parametrize("address", ["local", "auto"])
+def test_what_nodes_report_is_logged_and_not_printed(connect, capfd, caplog, address):
+    message = {"lines": ["WARNING: 10 PYTHON worker processes"], "pid": "raylet", "is_err": False}
+
+    class Reports(FakeRay):
+        def init(self, **options):
+            ray_worker.print_to_stdstream(message, ignore_prefix=False)
+
+    before = ray_worker.print_to_stdstream
+    with caplog.at_level(logging.DEBUG, "capfilt.cluster.session"):
+        connect(Reports(), {"RAY_ADDRESS": "auto"}, address=address)
+    assert caplog.messages == ["raylet: WARNING: 10 PYTHON worker processes"]
+    assert capfd.readouterr() == ("", "") and ray_worker.print_to_stdstream is before
 
 
 def test_ray_address_local_starts_ray_in_this_process(connect):

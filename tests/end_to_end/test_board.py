@@ -20,9 +20,10 @@ def test_work_continues_without_the_board(ray_session):
     board = StatusBoard()
     status = board.for_node("n")
     board.post("n", step=3)
+    status.post(**{"pretrain.0": "ranking"})
     status.claim("caption", "web/000001")
     last_read = board.read()
-    assert last_read["n"]["step"] == 3
+    assert last_read["n"]["step"] == 3 and last_read["n"]["pretrain.0"] == "ranking"
     ray.kill(status.actor)  # without a restart
     deadline = time.monotonic() + 30
     while status.claim("caption", "web/000001"):  # the actor may answer once more

@@ -6,6 +6,8 @@ import os
 import struct
 from pathlib import Path
 
+from capfilt.cluster.nodes import driver_address
+
 LISTEN = "0A"
 """State of a listening socket in /proc/net/tcp."""
 
@@ -79,6 +81,7 @@ def test_every_port_of_an_embedded_ray_is_bound_to_the_loopback_address(ray_sess
     assert listeners(worker) and set(listeners(worker)) <= set(found)
     assert [(name, str(address)) for name, address in found if not is_loopback(address)] == []
     assert [node["NodeManagerAddress"] for node in ray.nodes()] == ["127.0.0.1"]
+    assert driver_address() == "127.0.0.1"  # where the driver serves folders
 
 
 def test_the_test_sees_a_port_that_is_open_to_all():

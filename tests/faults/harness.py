@@ -173,6 +173,7 @@ def signal_after_records(
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + signum, output
     assert "finishing the shards in flight" in output, output
+    assert "received at time" not in output, "Ray's core has printed a trace"
     assert f"resume        capfilt run {config}" in output, output
 
 

@@ -11,7 +11,7 @@ import pytest
 from capfilt.pipeline.config.load import parse_config
 from capfilt.pipeline.maintenance.verify import verify_run
 from capfilt.pipeline.plan import UnknownNode
-from capfilt.pipeline.prepare import discard, hold_run, open_run
+from capfilt.pipeline.prepare import check_sources, discard, hold_run, open_run
 from capfilt.pipeline.rundir import lease
 from capfilt.pipeline.rundir.ledger import LedgerError
 from capfilt.stages.manifest.index import ManifestError, build_index
@@ -66,6 +66,15 @@ def refusal(data, kind):
         prepared_run(parse_config(data, "c.yaml"))
     assert "\n" not in str(error.value)
     return str(error.value)
+
+
+def test_source_without_texts_is_refused_unless_an_earlier_version_has_cut_it(data, tmp_path):
+    (tmp_path / "urls.csv").write_text("url\nhttp://127.0.0.1:9/a.jpg\n")
+    config = parse_config(data, "c.yaml")
+    with pytest.raises(ManifestError, match=r"^sources\.web\.rows\.caption_column: no column of texts in"):
+        check_sources(config)
+    build_index(config.sources["web"].rows, Store(config.run.dir) / "manifests/web", source="web")
+    check_sources(config)
 
 
 @pytest.mark.parametrize("done", [False, True])

@@ -91,6 +91,18 @@ def test_timm_models_and_shipped_files_are_accepted(tmp_path):
         check_start_weights(parse_config(data, "c"), run_dir, {"pretrain"})
 
 
+def test_timm_model_from_a_cache_that_everybody_can_change_is_refused(tmp_path, monkeypatch):
+    data, cache = tiny_data(tmp_path), tmp_path / "hub"
+    data["model"]["vision_start"] = "vit_tiny_patch16_224"
+    cache.mkdir()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    config, run_dir = parse_config(data, "c"), Store(str(tmp_path / "run"))
+    check_start_weights(config, run_dir, {"pretrain"})
+    cache.chmod(0o757)
+    with pytest.raises(ArtifactError, match=rf"^model\.vision_start: {cache} can be changed by every user"):
+        check_start_weights(config, run_dir, {"pretrain"})
+
+
 def test_given_checkpoints_are_opened_as_the_workers_will_open_them(tmp_path, monkeypatch):
     opened = []
 

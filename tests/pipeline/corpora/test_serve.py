@@ -2,6 +2,7 @@
 
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 
@@ -22,6 +23,16 @@ def status(url: str) -> int:
             return reply.status
     except urllib.error.HTTPError as error:
         return error.code
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2"])
+def test_only_the_given_address_is_listened_on(folder: Path, host: str) -> None:
+    with serve_folder(folder, host) as base:
+        assert base.startswith(f"http://{host}:") and status(f"{base}images/a.txt") == 200
+        port = urllib.parse.urlsplit(base).port
+        other = "127.0.0.3"
+        with pytest.raises(urllib.error.URLError, match="refused"):
+            status(f"http://{other}:{port}/images/a.txt")
 
 
 @pytest.fixture

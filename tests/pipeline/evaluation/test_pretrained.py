@@ -14,6 +14,7 @@ from capfilt.models.network.med import MED
 from capfilt.models.network.tokenizer import Tokenizer
 from capfilt.models.out_of_memory import OutOfMemory
 from capfilt.pipeline.config.sections import EvaluateSection
+from capfilt.pipeline.evaluation import pretrained as module
 from capfilt.pipeline.evaluation.pretrained import EvaluationTask, evaluate_model
 from capfilt.stages.bootstrap.caption import CaptionConfig
 from tests.clean_pairs import clean_pairs
@@ -96,7 +97,8 @@ def test_out_of_memory_does_not_change_the_result_and_is_reported(task, monkeypa
     expected, notices = evaluate_model(task), []
     assert expected["images"] == IMAGES and 0 < expected["retrieval"]["tr@5"] < 100
     calls = limit_memory(monkeypatch, most=4)
-    assert evaluate_model(replace(task, status=SimpleNamespace(add_notice=notices.append))) == expected
+    status = SimpleNamespace(add_notice=notices.append, post=lambda **values: None)
+    assert evaluate_model(replace(task, status=status)) == expected
     assert {name for name, count in calls if count == 8} == {"encode_image", "text_feature", "match"}
     captioner_notice = "pretrain.0: out of memory with a batch of 8 images; continuing with 4"
     assert notices == [
@@ -137,3 +139,30 @@ def test_notices_are_logged_without_a_board(task, monkeypatch, caplog):
     limit_memory(monkeypatch, most=4)
     evaluate_model(task)
     assert "pretrain.0: out of memory with a batch of 8 pairs; continuing with 4" in caplog.messages
+
+
+def test_images_done_are_posted_in_every_step(task, monkeypatch):
+    """Batches of 8 of the 14 images; the pairs of 1 image and of several are ranked together."""
+    monkeypatch.setattr(module, "POST_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(module, "CAPTIONED_BATCHES", 1)
+    posted = []
+    status = SimpleNamespace(add_notice=print, post=lambda **values: posted.append(values))
+    assert evaluate_model(replace(task, status=status)) == evaluate_model(task)
+    assert {name for values in posted for name in values} == {"pretrain.0"}
+    lines = [values["pretrain.0"] for values in posted]
+    assert lines[:3] == ["reading model and images", "encoding 8 of 14 images", "encoding 14 of 14 images"]
+    assert lines[-2:] == ["captioning 8 of 14 images", "captioning 14 of 14 images"]
+    ranked = [line for line in lines if line.startswith("ranking")]
+    assert lines[3:-2] == ranked and ranked[-1] == "ranking 14 of 14 images"
+    counts = [int(line.split()[1]) for line in ranked]
+    assert counts == sorted(set(counts)) and len(counts) > 1
+
+
+def test_between_the_ends_of_steps_a_second_passes(task, monkeypatch):
+    posted, seconds = [], iter((0.0, 0.9, 1.0, 1.9, 2.0))
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(seconds))
+    status = SimpleNamespace(post=lambda **values: posted.append(values["pretrain.0"].split()[1]))
+    progress = module._Progress(replace(task, status=status), 1_000)
+    for done in (100, 200, 300, 400, 1_000):
+        progress("ranking", done)
+    assert posted == ["100", "300", "1,000"]

@@ -13,11 +13,11 @@ from capfilt.stages.images.decode import DecodeConfig
 from tests.tiny import tiny_data
 
 
-def configs_of(data):
+def configs_of(data, *host):
     """Fetch settings of all sources."""
     config = parse_config(data, "test")
     with ExitStack() as stack:
-        return fetch_configs(config, tuple(config.sources), stack)
+        return fetch_configs(config, tuple(config.sources), stack, *host)
 
 
 def test_sources_with_equal_limits_share_a_downloader():
@@ -45,6 +45,9 @@ def test_folder_that_the_run_serves_has_no_limits_and_block_lists_are_absolute(t
     configs = configs_of(data)
     assert (configs[served].robots, configs[served].per_host_per_second) == (False, None)
     assert configs[served].allow_private[-1] == "127.0.0.1"
+    assert configs[served].base_url.startswith("http://127.0.0.1:")
+    outside = configs_of(data, "127.0.0.2")[served]  # as on a cluster, whose nodes do not reach the loopback
+    assert outside.base_url.startswith("http://127.0.0.2:") and outside.allow_private[-1] == "127.0.0.2"
     others = [each for name, each in configs.items() if name != served]
     assert others and all(each.robots and each.per_host_per_second for each in others)
     assert configs[served].blocked == (str(tmp_path / "list.txt"), "s3://bucket/list.txt")

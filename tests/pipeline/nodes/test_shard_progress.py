@@ -9,9 +9,11 @@ from capfilt.pipeline.config.load import parse_config
 from capfilt.pipeline.errors import NodeFailed
 from capfilt.pipeline.node import Node
 from capfilt.pipeline.nodes.bootstrap import BOOTSTRAP
-from capfilt.pipeline.nodes.shards import ShardProgress
-from capfilt.stages.manifest.index import Index
+from capfilt.pipeline.nodes.shards import ShardProgress, describe_source_without_texts
+from capfilt.stages.manifest.index import Index, build_index
 from capfilt.stages.shards.records import CandidatesRecord, CorpusRecord, RowCounts
+from capfilt.stages.storage.store import Store
+from tests.stages.shards.test_odd_tars import make_tar
 
 
 class Display:
@@ -27,15 +29,17 @@ class Display:
         self.note = note
 
 
-def progress_of(*files, rows, shards, committed=(0,), other_rows=0, **run):
+def progress_of(*files, rows, shards, committed=(0,), other_rows=0, column=None, **run):
     """The progress over the source "web" and the display that it writes to.
 
     Args:
         files: of the manifest.
         committed: shards that are done before.
         other_rows: rows of a second source.
+        column: the caption column.
     """
-    sources = {"web": {"kind": "web", "rows": {"manifest": files[0], "shard_size": 100}}}
+    rows_section = {"manifest": files[0], "shard_size": 100, "caption_column": column}
+    sources = {"web": {"kind": "web", "rows": rows_section}}
     tars = sum(name.endswith(".tar") for name in files)
     indexes = {"web": Index(rows=rows, shards=shards, identity="", files=files, tars=tars)}
     if other_rows:
@@ -119,3 +123,26 @@ def test_node_does_not_end_early_at_the_limit_of_failed_rows():
     fail_rows(progress, 3_000)
     with pytest.raises(NodeFailed, match=r"source web: 3001 of 6001 rows failed"):
         progress(result(1, "dns"))
+
+
+def test_source_of_tars_without_texts_is_named_with_what_it_has(tmp_path):
+    """A source whose caption column is `none` lacks nothing."""
+    (tmp_path / "a.tar").write_bytes(make_tar(("0.jpg", b"i"), ("0.json", b'{"caption": 7}')))
+    tar = {"rows": 1, "shards": 1, "committed": ()}
+    for column, expected in (("none", []), (None, ["web"])):
+        progress, _ = progress_of(str(tmp_path / "a.tar"), **tar, column=column)
+        assert progress.without_texts() == []
+        progress(result(1))
+        assert progress.without_texts() == expected
+    store = Store(str(tmp_path / "run"))
+    rows = progress.context.config.sources["web"].rows
+    index = build_index(rows, store / "manifests/web", source="web")
+    context = SimpleNamespace(store=store, config=progress.context.config)
+    line = describe_source_without_texts(context, "web", index)
+    assert line.startswith("sources.web: none of its images has a text: the members of file://")
+    assert "the keys caption, of which caption has numbers, which are no texts" in line
+    (tmp_path / "a.tar").unlink()
+    assert describe_source_without_texts(context, "web", index) == (
+        "sources.web: none of its images has a text; set sources.web.rows.caption_column, or set it to none "
+        "if that is meant"
+    )

@@ -9,9 +9,11 @@ import pytest
 
 from capfilt.pipeline.config.load import parse_config
 from capfilt.pipeline.preflight import rows as module
-from capfilt.pipeline.preflight.check import place_images
+from capfilt.pipeline.preflight.check import SourceCheck, place_images
+from capfilt.pipeline.preflight.page import _source_lines
 from capfilt.pipeline.preflight.rows import SampleRow, look_at_rows
 from capfilt.stages.manifest.config import ManifestError
+from tests.stages.shards.test_odd_tars import make_tar
 
 
 def look(manifest, *, rows=None, **source):
@@ -93,27 +95,33 @@ def test_rows_of_a_large_document_are_unknown(tmp_path, monkeypatch):
     assert (found.rows, found.estimated) == (None, False) and len(found.samples) == 1
 
 
-def test_samples_of_an_image_tar(tmp_path, monkeypatch):
-    import io
-    import tarfile
-
-    with tarfile.open(tmp_path / "0.tar", "w") as tar:
-        for name, data in (
-            ("a.jpg", b"i"),
-            ("a.txt", b"a dog"),
-            ("b.jpg", b"i"),
-            ("b.json", b'{"url": "https://h/b"}'),
-        ):
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
+def test_samples_of_an_image_tar(tmp_path):
+    members = [("a.jpg", b"i"), ("a.txt", b"a dog"), ("b.jpg", b"i"), ("b.json", b'{"url": "https://h/b"}')]
+    (tmp_path / "0.tar").write_bytes(make_tar(*members))
     found, urls = look(tmp_path / "0.tar")
     assert (found.rows, found.tars, found.files, urls) == (None, 1, 1, [])
     first, second = found.samples
     assert first.image.endswith("0.tar#a") and first.texts == ["a dog"]
-    assert (second.image, second.texts) == ("https://h/b", [])
-    monkeypatch.setattr(module, "OPENED_TAR_BYTES", 1)
-    assert look(tmp_path / "0.tar")[0].samples == []
+    assert (second.image, second.texts) == ("https://h/b", []) and found.lack is None
+
+
+def test_a_tar_without_texts_is_said_with_what_it_has(tmp_path):
+    members = [
+        (f"{n}.{kind}", data) for n in range(4) for kind, data in (("jpg", b"i"), ("json", b'{"a": 1}'))
+    ]
+    (tmp_path / "0.tar").write_bytes(make_tar(*members))
+    found, _ = look(tmp_path / "0.tar")
+    assert len(found.samples) == 3
+    assert found.lack.startswith(
+        f"none of the first 4 samples has a text: the members of file://{tmp_path}/0.tar"
+    )
+    assert (
+        "its JSON has the keys a; texts are" in found.lack
+        and "set sources.web.rows.caption_col" in found.lack
+    )
+    lines = _source_lines(SourceCheck("web", found))
+    assert all(len(line) <= 46 for line in lines[-8:]) and "NO TEXTS: none of the first" in " ".join(lines)
+    assert look(tmp_path / "0.tar", rows={"caption_column": "none"})[0].lack is None
 
 
 def test_missing_file_is_one_line(tmp_path):

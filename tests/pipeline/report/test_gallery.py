@@ -20,6 +20,7 @@ from capfilt.pipeline.report.gallery import (
     build_gallery,
     encode_thumbnail,
     encode_thumbnails,
+    fit_examples,
     gallery_filters,
     select_highlights,
 )
@@ -167,3 +168,14 @@ def test_flags_are_sections_after_the_others() -> None:
         SECTIONS["close call"][0], "Flag empty", "Flag duplicate", "Flag new <flag>",
     ]  # fmt: skip
     assert sections[1].note == "The text has no word." and sections[3].note == ""
+
+
+def test_as_many_examples_of_every_section_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = [make_example("kept/kept", str(number)) for number in range(5)]
+    few = [make_example("miss", str(number)) for number in range(2)]
+    size = gallery._estimate_bytes(many[0])
+    for cards, expected in [(7, 7), (6, 6), (5, 5), (4, 4), (3, 2), (2, 2), (1, 0)]:
+        monkeypatch.setattr(gallery, "MAX_CARD_BYTES", cards * size)
+        shown = fit_examples([*many, *few])
+        assert len(shown) == expected
+        assert [e.key for e in shown if e.section == "miss"] == ["0", "1"][: (expected + 1) // 2]

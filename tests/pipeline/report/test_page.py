@@ -1,14 +1,20 @@
 """The report page: one file without scripts, every text shown safely, the same bytes every time."""
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from capfilt.pipeline.report.build import build_report
+from capfilt.pipeline.report.examples import Candidate, Example
+from capfilt.pipeline.report.gallery import MAX_CARD_BYTES
 from capfilt.pipeline.report.inputs import ReportInputs, RoundReport, read_previous_reports
 from capfilt.pipeline.report.metrics_file import RoundMetrics
 from capfilt.pipeline.report.page import drift_rows
+from capfilt.pipeline.report.tables import RoundTables
 from capfilt.stages.storage.store import Store
 from tests.pipeline.report.html_page import Element, parse_page
 from tests.pipeline.report.report_cases import HOSTILE, page_of, read_image
@@ -33,6 +39,7 @@ def test_page_is_one_file_without_scripts(inputs: ReportInputs, tmp_path: Path) 
     assert "default-src 'none'" in html and "url(" not in html and "@import" not in html
     assert "quickstart &lt;b&gt;" in html
     assert "secret" not in html, "a password in a url is not shown"
+    assert not page.all("img")[0].attributes.keys() & {"loading"}, "a page that is printed has its images"
 
 
 def test_page_shows_every_text_in_the_color_of_its_verdict(inputs: ReportInputs, tmp_path: Path) -> None:
@@ -111,3 +118,30 @@ def test_alarms_are_shown_at_the_top(inputs: ReportInputs, run: Path) -> None:
     assert alarm.text == (
         "Alarm: The share of different words in the captions has fallen from 90.00% to 38.89%."
     )
+
+
+@pytest.mark.parametrize(("wanted", "is_cut"), [(24, False), (3_000, True)])
+def test_page_is_bounded_and_says_what_is_left_out(
+    inputs: ReportInputs, run: Path, monkeypatch: pytest.MonkeyPatch, wanted: int, is_cut: bool
+) -> None:
+    """Every text and address is as long as the page shows it, and of characters that grow most."""
+    texts = [Candidate("web", '"\u202e' * 400, 0.5, 0.3, True, ("duplicate",), '"' * 90, 0.1)] * 9
+    url = "http://h.example/" + "&" * 1_900
+    names = ["close call", "miss", "kept/dropped"]
+    examples = [
+        Example(name, '"' * 90, f"{number:06d}", 9_000, 9_000, url, texts)
+        for name in names
+        for number in range(wanted // 3)
+    ]
+    monkeypatch.setattr(RoundTables, "examples", lambda tables, per_section: examples)
+    noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
+    sink = io.BytesIO()
+    Image.fromarray(noise).save(sink, "JPEG", quality=95)
+    build_report(replace(inputs, read_image=lambda source, key: sink.getvalue()), Store(str(run)))
+    html = (run / "reports/1/report.html").read_bytes()
+    assert len(html) <= 5_000_000
+    cards = len(page_of(run).all("article"))
+    assert (b"further examples are left out" in html) == is_cut
+    assert cards < wanted if is_cut else cards == wanted
+    markup = len(html) - sum(len(image.attributes["src"]) for image in page_of(run).all("img"))
+    assert markup <= MAX_CARD_BYTES + 100_000, "the estimate of a card is an upper bound"

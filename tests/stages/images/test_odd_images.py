@@ -1,6 +1,7 @@
 """The table of damaged and odd images in docs/statuses.md, row by row."""
 
 import gzip
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from capfilt.models.images import opening
+from capfilt.models.images.decode import decode_image
 from capfilt.stages.images.decode import DecodeConfig, decode_and_resize
 from capfilt.stages.status import Failure
 from tests.models.images.test_opening import icon, tiff_with_tile, with_scans, wrong_checksum
@@ -68,6 +70,14 @@ FILES = {
 }  # fmt: skip
 
 
+def is_read_by_pillow(data: bytes) -> bool:
+    try:
+        Image.open(io.BytesIO(data)).load()
+    except (OSError, ValueError, SyntaxError):
+        return False
+    return True
+
+
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("resize", ["shorter", "original"])
 @pytest.mark.parametrize("name", FILES)
@@ -78,7 +88,10 @@ def test_odd_image(name: str, resize: str, monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(opening, "MAX_DECODE_SECONDS", 0.0)
     if status == "success":
         stored = decode_and_resize(data, config)
-        assert (stored.image == data) == (resize == "original")
+        if resize == "original":
+            assert (stored.image == data) == is_read_by_pillow(data)
+            assert np.array_equal(decode_image(stored.image), decode_image(data))
+        assert is_read_by_pillow(stored.image)
         return
     with pytest.raises(Failure) as caught:
         decode_and_resize(data, config)
@@ -92,6 +105,18 @@ def test_the_documented_table() -> None:
     rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("|")][2:]
     assert [(row[0], row[1].strip("` |")) for row in rows] == [
         (name, status) for name, (_, status, _) in FILES.items()
+    ]
+
+
+def test_originals_that_are_completed() -> None:
+    config = DecodeConfig(min_side=8, resize="original")
+    assert decode_and_resize(JPEG[:-2], config).image == JPEG
+    changed = [name for name, (data, status, _) in FILES.items() if status == "success" and name != SLOW
+               and decode_and_resize(data, config).image != data]  # fmt: skip
+    assert changed == [
+        "PNG with 2.5 MB of text",
+        "PNG with a wrong checksum of a text",
+        "JPEG without its end marker",
     ]
 
 

@@ -4,7 +4,9 @@ import io
 import tarfile
 
 import pytest
+from PIL import Image
 
+from capfilt.stages.images.decode import FORMATS
 from capfilt.stages.manifest.config import ManifestConfig
 from capfilt.stages.shards.tars import iter_samples, parse_sidecars
 
@@ -40,10 +42,22 @@ def read(tmp_path, data, **options):
         ([("0.jpg", b"a"), ("1.jpg", (tarfile.LNKTYPE, "0.jpg"))], [(b"a", []), (b"a", [])]),
         ([("._0.jpg", b"m"), ("0.jpg", b"a"), (".DS_Store", b"m")], [(b"a", [])]),
         ([("0.jpg", b"a"), ("0.json", b'{"TEXT": ["x", "y"]}')], [(b"a", ["x", "y"])]),
+        ([("0.jpg", b"a"), ("0.text", b"x"), ("0.json", b'{"a":' * 100_000)], [(b"a", ["x"])]),
     ],
 )  # fmt: skip
 def test_members_are_grouped(tmp_path, members, expected):
     assert read(tmp_path, make_tar(*members)) == expected
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_every_ending_of_a_format_that_is_decoded_is_one_of_images(tmp_path, format_):
+    """The endings are those that Pillow knows."""
+    Image.init()
+    endings = {ending for ending, name in Image.EXTENSION.items() if name == format_}
+    assert endings
+    for ending in endings:
+        data = make_tar((f"0{ending}", b"a"), ("0.txt", b"x"), (f"1{ending.upper()}", b"b"))
+        assert read(tmp_path, data) == [(b"a", ["x"]), (b"b", [])], ending
 
 
 def test_a_joined_tar_is_read_too(tmp_path):

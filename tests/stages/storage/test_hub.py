@@ -10,11 +10,13 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
 
-from capfilt.stages.storage.hub import HubAddress, HubError, parse_hub_address
+from capfilt.stages.storage.hub import HubAddress, HubError, _check_private, parse_hub_address
 
 COMMITS = {"main": "a" * 40, "v1": "b" * 40, "refs/pr/1": "c" * 40}
 FILES = {
@@ -212,6 +214,45 @@ def test_what_cannot_be_read_is_one_line(hub):
     ((folder, files),) = hub(["ensure_local", "hf://org/gated", "x.checkpoint"], HF_TOKEN="hf_test")
     assert "models--org--gated" in folder and files == sorted(SMALL + WEIGHTS)
     assert "Bearer hf_test" in hub.tokens
+
+
+QUESTION = ["ensure_local", "hf://org/name@v1", "captioner.checkpoint"]
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["hub", "hub/hub", "hub/hub/models--org--name/snapshots", "hub/hub/models--org--name/blobs/config.json"],
+)
+def test_a_cache_that_everybody_can_change_is_refused(hub, tmp_path, place):
+    before = hub(QUESTION)[0]
+    assert before[1] == sorted(SMALL + WEIGHTS)
+    found = tmp_path / place
+    mode = found.stat().st_mode
+    found.chmod(mode | 0o002)
+    (refusal,) = hub(QUESTION)
+    assert refusal.startswith(f"captioner.checkpoint: {found} can be changed by every user of this machine")
+    assert "set HF_HOME to a folder of your own" in refusal
+    found.chmod(mode | 0o020)  # a group shares it
+    assert hub(QUESTION) == [before]
+
+
+def test_a_cache_of_another_user_is_refused_where_everybody_may_make_one(tmp_path, monkeypatch):
+    shared, user = tmp_path / "shared", os.getuid()
+    cache = shared / "cache"
+    cache.mkdir(parents=True)
+    monkeypatch.setattr(os, "getuid", lambda: user + 1)
+    stat = Path.stat
+    foreign = SimpleNamespace(st_uid=user + 2, st_mode=cache.stat().st_mode)
+    monkeypatch.setattr(Path, "stat", lambda path, **k: foreign if path == cache else stat(path, **k))
+    _check_private(cache / "weights", "hf://org/name")  # only its owner could have made the folder above
+    shared.chmod(0o1777)
+    with pytest.raises(
+        HubError, match=rf"^{cache} belongs to another user of this machine, so hf://org/name"
+    ):
+        _check_private(cache / "weights", "hf://org/name")
+    for trusted in (0, user + 1):
+        foreign.st_uid = trusted
+        _check_private(cache / "weights", "hf://org/name")
 
 
 @pytest.mark.parametrize(
