@@ -80,7 +80,10 @@ def finished(tiny, ray_session):
 def tiny(tmp_path_factory):
     """(folder, config data) of a tiny run; the corpus is made once per session."""
     folder = tmp_path_factory.mktemp("tiny")
-    return folder, tiny_data(folder)
+    data = tiny_data(folder)
+    data["pretrain"]["hold_out"] = 0.8  # enough of 90 images for a calibration
+    data["filter"]["judge"] = {"threshold": {"web": "auto", "synthetic": 0.5}}
+    return folder, data
 
 
 @pytest.fixture(scope="session")

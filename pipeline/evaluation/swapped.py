@@ -59,8 +59,7 @@ def calibrate_filter(task: CalibrationTask) -> Calibration | None:
     sample = sample_pairs(task)
     if len(sample) < FEWEST_PAIRS:
         return None
-    scores = score_swapped(_load_matcher(task), [row["image"] for row in sample], _texts(task, sample))
-    return calibrate(scores, [row["source"] for row in sample])
+    return calibrate(score_sample(task, sample), [row["source"] for row in sample])
 
 
 def sample_pairs(task: CalibrationTask) -> list[dict[str, Any]]:
@@ -95,8 +94,10 @@ def _eligible(task: CalibrationTask, shard: ShardRef) -> Iterator[dict[str, Any]
             yield row
 
 
-def _texts(task: CalibrationTask, sample: Sequence[dict[str, Any]]) -> list[str]:
-    return [normalize_caption(row["texts"][0], task.judge.max_words) for row in sample]
+def score_sample(task: CalibrationTask, sample: Sequence[dict[str, Any]]) -> PairScores:
+    """Score the texts of a sample with their own and with other images."""
+    texts = [normalize_caption(row["texts"][0], task.judge.max_words) for row in sample]
+    return score_swapped(_load_matcher(task), [row["image"] for row in sample], texts)
 
 
 def _load_matcher(task: CalibrationTask) -> Any:

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from capfilt.pipeline.plan import plan
+from capfilt.stages.pairs.hold_out import is_held_out
 from tests.runs import run_dag
 
 
@@ -51,6 +52,19 @@ def test_models_are_evaluated_and_reported(finished):
     assert 0 <= metrics["filter"]["auc"] <= 1
     page = (run / "reports/1/report.html").read_text()
     assert "<script src" not in page and "data:image" in page
+
+
+def test_filter_is_calibrated_on_held_out_images_and_web_texts_are_judged_by_what_it_suggests(finished):
+    run, _, _ = finished
+    found = json.loads((run / "reports/1/metrics.json").read_text())["calibration"]
+    stored = duckdb.sql(f"SELECT key FROM '{run}/corpus/web/*.parquet' WHERE status = 'success'").fetchall()
+    assert found["all"]["pairs"] == sum(is_held_out("web", key, 0.8) for (key,) in stored)
+    assert found["all"]["low"] <= found["all"]["noise"] <= found["all"]["high"]
+    used = duckdb.sql(
+        "SELECT DISTINCT origin, threshold::DOUBLE, kept = (itm_prob >= threshold) "
+        f"FROM '{run}/rounds/1/web/*.parquet' WHERE kept IS NOT NULL"
+    ).fetchall()
+    assert sorted(used) == [("synthetic", 0.5, True), ("web", pytest.approx(found["threshold"]), True)]
 
 
 def test_captioner_and_filter_start_from_the_last_med(finished):

@@ -1,0 +1,159 @@
+"""How close the calibration of a filter comes to planted noise, at several rates, on common and rare words.
+
+    python -m benchmarks.calibration                     # noise 0.2, 0.4, 0.55 and 0.7; about 3 minutes each
+
+Each rate is a run of the quickstart's config up to the judged candidates, with 5,000 web images, a fifth of
+them held out, and complete true texts. The figures of the product (estimate, interval, suggested threshold)
+stand beside the planted truth, which only this comparison reads: texts that are wrong in one detail
+("partial") count as noise there, as matching in the estimate. Prints a line per rate and writes
+benchmarks/results/calibration.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from capfilt.pipeline.config.load import load_config
+from capfilt.pipeline.corpora.scenes import scene_facts
+from capfilt.pipeline.corpora.shapes import make_scene
+from capfilt.pipeline.evaluation.filter_quality import MATCHING, compute_roc_auc
+from capfilt.pipeline.evaluation.ranks import estimate_noise, rank_own_image
+from capfilt.pipeline.evaluation.swapped import OTHERS, CalibrationTask, sample_pairs, score_sample
+from capfilt.pipeline.prepare import open_run
+from capfilt.stages.bootstrap.model_source import ModelSource
+from capfilt.stages.pairs.parts import ShardRef
+from capfilt.stages.pairs.read import PairsConfig
+from capfilt.stages.storage.layout import model_folder
+
+RESULTS = Path(__file__).parent / "results"
+CONFIG = "configs/quickstart.yaml"
+NODE = "bootstrap.1"
+
+
+def main() -> None:
+    """Measures, and stores the result."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--noise", default="0.2,0.4,0.55,0.7", help="shares, separated by commas")
+    parser.add_argument("--folder", type=Path, default=Path("runs/calibration"))
+    options = parser.parse_args()
+    rows = [measure(float(noise), options.folder) for noise in options.noise.split(",")]
+    largest = max(abs(row["all"]["estimate"] - row["all"]["planted"]) for row in rows)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "calibration.json").write_text(json.dumps(rows, indent=1) + "\n")
+    print(json.dumps({"largest_error": round(largest, 4), "lowest_auc": min(row["auc"] for row in rows)}))
+
+
+def overrides(noise: float, folder: Path) -> list[str]:
+    """Settings of the run with this share of noise."""
+    place = folder / f"noise-{noise:g}"
+    data = f"{place}/corpus"
+    values = {
+        "run.dir": f"{place}/run",
+        "shapes": f"{{human: 1000, web: 5000, test: 500, human_words: 0.65, noise: {noise}}}",
+        "shapes_dir": data,
+        "sources.human.rows.manifest": f"{data}/human/annotations.json",
+        "sources.human.images": f"{data}/human",
+        "sources.web.rows.manifest": f"{data}/web/manifest.parquet",
+        "sources.web.serve": f"{data}/web",
+        "sources.common.rows.manifest": f"{data}/test/common.json",
+        "sources.common.images": f"{data}/test",
+        "sources.rare.rows.manifest": f"{data}/test/rare.json",
+        "sources.rare.images": f"{data}/test",
+        "controls": "[]",
+        "pretrain.steps": "700",
+        "pretrain.hold_out": "0.2",
+        "captioner.finetune.steps": "1",
+        "captioner.generate.sampling.max_new_tokens": "1",
+        "filter.judge.threshold": "auto",
+    }
+    return [f"{key}={value}" for key, value in values.items()]
+
+
+def measure(noise: float, folder: Path) -> dict[str, Any]:
+    """Run one rate, or resume it, and compare its figures with the truth."""
+    settings = overrides(noise, folder)
+    command = [sys.executable, "-m", "pipeline", "run", CONFIG, "--until", NODE]
+    start = time.monotonic()
+    subprocess.run([*command, *(word for each in settings for word in ("--set", each))], check=True)
+    run_dir = open_run(load_config(CONFIG, settings))
+    found = run_dir.calibration(1)
+    assert found is not None, "there are enough held-out images"
+    texts = read_texts(run_dir.store.path(""))
+    row = {
+        "noise": noise,
+        "auc": round(compute_roc_auc(~texts["matching"], 1 - texts["itm_prob"]), 4),
+        "threshold": found.threshold,
+        "kept_matching": round(float(texts["kept"][texts["matching"]].mean()), 4),
+        "kept_noise": round(float(texts["kept"][~texts["matching"]].mean()), 4),
+        "seconds": round(time.monotonic() - start),
+        **compare_parts(run_dir, texts),
+    }
+    estimate = row["all"]["estimate"]
+    assert abs(estimate - found.all.noise) < 1e-6, "the figures are those of the product"
+    print(json.dumps(row), flush=True)
+    return row
+
+
+def read_texts(run: str) -> dict[str, Any]:
+    """Of every judged web text: key, text, score, verdict, and whether it matches its image."""
+    corpus = pq.read_table(f"{run}/corpus/web", columns=["key", "truth"]).to_pydict()
+    truth = dict(zip(corpus["key"], corpus["truth"], strict=True))
+    judged = pq.read_table(f"{run}/rounds/1/web", filters=[("origin", "=", "web")])
+    return {
+        "key": judged["key"].to_pylist(),
+        "itm_prob": judged["itm_prob"].to_numpy(),
+        "kept": np.array(judged["kept"].to_pylist(), dtype=bool),
+        "matching": np.array([truth[key] in MATCHING for key in judged["key"].to_pylist()]),
+        "truth": truth,
+    }
+
+
+def compare_parts(run_dir: Any, texts: dict[str, Any]) -> dict[str, Any]:
+    """Planted and estimated noise of the sample: all texts, and those of images with common objects only
+    apart from the others."""
+    config, store = run_dir.config, run_dir.store
+    assert config.shapes is not None, "the quickstart makes shapes"
+    task = CalibrationTask(
+        model=ModelSource(checkpoint=store.address(model_folder("filter.1")), run_dir=store),
+        judge=config.filter.judge,
+        pairs=PairsConfig(run_dir=store, without_surplus=config.duplicates.policy == "drop"),
+        hold_out=config.held_out_for(1),
+        shards=tuple(ShardRef("web", n, "web") for n in run_dir.ledger.committed_shards("corpus/web")),
+        size=config.filter.calibrate.pairs,
+    )
+    sample = sample_pairs(task)
+    scores = score_sample(task, sample)
+    ranks = rank_own_image(scores.itc_own, scores.itc_others)
+    matching = np.array([texts["truth"][row["key"]] in MATCHING for row in sample])
+    detail = np.array([texts["truth"][row["key"]] == "partial" for row in sample])
+    rows = [
+        int(row["key"][:6]) * config.sources["web"].rows.shard_size + int(row["key"][6:]) for row in sample
+    ]
+    scenes = [make_scene(config.shapes, "web", row) for row in rows]
+    rare = np.array([not config.shapes.human_vocabulary.covers(scene_facts(scene)) for scene in scenes])
+    parts = {"all": np.ones(len(sample), dtype=bool), "common": ~rare, "rare": rare}
+    found = {}
+    for name, chosen in parts.items():
+        estimate = estimate_noise(ranks[chosen], OTHERS)
+        found[name] = {
+            "texts": int(chosen.sum()),
+            "planted": round(float(1 - matching[chosen].mean()), 4),
+            "wrong_in_a_detail": round(float(detail[chosen].mean()), 4),
+            "estimate": round(estimate.noise, 4),
+            "low": round(estimate.low, 4),
+            "high": round(estimate.high, 4),
+        }
+    return found
+
+
+if __name__ == "__main__":
+    main()
