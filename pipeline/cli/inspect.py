@@ -52,6 +52,7 @@ def verify(
     """Hash every file of a run and account for every row; exit code 1 if anything differs."""
     from capfilt.pipeline.console.activity import Activity
     from capfilt.pipeline.maintenance.repair import repair_run
+    from capfilt.pipeline.maintenance.verdict_repair import finish_sets
     from capfilt.pipeline.maintenance.verify import verify_run
     from capfilt.pipeline.prepare import hold_run, open_run
 
@@ -65,8 +66,10 @@ def verify(
         if repair:
             with hold_run(config, console.print) as held:
                 found, undone = repair_run(held)
+                activity("judging verdict sets again")
+                sets = finish_sets(held)
         else:
-            found, undone = verify_run(open_run(config)), []
+            found, undone, sets = verify_run(open_run(config)), [], []
     for problem in found.problems:
         print_labeled(console, "differs", str(problem), "bold red")
     console.print(
@@ -74,10 +77,15 @@ def verify(
         f"{len(found.problems)} differences; {found.unfinished} not finished",
         highlight=False,
     )
+    if found.unfinished_sets and not repair:
+        print_fields(console, [("not complete", f"verdict set {', '.join(found.unfinished_sets)}")])
     if found.problems and not repair:
         print_fields(console, [("repair", repair_command)])
         raise SystemExit(1)
-    if repair and (found.problems or found.unfinished):
+    if sets:
+        print_fields(console, [("judged again", ", ".join(sets))])
+    of_nodes = [problem for problem in found.problems if problem.verdicts is None]
+    if repair and (of_nodes or found.unfinished):
         if undone:
             print_fields(console, [("making again", ", ".join(undone))])
         run_config(config, resume_command(run_dir, overrides))

@@ -32,6 +32,9 @@ SURPLUS = "duplicates/surplus.parquet"
 VOCABULARY = "models/tokenizer"
 """Folder of the tokenizer that the first pretraining trains on the corpus."""
 
+VERDICTS = "verdicts"
+"""Folder of the named sets of verdicts."""
+
 RECORD_SUFFIX = ".json"
 PROVENANCE = "provenance.json"
 INDEX_RECORD = "index.json"
@@ -129,6 +132,25 @@ def candidates_folder(round_: int, source: str) -> str:
 
 def candidates_shard(round_: int, source: str, shard: int) -> ShardFiles:
     return ShardFiles(candidates_folder(round_, source), shard)
+
+
+def verdict_set_folder(name: str, round_: int) -> str:
+    """Folder of a named set of verdicts on one round."""
+    return f"{VERDICTS}/{name}/{round_}"
+
+
+def verdicts_folder(name: str, round_: int, source: str) -> str:
+    """Folder of the verdicts of a named set on the candidates of a source in one round."""
+    return f"{verdict_set_folder(name, round_)}/{source}"
+
+
+def verdicts_shard(name: str, round_: int, source: str, shard: int) -> ShardFiles:
+    return ShardFiles(verdicts_folder(name, round_, source), shard)
+
+
+def verdict_set_record(name: str, round_: int) -> str:
+    """Describes a named set of verdicts on one round."""
+    return f"{records_folder(VERDICTS)}/{name}/{round_}{RECORD_SUFFIX}"
 
 
 def staging_folder(source: str) -> str:
