@@ -13,14 +13,27 @@ from capfilt.pipeline.console.commands import duckdb_command, noise_ratio_query,
 from capfilt.pipeline.console.logs import log_run
 from capfilt.pipeline.console.streams import make_console, print_labeled
 from capfilt.pipeline.console.summary import print_fields, print_summary
+from capfilt.stages.storage.layout import DEFAULT_VERDICTS
 
 
-def report(run_dir: RunArgument, set_: SetOption = None) -> None:
+def report(
+    run_dir: RunArgument,
+    verdicts: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Report by this set of verdicts (capfilt rejudge); the page is in "
+            "reports/<round>/verdicts/NAME. Default: the run's own.",
+        ),
+    ] = DEFAULT_VERDICTS,
+    set_: SetOption = None,
+) -> None:
     """Write the report pages of a run again and print its closing block."""
     from capfilt.pipeline.config.load import ConfigError
     from capfilt.pipeline.console.activity import Activity
     from capfilt.pipeline.nodes.report import write_report
     from capfilt.pipeline.prepare import open_run
+    from capfilt.stages.verdicts.sets import list_sets
 
     console = make_console()
     with UserErrors(), Activity(console) as activity:
@@ -32,12 +45,15 @@ def report(run_dir: RunArgument, set_: SetOption = None) -> None:
         rounds = [node.round for node in judging if opened.ledger.node(node.name) is not None]
         if not rounds:
             raise ConfigError(f"{run_dir}: no round is bootstrapped yet; finish one with capfilt run")
+        if verdicts != DEFAULT_VERDICTS:
+            judged = [number for name, number in list_sets(opened.store) if name == verdicts]
+            rounds = [number for number in rounds if number in judged] or rounds[-1:]
         metrics = None
         for round_ in rounds:
             activity(f"writing the report of round {round_}")
-            metrics = write_report(opened, round_)
+            metrics = write_report(opened, round_, verdicts)
         activity.stop()
-        query = duckdb_command(noise_ratio_query(run_dir.rstrip("/"), rounds[-1]))
+        query = duckdb_command(noise_ratio_query(run_dir.rstrip("/"), rounds[-1], verdicts))
         print_summary(console, config, metrics, "look", query)
 
 

@@ -25,6 +25,7 @@ from capfilt.stages.rows import CANDIDATE_SCHEMA
 from capfilt.stages.shards.attempts import listed_file
 from capfilt.stages.shards.records import CandidatesRecord
 from capfilt.stages.storage.layout import (
+    DEFAULT_VERDICTS,
     candidates_folder,
     candidates_shard,
     records_folder,
@@ -38,7 +39,6 @@ from capfilt.stages.verdicts.judge import Judge
 from capfilt.stages.verdicts.policy import Cut, Policy
 from capfilt.stages.verdicts.rules import PolicyError, PolicyText
 from capfilt.stages.verdicts.sets import (
-    DEFAULT,
     NAME,
     VerdictSet,
     VerdictSetError,
@@ -127,8 +127,8 @@ def check_name(name: str) -> None:
     Raises:
         VerdictSetError: it may not.
     """
-    if name == DEFAULT:
-        raise VerdictSetError(f"--name {DEFAULT}: the verdicts of the run itself; give another name")
+    if name == DEFAULT_VERDICTS:
+        raise VerdictSetError(f"--name {DEFAULT_VERDICTS}: the verdicts of the run itself; give another name")
     if not NAME.fullmatch(name):
         raise VerdictSetError(
             f"--name {name}: no name of a verdict set; allowed: up to 64 letters, digits, '.', '_' and '-', "

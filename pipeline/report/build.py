@@ -78,8 +78,10 @@ def build_report(inputs: ReportInputs, store: Store) -> RoundMetrics:
     The files are report.html, noise.parquet, statuses.parquet, hosts.parquet, drift.json and, written last,
     metrics.json. The same inputs give the same bytes.
     """
-    tables = RoundTables(inputs.candidate_files, inputs.corpus_files, inputs.storage_options)
-    out = store / report_folder(inputs.round)
+    tables = RoundTables(
+        inputs.candidate_files, inputs.corpus_files, inputs.storage_options, inputs.verdict_files
+    )
+    out = store / report_folder(inputs.round, inputs.verdicts)
     report = RoundReport(_compute_metrics(inputs, tables), _compute_drift(inputs, tables))
     out.put("report.html", render_page(inputs, tables, report).encode())
     out.put("noise.parquet", _encode_rows(tables.noise_rows(), NOISE_SCHEMA, inputs.round))
@@ -95,6 +97,7 @@ def _compute_metrics(inputs: ReportInputs, tables: RoundTables) -> RoundMetrics:
     origins = tables.origin_rows()
     return RoundMetrics(
         round=inputs.round,
+        verdicts=inputs.verdicts,
         counts={row["status"]: row["n"] for row in tables.status_rows()},
         noise_ratio={row["origin"]: row["noise_ratio"] for row in origins},
         noise_ratio_by_source=noise_ratio_by_source(tables.noise_rows()),

@@ -16,6 +16,7 @@ from capfilt.pipeline.report.examples import Example, select_examples
 from capfilt.pipeline.report.metrics_file import Funnel
 from capfilt.stages.rows import CANDIDATE_SCHEMA, CORPUS_SCHEMA
 from capfilt.stages.storage.sql import open_database, open_parquet
+from capfilt.stages.verdicts.sets import VERDICTS_SCHEMA
 
 SCORE_BINS = 1000
 """Bins of a score in [0, 1]; thresholds can be compared in steps of 0.001."""
@@ -40,6 +41,7 @@ class RoundTables:
         candidate_files: Sequence[str],
         corpus_files: Sequence[str],
         storage_options: Mapping[str, Any] | None = None,
+        verdict_files: Sequence[str] = (),
     ) -> None:
         """Open the files and count.
 
@@ -47,12 +49,17 @@ class RoundTables:
             candidate_files: committed Parquet files of `stages.rows.CANDIDATE_SCHEMA`.
             corpus_files: committed Parquet files of `stages.rows.CORPUS_SCHEMA`.
             storage_options: fsspec options of the filesystem that holds the files.
+            verdict_files: Parquet files of a set of verdicts on these candidates, whose verdicts take the
+                place of the run's; () for those of the run.
         """
         self._sql = open_database()
         self._sql.register("corpus", open_parquet(corpus_files, CORPUS_SCHEMA, storage_options))
-        self._sql.register("candidates", open_parquet(candidate_files, CANDIDATE_SCHEMA, storage_options))
+        self._sql.register("verdicts", open_parquet(verdict_files, VERDICTS_SCHEMA, storage_options))
         sampled = _sample_evenly(candidate_files, SAMPLED_FILES)
-        self._sql.register("sampled_candidates", open_parquet(sampled, CANDIDATE_SCHEMA, storage_options))
+        for name, files in (("candidates", candidate_files), ("sampled_candidates", sampled)):
+            self._sql.register(f"run_{name}", open_parquet(files, CANDIDATE_SCHEMA, storage_options))
+            query = _WITH_SET if verdict_files else "SELECT * FROM {}"
+            self._sql.execute(f"CREATE VIEW {name} AS {query.format(f'run_{name}')}")
         self._sql.execute(
             "CREATE TABLE outcomes AS SELECT source, shard, status, count(*) AS n FROM corpus GROUP BY ALL"
         )
@@ -287,6 +294,13 @@ def _sample_evenly(files: Sequence[str], limit: int) -> list[str]:
     files = sorted(files)
     return [files[i * len(files) // limit] for i in range(limit)] if len(files) > limit else files
 
+
+_WITH_SET = """
+    SELECT c.* REPLACE (v.kept AS kept, NULL::FLOAT AS threshold) FROM {} c LEFT JOIN verdicts v
+    ON (c.source, c.key, c.origin, c.caption_index) = (v.source, v.key, v.origin, v.caption_index)
+        AND c.captioner IS NOT DISTINCT FROM v.captioner
+"""
+"""SQL: candidates with the verdicts of a set. Its policy need not be one threshold."""
 
 _RATIOS = f"""
     sum(n)::BIGINT AS candidates,

@@ -34,6 +34,8 @@ VOCABULARY = "models/tokenizer"
 
 VERDICTS = "verdicts"
 """Folder of the named sets of verdicts."""
+DEFAULT_VERDICTS = "default"
+"""Name of the verdicts of the run itself, which are a column of the candidates."""
 
 RECORD_SUFFIX = ".json"
 PROVENANCE = "provenance.json"
@@ -182,14 +184,15 @@ def log_folder(node: str) -> str:
     return f"logs/{node}"
 
 
-def report_folder(round_: int) -> str:
-    """Folder of a round's report."""
-    return f"reports/{round_}"
+def report_folder(round_: int, verdicts: str = DEFAULT_VERDICTS) -> str:
+    """Folder of a round's report, or of the report by a named set of verdicts."""
+    folder = f"reports/{round_}"
+    return folder if verdicts == DEFAULT_VERDICTS else f"{folder}/{VERDICTS}/{verdicts}"
 
 
-def metrics_file(round_: int) -> str:
-    """Machine-readable metrics of a round."""
-    return f"{report_folder(round_)}/metrics.json"
+def metrics_file(round_: int, verdicts: str = DEFAULT_VERDICTS) -> str:
+    """Machine-readable metrics of a round, by a set of verdicts."""
+    return f"{report_folder(round_, verdicts)}/metrics.json"
 
 
 def node_record(node: str) -> str:

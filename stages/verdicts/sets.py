@@ -21,6 +21,7 @@ from msgspec import Meta, Struct
 from capfilt.stages.errors import UserError
 from capfilt.stages.shards.records import CandidatesRecord, Count
 from capfilt.stages.storage.layout import (
+    DEFAULT_VERDICTS,
     RECORD_SUFFIX,
     VERDICTS,
     records_folder,
@@ -31,8 +32,6 @@ from capfilt.stages.storage.store import DECODE_ERRORS, FileEntry, Store, encode
 from capfilt.stages.verdicts.policy import KEPT, Cut
 from capfilt.stages.verdicts.rules import PolicyText
 
-DEFAULT = "default"
-"""The set of the run itself."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """Names of sets."""
 VERSION = 1
@@ -140,9 +139,9 @@ def open_set(store: Store, name: str, round_: int) -> VerdictSet:
             f"verdict set {name} of round {round_} is not complete; finish it with "
             f"{rejudge_command(store, found)}"
         )
-    names = [each for each, _ in list_sets(store, round_)]
+    names = [DEFAULT_VERDICTS, *(each for each, _ in list_sets(store, round_))]
     raise VerdictSetError(
-        f"round {round_} of {store.url} has no verdict set {name}; it has {', '.join([DEFAULT, *names])}. "
+        f"round {round_} of {store.url} has no verdict set {name}; it has {', '.join(names)}. "
         f'Make one with capfilt rejudge {store.url} --name {name} --round {round_} --keep "itm >= 0.7"'
     )
 
@@ -202,7 +201,7 @@ def read_kept(store: Store, name: str, record: CandidatesRecord, candidates: pa.
     Raises:
         VerdictSetError: the set has no such shard, or made it from other candidates.
     """
-    if name == DEFAULT:
+    if name == DEFAULT_VERDICTS:
         return candidates[KEPT]
     place = verdicts_shard(name, record.round, record.source, record.shard)
     advice = f"make the set again with capfilt rejudge {store.url} --name {name} --round {record.round}"

@@ -34,7 +34,8 @@ def test_metrics_json_has_the_documented_keys_and_the_counted_values(
     assert read_metrics(store, 1) == metrics
     content = json.loads(out.read("metrics.json"))
     assert set(content) == {
-        "version", "round", "counts", "noise_ratio", "noise_ratio_by_source", "planted_noise", "filter",
+        "version", "round", "verdicts", "counts", "noise_ratio", "noise_ratio_by_source", "planted_noise",
+        "filter",
         "retrieval", "caption", "retrieval_by_source", "caption_by_source", "seconds", "funnel", "stages",
     }  # fmt: skip
     assert content["round"] == 1
