@@ -16,7 +16,7 @@ from capfilt.pipeline.evaluation.drift import find_alarms
 from capfilt.pipeline.report.inputs import ReportInputs, RoundReport
 from capfilt.pipeline.report.metrics_file import RoundMetrics, write_metrics
 from capfilt.pipeline.report.page import render_page
-from capfilt.pipeline.report.tables import RoundTables, Row, noise_ratio_by_source
+from capfilt.pipeline.report.tables import RoundTables, Row
 from capfilt.stages.status import STATUSES
 from capfilt.stages.storage.layout import report_folder
 from capfilt.stages.storage.store import Store
@@ -122,6 +122,14 @@ def _compute_drift(inputs: ReportInputs, tables: RoundTables) -> dict[str, Any]:
         "acceptance": {origin: None if ratio is None else 1 - ratio for origin, ratio in ratios.items()},
     }
     return drift | {"alarms": find_alarms(drift, inputs.previous[-1].drift if inputs.previous else None)}
+
+
+def noise_ratio_by_source(rows: Sequence[Row]) -> dict[str, dict[str, float | None]]:
+    """{source: {origin: noise ratio}} from rows of `RoundTables.noise_rows`."""
+    found: dict[str, dict[str, float | None]] = {}
+    for row in rows:
+        found.setdefault(row["source"], {})[row["origin"]] = row["noise_ratio"]
+    return found
 
 
 def _status_rows(tables: RoundTables) -> list[Row]:

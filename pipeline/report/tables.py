@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from capfilt.pipeline.evaluation.drift import TextDrift, compute_text_drift
 from capfilt.pipeline.evaluation.filter_quality import MATCHING, FilterQuality, compute_filter_quality
-from capfilt.pipeline.evaluation.intervals import wilson_interval
+from capfilt.pipeline.evaluation.intervals import add_intervals
 from capfilt.pipeline.report.addresses import HOST
 from capfilt.pipeline.report.examples import Example, select_examples
 from capfilt.pipeline.report.metrics_file import Funnel
@@ -87,7 +87,7 @@ class RoundTables:
         noise among the judged candidates with known truth. All are None for 0 / 0. A candidate without a
         verdict was not judged.
         """
-        return _with_intervals(
+        return add_intervals(
             self._rows(
                 f"SELECT source, origin, {_RATIOS} FROM score_counts "
                 "GROUP BY ALL ORDER BY source, origin DESC"
@@ -96,7 +96,7 @@ class RoundTables:
 
     def origin_rows(self) -> list[Row]:
         """The columns of `noise_rows` except source, by origin; web before synthetic."""
-        return _with_intervals(
+        return add_intervals(
             self._rows(f"SELECT origin, {_RATIOS} FROM score_counts GROUP BY ALL ORDER BY origin DESC")
         )
 
@@ -199,7 +199,7 @@ class RoundTables:
         ):
             query = f"CREATE TABLE IF NOT EXISTS {table} AS SELECT {columns} GROUP BY ALL"
             self._sql.execute(query, {"host": HOST})
-        return _with_intervals(
+        return add_intervals(
             self._rows(
                 f"SELECT f.*, v.* EXCLUDE (host, candidates, planted) FROM "
                 f"({_failures('host', 'host_outcomes')}) f "
@@ -271,22 +271,6 @@ class RoundTables:
     def _rows(self, query: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[Row]:
         rows: list[Row] = self._sql.execute(query, parameters).to_arrow_table().to_pylist()
         return rows
-
-
-def noise_ratio_by_source(rows: Sequence[Row]) -> dict[str, dict[str, float | None]]:
-    """{source: {origin: noise ratio}} from rows of `RoundTables.noise_rows`."""
-    found: dict[str, dict[str, float | None]] = {}
-    for row in rows:
-        found.setdefault(row["source"], {})[row["origin"]] = row["noise_ratio"]
-    return found
-
-
-def _with_intervals(rows: list[Row]) -> list[Row]:
-    """Rows with the limits of the Wilson interval of their noise ratio, from `judged` and `dropped`."""
-    for row in rows:
-        low, high = wilson_interval(row["dropped"] or 0, row["judged"] or 0) or (None, None)
-        row |= {"noise_low": low, "noise_high": high}
-    return rows
 
 
 def _sample_evenly(files: Sequence[str], limit: int) -> list[str]:
