@@ -12,8 +12,10 @@ class UserError(Exception):
         ├── ArtifactError   stages/storage/artifacts.py   a checkpoint or another input file cannot be read
         ├── ManifestError   stages/manifest/config.py     a list of urls or images, or its index, is wrong
         ├── PartsError      stages/pairs/parts.py         a source has fewer shards than parts
+        ├── PolicyError     stages/verdicts/rules.py      a rule of `capfilt rejudge` is wrong
         ├── StoreError      stages/storage/errors.py      a place cannot be reached, read or written
         ├── UnknownClass    stages/shards/retry.py        an unknown status in `capfilt retry --class`
+        ├── VerdictSetError stages/verdicts/sets.py       a set of verdicts is missing, stale or damaged
         ├── ConfigError     pipeline/config/load.py       a config file, a key or its value is wrong
         ├── LeaseError      pipeline/rundir/lease.py      another process works on the run directory
         ├── LedgerError     pipeline/rundir/ledger.py     the run directory does not fit the config

@@ -22,6 +22,7 @@ from capfilt.stages.rows import CANDIDATE_SCHEMA, CORPUS_SCHEMA, ROW_SCHEMA, tab
 from capfilt.stages.shards.pack import Pack
 from capfilt.stages.shards.records import CandidatesRecord, CorpusRecord, StagedShard
 from capfilt.stages.storage.store import Store
+from capfilt.stages.verdicts.sets import VERDICTS_SCHEMA, VerdictSet, VerdictsRecord
 from tests.models.tiny_med import TOKENIZER
 from tests.models.tiny_med import build as build_med
 from tests.schema_docs import documented, fits, nested, optional, sections
@@ -32,6 +33,7 @@ SCHEMAS = {
     "duplicates/duplicates.parquet": DUPLICATES_SCHEMA,
     "duplicates/surplus.parquet": SURPLUS_SCHEMA,
     "rounds/1/web/000012.parquet": CANDIDATE_SCHEMA,
+    "verdicts/NAME/1/web/000012.parquet": VERDICTS_SCHEMA,
     "reports/1/noise.parquet": build.NOISE_SCHEMA,
     "reports/1/statuses.parquet": build.STATUS_SCHEMA,
     "reports/1/hosts.parquet": build.HOST_SCHEMA,
@@ -40,6 +42,8 @@ RECORDS = {
     "manifests/web/index.json": Index,
     "records/corpus/web/000012.json": CorpusRecord,
     "records/rounds/1/web/000012.json": CandidatesRecord,
+    "records/verdicts/NAME/1.json": VerdictSet,
+    "records/verdicts/NAME/1/web/000012.json": VerdictsRecord,
     "replacing/web/000012.json": StagedShard,
     "nodes/filter.1.started.json": StartRecord,
     "nodes/filter.1.json": NodeRecord,

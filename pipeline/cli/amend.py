@@ -1,4 +1,4 @@
-"""Commands that change a run in place: `retry`."""
+"""Commands that change a run in place, or add to it: `retry` and `rejudge`."""
 
 from __future__ import annotations
 
@@ -57,3 +57,52 @@ def retry(
     print_fields(console, closing_lines(found, run_dir.rstrip("/"), command, resume))
     if found.failed is not None:
         raise SystemExit(1)
+
+
+def rejudge(
+    run_dir: RunArgument,
+    name: Annotated[str, typer.Option(metavar="NAME", help="Name of the verdict set to make.")],
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RULE",
+            help='Keep candidates that meet this: "itm >= 0.7", "top 30% by itc", any SQL condition on their '
+            'columns; for a part of them: "web: itm >= 0.2", "source=cc12m: top 30% by itc". Repeatable; a '
+            "candidate has to meet every rule for its part.",
+        ),
+    ] = None,
+    drop: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RULE", help="Drop candidates that meet this; the form is that of --keep."),
+    ] = None,
+    drop_flag: Annotated[
+        list[str] | None, typer.Option(metavar="FLAG", help="Drop candidates with this flag. Repeatable.")
+    ] = None,
+    round_: Annotated[
+        int | None, typer.Option("--round", metavar="N", help="Judge this round. Default: the last.")
+    ] = None,
+    set_: SetOption = None,
+) -> None:
+    """Make a named set of verdicts from the stored scores: seconds, without models; the run's own stay."""
+    from capfilt.pipeline.console.activity import Activity
+    from capfilt.pipeline.console.verdict_table import print_rejudged
+    from capfilt.pipeline.maintenance.rejudge import check_name, rejudge_round
+    from capfilt.pipeline.prepare import hold_run
+    from capfilt.stages.verdicts.rules import PolicyText
+
+    console, overrides = make_console(), set_ or []
+    policy = PolicyText(keep=tuple(keep or ()), drop=tuple(drop or ()), drop_flags=tuple(drop_flag or ()))
+    words = ["capfilt", "rejudge", run_dir, "--name", name]
+    words += [word for rule in policy.keep for word in ("--keep", rule)]
+    words += [word for rule in policy.drop for word in ("--drop", rule)]
+    words += [word for flag in policy.drop_flags for word in ("--drop-flag", flag)]
+    words += [] if round_ is None else ["--round", str(round_)]
+    with UserErrors(resume=shell_command(words, overrides)), Activity(console) as activity:
+        check_name(name)
+        config = load_run_config(run_dir, overrides)
+        log_run(run_dir)
+        activity("taking the lease of the run directory")
+        with hold_run(config, console.print) as held:
+            found = rejudge_round(held, name, policy, round_, activity)
+        activity.stop()
+        print_rejudged(console, found, run_dir.rstrip("/"), overrides)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import typer
 
 from capfilt.pipeline.cli.ablate import ablate
-from capfilt.pipeline.cli.amend import retry
+from capfilt.pipeline.cli.amend import rejudge, retry
 from capfilt.pipeline.cli.inspect import report, verify
 from capfilt.pipeline.cli.options import global_options
 from capfilt.pipeline.cli.run import check, quickstart, run
@@ -19,7 +19,7 @@ from capfilt.pipeline.console.streams import flush_output
 FAMILIES = {
     "Run": (quickstart, run, check, ablate),
     "Inspect a run": (report, verify),
-    "Amend a run": (retry,),
+    "Amend a run": (retry, rejudge),
     "Tools": (convert, shapes, clipart),
 }
 """Commands by the heading under which `--help` lists them."""

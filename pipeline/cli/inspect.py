@@ -13,14 +13,27 @@ from capfilt.pipeline.console.commands import duckdb_command, noise_ratio_query,
 from capfilt.pipeline.console.logs import log_run
 from capfilt.pipeline.console.streams import make_console, print_labeled
 from capfilt.pipeline.console.summary import print_fields, print_summary
+from capfilt.stages.storage.layout import DEFAULT_VERDICTS
 
 
-def report(run_dir: RunArgument, set_: SetOption = None) -> None:
+def report(
+    run_dir: RunArgument,
+    verdicts: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Report by this set of verdicts (capfilt rejudge); the page is in "
+            "reports/<round>/verdicts/NAME. Default: the run's own.",
+        ),
+    ] = DEFAULT_VERDICTS,
+    set_: SetOption = None,
+) -> None:
     """Write the report pages of a run again and print its closing block."""
     from capfilt.pipeline.config.load import ConfigError
     from capfilt.pipeline.console.activity import Activity
     from capfilt.pipeline.nodes.report import write_report
     from capfilt.pipeline.prepare import open_run
+    from capfilt.stages.verdicts.sets import list_sets
 
     console = make_console()
     with UserErrors(), Activity(console) as activity:
@@ -32,12 +45,15 @@ def report(run_dir: RunArgument, set_: SetOption = None) -> None:
         rounds = [node.round for node in judging if opened.ledger.node(node.name) is not None]
         if not rounds:
             raise ConfigError(f"{run_dir}: no round is bootstrapped yet; finish one with capfilt run")
+        if verdicts != DEFAULT_VERDICTS:
+            judged = [number for name, number in list_sets(opened.store) if name == verdicts]
+            rounds = [number for number in rounds if number in judged] or rounds[-1:]
         metrics = None
         for round_ in rounds:
             activity(f"writing the report of round {round_}")
-            metrics = write_report(opened, round_)
+            metrics = write_report(opened, round_, verdicts)
         activity.stop()
-        query = duckdb_command(noise_ratio_query(run_dir.rstrip("/"), rounds[-1]))
+        query = duckdb_command(noise_ratio_query(run_dir.rstrip("/"), rounds[-1], verdicts))
         print_summary(console, config, metrics, "look", query)
 
 
@@ -52,6 +68,7 @@ def verify(
     """Hash every file of a run and account for every row; exit code 1 if anything differs."""
     from capfilt.pipeline.console.activity import Activity
     from capfilt.pipeline.maintenance.repair import repair_run
+    from capfilt.pipeline.maintenance.verdict_repair import finish_sets
     from capfilt.pipeline.maintenance.verify import verify_run
     from capfilt.pipeline.prepare import hold_run, open_run
 
@@ -65,8 +82,10 @@ def verify(
         if repair:
             with hold_run(config, console.print) as held:
                 found, undone = repair_run(held)
+                activity("judging verdict sets again")
+                sets = finish_sets(held)
         else:
-            found, undone = verify_run(open_run(config)), []
+            found, undone, sets = verify_run(open_run(config)), [], []
     for problem in found.problems:
         print_labeled(console, "differs", str(problem), "bold red")
     console.print(
@@ -74,10 +93,15 @@ def verify(
         f"{len(found.problems)} differences; {found.unfinished} not finished",
         highlight=False,
     )
+    if found.unfinished_sets and not repair:
+        print_fields(console, [("not complete", f"verdict set {', '.join(found.unfinished_sets)}")])
     if found.problems and not repair:
         print_fields(console, [("repair", repair_command)])
         raise SystemExit(1)
-    if repair and (found.problems or found.unfinished):
+    if sets:
+        print_fields(console, [("judged again", ", ".join(sets))])
+    of_nodes = [problem for problem in found.problems if problem.verdicts is None]
+    if repair and (of_nodes or found.unfinished):
         if undone:
             print_fields(console, [("making again", ", ".join(undone))])
         run_config(config, resume_command(run_dir, overrides))

@@ -8,13 +8,17 @@ import shutil
 import sys
 from collections.abc import Sequence
 
+from capfilt.stages.storage.layout import DEFAULT_VERDICTS, verdict_set_folder
+
 _PLAIN = re.compile(r"[\w ./:=@%+,*()<>-]*")
 """Text that means the same unquoted in SQL, in Python and between double quotes of a shell."""
 
 
-def noise_ratio_query(run_dir: str, round_: int) -> str:
-    """SQL for DuckDB: the noise ratio of each origin in a round."""
-    files = f"{run_dir}/rounds/{round_}/**/*.parquet".replace("'", "''")
+def noise_ratio_query(run_dir: str, round_: int, verdicts: str = DEFAULT_VERDICTS) -> str:
+    """SQL for DuckDB: the noise ratio of each origin in a round, by a set of verdicts."""
+    is_run = verdicts == DEFAULT_VERDICTS
+    folder = f"rounds/{round_}" if is_run else verdict_set_folder(verdicts, round_)
+    files = f"{run_dir}/{folder}/**/*.parquet".replace("'", "''")
     return f"SELECT origin, 1-avg(kept::int) FROM '{files}' GROUP BY 1"
 
 
@@ -32,6 +36,11 @@ def duckdb_command(query: str) -> str:
     if is_plain:
         return f"{python} -c \"{imports}; print(duckdb.sql('''{query}'''))\""
     return f"{python} -c {shlex.quote(f'{imports}; print(duckdb.sql({query!r}))')}"
+
+
+def rejudge_example(run_dir: str) -> str:
+    """A command that makes a set of verdicts by another threshold."""
+    return shell_command(["capfilt", "rejudge", run_dir, "--name", "strict", "--keep", "itm >= 0.7"], [])
 
 
 def shell_command(words: Sequence[str], overrides: Sequence[str]) -> str:

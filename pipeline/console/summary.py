@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from capfilt.pipeline.evaluation.scores import model_sort_key, score_gains
+from capfilt.stages.storage.layout import report_folder
 
 if TYPE_CHECKING:
     from capfilt.pipeline.config.schema import Config
@@ -39,11 +40,11 @@ def print_summary(
     run_dir = config.run.dir.rstrip("/")
     places = [("run", run_dir)]
     if metrics is not None:
-        round_ = metrics.round
+        round_, report = metrics.round, report_folder(metrics.round, metrics.verdicts)
         places += [
             ("candidates", f"{run_dir}/rounds/{round_}/"),
-            ("report", f"{run_dir}/reports/{round_}/report.html"),
-            ("metrics", f"{run_dir}/reports/{round_}/metrics.json"),
+            ("report", f"{run_dir}/{report}/report.html"),
+            ("metrics", f"{run_dir}/{report}/metrics.json"),
         ]
     console.print()
     console.print(summary_block(metrics, places, command, next_step), soft_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from statistics import NormalDist
+from typing import Any
 
 CONFIDENCE = 0.95
 
@@ -29,3 +30,11 @@ def wilson_interval(part: int, whole: int, confidence: float = CONFIDENCE) -> tu
     spread = z * math.sqrt(share * (1 - share) / whole + weight / (4 * whole))
     low, high = (middle - spread) / (1 + weight), (middle + spread) / (1 + weight)
     return (low if part else 0.0, high if part < whole else 1.0)
+
+
+def add_intervals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same rows with the limits of the interval of their noise ratio, from `judged` and `dropped`."""
+    for row in rows:
+        low, high = wilson_interval(row["dropped"] or 0, row["judged"] or 0) or (None, None)
+        row |= {"noise_low": low, "noise_high": high}
+    return rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from capfilt.pipeline.maintenance.verdict_repair import repair_sets
 from capfilt.pipeline.maintenance.verify import Problem, Verification, verify_run
 from capfilt.pipeline.plan import downstream
 from capfilt.pipeline.rundir.cutting import check_can_be_cut
@@ -68,6 +69,8 @@ def repair(run_dir: RunDir, problems: list[Problem]) -> list[str]:
         Names of the nodes that have work again.
     """
     ledger, nodes = run_dir.ledger, run_dir.nodes
+    repair_sets(run_dir, [problem.verdicts for problem in problems if problem.verdicts is not None])
+    problems = [problem for problem in problems if problem.verdicts is None]
     others = [problem for problem in problems if problem.shard is None]
     removals = _removals(run_dir, [problem for problem in problems if problem.shard is not None])
     reopened = removals.nodes | {problem.node for problem in others}

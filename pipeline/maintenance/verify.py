@@ -14,6 +14,7 @@ from capfilt.pipeline.maintenance.shard_checks import (
     check_shard,
     read_listed_file,
 )
+from capfilt.pipeline.maintenance.verdict_checks import SetFault, check_sets
 from capfilt.pipeline.node import Node
 from capfilt.pipeline.rundir.ledger import NodeRecord, StartRecord, decode_record, fingerprint
 from capfilt.pipeline.rundir.run_dir import RunDir
@@ -53,6 +54,8 @@ class Problem:
     """Number of the shard, None if the problem is not in a shard."""
     remove: bool = False
     """Whether a repair removes the file at this place; the run writes it again."""
+    verdicts: SetFault | None = None
+    """The fault in a named set of verdicts; no node writes these."""
 
     def __str__(self) -> str:
         return f"{self.place}: {self.what}"
@@ -68,6 +71,8 @@ class Verification:
     unfinished: int = 0
     """Shards without a record, and nodes without shards that are not done. They are no problems: the run
     continues with them."""
+    unfinished_sets: list[str] = field(default_factory=list)
+    """Sets of verdicts that are not complete, or whose candidates are not."""
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -82,6 +87,8 @@ def verify_run(run_dir: RunDir) -> Verification:
     * trained models and indexes of manifests: every file has its sha256
     * nodes that are done: no shard is missing, and the node's totals are the sums over its shards
     * reports: all files exist
+    * named sets of verdicts: they were made from the present candidates; every file has its sha256, and the
+      verdicts that its record counts
 
     Nothing outside the run directory is read, so checkpoints and manifests need not be reachable.
     """
@@ -98,6 +105,10 @@ def verify_run(run_dir: RunDir) -> Verification:
         else:
             missing = [file for file in node.kind.required_files(node) if not run_dir.store.exists(file)]
             found.problems += [Problem(file, "missing", node.name) for file in missing]
+    sets = check_sets(run_dir)
+    found.problems += [Problem(fault.place, fault.what, "", verdicts=fault) for fault in sets.faults]
+    found.unfinished_sets = sets.unfinished
+    found.bytes += sets.bytes
     return found
 
 

@@ -12,15 +12,30 @@ from typing import TYPE_CHECKING, Any
 
 from capfilt import __version__
 from capfilt.pipeline.config.schema import Config
-from capfilt.pipeline.console.commands import duckdb_command, noise_ratio_query, resume_command
+from capfilt.pipeline.console.commands import (
+    duckdb_command,
+    noise_ratio_query,
+    rejudge_example,
+    resume_command,
+)
 from capfilt.pipeline.node import Node, NodeKind, NodeResult
 from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.stages.bootstrap.filter import FilterConfig
 from capfilt.stages.rows import shard_of_key
+from capfilt.stages.shards.records import CandidatesRecord
 from capfilt.stages.shards.tars import read_tar_images
 from capfilt.stages.storage.filesystems import filesystem_options
-from capfilt.stages.storage.layout import candidates_folder, corpus_folder, corpus_shard, report_folder
+from capfilt.stages.storage.layout import (
+    DEFAULT_VERDICTS,
+    candidates_folder,
+    corpus_folder,
+    corpus_shard,
+    report_folder,
+    verdicts_folder,
+    verdicts_shard,
+)
 from capfilt.stages.storage.store import Store
+from capfilt.stages.verdicts.sets import VerdictSet, check_current, open_set
 
 if TYPE_CHECKING:
     from capfilt.pipeline.nodes.context import RunContext
@@ -56,8 +71,15 @@ def run_report(context: RunContext, node: Node) -> NodeResult:
     return NodeResult(f"noise ratio {ratios}", tuple(node.outputs))
 
 
-def write_report(run_dir: RunDir, round_: int) -> RoundMetrics:
-    """Write `reports/<round>/` and return its metrics."""
+def write_report(run_dir: RunDir, round_: int, verdicts: str = DEFAULT_VERDICTS) -> RoundMetrics:
+    """Write `reports/<round>/` and return its metrics.
+
+    Args:
+        verdicts: the set of verdicts to show; a named one has the folder `reports/<round>/verdicts/<name>/`.
+
+    Raises:
+        VerdictSetError: the round has no such set, or its candidates have been replaced since.
+    """
     from capfilt.pipeline.nodes.duplicates import most_copied_images
     from capfilt.pipeline.report.build import build_report
     from capfilt.pipeline.report.inputs import ReportInputs, read_previous_reports
@@ -66,13 +88,14 @@ def write_report(run_dir: RunDir, round_: int) -> RoundMetrics:
     config, store, ledger = run_dir.config, run_dir.store, run_dir.ledger
     folders = [corpus_folder(source) for source in config.sources]
     scores = collect_scores(run_dir, round_)
+    web = [candidates_folder(round_, source) for source in config.of_kind("web")]
+    found = _open_set(run_dir, round_, verdicts, web)
+    place = store.url.rstrip("/")
     return build_report(
         ReportInputs(
             run=config.run.name,
             round=round_,
-            candidate_files=_parquet_files(
-                run_dir, [candidates_folder(round_, s) for s in config.of_kind("web")]
-            ),
+            candidate_files=_parquet_files(run_dir, web),
             corpus_files=_parquet_files(
                 run_dir, [folder for folder in folders if ledger.committed_shards(folder)]
             ),
@@ -83,18 +106,48 @@ def write_report(run_dir: RunDir, round_: int) -> RoundMetrics:
             caption_by_source=scores_by_source(scores, "caption"),
             seconds=_seconds(run_dir, round_),
             calibration=run_dir.calibration(round_),
-            config=summarize_config(config, store, round_),
+            config=summarize_config(config, store, round_) | _summarize_set(found),
+            verdicts=verdicts,
+            policy="" if found is None else str(found.policy),
+            verdict_files=_verdict_files(run_dir, found),
+            rejudge=rejudge_example(place),
             web_sources=config.of_kind("web"),
             stages=sum_stage_times(_records(run_dir, round_)),
             origin=describe_origin(store),
-            query=duckdb_command(noise_ratio_query(store.url.rstrip("/"), round_)),
-            previous=read_previous_reports(store, round_),
+            query=duckdb_command(noise_ratio_query(place, round_, verdicts)),
+            previous=read_previous_reports(store, round_, verdicts),
             storage_options=filesystem_options(store.url, store.options),
             duplicates=most_copied_images(config, store),
             examples_per_section=max(1, config.report.examples // 4),
         ),
         store,
     )
+
+
+def _open_set(run_dir: RunDir, round_: int, name: str, folders: list[str]) -> VerdictSet | None:
+    """The description of a named set that belongs to the present candidates; None for the verdicts of the
+    run."""
+    if name == DEFAULT_VERDICTS:
+        return None
+    found = open_set(run_dir.store, name, round_)
+    records = (record for folder in folders for record in run_dir.ledger.records(folder))
+    check_current(run_dir.store, found, [each for each in records if isinstance(each, CandidatesRecord)])
+    return found
+
+
+def _verdict_files(run_dir: RunDir, found: VerdictSet | None) -> list[str]:
+    """Addresses of the files of a set."""
+    if found is None:
+        return []
+    return [
+        run_dir.store.address(verdicts_shard(found.name, found.round, source, shard).parquet)
+        for source in run_dir.config.of_kind("web")
+        for shard in run_dir.ledger.committed_shards(verdicts_folder(found.name, found.round, source))
+    ]
+
+
+def _summarize_set(found: VerdictSet | None) -> dict[str, str]:
+    return {} if found is None else {"threshold": f"that of the verdict set {found.name}: {found.policy}"}
 
 
 def collect_scores(run_dir: RunDir, round_: int) -> dict[str, Scores]:

@@ -16,7 +16,7 @@ from capfilt.pipeline.evaluation.drift import find_alarms
 from capfilt.pipeline.report.inputs import ReportInputs, RoundReport
 from capfilt.pipeline.report.metrics_file import RoundMetrics, write_metrics
 from capfilt.pipeline.report.page import render_page
-from capfilt.pipeline.report.tables import RoundTables, Row, noise_ratio_by_source
+from capfilt.pipeline.report.tables import RoundTables, Row
 from capfilt.stages.status import STATUSES
 from capfilt.stages.storage.layout import report_folder
 from capfilt.stages.storage.store import Store
@@ -78,8 +78,10 @@ def build_report(inputs: ReportInputs, store: Store) -> RoundMetrics:
     The files are report.html, noise.parquet, statuses.parquet, hosts.parquet, drift.json and, written last,
     metrics.json. The same inputs give the same bytes.
     """
-    tables = RoundTables(inputs.candidate_files, inputs.corpus_files, inputs.storage_options)
-    out = store / report_folder(inputs.round)
+    tables = RoundTables(
+        inputs.candidate_files, inputs.corpus_files, inputs.storage_options, inputs.verdict_files
+    )
+    out = store / report_folder(inputs.round, inputs.verdicts)
     report = RoundReport(_compute_metrics(inputs, tables), _compute_drift(inputs, tables))
     out.put("report.html", render_page(inputs, tables, report).encode())
     out.put("noise.parquet", _encode_rows(tables.noise_rows(), NOISE_SCHEMA, inputs.round))
@@ -95,6 +97,7 @@ def _compute_metrics(inputs: ReportInputs, tables: RoundTables) -> RoundMetrics:
     origins = tables.origin_rows()
     return RoundMetrics(
         round=inputs.round,
+        verdicts=inputs.verdicts,
         counts={row["status"]: row["n"] for row in tables.status_rows()},
         noise_ratio={row["origin"]: row["noise_ratio"] for row in origins},
         noise_ratio_by_source=noise_ratio_by_source(tables.noise_rows()),
@@ -120,6 +123,14 @@ def _compute_drift(inputs: ReportInputs, tables: RoundTables) -> dict[str, Any]:
         "acceptance": {origin: None if ratio is None else 1 - ratio for origin, ratio in ratios.items()},
     }
     return drift | {"alarms": find_alarms(drift, inputs.previous[-1].drift if inputs.previous else None)}
+
+
+def noise_ratio_by_source(rows: Sequence[Row]) -> dict[str, dict[str, float | None]]:
+    """{source: {origin: noise ratio}} from rows of `RoundTables.noise_rows`."""
+    found: dict[str, dict[str, float | None]] = {}
+    for row in rows:
+        found.setdefault(row["source"], {})[row["origin"]] = row["noise_ratio"]
+    return found
 
 
 def _status_rows(tables: RoundTables) -> list[Row]:

@@ -46,7 +46,8 @@ def select_examples(sql: duckdb.DuckDBPyConnection, per_section: int) -> list[Ex
             judged.
         "false alarm": dropped clean texts with the lowest ITM probability.
         "miss": kept noise with the highest ITM probability.
-        "close call": images with the text that is closest to the threshold.
+        "close call": images with the text that is closest to the threshold; none where the verdicts are not
+            those of one threshold.
         "flag: <name>": images with a text that has this flag, sampled by a hash of the key.
 
     Args:
@@ -96,7 +97,7 @@ WITH images AS (
     UNION ALL SELECT 'miss', source, key, row_number() OVER (ORDER BY itm_prob DESC, hash)
     FROM texts WHERE truth NOT IN $matching AND kept
     UNION ALL SELECT 'close call', source, key, row_number() OVER (ORDER BY min(distance), any_value(hash))
-    FROM texts GROUP BY source, key
+    FROM texts WHERE distance IS NOT NULL GROUP BY source, key
     UNION ALL SELECT 'flag: ' || flag, source, key, row_number() OVER (PARTITION BY flag ORDER BY hash)
     FROM flagged
 )

@@ -17,7 +17,7 @@ from capfilt.pipeline.report.metrics_file import (
     read_metrics,
 )
 from capfilt.pipeline.report.tables import Row
-from capfilt.stages.storage.layout import report_folder
+from capfilt.stages.storage.layout import DEFAULT_VERDICTS, report_folder
 from capfilt.stages.storage.store import DECODE_ERRORS, Store
 
 
@@ -92,12 +92,20 @@ class ReportInputs:
     """Time of each stage."""
     origin: Mapping[str, str] = field(default_factory=dict)
     """How the page was made, in order: label → value."""
+    verdicts: str = DEFAULT_VERDICTS
+    """The set of verdicts that is shown."""
+    policy: str = ""
+    """Its policy in words; empty for the verdicts of the run."""
+    verdict_files: Sequence[str] = ()
+    """Files of the set, one for each file of candidates; () for the verdicts of the run."""
+    rejudge: str = ""
+    """Shell command that makes a set of verdicts by another threshold."""
     query: str = ""
     """Shell command that prints the noise ratios of the page."""
 
 
-def read_previous_reports(store: Store, round: int) -> list[RoundReport]:
-    """Read the reports of the rounds before `round` from a run directory, in order.
+def read_previous_reports(store: Store, round: int, verdicts: str = DEFAULT_VERDICTS) -> list[RoundReport]:
+    """Read the reports of the rounds before `round`, by a set of verdicts, from a run directory, in order.
 
     A round without a report is left out.
 
@@ -106,15 +114,15 @@ def read_previous_reports(store: Store, round: int) -> list[RoundReport]:
     """
     found = []
     for number in range(round):
-        metrics = read_metrics(store, number)
+        metrics = read_metrics(store, number, verdicts)
         if metrics is not None:
-            found.append(RoundReport(metrics, _read_drift(store, number)))
+            found.append(RoundReport(metrics, _read_drift(store, number, verdicts)))
     return found
 
 
-def _read_drift(store: Store, round: int) -> Mapping[str, Any]:
+def _read_drift(store: Store, round: int, verdicts: str) -> Mapping[str, Any]:
     """The drift.json of a round; empty if there is none."""
-    name = f"{report_folder(round)}/drift.json"
+    name = f"{report_folder(round, verdicts)}/drift.json"
     try:
         drift = store.find_json(name)
         if drift is None:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from capfilt.pipeline.evaluation.calibration import Calibration
 from capfilt.pipeline.evaluation.filter_quality import FilterQuality
 from capfilt.stages.errors import UserError
-from capfilt.stages.storage.layout import metrics_file
+from capfilt.stages.storage.layout import DEFAULT_VERDICTS, metrics_file
 from capfilt.stages.storage.store import Store
 
 VERSION = 1
@@ -71,6 +71,8 @@ class RoundMetrics(BaseModel):
     version: int = Field(default=VERSION, ge=1, le=VERSION)
     """Files written before there was a version have the keys of version 1."""
     round: int
+    verdicts: str = DEFAULT_VERDICTS
+    """The set of verdicts that the numbers are of."""
     counts: dict[str, int] = {}
     """Rows of the corpus by status."""
     noise_ratio: dict[str, float | None] = {}
@@ -101,17 +103,18 @@ class RoundMetrics(BaseModel):
 
 def write_metrics(store: Store, metrics: RoundMetrics) -> None:
     """Write the metrics.json of their round into a run directory."""
-    store.put_json(metrics_file(metrics.round), metrics.model_dump())
+    store.put_json(metrics_file(metrics.round, metrics.verdicts), metrics.model_dump())
 
 
-def read_metrics(store: Store, round: int) -> RoundMetrics | None:
-    """Read the metrics.json of a round from a run directory; None when there is none.
+def read_metrics(store: Store, round: int, verdicts: str = DEFAULT_VERDICTS) -> RoundMetrics | None:
+    """Read the metrics.json of a round, by a set of verdicts, from a run directory; None when there is none.
 
     Raises:
         MetricsError: the file is damaged, or was written in a later version of the format.
         StoreError: the store cannot be read.
     """
-    data = store.find(metrics_file(round))
+    name = metrics_file(round, verdicts)
+    data = store.find(name)
     if data is None:
         return None
     try:
@@ -120,6 +123,6 @@ def read_metrics(store: Store, round: int) -> RoundMetrics | None:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "content"
         raise MetricsError(
-            f"{store.address(metrics_file(round))}: not a metrics file of version {VERSION} or earlier "
+            f"{store.address(name)}: not a metrics file of version {VERSION} or earlier "
             f"({place}: {first['msg']}); write it again with `capfilt report`"
         ) from error

@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 from capfilt.pipeline.evaluation.drift import TextDrift, compute_text_drift
 from capfilt.pipeline.evaluation.filter_quality import MATCHING, FilterQuality, compute_filter_quality
-from capfilt.pipeline.evaluation.intervals import wilson_interval
+from capfilt.pipeline.evaluation.intervals import add_intervals
 from capfilt.pipeline.report.addresses import HOST
 from capfilt.pipeline.report.examples import Example, select_examples
 from capfilt.pipeline.report.metrics_file import Funnel
 from capfilt.stages.rows import CANDIDATE_SCHEMA, CORPUS_SCHEMA
 from capfilt.stages.storage.sql import open_database, open_parquet
+from capfilt.stages.verdicts.sets import VERDICTS_SCHEMA
 
 SCORE_BINS = 1000
 """Bins of a score in [0, 1]; thresholds can be compared in steps of 0.001."""
@@ -40,6 +41,7 @@ class RoundTables:
         candidate_files: Sequence[str],
         corpus_files: Sequence[str],
         storage_options: Mapping[str, Any] | None = None,
+        verdict_files: Sequence[str] = (),
     ) -> None:
         """Open the files and count.
 
@@ -47,12 +49,17 @@ class RoundTables:
             candidate_files: committed Parquet files of `stages.rows.CANDIDATE_SCHEMA`.
             corpus_files: committed Parquet files of `stages.rows.CORPUS_SCHEMA`.
             storage_options: fsspec options of the filesystem that holds the files.
+            verdict_files: Parquet files of a set of verdicts on these candidates, whose verdicts take the
+                place of the run's; () for those of the run.
         """
         self._sql = open_database()
         self._sql.register("corpus", open_parquet(corpus_files, CORPUS_SCHEMA, storage_options))
-        self._sql.register("candidates", open_parquet(candidate_files, CANDIDATE_SCHEMA, storage_options))
+        self._sql.register("verdicts", open_parquet(verdict_files, VERDICTS_SCHEMA, storage_options))
         sampled = _sample_evenly(candidate_files, SAMPLED_FILES)
-        self._sql.register("sampled_candidates", open_parquet(sampled, CANDIDATE_SCHEMA, storage_options))
+        for name, files in (("candidates", candidate_files), ("sampled_candidates", sampled)):
+            self._sql.register(f"run_{name}", open_parquet(files, CANDIDATE_SCHEMA, storage_options))
+            query = _WITH_SET if verdict_files else "SELECT * FROM {}"
+            self._sql.execute(f"CREATE VIEW {name} AS {query.format(f'run_{name}')}")
         self._sql.execute(
             "CREATE TABLE outcomes AS SELECT source, shard, status, count(*) AS n FROM corpus GROUP BY ALL"
         )
@@ -80,7 +87,7 @@ class RoundTables:
         noise among the judged candidates with known truth. All are None for 0 / 0. A candidate without a
         verdict was not judged.
         """
-        return _with_intervals(
+        return add_intervals(
             self._rows(
                 f"SELECT source, origin, {_RATIOS} FROM score_counts "
                 "GROUP BY ALL ORDER BY source, origin DESC"
@@ -89,7 +96,7 @@ class RoundTables:
 
     def origin_rows(self) -> list[Row]:
         """The columns of `noise_rows` except source, by origin; web before synthetic."""
-        return _with_intervals(
+        return add_intervals(
             self._rows(f"SELECT origin, {_RATIOS} FROM score_counts GROUP BY ALL ORDER BY origin DESC")
         )
 
@@ -192,7 +199,7 @@ class RoundTables:
         ):
             query = f"CREATE TABLE IF NOT EXISTS {table} AS SELECT {columns} GROUP BY ALL"
             self._sql.execute(query, {"host": HOST})
-        return _with_intervals(
+        return add_intervals(
             self._rows(
                 f"SELECT f.*, v.* EXCLUDE (host, candidates, planted) FROM "
                 f"({_failures('host', 'host_outcomes')}) f "
@@ -266,27 +273,18 @@ class RoundTables:
         return rows
 
 
-def noise_ratio_by_source(rows: Sequence[Row]) -> dict[str, dict[str, float | None]]:
-    """{source: {origin: noise ratio}} from rows of `RoundTables.noise_rows`."""
-    found: dict[str, dict[str, float | None]] = {}
-    for row in rows:
-        found.setdefault(row["source"], {})[row["origin"]] = row["noise_ratio"]
-    return found
-
-
-def _with_intervals(rows: list[Row]) -> list[Row]:
-    """Rows with the limits of the Wilson interval of their noise ratio, from `judged` and `dropped`."""
-    for row in rows:
-        low, high = wilson_interval(row["dropped"] or 0, row["judged"] or 0) or (None, None)
-        row |= {"noise_low": low, "noise_high": high}
-    return rows
-
-
 def _sample_evenly(files: Sequence[str], limit: int) -> list[str]:
     """At most `limit` files, evenly spaced in sorted order: the same shards in every round."""
     files = sorted(files)
     return [files[i * len(files) // limit] for i in range(limit)] if len(files) > limit else files
 
+
+_WITH_SET = """
+    SELECT c.* REPLACE (v.kept AS kept, NULL::FLOAT AS threshold) FROM {} c LEFT JOIN verdicts v
+    ON (c.source, c.key, c.origin, c.caption_index) = (v.source, v.key, v.origin, v.caption_index)
+        AND c.captioner IS NOT DISTINCT FROM v.captioner
+"""
+"""SQL: candidates with the verdicts of a set. Its policy need not be one threshold."""
 
 _RATIOS = f"""
     sum(n)::BIGINT AS candidates,

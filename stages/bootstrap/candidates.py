@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from capfilt.models.caption_text import normalize_caption
+from capfilt.stages.bootstrap.duplicates import DUPLICATE_IMAGE
 
 EMPTY = "empty"
 """Flag of a text without words, which is not judged."""
@@ -14,6 +15,8 @@ DUPLICATE = "duplicate"
 """Flag of a text that equals an earlier text of the image, apart from case and punctuation."""
 DEGENERATE = "degenerate"
 """Flag of a text that repeats itself (BLIP issue 99: "dai dai dai")."""
+FLAGS = (EMPTY, DUPLICATE, DEGENERATE, DUPLICATE_IMAGE)
+"""All flags of a candidate."""
 
 DEGENERATE_RUN = 3
 """A text is degenerate if one word occurs this many times in a row."""

@@ -32,6 +32,11 @@ SURPLUS = "duplicates/surplus.parquet"
 VOCABULARY = "models/tokenizer"
 """Folder of the tokenizer that the first pretraining trains on the corpus."""
 
+VERDICTS = "verdicts"
+"""Folder of the named sets of verdicts."""
+DEFAULT_VERDICTS = "default"
+"""Name of the verdicts of the run itself, which are a column of the candidates."""
+
 RECORD_SUFFIX = ".json"
 PROVENANCE = "provenance.json"
 INDEX_RECORD = "index.json"
@@ -131,6 +136,25 @@ def candidates_shard(round_: int, source: str, shard: int) -> ShardFiles:
     return ShardFiles(candidates_folder(round_, source), shard)
 
 
+def verdict_set_folder(name: str, round_: int) -> str:
+    """Folder of a named set of verdicts on one round."""
+    return f"{VERDICTS}/{name}/{round_}"
+
+
+def verdicts_folder(name: str, round_: int, source: str) -> str:
+    """Folder of the verdicts of a named set on the candidates of a source in one round."""
+    return f"{verdict_set_folder(name, round_)}/{source}"
+
+
+def verdicts_shard(name: str, round_: int, source: str, shard: int) -> ShardFiles:
+    return ShardFiles(verdicts_folder(name, round_, source), shard)
+
+
+def verdict_set_record(name: str, round_: int) -> str:
+    """Describes a named set of verdicts on one round."""
+    return f"{records_folder(VERDICTS)}/{name}/{round_}{RECORD_SUFFIX}"
+
+
 def staging_folder(source: str) -> str:
     """Folder of the shards that will replace committed shards of a source."""
     return f"{STAGING}/{source}"
@@ -160,14 +184,15 @@ def log_folder(node: str) -> str:
     return f"logs/{node}"
 
 
-def report_folder(round_: int) -> str:
-    """Folder of a round's report."""
-    return f"reports/{round_}"
+def report_folder(round_: int, verdicts: str = DEFAULT_VERDICTS) -> str:
+    """Folder of a round's report, or of the report by a named set of verdicts."""
+    folder = f"reports/{round_}"
+    return folder if verdicts == DEFAULT_VERDICTS else f"{folder}/{VERDICTS}/{verdicts}"
 
 
-def metrics_file(round_: int) -> str:
-    """Machine-readable metrics of a round."""
-    return f"{report_folder(round_)}/metrics.json"
+def metrics_file(round_: int, verdicts: str = DEFAULT_VERDICTS) -> str:
+    """Machine-readable metrics of a round, by a set of verdicts."""
+    return f"{report_folder(round_, verdicts)}/metrics.json"
 
 
 def node_record(node: str) -> str:

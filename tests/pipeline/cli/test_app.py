@@ -22,6 +22,7 @@ COMMANDS = [
     "report",
     "verify",
     "retry",
+    "rejudge",
     "convert",
     "shapes",
     "clipart",

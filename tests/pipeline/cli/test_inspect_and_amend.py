@@ -10,7 +10,7 @@ from capfilt.pipeline.cli import amend
 from capfilt.pipeline.cli import inspect as inspect_module
 from capfilt.pipeline.cli.app import app
 from capfilt.pipeline.console.signals import Interrupted
-from capfilt.pipeline.maintenance.verify import Problem
+from capfilt.pipeline.maintenance.verify import Problem, Verification
 from capfilt.pipeline.prepare import open_run
 from capfilt.pipeline.report.metrics_file import RoundMetrics
 from capfilt.pipeline.rundir.ledger import Ledger
@@ -40,7 +40,7 @@ def lines_of(result):
 
 
 def verification(problems, unfinished=0):
-    return SimpleNamespace(shards=1200, rows=34000, bytes=5_600_000, problems=problems, unfinished=unfinished)
+    return Verification(shards=1200, rows=34000, bytes=5_600_000, problems=problems, unfinished=unfinished)
 
 
 COUNTS = "1,200 shards, 34,000 rows, 5.6 MB"
@@ -65,7 +65,8 @@ def test_verify_of_an_undamaged_run_exits_with_code_0(run_dir, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("problems", "unfinished", "runs"), [([], 0, False), (["x"], 0, True), ([], 1, True)]
+    ("problems", "unfinished", "runs"),
+    [([], 0, False), ([Problem("x", "missing", "fetch")], 0, True), ([], 1, True)],
 )
 def test_repair_finishes_the_run_if_anything_is_missing(run_dir, monkeypatch, problems, unfinished, runs):
     started = []

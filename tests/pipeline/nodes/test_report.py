@@ -81,7 +81,7 @@ def test_program_that_runs_as_a_module_has_the_name_of_the_command(
 
 def test_command_of_the_page_prints_its_noise_ratios(run_dir: RunDir) -> None:
     metrics = report.write_report(run_dir, 1)
-    (command,) = page_of(Path(run_dir.store.path())).all("pre")
+    *_, command = page_of(Path(run_dir.store.path())).all("pre")
     done = subprocess.run(["bash", "-c", command.text], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     for origin, ratio in metrics.noise_ratio.items():

@@ -43,6 +43,7 @@ def test_metrics_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "reports/2/metrics.json").read_text()) == {
         "version": 1,
         "round": 2,
+        "verdicts": "default",
         "counts": {"success": 7, "http_404": 2},
         "noise_ratio": {"web": 0.5, "synthetic": None},
         "noise_ratio_by_source": {"a": {"web": 0.5, "synthetic": None}},

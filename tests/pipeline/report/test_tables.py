@@ -7,7 +7,8 @@ import fsspec
 import pytest
 
 from capfilt.pipeline.report import tables as tables_module
-from capfilt.pipeline.report.tables import RoundTables, noise_ratio_by_source
+from capfilt.pipeline.report.build import noise_ratio_by_source
+from capfilt.pipeline.report.tables import RoundTables
 from tests.pipeline.report.report_cases import files_of, tables_of, write_candidates, write_corpus
 
 
