@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 MINIMUM_LOGICAL_CPUS = 4
 """CPUs that a Ray instance started here reports at least. A chain holds one fetch actor and two model actors
 while its tasks that read and write need CPUs, too; with fewer than four, Ray would wait forever."""
+MINIMUM_FREE_BYTES = 50_000_000
+"""Free bytes in the temporary folder in which a Ray instance is started: its logs and sockets."""
 TOKEN_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 """Environment variables that say whether and how Ray authenticates its clients."""
 
@@ -71,6 +74,13 @@ def _start_or_explain(config: ClusterConfig) -> None:
     Raises:
         ClusterError: it cannot be started.
     """
+    place = ray_temporary_folder()
+    free = shutil.disk_usage(place).free if os.path.isdir(place) else MINIMUM_FREE_BYTES
+    if free < MINIMUM_FREE_BYTES:  # its processes would die one after another, and be started again
+        raise ClusterError(
+            f"Ray cannot be started: its temporary folder, {place}, has {free // 10**6} MB free, and needs "
+            f"{MINIMUM_FREE_BYTES // 10**6} MB; free space there, or set RAY_TMPDIR to another disk"
+        )
     try:
         _start_embedded(config)
     except Exception as error:  # Ray raises plain exceptions, too

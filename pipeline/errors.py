@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from capfilt.cluster.config import ClusterError
@@ -12,6 +13,8 @@ USER_ERRORS = (UserError, CheckpointError, ClusterError)
 """Errors that a user can fix; each message is one line that says how. Any other error is a defect and keeps
 its trace."""
 
+_QUOTED = re.compile(r"^capfilt\.[\w.]+\.(\w+): (.+)$", re.MULTILINE)
+"""The last line of the trace of an error of the program."""
 FIRST_OF_TWO = "The above exception was the direct cause of the following exception"
 """What a trace prints between an error and the error that was raised from it."""
 
@@ -39,11 +42,29 @@ def first_error(error: BaseException) -> BaseException:
     return last
 
 
+def quoted_user_error(error: BaseException) -> tuple[str, str] | None:
+    """(name of the class, message) of a user error that stands in the text of a wrapper only, None without.
+
+    Of the error of a stage Ray Data keeps the trace, not the error.
+    """
+    names = {name for kind in USER_ERRORS for name in _names_of(kind)}
+    found = (match for text in map(str, _causes(error)) for match in _QUOTED.findall(text))
+    return next(((name, message) for name, message in found if name in names), None)
+
+
+def _names_of(kind: type[BaseException]) -> Iterator[str]:
+    yield kind.__name__
+    for each in kind.__subclasses__():
+        yield from _names_of(each)
+
+
 def root_cause(error: BaseException) -> str:
-    """One line about the error that caused all others in a chain of causes."""
+    """One line about the error that caused all others in a chain of causes, or about the user error in it."""
     chain = list(_causes(error))
     first = chain[-1]
     if not is_user_error(first):
+        if (quoted := quoted_user_error(error)) is not None:
+            return ": ".join(quoted)
         for text in map(str, chain):
             # Ray Data keeps only the trace of a stage's error, and appends advice of its own to it.
             before, mark, _ = text.partition(FIRST_OF_TWO)

@@ -7,7 +7,7 @@ from collections import Counter
 
 from capfilt.models.disk_errors import ADVICE, disk_error_number
 from capfilt.pipeline.config.schema import Config
-from capfilt.pipeline.errors import NodeFailed, first_error, is_user_error, root_cause
+from capfilt.pipeline.errors import NodeFailed, first_error, is_user_error, quoted_user_error, root_cause
 from capfilt.pipeline.nodes.context import RunContext
 from capfilt.stages.storage.layout import corpus_folder, failure_log
 from capfilt.stages.storage.store import StoreError
@@ -22,6 +22,8 @@ def describe_failure(context: RunContext, name: str, error: BaseException) -> st
     cause = first_error(error)
     if is_user_error(cause):
         return str(cause)
+    if (quoted := quoted_user_error(error)) is not None:
+        return quoted[1]
     advice = ADVICE.get(disk_error_number(cause) or 0)
     cause_line = root_cause(error) if advice is None else f"{root_cause(error)}; {advice}"
     log = failure_log(name)

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import warnings
+from types import SimpleNamespace
 
 import pytest
 from ray._private import ray_constants
@@ -14,7 +15,7 @@ from ray._private import worker as ray_worker
 
 from capfilt.cluster import session as module
 from capfilt.cluster.config import ClusterConfig, ClusterError
-from capfilt.cluster.session import MINIMUM_LOGICAL_CPUS, TOKEN_VARIABLES, session
+from capfilt.cluster.session import MINIMUM_FREE_BYTES, MINIMUM_LOGICAL_CPUS, TOKEN_VARIABLES, session
 from tests.killing import default_signals
 
 
@@ -150,6 +151,22 @@ def test_a_failed_start_is_one_line(connect):
     fake = FakeRay(TimeoutError("30 s"), OSError("no space\nin /tmp"))
     with pytest.raises(ClusterError, match=r"^Ray cannot be started on this machine \(no space\)$"):
         connect(fake)
+
+
+@pytest.mark.parametrize("free", [MINIMUM_FREE_BYTES - 1, MINIMUM_FREE_BYTES])
+def test_a_full_temporary_folder_is_named_with_the_remedy(connect, monkeypatch, tmp_path, free):
+    asked = []
+    usage = SimpleNamespace(free=free)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda place: asked.append(place) or usage)
+    fake = FakeRay()
+    if free >= MINIMUM_FREE_BYTES:
+        assert connect(fake, {"RAY_TMPDIR": str(tmp_path)}).starts
+    else:
+        said = rf"its temporary folder, {tmp_path}, has 49 MB free, and needs 50 MB; free space"
+        with pytest.raises(ClusterError, match=said):
+            connect(fake, {"RAY_TMPDIR": str(tmp_path)})
+        assert not fake.starts
+    assert asked == [str(tmp_path)]
 
 
 def test_a_long_temporary_folder_is_named_with_the_remedy(connect):

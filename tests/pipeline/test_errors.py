@@ -1,11 +1,14 @@
 """One line about an error that Ray and other libraries have wrapped several times."""
 
+import traceback
+
 import pytest
 from ray.exceptions import RayTaskError, UserCodeException
 
 from capfilt.cluster.config import ClusterError
 from capfilt.models.checkpoints.files import CheckpointError
-from capfilt.pipeline.errors import NodeFailed, first_error, is_user_error, root_cause
+from capfilt.pipeline.errors import NodeFailed, first_error, is_user_error, quoted_user_error, root_cause
+from capfilt.stages.manifest.config import ManifestError
 from capfilt.stages.storage.store import StoreError
 
 TRACE = """Traceback (most recent call last):
@@ -30,15 +33,39 @@ class TrainingFailed(Exception):
         self.worker_failures = failures
 
 
-def stage_error(cause=None):
+def stage_error(cause=None, trace=TRACE):
     """The error that Ray Data raises when a stage fails."""
     wrapped = cause or UserCodeException("UDF failed.\nTo change retry attempts, configure ...")
-    return RayTaskError("MapBatches", TRACE, wrapped).as_instanceof_cause()
+    return RayTaskError("MapBatches", trace, wrapped).as_instanceof_cause()
+
+
+def trace_of(error):
+    """The trace that Ray Data keeps of the error of a stage."""
+    try:
+        try:
+            raise error from OSError(28, "No space left on device")
+        except Exception as raised:
+            raise UserCodeException("UDF failed to process a data block.") from raised
+    except UserCodeException:
+        return traceback.format_exc()
 
 
 def test_root_cause_of_a_stage_is_the_error_of_the_stage_without_the_advice_of_ray():
     assert root_cause(stage_error()) == "OSError: [Errno 28] No space left on device"
     assert root_cause(TrainingFailed(rank_0=stage_error())) == "OSError: [Errno 28] No space left on device"
+
+
+@pytest.mark.parametrize("kind", [StoreError, ManifestError, CheckpointError, ClusterError])
+def test_a_user_error_that_only_the_trace_of_a_wrapper_has(kind):
+    """Not what caused it: its message says more."""
+    error = stage_error(trace=trace_of(kind("/x/run/a.tar: cannot write it (No space left on device); free")))
+    assert not is_user_error(first_error(error))
+    message = "/x/run/a.tar: cannot write it (No space left on device); free"
+    for each in (error, TrainingFailed(rank_0=error)):
+        assert quoted_user_error(each) == (kind.__name__, message)
+        assert root_cause(each) == f"{kind.__name__}: {message}"
+    assert quoted_user_error(stage_error(trace=trace_of(ValueError("a defect")))) is None
+    assert root_cause(stage_error(trace=trace_of(ValueError("a defect")))).startswith("OSError: [Errno 28]")
 
 
 def test_a_user_error_inside_a_wrapper_is_found_unchanged():

@@ -8,6 +8,7 @@ from capfilt.pipeline.config.load import parse_config
 from capfilt.pipeline.errors import NodeFailed
 from capfilt.pipeline.nodes.failures import check_failed_fraction, describe_failure, failure_causes
 from capfilt.stages.storage.store import Store, StoreError
+from tests.pipeline.test_errors import stage_error, trace_of
 from tests.tiny import tiny_data
 
 
@@ -65,6 +66,12 @@ def test_user_error_is_the_message_itself(tmp_path):
     context = SimpleNamespace(store=Store(str(tmp_path / "run")))
     assert describe_failure(context, "fetch", NodeFailed("one line")) == "one line"
     assert context.store.list() == []
+
+
+def test_full_disk_in_a_stage_is_the_line_of_the_stage(tmp_path):
+    context = SimpleNamespace(store=Store(str(tmp_path / "run")))
+    line = "/x/run/images/web/000003.tar: cannot write it (No space left on device); the disk is full"
+    assert describe_failure(context, "fetch", stage_error(trace=trace_of(StoreError(line)))) == line
 
 
 def test_trace_of_any_other_error_is_kept(tmp_path):
