@@ -50,7 +50,7 @@ def _inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
             name: {k: v for k, v in section.items() if k != "storage_options"}
             for name, section in data.items()
         },
-        "sources": {source: fingerprints.corpus_inputs(source)["rows"] for source in node.sources},
+        "sources": {source: {"rows": fingerprints.corpus_inputs(source)["rows"]} for source in node.sources},
     }
 
 

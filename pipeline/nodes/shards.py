@@ -94,9 +94,8 @@ def run_shards(
             give_plain_names(context.store, folder, context.run_dir.lease.confirm)
     for source in progress.without_texts():
         context.progress.say(node.name, describe_source_without_texts(context, source, indexes[source]))
-    for source, counts in progress.unfit.items():
-        if counts:
-            context.progress.say(node.name, describe_unfit(counts, source))
+    for source in filter(progress.unfit.get, progress.unfit):
+        context.progress.say(node.name, describe_unfit(progress.unfit[source], source))
     shards = sum(index.shards for index in indexes.values())
     if missing and context.stop.requested:
         raise NodeStopped(f"{shards - len(missing)} of {shards} shards are done")

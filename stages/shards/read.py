@@ -154,7 +154,8 @@ def _with_sidecar_extras(batch: pa.Table, samples: Sequence[Mapping[str, Any] | 
             batch = with_column(batch, name, [extra.get(name) for extra, _ in found], kind)
     if not fields:
         return batch
-    columns, unfit = [], [[] for _ in found]
+    columns: list[pa.Array] = []
+    unfit: list[list[str]] = [[] for _ in found]
     for each in fields:
         values = [values.get(each.name) for _, values in found]
         columns.append(convert(values, each.type)[0])
