@@ -114,6 +114,8 @@ def bootstrap_steps(
     if "captioner" in models:
         caption = _caption_stage(context, node, models["captioner"])
         steps.append(_model_step("caption", caption, sizing.caption))
+    else:
+        sizing = sizing.without_captioners(context.config.cluster)
     judge = _filter_stage(context, node, models["filter"], keep_images=bool(configs))
     steps.append(_model_step("filter", judge, sizing.filter))
     return [*steps, _write_step(_write_config(context, node, models, configs))]

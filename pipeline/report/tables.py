@@ -91,27 +91,18 @@ class RoundTables:
         noise among the judged candidates with known truth. All are None for 0 / 0. A candidate without a
         verdict was not judged.
         """
-        return add_intervals(
-            self._rows(
-                f"SELECT source, origin, {_RATIOS} FROM score_counts "
-                "GROUP BY ALL ORDER BY source, origin DESC"
-            )
-        )
+        query = f"SELECT source, origin, {_RATIOS} FROM score_counts GROUP BY ALL "
+        return add_intervals(self._rows(query + "ORDER BY source, origin DESC"))
 
     def origin_rows(self) -> list[Row]:
         """The columns of `noise_rows` except source, by origin; web before synthetic."""
-        return add_intervals(
-            self._rows(f"SELECT origin, {_RATIOS} FROM score_counts GROUP BY ALL ORDER BY origin DESC")
-        )
+        query = f"SELECT origin, {_RATIOS} FROM score_counts GROUP BY ALL ORDER BY origin DESC"
+        return add_intervals(self._rows(query))
 
     def captioner_rows(self) -> list[Row]:
         """As `noise_rows`, by captioner instead of origin; [] with no captioner but the run's own."""
-        rows = add_intervals(
-            self._rows(
-                f"SELECT source, captioner, {_RATIOS} FROM score_counts WHERE captioner IS NOT NULL "
-                "GROUP BY ALL ORDER BY source, captioner"
-            )
-        )
+        query = f"SELECT source, captioner, {_RATIOS} FROM score_counts WHERE captioner IS NOT NULL "
+        rows = add_intervals(self._rows(query + "GROUP BY ALL ORDER BY source, captioner"))
         captioners = {row["captioner"] for row in rows}
         return [] if len(captioners) < 2 and all(map(DIGEST.fullmatch, captioners)) else rows
 
