@@ -46,6 +46,13 @@ class Sizing:
     limits: Limits = field(default_factory=Limits)
     """Limits of each stage's worker process."""
 
+    def without_captioners(self, config: ClusterConfig) -> Sizing:
+        """The same for a chain that only filters: filters take the place of captioners, unless the config
+        says how many filters there are."""
+        if config.filter_actors is not None:
+            return self
+        return replace(self, filter=replace(self.filter, actors=self.caption.actors + self.filter.actors))
+
 
 def divide_cluster(config: ClusterConfig) -> Sizing:
     """Divide the connected cluster among the stages.

@@ -7,6 +7,9 @@ are downloaded in the same streaming pass that captions and filters them, unless
 first. When it gives no model at all, only
 `fetch` remains: images are downloaded on one machine, and captioned later with a config that adds models.
 
+Captions from elsewhere (`candidates`) are joined to their images by the node `join`, which every bootstrap
+needs. Where these are in tars, `fetch` unpacks them before. Without a captioner a round has no `captioner.r`.
+
 Controls, if the config asks for some, are pretrained beside `pretrain.1` and evaluated with it: `human_only`
 needs only `fetch`, the others the candidates of `bootstrap.1`.
 
@@ -19,6 +22,7 @@ from __future__ import annotations
 from graphlib import TopologicalSorter
 
 from capfilt.pipeline.config.schema import Config
+from capfilt.pipeline.foreign.node import JOIN
 from capfilt.pipeline.node import Node, NodeKind
 from capfilt.pipeline.nodes.bootstrap import BOOTSTRAP
 from capfilt.pipeline.nodes.calibrate import CALIBRATE
@@ -38,7 +42,7 @@ def plan(config: Config) -> dict[str, Node]:
     nodes: dict[str, Node] = {}
 
     def add(kind: NodeKind, round_: int, needs: list[str], sources: list[str] | None = None) -> None:
-        name = kind.name if kind is FETCH or kind in CONTROLS.values() else f"{kind.name}.{round_}"
+        name = kind.name if kind in (FETCH, JOIN, *CONTROLS.values()) else f"{kind.name}.{round_}"
         planned = tuple(need for need in needs if need in nodes)  # the config may have no such node
         nodes[name] = Node(name, kind, round_, planned, tuple(sources or ()))
 
@@ -50,22 +54,27 @@ def plan(config: Config) -> dict[str, Node]:
     if config.only_downloads:
         add(FETCH, 0, [], list(config.sources))
         return nodes
-    if pretrains or not in_one_pass:
-        kinds = ("human", "test") if pretrains else ()
-        add(FETCH, 0, [], config.of_kind(*kinds) + ([] if in_one_pass else web))
+    fetched = config.of_kind("human", "test") if pretrains else []
+    fetched += [] if in_one_pass else web
+    unpacked = [source for source in config.described_sources if config.is_read_before_join(source)]
+    fetched += [source for source in unpacked if source not in fetched]
+    if fetched:
+        add(FETCH, 0, [], fetched)
+    if config.candidates:
+        add(JOIN, 0, ["fetch"] if unpacked else [], config.described_sources)
     if pretrains and not both_given:
         add(PRETRAIN, 0, ["fetch"])
     for r in range(1, config.run.rounds + 1):
         last, bootstrap, evaluate = f"pretrain.{r - 1}", f"bootstrap.{r}", f"evaluate.{r}"
         calibrate = f"calibrate.{r}"
-        if r > 1 or config.captioner.checkpoint is None:
+        if config.captions_itself and (r > 1 or config.captioner.checkpoint is None):
             add(CAPTIONER, r, [last])
         if r > 1 or config.filter.checkpoint is None:
             add(FILTER, r, [last])
         uses_suggestion = config.filter.judge.is_automatic
         if uses_suggestion:
             add(CALIBRATE, r, ["fetch", f"filter.{r}"], web)
-        models = [f"captioner.{r}", f"filter.{r}", f"bootstrap.{r - 1}"]
+        models = [f"captioner.{r}", f"filter.{r}", f"bootstrap.{r - 1}", "join"]
         add(BOOTSTRAP, r, [*models, *([calibrate] if uses_suggestion else [])], web)
         if config.calibrates(r) and not uses_suggestion:
             add(CALIBRATE, r, [f"filter.{r}", "fetch" if not in_one_pass else bootstrap], web)

@@ -14,14 +14,17 @@ from capfilt.pipeline.config.load import ConfigError, dump_config
 from capfilt.pipeline.config.paths import check_job_paths
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.console.activity import Tell, tell_nobody
+from capfilt.pipeline.foreign.inputs import check_captions, check_unchanged_captions
 from capfilt.pipeline.node import Node
 from capfilt.pipeline.plan import check_node, downstream, plan, select
+from capfilt.pipeline.rundir.cutting import cut_manifest
 from capfilt.pipeline.rundir.fingerprints import Fingerprints
 from capfilt.pipeline.rundir.generations import finish_replacing
 from capfilt.pipeline.rundir.lease import hold
 from capfilt.pipeline.rundir.ledger import Ledger, State
 from capfilt.pipeline.rundir.probe import check_writable
 from capfilt.pipeline.rundir.run_dir import RunDir
+from capfilt.stages.carried.fields import has_extras
 from capfilt.stages.manifest.index import check_manifest, check_unchanged
 from capfilt.stages.storage.errors import explain_disk_errors
 from capfilt.stages.storage.layout import (
@@ -102,6 +105,7 @@ def prepare(
     make_corpora(config)
     tell("checking the manifests")
     check_sources(config)
+    check_captions(config)
     tell("looking through the run directory")
     store.remove_temporaries("", CONFIG)
     for folder in (DUPLICATES.partition("/")[0], RECORDS, NODES):
@@ -112,6 +116,11 @@ def prepare(
         discard(run_dir, fresh)
     for name, source in config.sources.items():
         check_unchanged(source.rows, store / index_folder(name), f"sources.{name}.rows")
+        if has_extras(source.rows):
+            # Ids that are missing or double, and columns of several files that do not fit, are found here.
+            tell(f"cutting the manifest of {name} into shards")
+            cut_manifest(run_dir, name)
+    check_unchanged_captions(config, store)
     tell("comparing the run directory with the config, and reading checkpoints")
     state = states(run_dir)
     ledger.clear_starts(name for name in nodes if state[name] == "done")
@@ -196,6 +205,8 @@ def discard(run_dir: RunDir, name: str) -> None:
     if name != "fetch" or not in_bootstrap:
         check_node(nodes, name, "--fresh")
     names = set(downstream(nodes, name))
+    if name == "fetch" and "join" in nodes:  # the manifest may be another one now
+        names |= set(downstream(nodes, "join"))
     if name == "fetch" and in_bootstrap:
         names |= set(downstream(nodes, "bootstrap.1"))
     first_of_kind = {node.kind: each for each, node in reversed(nodes.items())}

@@ -10,6 +10,8 @@ class UserError(Exception):
 
         UserError
         ├── ArtifactError   stages/storage/artifacts.py   a checkpoint or another input file cannot be read
+        ├── CandidatesError stages/foreign/config.py      captions from elsewhere cannot be read or joined
+        ├── ColumnsError    stages/carried/fields.py      columns that are to be carried do not exist or clash
         ├── ManifestError   stages/manifest/config.py     a list of urls or images, or its index, is wrong
         ├── PartsError      stages/pairs/parts.py         a source has fewer shards than parts
         ├── PolicyError     stages/verdicts/rules.py      a rule of `capfilt rejudge` is wrong

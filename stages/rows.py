@@ -36,9 +36,14 @@ CANDIDATE_TYPE = pa.struct(
         ("itc_sim", pa.float32()),
         ("kept", pa.bool_()),
         ("flags", pa.list_(pa.string())),
+        ("captioner", pa.string()),
     ]
 )
-"""One text of an image with its scores, between filter and writer."""
+"""One text of an image with its scores, between filter and writer. `captioner` is set for captions from
+elsewhere only."""
+
+FOREIGN_TYPE = pa.struct([("captioner", pa.string()), ("text", pa.string())])
+"""A caption that somebody else has written, with the name of its captioner."""
 
 ROW_SCHEMA = pa.schema(
     [
@@ -66,6 +71,17 @@ CORPUS_SCHEMA = pa.schema([field for field in ROW_SCHEMA if field.name != "image
 """`corpus/<source>/000012.parquet`: the columns of img2dataset (url, caption, key, status, error_message,
 width, height, original_width, original_height, sha256) and further ones. `caption` is the first of
 `texts`."""
+
+OPTIONAL_SCHEMA = pa.schema([("expected_hash", pa.string()), ("synthetic", pa.list_(FOREIGN_TYPE))])
+"""Columns of a row, and of the corpus, that only some manifests give: the promised hash of the image's bytes
+(`rows.hash_column`), and captions from elsewhere (`rows.synthetic_columns`)."""
+JOINED = "joined"
+"""Column of the rows with captions from elsewhere that were joined to the images (`stages.foreign`)."""
+UNFIT = "unfit"
+"""Column of the rows of image tars: names of carried columns whose value does not fit their type."""
+CARRIED = "carried"
+"""Column of the rows with the values of the manifest's own columns that are carried, as a struct. Corpus and
+candidates have each of them as a column of its own."""
 
 CANDIDATE_SCHEMA = pa.schema(
     [
@@ -129,6 +145,47 @@ def with_column(batch: pa.Table, name: str, values: Sequence[Any], type_: pa.Dat
     index = batch.schema.get_field_index(name)
     field = pa.field(name, type_)
     return batch.append_column(field, array) if index < 0 else batch.set_column(index, field, array)
+
+
+def row_names(batch: pa.Table) -> list[str]:
+    """Columns of the rows that later stages need: `ROW_SCHEMA`, and what the manifest gives."""
+    others = (*OPTIONAL_SCHEMA.names, CARRIED, UNFIT, JOINED)
+    return [*ROW_SCHEMA.names, *(name for name in others if name in batch.column_names)]
+
+
+def corpus_table(batch: pa.Table) -> pa.Table:
+    """Rows as the corpus stores them: `CORPUS_SCHEMA`, then what the manifest gives."""
+    table = batch.select(CORPUS_SCHEMA.names).cast(CORPUS_SCHEMA)
+    for field in OPTIONAL_SCHEMA:
+        if field.name in batch.column_names:
+            table = table.append_column(field, batch[field.name].cast(field.type))
+    return append_carried(table, batch)
+
+
+def append_carried(table: pa.Table, batch: pa.Table, rows: pa.Array | None = None) -> pa.Table:
+    """`table` with the carried columns of `batch`, if it has any.
+
+    Args:
+        rows: the row of `batch` that each row of `table` belongs to; by default they are the same rows.
+    """
+    if CARRIED not in batch.column_names:
+        return table
+    column = batch[CARRIED] if rows is None else batch[CARRIED].take(rows)
+    for field, values in zip(column.type, column.flatten(), strict=True):
+        table = table.append_column(field, values)
+    return table
+
+
+def from_corpus_table(table: pa.Table) -> pa.Table:
+    """The opposite of `corpus_table`: columns that are not capfilt's own become the struct `carried`."""
+    own = [name for name in table.column_names if name in {*CORPUS_SCHEMA.names, *OPTIONAL_SCHEMA.names}]
+    others = [name for name in table.column_names if name not in own]
+    rows = table.select(own)
+    if not others:
+        return rows
+    columns = [table[name].combine_chunks() for name in others]
+    fields = [pa.field(name, table.schema.field(name).type) for name in others]
+    return rows.append_column(CARRIED, pa.StructArray.from_arrays(columns, fields=fields))
 
 
 def without_images(batch: pa.Table) -> pa.Table:

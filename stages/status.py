@@ -13,6 +13,7 @@ SUCCESS = "success"
 INTERNAL = "internal"
 CRASHED = "crashed"
 BAD_TAR = "bad_tar"
+HASH_MISMATCH = "hash_mismatch"
 
 MAX_QUOTE_CHARS = 80
 """Length to which a text of the user or a server is cut inside an error message."""
@@ -98,6 +99,11 @@ STATUSES: dict[str, Status] = {
             False,
             "An image tar is damaged, truncated or empty, one row with its address for all lost samples; or "
             "a member of a sample is sparse.",
+        ),
+        Status(
+            HASH_MISMATCH,
+            False,
+            "The bytes are another image than promised: their sha256 or md5 is not that of the hash column.",
         ),
         Status("too_big", False, "The body exceeds the byte limit."),
         Status("empty_body", False, "The response or file has no bytes."),

@@ -17,7 +17,9 @@ from capfilt.pipeline.report.metrics_file import Funnel, StageTime
 from capfilt.pipeline.rundir.lease import hold
 from capfilt.pipeline.rundir.ledger import NodeRecord, StartRecord
 from capfilt.stages.bootstrap.duplicates import DUPLICATES_SCHEMA, SURPLUS_SCHEMA
-from capfilt.stages.manifest.index import INDEX_SCHEMA, Index
+from capfilt.stages.foreign.join import JOINED_SCHEMA, UNMATCHED_SCHEMA, Joined
+from capfilt.stages.manifest.cut import INDEX_SCHEMA
+from capfilt.stages.manifest.index import Index
 from capfilt.stages.rows import CANDIDATE_SCHEMA, CORPUS_SCHEMA, ROW_SCHEMA, table_of
 from capfilt.stages.shards.pack import Pack
 from capfilt.stages.shards.records import CandidatesRecord, CorpusRecord, StagedShard
@@ -29,17 +31,21 @@ from tests.schema_docs import documented, fits, nested, optional, sections
 
 SCHEMAS = {
     "manifests/web/parts/00000.parquet": INDEX_SCHEMA,
+    "captions/web/parts/00000.parquet": JOINED_SCHEMA,
+    "captions/web/unmatched/00000.parquet": UNMATCHED_SCHEMA,
     "corpus/web/000012.parquet": CORPUS_SCHEMA,
     "duplicates/duplicates.parquet": DUPLICATES_SCHEMA,
     "duplicates/surplus.parquet": SURPLUS_SCHEMA,
     "rounds/1/web/000012.parquet": CANDIDATE_SCHEMA,
     "verdicts/NAME/1/web/000012.parquet": VERDICTS_SCHEMA,
     "reports/1/noise.parquet": build.NOISE_SCHEMA,
+    "reports/1/captioners.parquet": build.CAPTIONER_SCHEMA,
     "reports/1/statuses.parquet": build.STATUS_SCHEMA,
     "reports/1/hosts.parquet": build.HOST_SCHEMA,
 }
 RECORDS = {
     "manifests/web/index.json": Index,
+    "captions/web/captions.json": Joined,
     "records/corpus/web/000012.json": CorpusRecord,
     "records/rounds/1/web/000012.json": CandidatesRecord,
     "records/verdicts/NAME/1.json": VerdictSet,

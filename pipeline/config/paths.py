@@ -10,6 +10,7 @@ from pathlib import Path
 from capfilt.cluster.config import is_ray_job
 from capfilt.pipeline.config.load import ConfigError
 from capfilt.pipeline.config.schema import Config
+from capfilt.pipeline.config.sections import NO_CAPTIONER
 from capfilt.pipeline.config.shipped import SHIPPED_ROOT
 from capfilt.stages.fetch.config import FetchConfig
 
@@ -84,9 +85,14 @@ def _addresses(config: Config) -> Iterator[tuple[str, str]]:
                 yield f"sources.{name}.{key}", address
         yield from _fetch_addresses(f"sources.{name}.fetch", source.fetch)
     yield from _fetch_addresses("fetch", config.fetch)
+    for name, captions in config.candidates.items():
+        files = captions.files
+        for each in (files,) if isinstance(files, str) else files:
+            yield f"candidates.{name}.files", each
     for section in ("captioner", "filter"):
         for key in ("checkpoint", "tokenizer"):
-            if (address := getattr(getattr(config, section), key)) is not None:
+            address = getattr(getattr(config, section), key)
+            if address is not None and address != NO_CAPTIONER:
                 yield f"{section}.{key}", _place(address)
     for key in ("vision_start", "text_start", "tokenizer"):
         if (address := getattr(config.model, key)) is not None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from capfilt.cluster.config import ClusterConfig
 from capfilt.pipeline.config.sections import (
+    NO_CAPTIONER,
     CaptionerSection,
     EvaluateSection,
     FilterSection,
@@ -18,11 +19,13 @@ from capfilt.pipeline.config.sections import (
     Section,
     SourceSection,
     TrainSection,
+    check_captioner_name,
 )
 from capfilt.pipeline.corpora.clipart import ClipartConfig
 from capfilt.pipeline.corpora.shapes import ShapesConfig
 from capfilt.stages.bootstrap.duplicates import DuplicatesConfig
 from capfilt.stages.fetch.config import FetchConfig
+from capfilt.stages.foreign.config import CandidatesConfig
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 """What a source may be called; the name becomes a folder in the run directory."""
@@ -45,6 +48,9 @@ class Config(Section):
     """Folder of the clip-art corpus."""
     sources: dict[Annotated[str, Field(pattern=NAME)], SourceSection] = Field(min_length=1)
     """Inputs by name: letters, digits, `-` and `_`."""
+    candidates: dict[Annotated[str, Field(pattern=NAME)], CandidatesConfig] = Field(default_factory=dict)
+    """Captions that somebody else has written, by the name of their captioner; they are judged as synthetic
+    texts."""
     fetch: FetchConfig = FetchConfig()
     """How images are downloaded and stored."""
     duplicates: DuplicatesConfig = DuplicatesConfig()
@@ -75,6 +81,27 @@ class Config(Section):
     def of_kind(self, *kinds: str) -> list[str]:
         """Names of the sources of these kinds, in the order of the config."""
         return [name for name, source in self.sources.items() if source.kind in kinds]
+
+    @property
+    def captions_itself(self) -> bool:
+        """Whether the run has a captioner of its own."""
+        return self.captioner.checkpoint != NO_CAPTIONER
+
+    def described_source(self, captions: CandidatesConfig) -> str:
+        """The source whose images captions from elsewhere describe."""
+        return captions.source or self.of_kind("web")[0]
+
+    @property
+    def described_sources(self) -> list[str]:
+        """Web sources for whose images there are captions from elsewhere."""
+        described = {self.described_source(each) for each in self.candidates.values()}
+        return [name for name in self.of_kind("web") if name in described]
+
+    def is_read_before_join(self, source: str) -> bool:
+        """Whether the images of a source have to be read before captions find them: urls and ids of images in
+        tars are in the tars."""
+        joins = {c.join for c in self.candidates.values() if self.described_source(c) == source}
+        return bool(joins) and self.sources[source].has_tars
 
     @property
     def only_downloads(self) -> bool:
@@ -139,6 +166,61 @@ class Config(Section):
                 )
         return self
 
+    @field_validator("captioner", mode="before")
+    @classmethod
+    def _read_none(cls, value: Any) -> Any:
+        return {"checkpoint": NO_CAPTIONER} if value == NO_CAPTIONER else value
+
+    @field_validator("candidates", mode="before")
+    @classmethod
+    def _read_list(cls, value: Any) -> Any:
+        """A list of sections with a `name` each, as a mapping."""
+        if not isinstance(value, list) or not all(
+            isinstance(each, dict) and "name" in each for each in value
+        ):
+            return value
+        names = [each["name"] for each in value]
+        if len(set(map(str, names))) < len(names):
+            raise ValueError(f"two captioners have one name ({', '.join(map(str, names))}); rename one")
+        return {each["name"]: {k: v for k, v in each.items() if k != "name"} for each in value}
+
+    @model_validator(mode="after")
+    def _check_candidates(self) -> Config:
+        web = self.of_kind("web")
+        for name, section in self.candidates.items():
+            key = f"candidates.{name}"
+            check_captioner_name(name, key)
+            if not section.files:
+                raise ValueError(f"{key}.files: empty; give a file, folder or glob")
+            if section.source is None and len(web) != 1:
+                raise ValueError(f"{key}.source: missing; allowed: {', '.join(web)}")
+            if section.source is not None and section.source not in web:
+                raise ValueError(
+                    f"{key}.source: {section.source!r} is not a source of kind web; allowed: {', '.join(web)}"
+                )
+            source = self.described_source(section)
+            rows = self.sources[source].rows
+            if name in rows.synthetic_columns:
+                raise ValueError(
+                    f"{key}: sources.{source}.rows.synthetic_columns has a captioner of this name; rename one"
+                )
+            if section.join == "uid" and rows.id_column is None:
+                raise ValueError(f"{key}.join: uid needs sources.{source}.rows.id_column")
+        if self.candidates and self.only_downloads:
+            raise ValueError("candidates: a run that only downloads judges no captions; give filter")
+        return self
+
+    @model_validator(mode="after")
+    def _check_hashes(self) -> Config:
+        if self.fetch.backend == "img2dataset":
+            for name, source in self.sources.items():
+                if source.rows.hash_column is not None and source.fetch is None:
+                    raise ValueError(
+                        f"sources.{name}.rows.hash_column: fetch.backend img2dataset keeps no bytes to "
+                        "compare with; use the backend capfilt, or remove the key"
+                    )
+        return self
+
     @model_validator(mode="after")
     def _check_controls(self) -> Config:
         if len(set(self.controls)) < len(self.controls):
@@ -162,7 +244,9 @@ class Config(Section):
                     "pretrain, captioner and filter, or remove the key to download only"
                 )
             return self
-        for name in ("captioner", "filter"):
+        if not self.captions_itself and self.captioner.finetune is not None:
+            raise ValueError("captioner: checkpoint is none, so there is nothing to finetune; remove one key")
+        for name in ("captioner", "filter") if self.captions_itself else ("filter",):
             section: CaptionerSection | FilterSection = getattr(self, name)
             first = section.checkpoint is None
             if (first or self.run.rounds > 1) and (section.finetune is None or self.pretrain is None):

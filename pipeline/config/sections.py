@@ -5,6 +5,7 @@ Settings of a stage, a model or the cluster, with their defaults, are defined be
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -21,6 +22,24 @@ class Section(BaseModel):
     """Base of every section: unknown keys are errors, and values are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+CAPTIONER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+"""What a captioner may be called."""
+_DIGEST = re.compile(r"[0-9a-f]{16}")
+
+
+def check_captioner_name(name: str, key: str) -> None:
+    """Check the name of a captioner whose texts come from elsewhere.
+
+    Raises:
+        ValueError: the name is not plain, or looks like the digest of a model.
+    """
+    if not CAPTIONER_NAME.fullmatch(name) or _DIGEST.fullmatch(name) or name in ("none", "null"):
+        raise ValueError(
+            f"{key}: {name!r} cannot be the name of a captioner; allowed: letters, digits, '-', '_' and '.', "
+            "not 16 hex digits (they are digests of models), not none"
+        )
 
 
 class RunSection(Section):
@@ -69,12 +88,31 @@ class SourceSection(Section):
     """Web sources: number of equal parts into which the shards are divided. Each pretraining epoch reads one
     part, in turn (paper: 5 for LAION, one fifth per epoch)."""
 
+    @property
+    def has_tars(self) -> bool:
+        """Whether the manifest says that it consists of image tars."""
+        manifest = self.rows.manifest
+        names = (manifest,) if isinstance(manifest, str) else manifest
+        return self.rows.format == "tar" or any(name.endswith((".tar", ".tar.gz", ".tgz")) for name in names)
+
     @model_validator(mode="after")
     def _check_parts(self) -> SourceSection:
         if self.parts > 1 and self.kind != "web":
             raise ValueError(
                 f"parts is {self.parts}, but only a source of kind web can be read in parts; remove the key"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_columns(self) -> SourceSection:
+        rows, fetch = self.rows, self.fetch
+        if rows.hash_column is not None and fetch is not None and fetch.backend == "img2dataset":
+            raise ValueError(
+                "rows.hash_column: fetch.backend img2dataset keeps no bytes to compare with; use the backend "
+                "capfilt, or remove the key"
+            )
+        for name in rows.synthetic_columns:
+            check_captioner_name(name, "rows.synthetic_columns")
         return self
 
     @model_validator(mode="after")
@@ -174,12 +212,16 @@ class PretrainSection(TrainSection):
     trained on too high. 1,000 images are enough, for example 0.001 of a million."""
 
 
+NO_CAPTIONER = "none"
+"""Value of `captioner.checkpoint` that says: the run has no captioner, on purpose."""
+
+
 class CaptionerSection(Section):
     """The captioner: a given checkpoint or a finetuning, and how it generates captions."""
 
     checkpoint: str | None = None
     """Checkpoint for round 1, in place of a finetuning: a capfilt or transformers folder, or a BLIP or LAVIS
-    .pth file."""
+    .pth file. `none`: the run has no captioner and only filters (also written `captioner: none`)."""
     tokenizer: str | None = None
     """Tokenizer folder, for a checkpoint without one (BLIP .pth)."""
     finetune: TrainSection | None = None

@@ -68,7 +68,7 @@ def check_given_models(config: Config, run_dir: Store) -> None:
     openings: dict[str, Opening] = {}
     for role, settings in (("captioner", config.captioner.generate), ("filter", config.filter.judge)):
         section = getattr(config, role)
-        if section.checkpoint is None:
+        if section.checkpoint is None or (role == "captioner" and not config.captions_itself):
             continue
         tokenizer = section.tokenizer and ensure_local(section.tokenizer, f"{role}.tokenizer", run_dir)
         openings[f"{role}.checkpoint"] = Opening(
@@ -91,7 +91,7 @@ def _needed_addresses(config: Config, kinds: Collection[str]) -> Iterator[tuple[
         for name in ("vision_start", "text_start", "tokenizer"):
             if (address := getattr(model, name)) is not None:
                 yield f"model.{name}", address
-    for role in ("captioner", "filter"):
+    for role in ("captioner", "filter") if config.captions_itself else ("filter",):
         section = getattr(config, role)
         if "bootstrap" in kinds and section.checkpoint is not None and section.tokenizer is not None:
             yield f"{role}.tokenizer", section.tokenizer

@@ -152,8 +152,8 @@ def _has_images(index: Index, store: Store, shard: int) -> bool:
     """Whether the images of a shard came with the manifest, in a tar or in a Parquet file."""
     if not (index.has_tars or index.embedded):
         return False
-    (row,) = read_shard(store, shard).slice(0, 1).to_pylist()
-    return row["tar"] is not None or row.get("image_file") is not None
+    rows = read_shard(store, shard).slice(0, 1)
+    return any(name in rows.column_names and rows[name][0].is_valid for name in ("tar", "image_file"))
 
 
 def _fetch_again(context: RunContext, config: RetryConfig, rows: dict[tuple[str, int], int]) -> str | None:

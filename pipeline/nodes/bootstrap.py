@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from capfilt.pipeline.config.schema import Config
+from capfilt.pipeline.config.sections import NO_CAPTIONER
 from capfilt.pipeline.config.start_weights import check_given_models, check_start_weights
 from capfilt.pipeline.errors import NodeFailed
 from capfilt.pipeline.node import Node, NodeKind, NodeResult
@@ -35,21 +36,28 @@ def _outputs(node: Node) -> list[str]:
 def _inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
     data = fingerprints.config_data
     generate = {k: v for k, v in data["captioner"]["generate"].items() if k != "batch_size"}
+    roles = _roles(fingerprints.config)
+    captioner: Any = {"generate": generate} if "captioner" in roles else NO_CAPTIONER
     judge = {k: v for k, v in data["filter"]["judge"].items() if k != "batch_size"}
     given: dict[str, str | None] = {
-        role: fingerprints.checkpoint(role) for role in ROLES if f"{role}.{node.round}" not in node.needs
+        role: fingerprints.checkpoint(role) for role in roles if f"{role}.{node.round}" not in node.needs
     }
     for role in list(given):
         if (tokenizer := fingerprints.tokenizer(role)) is not None:
             given[f"{role}_tokenizer"] = tokenizer
     return {
         "seed": fingerprints.config.run.seed,
-        "captioner": {"generate": generate},
+        "captioner": captioner,
         "filter": {"judge": judge},
         "duplicates": data["duplicates"],
         "checkpoints": given,
         "sources": {source: fingerprints.corpus_inputs(source) for source in node.sources},
     }
+
+
+def _roles(config: Config) -> tuple[Role, ...]:
+    """The models of a bootstrap."""
+    return ROLES if config.captions_itself else ("filter",)
 
 
 def _check_models(config: Config, run_dir: Store) -> None:
@@ -67,7 +75,8 @@ def run_bootstrap(context: RunContext, node: Node) -> NodeResult:
     from capfilt.pipeline.nodes.shards import count_records, run_shards
 
     downloaded_here = tuple(source for source in node.sources if not _has_fetch_node(context, source))
-    models: dict[str, ModelSource] = {role: model_of(context, node, role) for role in ROLES}
+    roles = _roles(context.config)
+    models: dict[str, ModelSource] = {role: model_of(context, node, role) for role in roles}
     for source in downloaded_here:
         _check_corpus(context, source)
     folders = {source: candidates_folder(node.round, source) for source in node.sources}

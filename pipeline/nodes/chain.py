@@ -105,15 +105,18 @@ def bootstrap_steps(
     """The chain of a bootstrap node: shard → candidates with scores and verdicts.
 
     Args:
-        models: "captioner" and "filter" → model.
+        models: "captioner" (if there is one) and "filter" → model.
         configs: fetch settings of the sources whose images are downloaded in the same pass.
     """
-    steps = [_read_step(context)]
+    steps = [_read_step(context, frozenset(context.config.described_sources))]
     if configs:
         steps.append(_fetch_step(configs, sizing))
-    caption = _caption_stage(context, node, models["captioner"])
+    if "captioner" in models:
+        caption = _caption_stage(context, node, models["captioner"])
+        steps.append(_model_step("caption", caption, sizing.caption))
+    else:
+        sizing = sizing.without_captioners(context.config.cluster)
     judge = _filter_stage(context, node, models["filter"], keep_images=bool(configs))
-    steps.append(_model_step("caption", caption, sizing.caption))
     steps.append(_model_step("filter", judge, sizing.filter))
     return [*steps, _write_step(_write_config(context, node, models, configs))]
 
@@ -134,7 +137,7 @@ def _write_config(
 ) -> WriteConfig:
     sampling = context.config.captioner.generate.sampling
     provenance = Provenance(
-        captioner=models["captioner"].digest,
+        captioner=models["captioner"].digest if "captioner" in models else None,
         filter=models["filter"].digest,
         top_p=sampling.top_p,
         top_k=sampling.top_k,
@@ -150,11 +153,12 @@ def _write_config(
     )
 
 
-def _read_step(context: RunContext) -> Step:
+def _read_step(context: RunContext, captions: frozenset[str] = frozenset()) -> Step:
     sources = context.config.sources
     read = ReadConfig(
         run_dir=context.store,
         manifests={name: source.rows for name, source in sources.items()},
+        captions=captions,
         max_bytes={n: (source.fetch or context.config.fetch).max_bytes for n, source in sources.items()},
     )
     make = partial(Read, read)

@@ -206,7 +206,10 @@ def summarize_config(config: Config, store: Store, round_: int) -> dict[str, str
     is_first = round_ == 1
     nucleus = f"top_p {sampling.top_p:g}" + (f", top_k {sampling.top_k}" if sampling.top_k else "")
     return {
-        "captioner": (config.captioner.checkpoint if is_first else None) or f"captioner.{round_}",
+        "captioner": (
+            (config.captioner.checkpoint if is_first or not config.captions_itself else None)
+            or f"captioner.{round_}"
+        ),
         "filter": (config.filter.checkpoint if is_first else None) or f"filter.{round_}",
         "threshold": _describe_thresholds(config.filter.judge),
         "decoding": f"nucleus, {nucleus}" if sampling.strategy == "nucleus" else sampling.strategy,

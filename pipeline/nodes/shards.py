@@ -22,6 +22,7 @@ from capfilt.pipeline.nodes.chain import with_step_logging
 from capfilt.pipeline.nodes.context import RunContext
 from capfilt.pipeline.nodes.failures import check_failed_fraction, failure_causes
 from capfilt.pipeline.rundir.cutting import cut_manifest
+from capfilt.stages.carried.values import describe_unfit
 from capfilt.stages.manifest.columns import is_no_column
 from capfilt.stages.manifest.index import Index, texts_notice
 from capfilt.stages.pairs.parts import check_parts
@@ -93,6 +94,8 @@ def run_shards(
             give_plain_names(context.store, folder, context.run_dir.lease.confirm)
     for source in progress.without_texts():
         context.progress.say(node.name, describe_source_without_texts(context, source, indexes[source]))
+    for source in filter(progress.unfit.get, progress.unfit):
+        context.progress.say(node.name, describe_unfit(progress.unfit[source], source))
     shards = sum(index.shards for index in indexes.values())
     if missing and context.stop.requested:
         raise NodeStopped(f"{shards - len(missing)} of {shards} shards are done")
@@ -213,6 +216,7 @@ class ShardProgress:
         self.images: Counter[str] = Counter()
         self.texts: Counter[str] = Counter()
         """Stored images and their texts, by source."""
+        self.unfit = {source: Counter(index.unfit or {}) for source, index in indexes.items()}
         self.throughput = Throughput()
         self.status: dict[str, Counter[str]] = {source: Counter() for source in indexes}
         self.total = sum(index.shards for index in indexes.values()) if self.in_shards else self.rows
@@ -231,6 +235,7 @@ class ShardProgress:
         if isinstance(record := records[0], CorpusRecord):
             self.images[record.source] += record.rows.status.get(SUCCESS, 0)
             self.texts[record.source] += record.texts
+            self.unfit[record.source].update(record.unfit or {})
         record = records[-1]
         self.new_rows += record.rows.read
         self.new_shards += 1

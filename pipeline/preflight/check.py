@@ -16,6 +16,7 @@ from capfilt.pipeline.config.load import to_json_data
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.config.sections import SourceSection
 from capfilt.pipeline.console.activity import Tell, tell_nobody
+from capfilt.pipeline.foreign.inputs import check_captions
 from capfilt.pipeline.preflight.changes import changed_keys
 from capfilt.pipeline.preflight.rows import SourceRows, look_at_rows
 from capfilt.pipeline.prepare import check_sources, open_run, states
@@ -92,6 +93,7 @@ def run_preflight(config: Config, tell: Tell = tell_nobody) -> Preflight:
     if not makes_sources:
         tell("reading the manifests")
         check_sources(config)
+    check_captions(config)
     for name, source in config.sources.items():
         tell(f"reading the manifest of {name}")
         found.sources[name] = _check_source(config, source, f"sources.{name}.rows", is_made=makes_sources)
@@ -107,7 +109,7 @@ def run_preflight(config: Config, tell: Tell = tell_nobody) -> Preflight:
     tell("opening checkpoints")
     for kind in dict.fromkeys(node.kind for name, node in run_dir.nodes.items() if state_of[name] != "done"):
         kind.check_inputs(config, run_dir.store)
-    for role in ("captioner", "filter"):
+    for role in ("captioner", "filter") if config.captions_itself else ("filter",):
         if (address := getattr(config, role).checkpoint) is not None:
             found.models[f"{role}.checkpoint"] = address
     tell("looking for devices")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
+from textwrap import wrap
 from typing import Any
 
 import yaml
@@ -17,6 +18,8 @@ from capfilt.pipeline.preflight.rows import SampleRow, SourceRows
 
 INDENT = 14
 MIN_WIDTH = 60
+LIST_WIDTH = 66
+"""Columns of a line in a list of names."""
 
 
 def print_preflight(console: Console, found: Preflight, *, full: bool) -> None:
@@ -84,11 +87,15 @@ def _files(found: SourceRows) -> str:
 
 
 def _column_lines(found: SourceRows) -> list[str]:
-    if not found.used:
-        return []
-    lines = ["columns " + ", ".join(f"{name} ({role})" for role, name in found.used.items())]
+    lines = []
+    if found.used:
+        lines.append("columns " + ", ".join(f"{name} ({role})" for role, name in found.used.items()))
+    if found.carried:
+        carried = ", ".join(f"{name} {type_}" for name, type_ in found.carried.items())
+        lines += wrap(f"carried {carried}", LIST_WIDTH, subsequent_indent=" " * 8)
     if found.unused:
-        lines.append(f"unused  {', '.join(found.unused)}")
+        left = f"left    {', '.join(found.unused)} (rows.keep_columns carries columns along)"
+        lines += wrap(left, LIST_WIDTH, subsequent_indent=" " * 8)
     return lines
 
 

@@ -21,6 +21,7 @@ from capfilt.stages.manifest.columns import ColumnReader, is_no_column
 from capfilt.stages.manifest.files import ManifestFile, find_files
 from capfilt.stages.manifest.records import read_rows
 from capfilt.stages.manifest.row import ManifestRow
+from capfilt.stages.manifest.survey import choose_carried
 from capfilt.stages.shards.sidecars import describe_lack, read_sidecars
 from capfilt.stages.status import Failure
 
@@ -32,6 +33,8 @@ COUNTED_FOOTERS = 200
 """Up to this many Parquet files, the number of rows is read from each."""
 HOST_ROWS, HOST_FILES = 1000, 5
 """Rows of each of so many files, spread over the manifest, that stand for the hosts of a source."""
+FOOTERS = 20
+"""Files whose columns are compared; a run compares those of all."""
 PIECE = 1 << 20
 """Bytes from which the lines of a large file are estimated."""
 DECOMPRESSORS: dict[bytes, Callable[[], Any]] = {
@@ -68,8 +71,10 @@ class SourceRows:
     """Files that are image tars; they are not in `rows`."""
     used: dict[str, str] = field(default_factory=dict)
     """"url", "caption", "truth" → name of the column."""
+    carried: dict[str, str] = field(default_factory=dict)
+    """Columns that the run carries: name in the run → type."""
     unused: list[str] = field(default_factory=list)
-    """Columns that are not read."""
+    """Columns that are left behind."""
     samples: list[SampleRow] = field(default_factory=list)
     lack: str | None = None
     """That a tar has no texts, and what it has."""
@@ -109,9 +114,21 @@ def look_at_rows(
     found.samples = [_sample_of(row, fetch, in_tar=not others) for row in first]
     names = zip(("url", "caption", "truth"), reader.found, strict=True)
     found.used = {role: name for role, name in names if name is not None}
-    used = {name.strip() for name in found.used.values()}
-    found.unused = [name for name in reader.seen if name not in used]
+    choice = choose_carried(_spread(files, FOOTERS), config, section)
+    found.carried = {each.name: str(each.type) for each in choice.fields}
+    if config.hash_column is not None:
+        found.used["hash"] = config.hash_column
+    found.used |= {f"captions of {who}": column for who, column in config.synthetic_columns.items()}
+    used = {name.strip().casefold() for name in found.used.values()}
+    used |= {each.column.strip().casefold() for each in choice.fields}
+    seen = dict.fromkeys([*reader.seen, *choice.left])
+    found.unused = [name for name in seen if name.strip().casefold() not in used]
     return found, urls
+
+
+def _spread(files: Sequence[ManifestFile], limit: int) -> list[ManifestFile]:
+    """At most so many files, evenly spread."""
+    return [files[i * len(files) // limit] for i in range(limit)] if len(files) > limit else list(files)
 
 
 def _read_spread(

@@ -41,6 +41,17 @@ NOISE_SCHEMA = pa.schema(
 """noise.parquet: verdicts by source and origin. The noise ratio is between the limits of its 95 % Wilson
 interval."""
 
+CAPTIONER_SCHEMA = pa.schema(
+    [
+        ("round", pa.int32()),
+        ("source", pa.string()),
+        ("captioner", pa.string()),
+        *VERDICT_COLUMNS,
+    ]
+)
+"""captioners.parquet: verdicts on synthetic texts by source and captioner. Written if there are several
+captioners, or captions from elsewhere."""
+
 STATUS_SCHEMA = pa.schema(
     [
         ("round", pa.int32()),
@@ -86,6 +97,8 @@ def build_report(inputs: ReportInputs, store: Store) -> RoundMetrics:
     out.put("report.html", render_page(inputs, tables, report).encode())
     out.put("noise.parquet", _encode_rows(tables.noise_rows(), NOISE_SCHEMA, inputs.round))
     out.put("statuses.parquet", _encode_rows(_status_rows(tables), STATUS_SCHEMA, inputs.round))
+    if captioners := tables.captioner_rows():
+        out.put("captioners.parquet", _encode_rows(captioners, CAPTIONER_SCHEMA, inputs.round))
     hosts = tables.host_rows(MAX_LISTED_HOSTS)
     out.put("hosts.parquet", _encode_rows(hosts, HOST_SCHEMA, inputs.round))
     out.put_json("drift.json", report.drift)
@@ -101,6 +114,7 @@ def _compute_metrics(inputs: ReportInputs, tables: RoundTables) -> RoundMetrics:
         counts={row["status"]: row["n"] for row in tables.status_rows()},
         noise_ratio={row["origin"]: row["noise_ratio"] for row in origins},
         noise_ratio_by_source=noise_ratio_by_source(tables.noise_rows()),
+        noise_ratio_by_captioner=noise_ratio_by_source(tables.captioner_rows(), "captioner"),
         planted_noise=next((row["planted"] for row in origins if row["origin"] == "web"), None),
         filter=tables.filter_quality(),
         calibration=inputs.calibration,
@@ -125,11 +139,15 @@ def _compute_drift(inputs: ReportInputs, tables: RoundTables) -> dict[str, Any]:
     return drift | {"alarms": find_alarms(drift, inputs.previous[-1].drift if inputs.previous else None)}
 
 
-def noise_ratio_by_source(rows: Sequence[Row]) -> dict[str, dict[str, float | None]]:
-    """{source: {origin: noise ratio}} from rows of `RoundTables.noise_rows`."""
+def noise_ratio_by_source(rows: Sequence[Row], column: str = "origin") -> dict[str, dict[str, float | None]]:
+    """{source: {origin: noise ratio}} from rows of `RoundTables.noise_rows`.
+
+    Args:
+        column: `captioner` for rows of `RoundTables.captioner_rows`.
+    """
     found: dict[str, dict[str, float | None]] = {}
     for row in rows:
-        found.setdefault(row["source"], {})[row["origin"]] = row["noise_ratio"]
+        found.setdefault(row["source"], {})[row[column]] = row["noise_ratio"]
     return found
 
 

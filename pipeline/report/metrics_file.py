@@ -79,6 +79,8 @@ class RoundMetrics(BaseModel):
     """Dropped / judged candidates by origin; None when no candidate was judged."""
     noise_ratio_by_source: dict[str, dict[str, float | None]] = {}
     """The same by source and origin."""
+    noise_ratio_by_captioner: dict[str, dict[str, float | None]] = {}
+    """By source and captioner; empty with one captioner that is a model of the run."""
     planted_noise: float | None = None
     """Share of noise among the judged web texts with known truth, to be compared with the noise ratio of the
     web texts. None without known truth."""

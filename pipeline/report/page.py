@@ -177,6 +177,7 @@ def _score_values(tables: RoundTables) -> dict[str, Any]:
         "settings": settings,
         "origins": tables.origin_rows(),
         "noise": tables.noise_rows(),
+        "captioners": tables.captioner_rows(),
         "planted": tables.planted_rows(),
         "histograms": draw_histograms(scores, threshold),
         "sweep_chart": draw_sweep(scores, threshold),

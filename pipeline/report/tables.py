@@ -5,6 +5,7 @@ The files are given as explicit lists, because the commit records decide which f
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -24,6 +25,9 @@ SAMPLED_FILES = 100
 """Candidate files that examples and texts are sampled from: evenly spaced, the same in every round."""
 MAX_DRIFT_TEXTS = 20_000
 """Texts per origin over which drift is computed."""
+
+DIGEST = re.compile(r"[0-9a-f]{16}")
+"""The digest of a captioner that is a model of the run; captioners from elsewhere have names."""
 
 Row = dict[str, Any]
 IS_NOISE = f"truth NOT IN {MATCHING!r}"
@@ -74,7 +78,7 @@ class RoundTables:
                 f"FROM {table} c LEFT JOIN truths t USING (source, key)"
             )
         self._sql.execute(
-            "CREATE TABLE score_counts AS SELECT source, origin, truth, kept, "
+            "CREATE TABLE score_counts AS SELECT source, origin, captioner, truth, kept, "
             f"least(floor(itm_prob * {SCORE_BINS}), {SCORE_BINS - 1})::INT AS bin, count(*) AS n "
             "FROM judged GROUP BY ALL"
         )
@@ -87,18 +91,20 @@ class RoundTables:
         noise among the judged candidates with known truth. All are None for 0 / 0. A candidate without a
         verdict was not judged.
         """
-        return add_intervals(
-            self._rows(
-                f"SELECT source, origin, {_RATIOS} FROM score_counts "
-                "GROUP BY ALL ORDER BY source, origin DESC"
-            )
-        )
+        query = f"SELECT source, origin, {_RATIOS} FROM score_counts GROUP BY ALL "
+        return add_intervals(self._rows(query + "ORDER BY source, origin DESC"))
 
     def origin_rows(self) -> list[Row]:
         """The columns of `noise_rows` except source, by origin; web before synthetic."""
-        return add_intervals(
-            self._rows(f"SELECT origin, {_RATIOS} FROM score_counts GROUP BY ALL ORDER BY origin DESC")
-        )
+        query = f"SELECT origin, {_RATIOS} FROM score_counts GROUP BY ALL ORDER BY origin DESC"
+        return add_intervals(self._rows(query))
+
+    def captioner_rows(self) -> list[Row]:
+        """As `noise_rows`, by captioner instead of origin; [] with no captioner but the run's own."""
+        query = f"SELECT source, captioner, {_RATIOS} FROM score_counts WHERE captioner IS NOT NULL "
+        rows = add_intervals(self._rows(query + "GROUP BY ALL ORDER BY source, captioner"))
+        captioners = {row["captioner"] for row in rows}
+        return [] if len(captioners) < 2 and all(map(DIGEST.fullmatch, captioners)) else rows
 
     def funnel(self, sources: Sequence[str]) -> Funnel:
         """What is left of the rows of these sources after each step.

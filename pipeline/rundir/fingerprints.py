@@ -19,6 +19,7 @@ from capfilt.pipeline.config.start_weights import start_identity
 from capfilt.pipeline.node import Node
 from capfilt.pipeline.rundir.ledger import fingerprint
 from capfilt.stages.fetch.urls.blocklist import block_list_digest
+from capfilt.stages.manifest.config import EXTRA_KEYS
 from capfilt.stages.rows import SCHEMA_VERSION
 from capfilt.stages.storage.artifacts import absolute_address, ensure_local
 from capfilt.stages.storage.store import Store
@@ -62,7 +63,11 @@ class Fingerprints:
     def corpus_inputs(self, source: str) -> dict[str, Any]:
         """Everything that determines a source's corpus shards, as JSON-like data."""
         section = self.config_data["sources"][source]
-        rows = {k: v for k, v in section["rows"].items() if k != "storage_options"}
+        rows = {
+            k: v
+            for k, v in section["rows"].items()
+            if k != "storage_options" and (v or k not in EXTRA_KEYS)  # a default is as before there was a key
+        }
         fetch = section["fetch"] or self.config_data["fetch"]
         place = {k: section[k] for k in ("images", "base_url", "serve") if section[k] is not None}
         settings = {k: fetch[k] for k in FETCH_FIELDS}

@@ -15,7 +15,7 @@ from capfilt.stages.storage.local_files import TEMPORARY_PREFIX
 from capfilt.stages.storage.s3_errors import describe_error
 from capfilt.stages.storage.store import Store, StoreError
 
-DRIVER_ONLY = ("shapes_dir", "clipart_dir", "serve")
+DRIVER_ONLY = ("shapes_dir", "clipart_dir", "serve", ".files")
 """Last part of the keys of folders that only the driver reads."""
 WILDCARDS = "*?[{"
 

@@ -26,24 +26,29 @@ DEGENERATE_VOCABULARY = 2
 
 
 def gather_candidates(
-    web_texts: Sequence[str] | None, captions: Sequence[dict[str, Any]]
+    web_texts: Sequence[str] | None,
+    captions: Sequence[dict[str, Any]],
+    foreign: Sequence[dict[str, str]] = (),
 ) -> list[dict[str, Any]]:
     """Candidates of one image without scores, in the fields of `stages.rows.CANDIDATE_TYPE`.
 
     Args:
         web_texts: the texts that came with the image.
         captions: synthetic texts, in the fields of `stages.rows.CAPTION_TYPE`.
+        foreign: synthetic texts from elsewhere, in the fields of `stages.rows.FOREIGN_TYPE`.
 
     Returns:
-        The web texts, then the synthetic texts, each in their order.
+        The web texts, then the synthetic texts, those from elsewhere last, each in their order.
     """
-    texts: list[tuple[str, int, str, int | None]] = [
-        ("web", index, text, None) for index, text in enumerate(web_texts or [])
+    texts: list[tuple[str, int, str, int | None, str | None]] = [
+        ("web", index, text, None, None) for index, text in enumerate(web_texts or [])
     ]
-    texts += [("synthetic", c["caption_index"], c["text"], c["seed"]) for c in captions]
+    texts += [("synthetic", c["caption_index"], c["text"], c["seed"], None) for c in captions]
+    numbered = enumerate(foreign, start=len(captions))
+    texts += [("synthetic", index, c["text"], None, c["captioner"]) for index, c in numbered]
     candidates: list[dict[str, Any]] = []
     earlier: set[str] = set()
-    for origin, index, text, seed in texts:
+    for origin, index, text, seed, captioner in texts:
         normalized = normalize_caption(text, max_words=None)
         candidates.append(
             {
@@ -55,6 +60,7 @@ def gather_candidates(
                 "itc_sim": None,
                 "kept": None,
                 "flags": flag_text(normalized, earlier),
+                "captioner": captioner,
             }
         )
         earlier.add(normalized)

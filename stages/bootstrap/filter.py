@@ -17,7 +17,7 @@ from capfilt.models.caption_text import MAX_WORDS, normalize_caption
 from capfilt.models.tasks.options import MatcherOptions
 from capfilt.stages.bootstrap.candidates import EMPTY, gather_candidates
 from capfilt.stages.bootstrap.model_source import ModelSource
-from capfilt.stages.rows import CANDIDATE_TYPE, with_column, without_images
+from capfilt.stages.rows import CANDIDATE_TYPE, JOINED, with_column, without_images
 
 Threshold = Annotated[float, Ge(0), Le(1)] | Literal["auto"]
 """A probability, or the one that the calibration of the filter suggests."""
@@ -72,11 +72,16 @@ class FilterConfig(MatcherOptions):
         return replace(self, threshold=found)
 
 
+FOREIGN_COLUMNS = ("synthetic", JOINED)
+"""Columns with captions from elsewhere: those of the manifest, and those that were joined to it."""
+
+
 class Filter:
     """Adds the column `candidates` (list of `rows.CANDIDATE_TYPE`), empty for rows without an image, and
     removes the images.
 
-    The candidates of an image are its web texts, then its synthetic texts (column `captions`).
+    The candidates of an image are its web texts, then its synthetic texts: those of the column `captions`,
+    then captions from elsewhere. Rows need none of these columns.
 
     Args:
         config: settings of scoring, and the thresholds, none of them automatic.
@@ -108,11 +113,11 @@ class Filter:
     def __call__(self, batch: pa.Table) -> pa.Table:
         """The same rows with the column `candidates`."""
         images = batch["image"].to_pylist()
-        captions = batch["captions"].to_pylist()
         texts = batch["texts"].to_pylist()
+        synthetic = [_lists(batch, name) for name in ("captions", *FOREIGN_COLUMNS)]
         candidates = [
-            gather_candidates(web_texts, synthetic) if image is not None else []
-            for image, web_texts, synthetic in zip(images, texts, captions, strict=True)
+            gather_candidates(web_texts, captions, [*given, *joined]) if image is not None else []
+            for image, web_texts, captions, given, joined in zip(images, texts, *synthetic, strict=True)
         ]
         active = [i for i, image in enumerate(images) if image is not None]
         self._judge([images[i] for i in active], [candidates[i] for i in active])
@@ -128,3 +133,9 @@ class Filter:
             for candidate, score in zip(of_image, scores, strict=True):
                 candidate["itm_prob"], candidate["itc_sim"] = score.itm_prob, score.itc_sim
                 candidate["kept"] = score.itm_prob >= thresholds[candidate["origin"]]
+
+
+def _lists(batch: pa.Table, name: str) -> list[list[dict[str, Any]]]:
+    """A column of lists; empty ones for null, or without the column."""
+    values = batch[name].to_pylist() if name in batch.column_names else [None] * batch.num_rows
+    return [value or [] for value in values]

@@ -91,7 +91,9 @@ class Img2datasetFetch:
         """The url to download, or the outcome of a row that needs no download."""
         try:
             if row.get("image") is not None:
-                return decode_outcome(row["image"], self.config.image, BlockList())
+                return decode_outcome(
+                    row["image"], row.get("expected_hash"), config=self.config.image, blocked=BlockList()
+                )
             if row.get("error_message"):
                 raise Failure("missing_file", row["error_message"])
             url = parse_http_url(locate_image(row["url"], self.config)[0])

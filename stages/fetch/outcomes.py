@@ -17,7 +17,7 @@ from capfilt.stages.fetch.urls.blocklist import BlockList
 from capfilt.stages.fetch.urls.parse import MAX_URL_CHARS, parse_http_url, strip_invisible
 from capfilt.stages.images.decode import DecodeConfig, decode_and_resize
 from capfilt.stages.rows import ROW_SCHEMA, with_column
-from capfilt.stages.status import PENDING, SUCCESS, Failure, quote
+from capfilt.stages.status import HASH_MISMATCH, PENDING, SUCCESS, Failure, quote
 
 Row = dict[str, Any]
 
@@ -26,6 +26,7 @@ OUTCOME_COLUMNS = (
     "image",
 )  # fmt: skip
 """Columns that the fetch stage sets."""
+MD5_DIGITS = 32
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
 _WEB = re.compile(r"https?:[/\\]", re.IGNORECASE)
 # A name such as "a:b.jpg" has no "://": in a folder it is a file.
@@ -35,7 +36,9 @@ _OTHER_STORE = re.compile(r"(?!file:///)[a-zA-Z][a-zA-Z0-9+.-]*://", re.IGNORECA
 def pending_rows(batch: pa.Table) -> tuple[list[int], list[Row]]:
     """Indices of the pending rows of a batch, and the columns of these rows that fetching needs."""
     indices = [i for i, status in enumerate(batch["status"].to_pylist()) if status == PENDING]
-    needed = batch.select([c for c in ("url", "error_message", "image") if c in batch.column_names])
+    needed = batch.select(
+        [c for c in ("url", "error_message", "image", "expected_hash") if c in batch.column_names]
+    )
     return indices, needed.take(pa.array(indices, pa.int64())).to_pylist()
 
 
@@ -111,13 +114,32 @@ def _is_below(url: str, root: str) -> bool:
     return bool(_OTHER_STORE.match(url)) and url.startswith(root.rstrip("/") + "/")
 
 
-def decode_outcome(data: bytes, config: DecodeConfig, blocked: BlockList) -> Row:
-    """Decode downloaded bytes into `OUTCOME_COLUMNS`; invalid bytes become a failure status."""
+def decode_outcome(
+    data: bytes, expected_hash: str | None = None, *, config: DecodeConfig, blocked: BlockList
+) -> Row:
+    """Decode downloaded bytes into `OUTCOME_COLUMNS`; invalid bytes become a failure status.
+
+    Args:
+        expected_hash: the promised sha256 or md5 of the bytes in hex, None without a promise.
+    """
     digest = hashlib.sha256(data).hexdigest()
     if digest in blocked.hashes:
         return {"status": "blocked", "error_message": "the sha256 is on the block list", "sha256": digest}
+    if expected_hash and (problem := _describe_mismatch(data, digest, expected_hash)) is not None:
+        return {"status": HASH_MISMATCH, "error_message": problem, "sha256": digest}
     try:
         stored = decode_and_resize(data, config)
     except Failure as failure:
         return {"status": failure.status, "error_message": failure.message, "sha256": digest}
     return {"status": SUCCESS, "sha256": digest, **vars(stored)}
+
+
+def _describe_mismatch(data: bytes, sha256: str, expected: str) -> str | None:
+    """Why bytes are not those that were promised; None if they are."""
+    if len(expected) == MD5_DIGITS:
+        kind, found = "md5", hashlib.md5(data, usedforsecurity=False).hexdigest()
+    elif len(expected) == len(sha256):
+        kind, found = "sha256", sha256
+    else:
+        return f"the promised hash {quote(expected)} is neither a sha256 (64 hex digits) nor an md5 (32)"
+    return None if found == expected else f"the {kind} is {found}, promised was {quote(expected)}"

@@ -86,10 +86,12 @@ class Fetch:
                 task.cancel()
 
     async def _fetch_row(
-        self, row: Row, downloader: Downloader, decode: Callable[[bytes], Coroutine[Any, Any, Row]]
+        self, row: Row, downloader: Downloader, decode: Callable[..., Coroutine[Any, Any, Row]]
     ) -> Row:
         """Outcome of one row; raises only what is not the row's own failure (see `__call__`)."""
         try:
+            if expected := row.get("expected_hash"):
+                decode = _with_promise(decode, expected)
             if row.get("image") is not None:
                 return await decode(row["image"])
             if row.get("error_message"):  # the reader found a sample without an image
@@ -106,3 +108,10 @@ class Fetch:
             return {"status": INTERNAL, "error_message": one_line(f"{type(error).__name__}: {error}")}
         finally:
             self._report_progress()
+
+
+def _with_promise(
+    decode: Callable[..., Coroutine[Any, Any, Row]], expected_hash: str
+) -> Callable[[bytes], Coroutine[Any, Any, Row]]:
+    """`decode`, with the promised hash of the bytes."""
+    return lambda data: decode(data, expected_hash)

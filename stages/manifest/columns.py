@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from capfilt.stages.carried.fields import find_name, has_extras
 from capfilt.stages.manifest.config import NO_COLUMN, ManifestError
-from capfilt.stages.manifest.row import ManifestRow, make_row
+from capfilt.stages.manifest.row import ManifestRow, make_row, to_hash, to_text
 
 if TYPE_CHECKING:
     from capfilt.stages.manifest.config import ManifestConfig
@@ -74,6 +75,8 @@ class ColumnReader:
     """Makes rows of records, and remembers which columns there were."""
 
     config: ManifestConfig
+    carried: tuple[str, ...] = ()
+    """Columns that are carried; their values in Parquet files are not read otherwise."""
     seen: dict[str, None] = field(default_factory=dict)
     """Names of all columns, in their order."""
     found: Columns = field(default_factory=lambda: Columns(None, None, None))
@@ -81,6 +84,10 @@ class ColumnReader:
     has_numbers: bool = False
     """Whether a caption was a number, which is no text."""
     _chosen: dict[tuple[Any, ...], Columns] = field(default_factory=dict)
+    _has_extras: bool = False
+
+    def __post_init__(self) -> None:
+        self._has_extras = has_extras(self.config)
 
     def columns(self, record: Record) -> Columns:
         """The columns of one record."""
@@ -107,7 +114,27 @@ class ColumnReader:
         if texts and not row["texts"] and not self.has_numbers:
             # A missing value is NaN where pandas has written it; NaN differs from itself.
             self.has_numbers = any(isinstance(each, (int, float)) and each == each for each in texts)
+        if self._has_extras:
+            row.update(read_extras(record, self.config))  # type: ignore[typeddict-item]
+            row["carried"] = record
         return row
+
+
+def read_extras(record: Mapping[str, Any], config: ManifestConfig) -> dict[str, Any]:
+    """The promised hash and the captions from elsewhere of a record, where the config asks for them."""
+    names = [name for name in record if isinstance(name, str)]
+    found: dict[str, Any] = {}
+    if config.hash_column is not None:
+        column = find_name(names, config.hash_column)
+        found["expected_hash"] = to_hash(record[column]) if column is not None else None
+    if config.synthetic_columns:
+        found["synthetic"] = captions = []
+        for captioner, name in config.synthetic_columns.items():
+            column = find_name(names, name)
+            for text in map(to_text, texts_of(record[column]) if column is not None else []):
+                if text is not None:
+                    captions.append({"captioner": captioner, "text": text})
+    return found
 
 
 def check_columns(

@@ -10,6 +10,15 @@ from annotated_types import Ge, Le
 from capfilt.stages.errors import UserError
 from capfilt.stages.rows import ROWS_PER_SHARD_LIMIT
 
+EXTRA_KEYS = (
+    "keep_columns",
+    "rename_columns",
+    "column_types",
+    "id_column",
+    "hash_column",
+    "synthetic_columns",
+)
+"""Keys that later versions have added. They count in fingerprints only where they are set."""
 NO_COLUMN = "none"
 """Value of a column key that says: there is no such column, on purpose."""
 
@@ -45,6 +54,24 @@ class ManifestConfig:
     splits: tuple[str, ...] = ()
     """Splits of Karpathy's dataset json to read, e.g. `[train, restval]`; required for a file with several
     splits."""
+    keep_columns: str | tuple[str, ...] = ()
+    """Columns that the run carries into corpus and candidates, with their types: a list of names, or `all`
+    (every column that is not read as something else and holds no bytes). In tars: keys of the JSON member."""
+    rename_columns: dict[str, str] = field(default_factory=dict)
+    """Other names for carried columns, `{key: laion_key}`; needed where capfilt has a column of the name."""
+    column_types: dict[str, str] = field(default_factory=dict)
+    """Arrow types of carried columns, `{similarity: float32}`. Default: those of Parquet files; in CSV and
+    TSV everything is text; in JSON what the first 1,000 records of up to 20 files show. A value that does not
+    fit becomes null and is counted."""
+    id_column: str | None = None
+    """Column with your id of each row (`uid`), which is carried. A row without one, or two rows with the same
+    one, are refused when the manifest is cut."""
+    hash_column: str | None = None
+    """Column with the promised sha256 or md5 of the image's bytes, in hex; they are told apart by length. A
+    row with another image ends as `hash_mismatch`. The promise comes out in the column `expected_hash`."""
+    synthetic_columns: dict[str, str] = field(default_factory=dict)
+    """Columns with captions that somebody else has written, by the name of their captioner, `{recap:
+    re_caption}`. They are judged as synthetic texts."""
     storage_options: dict[str, Any] = field(default_factory=dict)
     """fsspec options for reading the manifest (endpoint, profile, anonymous access)."""
     shard_size: Annotated[int, Ge(1), Le(ROWS_PER_SHARD_LIMIT)] = 1000

@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Any
 
 from capfilt.stages.manifest.columns import URL_NAMES, fold
-from capfilt.stages.manifest.lines import LINE_LIMIT
+from capfilt.stages.manifest.text import LINE_LIMIT
 
 DELIMITERS = (",", "\t", ";", "|")
 """Delimiters of CSV files, the usual one first."""

@@ -17,40 +17,34 @@ from typing import Any
 
 import msgspec
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
+from capfilt.stages.carried.fields import Choice, ColumnsError, find_name
+from capfilt.stages.carried.values import ShardValues
 from capfilt.stages.manifest.columns import (
     ColumnReader,
     check_texts,
     describe_lack,
     is_no_column,
 )
-from capfilt.stages.manifest.config import ManifestChanged, ManifestConfig, ManifestError
+from capfilt.stages.manifest.config import EXTRA_KEYS, ManifestChanged, ManifestConfig, ManifestError
+from capfilt.stages.manifest.cut import count_tables, iter_shards, widest_column
 from capfilt.stages.manifest.files import ManifestFile, find_files, redact_query
 from capfilt.stages.manifest.records import FIRST_RECORDS, read_rows
-from capfilt.stages.manifest.row import ManifestRow
+from capfilt.stages.manifest.survey import check_hashes, choose_carried
+from capfilt.stages.rows import CARRIED
 from capfilt.stages.storage.layout import INDEX_PARTS, INDEX_RECORD
 from capfilt.stages.storage.store import DECODE_ERRORS, FileEntry, Store, encode_json, sha256
 
-INDEX_SCHEMA = pa.schema(
-    [
-        ("url", pa.string()),
-        ("texts", pa.list_(pa.string())),
-        ("truth", pa.string()),
-        ("tar", pa.string()),
-        ("image_file", pa.string()),
-        ("image_column", pa.string()),
-        ("image_row", pa.int64()),
-    ]
-)
-"""A shard is either rows with `url`, `texts` and `truth`, or one row with the address of an image tar. Rows
-whose image is embedded in a Parquet file say where it is; earlier versions do not have these columns."""
-TEXT_LIMIT = 1 << 28
-"""Characters of the urls and texts of a shard, which is built in memory."""
 SHOWN_COLUMNS = 50
+LATER_SETTINGS = ("splits", "format", *EXTRA_KEYS)
+"""Settings that are a part of the identity only where they differ from their defaults."""
+PART_LIMIT = 1 << 30
+"""Bytes of a file of an index with carried columns, which is built in memory."""
+CHECKED_FILES = 20
+"""Files in which carried columns are looked for before a run starts; the cut looks into all."""
 SHARDS_PER_PART = 1000
 """Row groups per index file: its footer stays at about 1 MB, and 400 M rows make 400 files."""
 
@@ -75,6 +69,8 @@ class Index(Struct, frozen=True):
     """Columns that the files have."""
     embedded: bool = False
     """Whether images are embedded in Parquet files."""
+    unfit: dict[str, int] | UnsetType = UNSET
+    """{carried column: values that do not fit its type}; absent if all do."""
     version: int = 1
     checksum: str = ""
     """sha256 of the other fields as canonical JSON. Earlier versions did not write it."""
@@ -103,9 +99,13 @@ def build_index(config: ManifestConfig, index_dir: Store, *, source: str) -> Ind
     if existing is not None:
         return existing
     counts = Counter[str]()
-    reader = ColumnReader(config)
-    tables = _count(_iter_shards(reader, files, section), counts)
-    parts = _write_parts(tables, index_dir)
+    choice = choose_carried(files, config, section)
+    reader = ColumnReader(config, tuple(field.column for field in choice.fields))
+    values = ShardValues(choice.fields)
+    tables = count_tables(iter_shards(reader, files, section, values), counts)
+    parts = _write_parts(tables, index_dir, section)
+    if config.id_column is not None:
+        _check_ids(config, choice, index_dir, section)
     names = tuple(str(file) for file in files)
     if counts["rows"] == 0:
         raise ManifestError(f"{section}.manifest: {', '.join(names)} has no rows; give a manifest with rows")
@@ -120,6 +120,7 @@ def build_index(config: ManifestConfig, index_dir: Store, *, source: str) -> Ind
         texts=counts["texts"],
         columns=tuple(list(reader.seen)[:SHOWN_COLUMNS]),
         embedded=counts["embedded"] > 0,
+        unfit=dict(+values.unfit) or UNSET,
     )
     index = replace(index, checksum=_checksum(msgspec.to_builtins(index)))
     index_dir.put_json(INDEX_RECORD, msgspec.to_builtins(index))
@@ -150,12 +151,14 @@ def check_manifest(config: ManifestConfig, section: str, *, with_texts: bool = F
         ManifestError: as in `build_index`, or there is no column of texts.
     """
     files = find_files(config, section)
+    choose_carried(files[:: -(-len(files) // CHECKED_FILES)], config, section)
     if files[0].format == "tar":
         return
     reader = ColumnReader(config)
     first = list(islice(read_rows(files[0], config, section, reader), FIRST_RECORDS))
     if not first and len(files) == 1:
         raise ManifestError(f"{section}.manifest: {files[0]} has no rows; give a manifest with rows")
+    check_hashes(first, config, section)
     if with_texts and first:
         check_texts(reader, first, (section, str(files[0])))
 
@@ -208,7 +211,7 @@ def _checksum(content: dict[str, Any]) -> str:
 
 
 def read_shard(index_dir: Store, shard: int) -> pa.Table:
-    """Index rows of one shard (schema `INDEX_SCHEMA`)."""
+    """Index rows of one shard (`stages.manifest.cut.INDEX_SCHEMA`)."""
     part, row_group = divmod(shard, SHARDS_PER_PART)
     # Without read-ahead, only the footer and this shard are requested from a part that holds 1,000 shards.
     path = index_dir.path(_part_path(part))
@@ -246,7 +249,7 @@ def _identity(
     """See `Index.identity`.
 
     Args:
-        with_all_settings: include splits and format, which earlier versions left out.
+        with_all_settings: include the settings that earlier versions left out.
     """
     digest = hashlib.sha256("".join(version for file in files for version in file.versions).encode())
     settings = (
@@ -257,64 +260,54 @@ def _identity(
         config.shard_size,
     )
     digest.update(repr(settings).encode())
-    for name in ("splits", "format") if with_all_settings else ():
-        if (value := getattr(config, name)) != getattr(ManifestConfig, name):
+    for name in LATER_SETTINGS if with_all_settings else ():
+        if (value := getattr(config, name)) not in (None, "auto", (), {}):
             digest.update(f"{name}={value!r}\n".encode())
     return digest.hexdigest()
 
 
-def _write_parts(tables: Iterator[pa.Table], index_dir: Store) -> list[FileEntry]:
+def _check_ids(config: ManifestConfig, choice: Choice, index_dir: Store, section: str) -> None:
+    """Check the ids of the rows of an index; one with missing or double ids is removed.
+
+    Raises:
+        ColumnsError: ids are missing or double.
+    """
+    from capfilt.stages.carried.ids import check_ids  # imports duckdb
+
+    column = find_name([each.column for each in choice.fields], config.id_column or "")
+    name = next(each.name for each in choice.fields if each.column == column)
+    files = [index_dir.address(f"{INDEX_PARTS}/{part}") for part in index_dir.list(INDEX_PARTS)]
+    try:
+        check_ids(files, name, f"{section}.id_column", index_dir.options)
+    except ColumnsError:
+        index_dir.remove(INDEX_PARTS)
+        raise
+
+
+def _write_parts(tables: Iterator[pa.Table], index_dir: Store, section: str) -> list[FileEntry]:
     """Write the files of the index, each built in memory from `SHARDS_PER_PART` shards.
 
     Returns:
         The entry of each file.
+
+    Raises:
+        ColumnsError: with the carried columns a file is too large to be built in memory.
     """
     parts: list[FileEntry] = []
     while (first := next(tables, None)) is not None:
         sink = io.BytesIO()
-        with pq.ParquetWriter(sink, INDEX_SCHEMA, compression="zstd") as writer:
+        with pq.ParquetWriter(sink, first.schema, compression="zstd") as writer:
             for table in chain([first], islice(tables, SHARDS_PER_PART - 1)):
                 writer.write_table(table, row_group_size=table.num_rows)
+                if CARRIED in table.column_names and sink.tell() > PART_LIMIT:
+                    raise ColumnsError(
+                        f"{section}.keep_columns: the rows of {SHARDS_PER_PART:,} shards have more than "
+                        f"{PART_LIMIT >> 30} GiB with these columns; leave out the widest, "
+                        f"{widest_column(table)!r}, or set a smaller {section}.shard_size"
+                    )
         parts.append(index_dir.put(_part_path(len(parts)), sink.getvalue()))
     return parts
 
 
-def _count(tables: Iterator[pa.Table], counts: Counter[str]) -> Iterator[pa.Table]:
-    """The same tables; `counts` holds the numbers of their rows, shards and texts."""
-    for table in tables:
-        texts = pc.sum(pc.list_value_length(table["texts"])).as_py() or 0
-        embedded = table.num_rows - table["image_file"].null_count
-        counts.update(rows=table.num_rows, shards=1, texts=texts, embedded=embedded)
-        yield table
-
-
 def _part_path(part: int) -> str:
     return f"{INDEX_PARTS}/{part:05d}.parquet"
-
-
-def _iter_shards(reader: ColumnReader, files: Sequence[ManifestFile], section: str) -> Iterator[pa.Table]:
-    """Tables of `shard_size` rows (`INDEX_SCHEMA`); an image tar is a shard of its own, with one row.
-
-    Raises:
-        ManifestError: as in `read_rows`, or the texts of a shard are too long to be held in memory.
-    """
-    rows: list[ManifestRow] = []
-    characters = 0
-    config = reader.config
-    for file in files:
-        if file.format == "tar":
-            yield pa.Table.from_pylist([{"tar": file.fs.unstrip_protocol(file.path)}], schema=INDEX_SCHEMA)
-            continue
-        for row in read_rows(file, config, section, reader):
-            rows.append(row)
-            characters += len(row["url"] or "") + sum(map(len, row["texts"]))
-            if characters > TEXT_LIMIT:
-                raise ManifestError(
-                    f"{section}.shard_size: {len(rows)} rows of {file} have more than {TEXT_LIMIT:,} "
-                    "characters; set a smaller shard_size, or remove the texts that are no captions"
-                )
-            if len(rows) == config.shard_size:
-                yield pa.Table.from_pylist(rows, schema=INDEX_SCHEMA)
-                rows, characters = [], 0
-    if rows:
-        yield pa.Table.from_pylist(rows, schema=INDEX_SCHEMA)

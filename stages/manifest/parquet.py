@@ -1,4 +1,4 @@
-"""Rows of a Parquet file. Only the columns of url, texts and truth are read.
+"""Rows of a Parquet file. Only the columns that are used or carried are read.
 
 A column that holds the images themselves (`datasets` writes `{bytes, path}`) is not read: each row says where
 its image is, and the worker that reads its shard fetches it (`stages.shards.embedded`).
@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from capfilt.stages.carried.fields import find_name
 from capfilt.stages.manifest.columns import ColumnReader, check_columns, choose_columns
 from capfilt.stages.manifest.row import ManifestRow, to_text
 
@@ -46,7 +47,9 @@ def iter_parquet(file: ManifestFile, reader: ColumnReader, section: str) -> Iter
         columns = choose_columns(schema.names, config)
         check_columns(columns, schema.names, config, (section, str(file)))
         reader.columns(dict.fromkeys(schema.names))
-        leaves = {name: name for name in columns if name is not None}
+        given = (config.hash_column, *config.synthetic_columns.values())
+        extras = (find_name(schema.names, name) for name in given if name is not None)
+        leaves = {name: name for name in (*columns, *extras) if name is not None}
         # In pieces: by default pyarrow reads a column of a row group whole, here hundreds of images. The
         # statistics would say it too, but pyarrow aborts the process where their metadata are damaged.
         pieces = pq.ParquetFile(stream, metadata=parquet.metadata, buffer_size=PIECE)
@@ -57,16 +60,21 @@ def iter_parquet(file: ManifestFile, reader: ColumnReader, section: str) -> Iter
             if pa.types.is_struct(field.type) and field.type.get_field_index(PATH) >= 0:
                 leaves[image] = f"{image}.{PATH}"
         start = 0
+        carried = [name for name in reader.carried if name in schema.names and name != image]
+        wanted = list(dict.fromkeys([*leaves.values(), *carried]))
         # pyarrow gives no rows if it is asked for no columns.
-        batches = parquet.iter_batches(BATCH_ROWS, columns=list(leaves.values())) if leaves else ()
+        batches = parquet.iter_batches(BATCH_ROWS, columns=wanted) if wanted else ()
         for batch in batches or _empty_batches(parquet.metadata.num_rows):
             values = [_values(batch, name) for name in leaves]
             for offset in range(batch.num_rows):
                 record: dict[str, Any] = {n: each[offset] for n, each in zip(leaves, values, strict=True)}
                 if image is None:
-                    yield reader.row(record)
+                    row = reader.row(record)
                 else:
-                    yield _embedded_row(file, reader, (image, record, start + offset))
+                    row = _embedded_row(file, reader, (image, record, start + offset))
+                if carried:
+                    row["carried"] = batch, offset
+                yield row
             start += batch.num_rows
 
 

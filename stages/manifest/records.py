@@ -22,10 +22,9 @@ from capfilt.stages.manifest.annotations import parse_annotations, parse_visual_
 from capfilt.stages.manifest.columns import ColumnReader, check_columns, choose_columns
 from capfilt.stages.manifest.config import ManifestError
 from capfilt.stages.manifest.delimited import iter_csv, iter_tsv
-from capfilt.stages.manifest.lines import bounded_lines, open_text
 from capfilt.stages.manifest.parquet import iter_parquet
 from capfilt.stages.manifest.row import ManifestRow
-from capfilt.stages.manifest.text import iter_json_array, iter_jsonl, iter_urls
+from capfilt.stages.manifest.text import bounded_lines, iter_json_array, iter_jsonl, iter_urls, open_text
 
 if TYPE_CHECKING:
     from capfilt.stages.manifest.config import ManifestConfig

@@ -17,6 +17,12 @@ class ManifestRow(TypedDict):
     """Address of the Parquet file that holds the image, with its column and row."""
     image_column: NotRequired[str]
     image_row: NotRequired[int]
+    expected_hash: NotRequired[str | None]
+    """The promised hash of the image's bytes, hex."""
+    synthetic: NotRequired[list[dict[str, str]]]
+    """Captions that somebody else has written: {"captioner", "text"}."""
+    carried: NotRequired[Any]
+    """Where the carried values are: the record, or (batch of a Parquet file, row)."""
 
 
 def make_row(url: Any, texts: Iterable[Any], truth: Any = None) -> ManifestRow:
@@ -36,3 +42,14 @@ def to_text(value: Any) -> str | None:
         return None
     # A JSON escape can be half a surrogate pair, which cannot be encoded.
     return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
+
+
+def to_hash(value: Any) -> str | None:
+    """A promised hash as it is compared: hex digits in lower case, also of the 16 or 32 bytes themselves.
+    None for no hash; other text is kept, and fits no image."""
+    if isinstance(value, bytes):
+        is_hex = value.isascii() and value.decode("ascii", "replace").isalnum()
+        value = value.decode("utf-8", "replace") if is_hex or len(value) not in (16, 32) else value.hex()
+    if not isinstance(value, str):
+        return None
+    return value.strip().lower() or None

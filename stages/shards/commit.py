@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import pyarrow as pa
+from msgspec import UNSET
 
+from capfilt.stages.rows import UNFIT
 from capfilt.stages.shards.records import CommitRecord, CorpusRecord, RowCounts, decode_commit, encode
 from capfilt.stages.status import SUCCESS
 from capfilt.stages.storage.store import FileEntry, Store
@@ -27,6 +29,7 @@ def make_corpus_record(batch: pa.Table, fingerprint: str, files: Iterable[FileEn
         files=tuple(files),
         rows=count_rows(batch),
         texts=count_texts(batch),
+        unfit=_count_unfit(batch) or UNSET,
         seconds=stage_seconds(batch),
     )
 
@@ -87,6 +90,12 @@ def count_texts(batch: pa.Table) -> int:
     """Texts of stored images that have at least one word: the pairs for training on unfiltered texts."""
     rows = zip(batch["status"].to_pylist(), batch["texts"].to_pylist(), strict=True)
     return sum(bool(text.strip()) for status, texts in rows if status == SUCCESS for text in texts or [])
+
+
+def _count_unfit(batch: pa.Table) -> dict[str, int]:
+    """{carried column: values that do not fit its type}, of the rows of an image tar."""
+    rows = batch[UNFIT].to_pylist() if UNFIT in batch.column_names else []
+    return dict(Counter(name for names in rows for name in names or []))
 
 
 def stage_seconds(batch: pa.Table) -> dict[str, float]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from capfilt.stages.rows import CORPUS_SCHEMA, with_column
+from capfilt.stages.carried.values import to_json_values
+from capfilt.stages.rows import CORPUS_SCHEMA, corpus_table, with_column
 from capfilt.stages.status import SUCCESS
 
 SIGNATURE_BYTES = 12
@@ -28,12 +30,23 @@ class Pack:
         starts = pc.binary_slice(batch["image"], 0, SIGNATURE_BYTES).to_pylist()
         extensions: list[str | None] = []
         sidecars: list[bytes | None] = []
-        for row, start in zip(batch.select(CORPUS_SCHEMA.names).to_pylist(), starts, strict=True):
+        for row, start in zip(_json_rows(batch), starts, strict=True):
             has_image = row["status"] == SUCCESS and start is not None
             extensions.append(image_extension(start) if has_image else None)
-            sidecars.append(json.dumps(row, ensure_ascii=False).encode() if has_image else None)
+            sidecar = json.dumps(row, ensure_ascii=False, default=str).encode() if has_image else None
+            sidecars.append(sidecar)
         batch = with_column(batch, "extension", extensions, pa.string())
         return with_column(batch, "sidecar", sidecars, pa.large_binary())
+
+
+def _json_rows(batch: pa.Table) -> list[dict[str, Any]]:
+    """The rows as the corpus has them, with values that JSON can hold."""
+    table = corpus_table(batch)
+    rows: list[dict[str, Any]] = table.select(CORPUS_SCHEMA.names).to_pylist()
+    for name in table.column_names[len(CORPUS_SCHEMA) :]:
+        for row, value in zip(rows, to_json_values(table[name]), strict=True):
+            row[name] = value
+    return rows
 
 
 def encode_tar(batch: pa.Table) -> bytes:

@@ -45,6 +45,8 @@ class CorpusRecord(ShardRecord, tag_field="kind", tag="corpus", kw_only=True, fr
 
     texts: Count = 0
     """Texts of stored images that have at least one word."""
+    unfit: dict[str, Count] | UnsetType = UNSET
+    """{carried column: values of tar samples that do not fit its type}; absent if all do."""
 
 
 class CandidatesRecord(ShardRecord, tag_field="kind", tag="candidates", kw_only=True, frozen=True):

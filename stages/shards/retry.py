@@ -7,7 +7,6 @@ place of the shard.
 
 from __future__ import annotations
 
-import io
 import uuid
 from collections import Counter
 from collections.abc import Sequence
@@ -16,15 +15,14 @@ from dataclasses import dataclass
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from msgspec.structs import replace
 
 from capfilt.stages.errors import UserError
-from capfilt.stages.rows import CORPUS_SCHEMA, ROW_SCHEMA, table_of, with_column
+from capfilt.stages.rows import ROW_SCHEMA, corpus_table, table_of, with_column
 from capfilt.stages.shards.attempts import listed_file
 from capfilt.stages.shards.commit import make_corpus_record, read_commit
 from capfilt.stages.shards.pack import Pack
-from capfilt.stages.shards.read import read_corpus_shard
+from capfilt.stages.shards.read import decode_corpus_table, read_corpus_shard
 from capfilt.stages.shards.records import (
     CommitRecord,
     CorpusRecord,
@@ -125,8 +123,8 @@ class StageRetried:
         run_dir = self.config.run_dir
         record = run_dir.read(committed.record)
         parquet = run_dir.read(listed_file(committed, decode_commit(record), "parquet"))
-        before = pq.read_table(io.BytesIO(parquet), schema=CORPUS_SCHEMA)
-        after = batch.select(CORPUS_SCHEMA.names).cast(CORPUS_SCHEMA)
+        before = decode_corpus_table(parquet)
+        after = corpus_table(batch)
         retried = retry_mask(before, self.config.classes)
         others = pc.invert(pa.array(retried))
         assert after.filter(others).equals(before.filter(others)), f"{committed.stem}: other rows changed"

@@ -5,15 +5,16 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 
-from capfilt.stages.manifest.columns import choose_columns, fold, is_no_column, texts_of
-from capfilt.stages.manifest.config import ManifestConfig
+from capfilt.stages.carried.fields import find_name, has_extras
+from capfilt.stages.manifest.columns import choose_columns, fold, is_no_column, read_extras, texts_of
+from capfilt.stages.manifest.config import EXTRA_KEYS, ManifestConfig
 from capfilt.stages.shards.members import IMAGE_SUFFIXES, Limits, Sample, read_text, split_samples
 from capfilt.stages.status import BAD_TAR, one_line
 from capfilt.stages.storage.filesystems import open_filesystem
@@ -28,10 +29,12 @@ SAMPLE_TYPE = pa.struct(
         ("url_column", pa.string()),
         ("caption_column", pa.string()),
         ("truth_column", pa.string()),
+        ("extras", pa.string()),
     ]
 )
 """A sample besides its image: the address of the tar with the sample's name, the undecoded members with its
-text and its JSON, null if absent, and the columns that the config names."""
+text and its JSON, null if absent, and the columns that the config names; `extras` has the keys of
+`stages.manifest.config.EXTRA_KEYS` as JSON, null where none is set."""
 TEXT_KINDS = ("txt", "text", "caption")
 """Endings of members with a text."""
 MAX_BYTES = 20_000_000
@@ -81,6 +84,8 @@ def read_samples(
         head_bytes: only this much of the file is read, and what is cut off is not reported; None for all.
     """
     kinds = text_kinds(config)
+    keys = {key: getattr(config, key) for key in EXTRA_KEYS}
+    extras = json.dumps(keys) if has_extras(config) else None
     limits = Limits(max_bytes, frozenset((*kinds, "json")))
     data = _read_file(address, config.storage_options, head_bytes)
     samples, damage = split_samples(data, limits)
@@ -97,6 +102,7 @@ def read_samples(
             "url_column": config.url_column,
             "caption_column": config.caption_column,
             "truth_column": config.truth_column,
+            "extras": extras,
         }
         lack = None if sample.image is not None else _describe_lack(sample)
         yield sample, {"image": sample.image, "error_message": lack, "sample": packed}
@@ -126,6 +132,34 @@ def parse_sidecars(sample: Mapping[str, Any]) -> dict[str, Any]:
         "texts": [text] if text is not None and (has_priority or not in_meta) else in_meta,
         "truth": None if truth is None else str(truth),
     }
+
+
+def read_sidecar_extras(
+    sample: Mapping[str, Any], fields: Sequence[pa.Field]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What else the config asks for of the JSON of a sample (`SAMPLE_TYPE`).
+
+    Args:
+        fields: the carried columns, by their names in the run.
+
+    Returns:
+        `expected_hash` and `synthetic`, where the config asks for them, and the values of the carried columns
+        by their names in the run, of whatever type they are.
+    """
+    if sample["extras"] is None:
+        return {}, {}
+    config, meta = _extra_columns(sample["extras"]), parse_object(sample["meta"])
+    columns = {new: old for old, new in config.rename_columns.items()}
+    values = {}
+    for field in fields:
+        column = find_name(list(meta), columns.get(field.name, field.name))
+        values[field.name] = None if column is None else meta[column]
+    return read_extras(meta, config), values
+
+
+@lru_cache
+def _extra_columns(extras: str) -> ManifestConfig:
+    return ManifestConfig(**json.loads(extras))
 
 
 @lru_cache

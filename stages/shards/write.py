@@ -15,7 +15,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from capfilt.stages.rows import CANDIDATE_SCHEMA, CORPUS_SCHEMA, SCHEMA_VERSION, table_of
+from capfilt.stages.rows import CANDIDATE_SCHEMA, SCHEMA_VERSION, append_carried, corpus_table, table_of
 from capfilt.stages.shards.attempts import listed_file, write_file
 from capfilt.stages.shards.commit import (
     commit,
@@ -42,9 +42,10 @@ record}."""
 class Provenance:
     """Models and settings of a bootstrap, which are written to every candidate."""
 
-    captioner: str
+    captioner: str | None
     filter: str
-    """Digests of the two models (`stages.bootstrap.model_source.ModelSource.digest`)."""
+    """Digests of the two models (`stages.bootstrap.model_source.ModelSource.digest`); None without a
+    captioner."""
     top_p: float
     top_k: int
     repetition_penalty: float
@@ -117,8 +118,9 @@ class Write:
         paths = candidates_shard(self.config.round, source, shard)
         if (committed := find_commit(run_dir, paths.record)) is not None:
             return committed
-        rows = self._candidate_rows(batch)
-        file = write_file(run_dir, paths, "parquet", encode_parquet(table_of(rows, CANDIDATE_SCHEMA)))
+        rows, images = self._candidate_rows(batch)
+        table = append_carried(table_of(rows, CANDIDATE_SCHEMA), batch, pa.array(images, pa.int64()))
+        file = write_file(run_dir, paths, "parquet", encode_parquet(table))
         record = CandidatesRecord(
             source=source,
             shard=shard,
@@ -131,7 +133,8 @@ class Write:
         )
         return commit(run_dir, paths.record, record)
 
-    def _candidate_rows(self, batch: pa.Table) -> list[dict[str, Any]]:
+    def _candidate_rows(self, batch: pa.Table) -> tuple[list[dict[str, Any]], list[int]]:
+        """The candidates, and the number of the row that each belongs to."""
         provenance = self.config.provenance
         assert provenance is not None, "candidates are written with their provenance"
         common = {
@@ -145,16 +148,17 @@ class Write:
             "top_k": provenance.top_k,
             "repetition_penalty": provenance.repetition_penalty,
         }
-        rows = []
-        for row in batch.select([*IMAGE_COLUMNS, "status", "candidates"]).to_pylist():
+        rows, images = [], []
+        for number, row in enumerate(batch.select([*IMAGE_COLUMNS, "status", "candidates"]).to_pylist()):
             if row["status"] != SUCCESS:  # failed in `Pack`, after it was judged
                 continue
             image = {name: row[name] for name in IMAGE_COLUMNS}
             for candidate in row["candidates"]:
-                is_synthetic = candidate["origin"] == "synthetic"
+                is_own = candidate["origin"] == "synthetic" and candidate["captioner"] is None
                 judged = {"threshold": provenance.thresholds[candidate["origin"]]}
-                rows.append(image | candidate | common | judged | (synthetic if is_synthetic else {}))
-        return rows
+                rows.append(image | candidate | common | judged | (synthetic if is_own else {}))
+                images.append(number)
+        return rows, images
 
 
 def encode_corpus_files(batch: pa.Table) -> Iterator[tuple[str, bytes]]:
@@ -164,7 +168,7 @@ def encode_corpus_files(batch: pa.Table) -> Iterator[tuple[str, bytes]]:
         batch: rows that `Pack` has completed.
     """
     yield "tar", encode_tar(batch)
-    yield "parquet", encode_parquet(batch.select(CORPUS_SCHEMA.names).cast(CORPUS_SCHEMA))
+    yield "parquet", encode_parquet(corpus_table(batch))
 
 
 def check_images(run_dir: Store, paths: ShardFiles, record: CommitRecord, batch: pa.Table) -> None:

@@ -43,6 +43,12 @@ INDEX_RECORD = "index.json"
 """Describes an index, in its folder; written last."""
 INDEX_PARTS = "parts"
 """Folder of an index's Parquet files, in its folder."""
+CAPTIONS_RECORD = "captions.json"
+"""Describes the captions from elsewhere of a source, in their folder; written last."""
+CAPTIONS_PARTS = "parts"
+"""Folder of the captions with an image, in that folder."""
+UNMATCHED_PARTS = "unmatched"
+"""Folder of the captions that found no image, in that folder."""
 DIGITS = 6
 """Digits of a shard number in file names and keys."""
 
@@ -125,6 +131,11 @@ def corpus_shard(source: str, shard: int) -> ShardFiles:
 def index_folder(source: str) -> str:
     """Folder of the index of a source's manifest."""
     return f"manifests/{source}"
+
+
+def captions_folder(source: str) -> str:
+    """Folder of the captions from elsewhere that are joined to the images of a source."""
+    return f"captions/{source}"
 
 
 def candidates_folder(round_: int, source: str) -> str:

@@ -118,3 +118,15 @@ def test_the_connected_cluster_is_divided(monkeypatch):
     sizing = divide_cluster(ClusterConfig())
     assert (sizing.cpus, sizing.gpus, sizing.caption.actors) == (16.0, 4.0, 3)
     assert sizing.limits == Limits(stall_seconds=900, memory=8_000_000_000)
+
+
+@pytest.mark.parametrize("gpus", [0, 8])
+def test_filters_take_the_place_of_captioners_where_there_are_none(gpus):
+    sizing = divide_resources(ClusterConfig(), cpus=32, gpus=gpus)
+    alone = sizing.without_captioners(ClusterConfig())
+    assert alone.filter.actors == sizing.caption.actors + sizing.filter.actors
+    assert (alone.filter.cpus, alone.filter.gpus) == (sizing.filter.cpus, sizing.filter.gpus)
+    assert alone.filter.actors * alone.filter.gpus <= gpus
+    given = ClusterConfig(filter_actors=1)
+    sizing = divide_resources(given, cpus=32, gpus=gpus)
+    assert sizing.without_captioners(given) == sizing

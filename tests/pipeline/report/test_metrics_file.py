@@ -23,6 +23,7 @@ METRICS = RoundMetrics(
     counts={"success": 7, "http_404": 2},
     noise_ratio={"web": 0.5, "synthetic": None},
     noise_ratio_by_source={"a": {"web": 0.5, "synthetic": None}},
+    noise_ratio_by_captioner={"a": {"recap": 0.25}},
     planted_noise=0.25,
     filter=FilterQuality(auc=0.75, precision=None, recall=0.5),
     calibration=Calibration(ESTIMATE, 0.12, keeps_matching=0.9, keeps_noise=0.1, by_source={"a": ESTIMATE}),
@@ -47,6 +48,7 @@ def test_metrics_are_read_as_they_were_written(tmp_path: Path) -> None:
         "counts": {"success": 7, "http_404": 2},
         "noise_ratio": {"web": 0.5, "synthetic": None},
         "noise_ratio_by_source": {"a": {"web": 0.5, "synthetic": None}},
+        "noise_ratio_by_captioner": {"a": {"recap": 0.25}},
         "planted_noise": 0.25,
         "filter": {"auc": 0.75, "precision": None, "recall": 0.5},
         "calibration": {

@@ -65,8 +65,25 @@ TABLE = [
             "columns": ["a", "b"],
             "splits": ["train"],
             "shard_size": 10,
+            "keep_columns": ["a"],
+            "rename_columns": {"a": "b"},
+            "column_types": {"a": "int64"},
+            "id_column": "uid",
+            "hash_column": "hash",
+            "synthetic_columns": {"recap": "a"},
         },
     ),
+    (
+        {"candidates.recap": "join"},
+        {
+            "files": "other.parquet",
+            "join": "key",
+            "join_column": "link",
+            "text_column": "caption",
+            "source": "web",
+        },
+    ),
+    ({"candidates.recap": ""}, {"storage_options": {"anon": True}}),
     ({"sources.web.rows": "", "sources.human.rows": ""}, {"storage_options": {"anon": True}}),
     ({"sources.human": "fetch"}, {"images": "other"}),
     ({"sources.more": "fetch"}, {"base_url": "https://host/other/"}),
@@ -270,7 +287,12 @@ ROWS_OF_TABLE = {
 }
 
 # What a key needs beside it, before and after the change.
+CANDIDATES = {"files": "captions.parquet", "join": "url"}
 NEEDED = {
+    **{
+        f"candidates.recap.{key}": {"candidates.recap": CANDIDATES}
+        for key in ("files", "join", "join_column", "text_column", "source", "storage_options")
+    },
     "captioner.checkpoint": {"captioner.checkpoint": "{dir}/first.pth"},
     "captioner.tokenizer": {"captioner.checkpoint": "{dir}/first.pth"},
     "filter.checkpoint": {"filter.checkpoint": "{dir}/first.pth"},

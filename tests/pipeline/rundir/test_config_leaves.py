@@ -5,6 +5,7 @@ that does not must leave it alone, or a run could not be resumed on other machin
 """
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 
@@ -101,10 +102,7 @@ def test_key_changes_exactly_these_nodes_of_two_rounds(folder, path):
 
 def test_table_has_every_key_of_the_config():
     sections = {"shapes", "clipart", "sources.NAME.fetch"}
-    paths = {
-        "sources.NAME." + path.split(".", 2)[2] if path.startswith("sources.") else path
-        for path in ROWS_OF_TABLE
-    }
+    paths = {re.sub(r"^(sources|candidates)\.\w+\.", r"\1.NAME.", path) for path in ROWS_OF_TABLE}
     assert sorted(paths - sections) == sorted(leaf_paths())
 
 

@@ -213,6 +213,7 @@ def test_documented_tables_match_the_code_and_the_tests() -> None:
         "bad_tar",
         "blocked",
         "rate",
+        "hash_mismatch",
     }
 
 

@@ -94,7 +94,10 @@ def test_only_pending_rows_are_selected_and_filled() -> None:
     indices, rows = pending_rows(batch)
     assert indices == [1, 2]
     assert rows == [{"url": url, "error_message": None, "image": None} for url in "bc"]
-    outcomes = [decode_outcome(JPEG, DecodeConfig(min_side=16), BlockList()), {"status": "dns"}]
+    outcomes = [
+        decode_outcome(JPEG, config=DecodeConfig(min_side=16), blocked=BlockList()),
+        {"status": "dns"},
+    ]
     filled = fill_columns(batch, indices, outcomes)
     assert filled.schema == ROW_SCHEMA
     assert filled["status"].to_pylist() == ["success", "success", "dns"]

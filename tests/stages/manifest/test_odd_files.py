@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from capfilt.stages.manifest import delimited, index, lines
+from capfilt.stages.manifest import cut, delimited, text
 from capfilt.stages.manifest.config import ManifestConfig, ManifestError
 from capfilt.stages.manifest.files import find_files
 from capfilt.stages.manifest.index import build_index, read_shard
@@ -163,7 +163,7 @@ def test_a_deep_line_of_json_is_a_bad_row(tmp_path):
 
 @pytest.mark.parametrize("format_", ["jsonl", "tsv", "txt"])
 def test_a_line_that_fills_the_memory_is_a_bad_row(tmp_path, monkeypatch, format_):
-    monkeypatch.setattr(lines, "LINE_LIMIT", 1000)
+    monkeypatch.setattr(text, "LINE_LIMIT", 1000)
     row, head = {"jsonl": ('{"url": "u"}', ""), "tsv": ("u", "url\n"), "txt": ("u", "")}[format_]
     (tmp_path / f"a.{format_}").write_text(f"{head}{row}\n{'x' * 5000}\n{row}\n")
     assert [url for url, _ in read_pairs(tmp_path, tmp_path / f"a.{format_}")] in (
@@ -174,10 +174,10 @@ def test_a_line_that_fills_the_memory_is_a_bad_row(tmp_path, monkeypatch, format
 
 def test_a_long_csv_line_and_a_shard_of_long_texts_are_refused(tmp_path, monkeypatch):
     (tmp_path / "a.csv").write_text(TEXT + "u3," + "x" * 5000 + "\n")
-    monkeypatch.setattr(index, "TEXT_LIMIT", 4000)
+    monkeypatch.setattr(cut, "TEXT_LIMIT", 4000)
     with pytest.raises(ManifestError, match=r"sources\.web\.rows\.shard_size: 3 rows of .* set a smaller"):
         read_pairs(tmp_path, tmp_path / "a.csv")
-    monkeypatch.setattr(lines, "LINE_LIMIT", 1000)
+    monkeypatch.setattr(text, "LINE_LIMIT", 1000)
     monkeypatch.setattr(delimited, "LINE_LIMIT", 1000)
     with pytest.raises(ManifestError, match="line 4 is longer than 1,000 characters"):
         read_pairs(tmp_path, tmp_path / "a.csv")
