@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -11,6 +12,7 @@ from capfilt.pipeline.config.sections import (
     CaptionerSection,
     EvaluateSection,
     FilterSection,
+    MixingSection,
     ModelSection,
     PretrainSection,
     ReportSection,
@@ -27,7 +29,7 @@ from capfilt.stages.fetch.config import FetchConfig
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 """What a source may be called; the name becomes a folder in the run directory."""
 TRAINING_SOURCE_KINDS = {"pretrain": ("human", "web"), "captioner": ("human",), "filter": ("human",)}
-"""Kinds of source that each kind of training node reads."""
+"""Kinds of source that each training section can name."""
 
 
 class Config(Section):
@@ -57,10 +59,21 @@ class Config(Section):
     continue_training: bool = False
     """Start the pretraining of round r from the model of round r-1 instead of from scratch (paper, table 13:
     no gain)."""
-    controls: tuple[Literal["human_only", "filter_only", "captioner_only"], ...] = ()
+    mixing: MixingSection = MixingSection()
+    """Weights of human, web and synthetic pairs in the pretrainings on candidates."""
+    shared_finetune: bool = False
+    """Finetune one model as captioner and filter, with the settings of `filter.finetune`, the losses ITC, ITM
+    and LM, and the prompt of the captioner's finetuning (paper, table 4: the filter drops less of its own
+    texts, and the result is worse)."""
+    controls: tuple[
+        Literal["human_only", "filter_only", "captioner_only", "web_repeated", "itc_top"], ...
+    ] = ()
     """Models to compare with, pretrained in the first round with the settings of `pretrain` on other texts
-    (paper, table 1): `human_only` on the human pairs, `filter_only` on human pairs and kept web texts,
-    `captioner_only` on human pairs and all web and synthetic texts, whatever the filter says."""
+    (paper, tables 1 and 12): `human_only` on the human pairs, `filter_only` on human pairs and kept web
+    texts, `captioner_only` on human pairs and all web and synthetic texts, whatever the filter says,
+    `web_repeated` on human pairs and all web texts, repeated to as many pairs as the filter has kept,
+    `itc_top` on human pairs and the web texts with the greatest ITC similarities, as many as the filter has
+    kept of them."""
     captioner: CaptionerSection = CaptionerSection()
     """The captioner."""
     filter: FilterSection = FilterSection()
@@ -97,8 +110,23 @@ class Config(Section):
         given = round_ == 1 and self.filter.checkpoint is not None
         return self.filter.calibrate.pairs > 0 and (given or not reads_web or self.held_out_for(round_) > 0)
 
+    @property
+    def shared_section(self) -> TrainSection:
+        """The settings of a finetuning as captioner and filter in one."""
+        captioner, judge = self.captioner.finetune, self.filter.finetune
+        assert captioner is not None and judge is not None, "checked with shared_finetune"
+        prompt, smoothing = captioner.objective.prompt, captioner.objective.label_smoothing
+        objective = replace(
+            judge.objective, losses=("itc", "itm", "lm"), prompt=prompt, label_smoothing=smoothing
+        )
+        return judge.model_copy(update={"objective": objective})
+
+    def training(self, kind: str) -> TrainSection:
+        """The settings of the trainings of a kind of node: "pretrain", "captioner", "filter" or "shared"."""
+        return self.shared_section if kind == "shared" else self.trainings()[kind]
+
     def trainings(self) -> dict[str, TrainSection]:
-        """The training sections that are given, by kind of node."""
+        """The training sections that are given, by their kind."""
         found = {
             "pretrain": self.pretrain,
             "captioner": self.captioner.finetune,
@@ -107,11 +135,11 @@ class Config(Section):
         return {kind: section for kind, section in found.items() if section is not None}
 
     def trains_on(self, kind: str) -> list[str]:
-        """Names of the sources that a node of this kind trains on, in the order of the config."""
-        chosen = self.trainings()[kind].sources
-        return [
-            name for name in self.of_kind(*TRAINING_SOURCE_KINDS[kind]) if chosen is None or name in chosen
-        ]
+        """Names of the sources that a node of this kind trains on, in the order of the config. A captioner
+        reads the web sources beside, if it has a `web_share`."""
+        chosen = self.training(kind).sources
+        known = self.of_kind(*TRAINING_SOURCE_KINDS["filter" if kind == "shared" else kind])
+        return [name for name in known if chosen is None or name in chosen]
 
     @model_validator(mode="after")
     def _check_trainings(self) -> Config:
@@ -152,6 +180,28 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_variants(self) -> Config:
+        sections: dict[str, CaptionerSection | FilterSection] = {
+            "captioner": self.captioner,
+            "filter": self.filter,
+        }
+        given = [f"{name}.checkpoint" for name, each in sections.items() if each.checkpoint is not None]
+        untrained = [f"{name}.finetune" for name, each in sections.items() if each.finetune is None]
+        if self.shared_finetune and (given or untrained):
+            problem = f"{given[0]} is given" if given else f"{untrained[0]} is missing"
+            raise ValueError(
+                f"shared_finetune: one model is finetuned as captioner and filter, but {problem}; give "
+                "captioner.finetune and filter.finetune, and no checkpoint"
+            )
+        if self.captioner.web_share and self.captioner.finetune is None:
+            raise ValueError("captioner.web_share: no captioner is finetuned; give captioner.finetune")
+        if self.captioner.web_share and self.shared_finetune:
+            raise ValueError(
+                "captioner.web_share: with shared_finetune the filter would learn from noise; remove one"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_sources_and_roles(self) -> Config:
         if not self.of_kind("web"):
             raise ValueError("sources: no source of kind web; there is nothing to caption and filter")
@@ -161,6 +211,15 @@ class Config(Section):
                     f"run.rounds: {self.run.rounds}, but there is nothing to train or to caption with; give "
                     "pretrain, captioner and filter, or remove the key to download only"
                 )
+            return self
+        if self.run.rounds == 0:
+            if self.pretrain is None or not self.of_kind("test"):
+                raise ValueError(
+                    "run.rounds: 0 only pretrains and evaluates a model; give pretrain and a source of "
+                    "kind test"
+                )
+            if self.controls:
+                raise ValueError("controls: belong to round 1, but run.rounds is 0; remove one of them")
             return self
         for name in ("captioner", "filter"):
             section: CaptionerSection | FilterSection = getattr(self, name)

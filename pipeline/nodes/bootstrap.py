@@ -37,12 +37,13 @@ def _inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
     generate = {k: v for k, v in data["captioner"]["generate"].items() if k != "batch_size"}
     judge = {k: v for k, v in data["filter"]["judge"].items() if k != "batch_size"}
     given: dict[str, str | None] = {
-        role: fingerprints.checkpoint(role) for role in ROLES if f"{role}.{node.round}" not in node.needs
+        role: fingerprints.checkpoint(role) for role in ROLES if node.trained_model(role) is None
     }
     for role in list(given):
         if (tokenizer := fingerprints.tokenizer(role)) is not None:
             given[f"{role}_tokenizer"] = tokenizer
-    return {
+    shared = {"shared_finetune": True} if fingerprints.config.shared_finetune else {}
+    return shared | {
         "seed": fingerprints.config.run.seed,
         "captioner": {"generate": generate},
         "filter": {"judge": judge},
