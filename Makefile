@@ -3,10 +3,14 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test pytest test-all install install-dev check fix clean
+.PHONY: quickstart tables-quick test pytest test-all install install-dev check fix clean
 
 quickstart: install
 	$(BIN)/capfilt quickstart
+
+# A small form of every table, seed 0: minutes, and figures that decide nothing.
+tables-quick: install
+	$(BIN)/capfilt ablate configs/tables-quick.yaml --table all --seeds 0
 
 # Two processes; all that starts Ray in one of them (tests/conftest.py). Meanwhile lint and types.
 test: install-dev

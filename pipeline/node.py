@@ -66,9 +66,9 @@ class NodeKind:
     """The node commits shard by shard: it can be stopped, verified and repaired by shard."""
     judges: bool = False
     """The node makes candidates from corpus shards."""
-    trains: Literal["", "pretrain", "captioner", "filter"] = ""
+    trains: Literal["", "pretrain", "captioner", "filter", "shared"] = ""
     """The node writes a checkpoint to `models/<node>/`, trained with the settings of this section of the
-    config; empty for a node that trains nothing."""
+    config ("shared": of `filter.finetune`, with the losses of both); empty for a node that trains nothing."""
     summarizes: bool = False
     """The output describes the output of earlier nodes: it is stale as soon as one of them has work again."""
     measures_on: tuple[str, ...] = ()
@@ -105,3 +105,9 @@ class Node:
     def outputs(self) -> list[str]:
         """Folders of the run directory that the node writes."""
         return self.kind.outputs(self)
+
+    def trained_model(self, role: str) -> str | None:
+        """The node of this round that trains the captioner or the filter which this node uses; None if the
+        config gives it."""
+        names = (f"{role}.{self.round}", f"shared.{self.round}")
+        return next((name for name in names if name in self.needs), None)

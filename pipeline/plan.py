@@ -10,6 +10,9 @@ first. When it gives no model at all, only
 Captions from elsewhere (`candidates`) are joined to their images by the node `join`, which every bootstrap
 needs. Where these are in tars, `fetch` unpacks them before. Without a captioner a round has no `captioner.r`.
 
+With `run.rounds: 0` only `fetch → pretrain.0 → evaluate.0 → report.0` remain. With `shared_finetune` one node
+`shared.r` stands for `captioner.r` and `filter.r`.
+
 Controls, if the config asks for some, are pretrained beside `pretrain.1` and evaluated with it: `human_only`
 needs only `fetch`, the others the candidates of `bootstrap.1`.
 
@@ -29,7 +32,7 @@ from capfilt.pipeline.nodes.calibrate import CALIBRATE
 from capfilt.pipeline.nodes.evaluate import EVALUATE
 from capfilt.pipeline.nodes.fetch import FETCH
 from capfilt.pipeline.nodes.report import REPORT
-from capfilt.pipeline.nodes.train import CAPTIONER, CONTROLS, FILTER, PRETRAIN
+from capfilt.pipeline.nodes.train import CAPTIONER, CONTROLS, FILTER, PRETRAIN, SHARED
 from capfilt.stages.errors import UserError
 
 
@@ -47,7 +50,11 @@ def plan(config: Config) -> dict[str, Node]:
         nodes[name] = Node(name, kind, round_, planned, tuple(sources or ()))
 
     pretrains = config.pretrain is not None
-    both_given = config.captioner.checkpoint is not None and config.filter.checkpoint is not None
+    both_given = (
+        config.run.rounds > 0
+        and config.captioner.checkpoint is not None
+        and config.filter.checkpoint is not None
+    )
     # When both checkpoints are given, the bootstrap downloads the web images itself.
     in_one_pass = both_given and not config.filter.judge.is_automatic
     web = config.of_kind("web")
@@ -64,20 +71,26 @@ def plan(config: Config) -> dict[str, Node]:
         add(JOIN, 0, ["fetch"] if unpacked else [], config.described_sources)
     if pretrains and not both_given:
         add(PRETRAIN, 0, ["fetch"])
+    if config.run.rounds == 0:
+        add(EVALUATE, 0, ["pretrain.0"])
+        add(REPORT, 0, ["evaluate.0"])
     for r in range(1, config.run.rounds + 1):
         last, bootstrap, evaluate = f"pretrain.{r - 1}", f"bootstrap.{r}", f"evaluate.{r}"
         calibrate = f"calibrate.{r}"
-        if config.captions_itself and (r > 1 or config.captioner.checkpoint is None):
+        if config.shared_finetune:
+            add(SHARED, r, [last])
+        elif config.captions_itself and (r > 1 or config.captioner.checkpoint is None):
             add(CAPTIONER, r, [last])
-        if r > 1 or config.filter.checkpoint is None:
+        if not config.shared_finetune and (r > 1 or config.filter.checkpoint is None):
             add(FILTER, r, [last])
         uses_suggestion = config.filter.judge.is_automatic
+        judge = [f"filter.{r}", f"shared.{r}"]
         if uses_suggestion:
-            add(CALIBRATE, r, ["fetch", f"filter.{r}"], web)
-        models = [f"captioner.{r}", f"filter.{r}", f"bootstrap.{r - 1}", "join"]
+            add(CALIBRATE, r, ["fetch", *judge], web)
+        models = [f"captioner.{r}", *judge, f"bootstrap.{r - 1}", "join"]
         add(BOOTSTRAP, r, [*models, *([calibrate] if uses_suggestion else [])], web)
         if config.calibrates(r) and not uses_suggestion:
-            add(CALIBRATE, r, [f"filter.{r}", "fetch" if not in_one_pass else bootstrap], web)
+            add(CALIBRATE, r, [*judge, "fetch" if not in_one_pass else bootstrap], web)
         if pretrains:
             add(PRETRAIN, r, ["fetch", bootstrap] + ([last] if config.continue_training else []))
             controls = config.controls if r == 1 else ()

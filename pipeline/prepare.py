@@ -24,6 +24,7 @@ from capfilt.pipeline.rundir.lease import hold
 from capfilt.pipeline.rundir.ledger import Ledger, State
 from capfilt.pipeline.rundir.probe import check_writable
 from capfilt.pipeline.rundir.run_dir import RunDir
+from capfilt.pipeline.rundir.takeover import undo_interrupted
 from capfilt.stages.carried.fields import has_extras
 from capfilt.stages.manifest.index import check_manifest, check_unchanged
 from capfilt.stages.storage.errors import explain_disk_errors
@@ -87,7 +88,8 @@ def prepare(
 ) -> Prepared:
     """Check that the DAG can run, and bring the run directory into the state from which it runs.
 
-    Makes the demonstration corpora that the config asks for, and finishes an interrupted `capfilt retry`.
+    Makes the demonstration corpora that the config asks for, finishes an interrupted `capfilt retry`, and
+    undoes an interrupted takeover of another run's output.
 
     Args:
         run_dir: as `hold_run` gives it.
@@ -111,6 +113,7 @@ def prepare(
     for folder in (DUPLICATES.partition("/")[0], RECORDS, NODES):
         store.remove_temporaries(folder)
     finish_replacing(run_dir)
+    undo_interrupted(run_dir)
     if fresh is not None:
         tell(f"removing what {fresh} and later nodes have made")
         discard(run_dir, fresh)

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from capfilt.models.checkpoints.load import save_checkpoint
+from capfilt.pipeline.ablation.scores import SCORES_SCHEMA
 from capfilt.pipeline.evaluation.drift import TextDrift
 from capfilt.pipeline.evaluation.filter_quality import FilterQuality
 from capfilt.pipeline.report import build
@@ -42,6 +43,7 @@ SCHEMAS = {
     "reports/1/captioners.parquet": build.CAPTIONER_SCHEMA,
     "reports/1/statuses.parquet": build.STATUS_SCHEMA,
     "reports/1/hosts.parquet": build.HOST_SCHEMA,
+    "tables/decoding.parquet": SCORES_SCHEMA,
 }
 RECORDS = {
     "manifests/web/index.json": Index,

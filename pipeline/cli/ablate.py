@@ -1,58 +1,82 @@
-"""The command `ablate`: the rows of a table of the paper, over several seeds."""
+"""The command `ablate`: tables that compare variants of a config over several seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from enum import StrEnum
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from capfilt.pipeline.cli.exits import UserErrors
+from capfilt.pipeline.ablation.tables import TABLES
+from capfilt.pipeline.cli.exits import USAGE_ERROR, UserErrors
 from capfilt.pipeline.cli.options import ConfigArgument, SetOption
 from capfilt.pipeline.cli.run import run_config
-from capfilt.pipeline.console.ablation_table import print_ablation
 from capfilt.pipeline.console.commands import shell_command
-from capfilt.pipeline.console.streams import make_console
+from capfilt.pipeline.console.streams import make_console, print_labeled
 from capfilt.pipeline.console.summary import print_fields
 
 if TYPE_CHECKING:
-    from capfilt.pipeline.config.schema import Config
-    from capfilt.pipeline.report.metrics_file import RoundMetrics
+    from capfilt.pipeline.ablation.summary import TableSummary
+    from capfilt.pipeline.ablation.variants import Ablation, VariantRun
 
-CONTROLS = "[human_only,filter_only,captioner_only]"
-
-
-class Table(StrEnum):
-    """A table of the paper."""
-
-    capfilt = "capfilt"
+ALL = "all"
 
 
 def ablate(
     config: ConfigArgument,
     table: Annotated[
-        Table, typer.Option(help="capfilt: Table 1 (none, captioner only, filter only, both) and human only.")
-    ] = Table.capfilt,
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help=f"{', '.join(TABLES)} or {ALL}. Repeatable.", show_default="capfilt"
+        ),
+    ] = None,
     seeds: Annotated[str, typer.Option(metavar="N,N,…", help="Values of run.seed.")] = "0,1,2",
     set_: SetOption = None,
 ) -> None:
-    """Run a config with each seed and the controls of a table; print mean and spread of every row.
+    """Run the variants of a config that a table compares, with each seed; print mean and spread of each row.
 
-    The runs are `seed-N` in run.dir, and share nothing. The same command resumes all of them.
+    Each variant is a run `seed-N-VARIANT` in run.dir, and takes over what other variants of the seed have
+    made of equal inputs. Scores are written to `tables/NAME.parquet`, and `tables.html` shows all tables. A
+    variant that fails is left out of its tables. The same command resumes all of them.
     """
-    overrides = set_ or []
-    resume = shell_command(["capfilt", "ablate", config, "--table", table.value, "--seeds", seeds], overrides)
-    with UserErrors():
-        run_dir, configs = _configs(config, parse_seeds(seeds), overrides)
-    for each in configs.values():
-        run_config(each, resume)
-    with UserErrors():
-        metrics = {seed: _read_metrics(each) for seed, each in configs.items()}
-        place = write_scores(run_dir, configs, metrics)
-    console = make_console()
-    print_ablation(console, {seed: flat_scores(of_seed) for seed, of_seed in metrics.items()})
-    print_fields(console, [("scores", place), ("again", resume)])
+    overrides, names = set_ or [], table or ["capfilt"]
+    words = [word for name in names for word in ("--table", name)]
+    resume = shell_command(["capfilt", "ablate", config, *words, "--seeds", seeds], overrides)
+    with UserErrors(resume):
+        from capfilt.pipeline.ablation.variants import Ablation, check_runs
+
+        chosen, numbers = parse_tables(names), parse_seeds(seeds)
+        ablation = Ablation.load(config, overrides)
+        runs = {name: ablation.runs(TABLES[name], numbers) for name in chosen}
+        has_work = check_runs(run for of_table in runs.values() for run in of_table)
+    failed: dict[str, int] = {}
+    with ExitStack() as stack:
+        if has_work:
+            _start_ray(ablation, stack, resume)
+        shown = [_run_table(ablation, name, runs[name], resume, failed) for name in chosen]
+    _show(ablation, shown, resume)
+    for folder, code in failed.items():
+        line = f"{ablation.store.address(folder)}: failed with exit code {code}; its rows are missing"
+        print_labeled(make_console(), "error", line, "bold red")
+    if failed:
+        raise SystemExit(USAGE_ERROR if set(failed.values()) == {USAGE_ERROR} else 1)
+
+
+def parse_tables(names: Iterable[str]) -> list[str]:
+    """The tables of `--table`, each once.
+
+    Raises:
+        ConfigError: there is no such table.
+    """
+    from capfilt.pipeline.config.load import ConfigError
+
+    chosen: dict[str, None] = {}
+    for name in names:
+        if name not in TABLES and name != ALL:
+            raise ConfigError(f"--table {name}: no such table; allowed: {', '.join(TABLES)}, {ALL}")
+        chosen |= dict.fromkeys(TABLES if name == ALL else [name])
+    return list(chosen)
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -69,58 +93,49 @@ def parse_seeds(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _configs(path: str, seeds: list[int], overrides: list[str]) -> tuple[str, dict[int, Config]]:
-    """run.dir of the config, and the config of each seed."""
-    from capfilt.pipeline.config.load import load_config
+def _start_ray(ablation: Ablation, stack: ExitStack, resume: str) -> None:
+    """Connect to Ray once for all runs."""
+    from capfilt.cluster.session import session
 
-    run_dir = load_config(path, overrides).run.dir.rstrip("/")
-    own = [f"controls={CONTROLS}"]
-    return run_dir, {
-        seed: load_config(path, [*overrides, *own, f"run.seed={seed}", f"run.dir={run_dir}/seed-{seed}"])
-        for seed in seeds
-    }
+    with UserErrors(resume):
+        stack.enter_context(session(ablation.base.cluster))
 
 
-def _read_metrics(config: Config) -> RoundMetrics:
-    """The metrics of the first round, in which the controls are."""
-    from capfilt.pipeline.config.load import ConfigError
-    from capfilt.pipeline.report.metrics_file import read_metrics
-    from capfilt.stages.storage.store import Store
+def _run_table(
+    ablation: Ablation, name: str, runs: Sequence[VariantRun], resume: str, failed: dict[str, int]
+) -> TableSummary:
+    """Run the variants of a table and write its scores. A run that fails gets its exit code in `failed`; one
+    that has failed for an earlier table is not tried again."""
+    from capfilt.pipeline.ablation.scores import describe_runs, read_scores, write_scores
+    from capfilt.pipeline.ablation.summary import summarize
 
-    metrics = read_metrics(Store(config.run.dir, config.run.storage_options), 1)
-    if metrics is None:
-        raise ConfigError(f"{config.run.dir}: has no report; run it with capfilt run")
-    return metrics
+    console = make_console()
+    for run in runs:
+        if run.folder in failed:
+            continue
+        console.print(f"\n{name}: {run.folder}", style="bold", markup=False, highlight=False)
+        try:
+            run_config(run.config, resume, donors=ablation.donors(run))
+        except SystemExit as ended:
+            failed[run.folder] = ended.code if isinstance(ended.code, int) else 1
+    with UserErrors(resume):
+        scores = read_scores(ablation.rows(TABLES[name]), [r for r in runs if r.folder not in failed])
+        about = describe_runs(runs, resume)
+        write_scores(ablation.store, name, scores, about)
+    return summarize(name, scores, about)
 
 
-def flat_scores(metrics: RoundMetrics) -> dict[str, dict[str, float]]:
-    """{model: {metric: percent}}; the metrics of a test source have the prefix "<source> "."""
-    scores: dict[str, dict[str, float]] = {}
-    parts = [("", metrics.retrieval), ("", metrics.caption)]
-    for by_source in (metrics.retrieval_by_source, metrics.caption_by_source):
-        parts += [(f"{source} ", of_source) for source, of_source in sorted(by_source.items())]
-    for prefix, part in parts:
-        for model, values in part.items():
-            scores.setdefault(model, {}).update({f"{prefix}{name}": v for name, v in values.items()})
-    return scores
+def _show(ablation: Ablation, shown: Sequence[TableSummary], resume: str) -> None:
+    """Print the tables, write the page, and print where everything is."""
+    from capfilt.pipeline.ablation.console import print_table
+    from capfilt.pipeline.ablation.page import write_page
+    from capfilt.stages.storage.layout import scores_file
 
-
-def write_scores(run_dir: str, configs: Mapping[int, Config], metrics: Mapping[int, RoundMetrics]) -> str:
-    """Write every score of every seed to `ablation.parquet` in `run_dir`; returns its address."""
-    import pyarrow as pa
-
-    from capfilt.stages.shards.write import encode_parquet
-    from capfilt.stages.storage.store import Store
-
-    rows = [
-        {"seed": seed, "model": model, "metric": name, "value": value}
-        for seed, of_seed in metrics.items()
-        for model, scores in flat_scores(of_seed).items()
-        for name, value in scores.items()
-    ]
-    schema = pa.schema(
-        [("seed", pa.int64()), ("model", pa.string()), ("metric", pa.string()), ("value", pa.float64())]
-    )
-    store = Store(run_dir, next(iter(configs.values())).run.storage_options)
-    store.put("ablation.parquet", encode_parquet(pa.Table.from_pylist(rows, schema=schema)))
-    return store.address("ablation.parquet")
+    console, store = make_console(), ablation.store
+    for summary in shown:
+        print_table(console, summary)
+    with UserErrors(resume):
+        page = write_page(store, ablation.base.run.name)
+    places: Mapping[str, str] = {summary.name: store.address(scores_file(summary.name)) for summary in shown}
+    console.print()
+    print_fields(console, [*places.items(), ("page", page), ("again", resume)])

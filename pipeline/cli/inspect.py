@@ -41,7 +41,8 @@ def report(
         log_run(run_dir)
         activity("reading the records of the run")
         opened = open_run(config)
-        judging = [node for node in opened.nodes.values() if node.kind.judges]
+        # A report needs what its round has judged; that of round 0, which judges nothing, its evaluation.
+        judging = [node for node in opened.nodes.values() if node.kind.judges or node.name == "evaluate.0"]
         rounds = [node.round for node in judging if opened.ledger.node(node.name) is not None]
         if not rounds:
             raise ConfigError(f"{run_dir}: no round is bootstrapped yet; finish one with capfilt run")
@@ -53,8 +54,10 @@ def report(
             activity(f"writing the report of round {round_}")
             metrics = write_report(opened, round_, verdicts)
         activity.stop()
-        query = duckdb_command(noise_ratio_query(run_dir.rstrip("/"), rounds[-1], verdicts))
-        print_summary(console, config, metrics, "look", query)
+        place, last = run_dir.rstrip("/"), rounds[-1]
+        look = duckdb_command(noise_ratio_query(place, last, verdicts))
+        query = look if last else resume_command(place, [])
+        print_summary(console, config, metrics, "look" if last else "again", query)
 
 
 def verify(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,7 @@ from capfilt.pipeline.console.summary import load_last_metrics, print_summary
 
 if TYPE_CHECKING:
     from capfilt.pipeline.config.schema import Config
+    from capfilt.pipeline.rundir.run_dir import RunDir
 
 QUICKSTART = "configs/quickstart.yaml"
 
@@ -69,13 +71,21 @@ def check(
             print_preflight(console, found, full=full)
 
 
-def run_config(config: Config, resume: str, *, until: str | None = None, fresh: str | None = None) -> None:
+def run_config(
+    config: Config,
+    resume: str,
+    *,
+    until: str | None = None,
+    fresh: str | None = None,
+    donors: Sequence[str] = (),
+) -> None:
     """Run a config's nodes and print the closing block.
 
     Args:
         resume: the command that resumes this run, without `--fresh`.
         until: the last node to run; None runs all.
         fresh: the node to redo, with every node that depends on it.
+        donors: other run directories, whose done nodes with equal inputs are taken over.
 
     Raises:
         SystemExit: with code 1 if a node failed, 2 after an error of the user.
@@ -90,6 +100,8 @@ def run_config(config: Config, resume: str, *, until: str | None = None, fresh: 
         try:
             activity("taking the lease of the run directory")
             with hold_run(config, console.print) as run_dir:
+                if donors:
+                    _take_over(run_dir, donors, activity)
                 prepared = prepare(run_dir, until=until, fresh=fresh, tell=activity)
                 errors.resume = resume  # the outputs of `fresh` are removed now
                 # Imports Ray, which takes seconds; mistakes have been reported by now.
@@ -107,6 +119,14 @@ def run_config(config: Config, resume: str, *, until: str | None = None, fresh: 
     print_summary(console, config, load_last_metrics(config), next_step, resume)
     if outcome.failed:
         raise SystemExit(1)
+
+
+def _take_over(run_dir: RunDir, donors: Sequence[str], tell: Callable[[str], None]) -> None:
+    from capfilt.pipeline.rundir.takeover import take_over
+    from capfilt.stages.storage.run_store import RunStore
+
+    tell("taking over what equal runs have made")
+    take_over(run_dir, [RunStore(donor, run_dir.config.run.storage_options) for donor in donors])
 
 
 def _load(path: str, overrides: list[str] | None, resume: str, fresh: str | None) -> Config:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from capfilt.cluster.config import ClusterConfig
+from capfilt.pipeline.config.checks import (
+    check_automatic_threshold,
+    check_candidates,
+    check_controls,
+    check_hashes,
+    check_variants,
+)
 from capfilt.pipeline.config.sections import (
     NO_CAPTIONER,
     CaptionerSection,
     EvaluateSection,
     FilterSection,
+    MixingSection,
     ModelSection,
     PretrainSection,
     ReportSection,
@@ -19,7 +28,6 @@ from capfilt.pipeline.config.sections import (
     Section,
     SourceSection,
     TrainSection,
-    check_captioner_name,
 )
 from capfilt.pipeline.corpora.clipart import ClipartConfig
 from capfilt.pipeline.corpora.shapes import ShapesConfig
@@ -30,7 +38,7 @@ from capfilt.stages.foreign.config import CandidatesConfig
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 """What a source may be called; the name becomes a folder in the run directory."""
 TRAINING_SOURCE_KINDS = {"pretrain": ("human", "web"), "captioner": ("human",), "filter": ("human",)}
-"""Kinds of source that each kind of training node reads."""
+"""Kinds of source that each training section can name."""
 
 
 class Config(Section):
@@ -63,10 +71,21 @@ class Config(Section):
     continue_training: bool = False
     """Start the pretraining of round r from the model of round r-1 instead of from scratch (paper, table 13:
     no gain)."""
-    controls: tuple[Literal["human_only", "filter_only", "captioner_only"], ...] = ()
+    mixing: MixingSection = MixingSection()
+    """Weights of human, web and synthetic pairs in the pretrainings on candidates."""
+    shared_finetune: bool = False
+    """Finetune one model as captioner and filter, with the settings of `filter.finetune`, the losses ITC, ITM
+    and LM, and the prompt of the captioner's finetuning (paper, table 4: the filter drops less of its own
+    texts, and the result is worse)."""
+    controls: tuple[
+        Literal["human_only", "filter_only", "captioner_only", "web_repeated", "itc_top"], ...
+    ] = ()
     """Models to compare with, pretrained in the first round with the settings of `pretrain` on other texts
-    (paper, table 1): `human_only` on the human pairs, `filter_only` on human pairs and kept web texts,
-    `captioner_only` on human pairs and all web and synthetic texts, whatever the filter says."""
+    (paper, tables 1 and 12): `human_only` on the human pairs, `filter_only` on human pairs and kept web
+    texts, `captioner_only` on human pairs and all web and synthetic texts, whatever the filter says,
+    `web_repeated` on human pairs and all web texts, repeated to as many pairs as the filter has kept,
+    `itc_top` on human pairs and the web texts with the greatest ITC similarities, as many as the filter has
+    kept of them."""
     captioner: CaptionerSection = CaptionerSection()
     """The captioner."""
     filter: FilterSection = FilterSection()
@@ -124,8 +143,23 @@ class Config(Section):
         given = round_ == 1 and self.filter.checkpoint is not None
         return self.filter.calibrate.pairs > 0 and (given or not reads_web or self.held_out_for(round_) > 0)
 
+    @property
+    def shared_section(self) -> TrainSection:
+        """The settings of a finetuning as captioner and filter in one."""
+        captioner, judge = self.captioner.finetune, self.filter.finetune
+        assert captioner is not None and judge is not None, "checked with shared_finetune"
+        prompt, smoothing = captioner.objective.prompt, captioner.objective.label_smoothing
+        objective = replace(
+            judge.objective, losses=("itc", "itm", "lm"), prompt=prompt, label_smoothing=smoothing
+        )
+        return judge.model_copy(update={"objective": objective})
+
+    def training(self, kind: str) -> TrainSection:
+        """The settings of the trainings of a kind of node: "pretrain", "captioner", "filter" or "shared"."""
+        return self.shared_section if kind == "shared" else self.trainings()[kind]
+
     def trainings(self) -> dict[str, TrainSection]:
-        """The training sections that are given, by kind of node."""
+        """The training sections that are given, by their kind."""
         found = {
             "pretrain": self.pretrain,
             "captioner": self.captioner.finetune,
@@ -134,11 +168,11 @@ class Config(Section):
         return {kind: section for kind, section in found.items() if section is not None}
 
     def trains_on(self, kind: str) -> list[str]:
-        """Names of the sources that a node of this kind trains on, in the order of the config."""
-        chosen = self.trainings()[kind].sources
-        return [
-            name for name in self.of_kind(*TRAINING_SOURCE_KINDS[kind]) if chosen is None or name in chosen
-        ]
+        """Names of the sources that a node of this kind trains on, in the order of the config. A captioner
+        reads the web sources beside, if it has a `web_share`."""
+        chosen = self.training(kind).sources
+        known = self.of_kind(*TRAINING_SOURCE_KINDS["filter" if kind == "shared" else kind])
+        return [name for name in known if chosen is None or name in chosen]
 
     @model_validator(mode="after")
     def _check_trainings(self) -> Config:
@@ -185,55 +219,6 @@ class Config(Section):
         return {each["name"]: {k: v for k, v in each.items() if k != "name"} for each in value}
 
     @model_validator(mode="after")
-    def _check_candidates(self) -> Config:
-        web = self.of_kind("web")
-        for name, section in self.candidates.items():
-            key = f"candidates.{name}"
-            check_captioner_name(name, key)
-            if not section.files:
-                raise ValueError(f"{key}.files: empty; give a file, folder or glob")
-            if section.source is None and len(web) != 1:
-                raise ValueError(f"{key}.source: missing; allowed: {', '.join(web)}")
-            if section.source is not None and section.source not in web:
-                raise ValueError(
-                    f"{key}.source: {section.source!r} is not a source of kind web; allowed: {', '.join(web)}"
-                )
-            source = self.described_source(section)
-            rows = self.sources[source].rows
-            if name in rows.synthetic_columns:
-                raise ValueError(
-                    f"{key}: sources.{source}.rows.synthetic_columns has a captioner of this name; rename one"
-                )
-            if section.join == "uid" and rows.id_column is None:
-                raise ValueError(f"{key}.join: uid needs sources.{source}.rows.id_column")
-        if self.candidates and self.only_downloads:
-            raise ValueError("candidates: a run that only downloads judges no captions; give filter")
-        return self
-
-    @model_validator(mode="after")
-    def _check_hashes(self) -> Config:
-        if self.fetch.backend == "img2dataset":
-            for name, source in self.sources.items():
-                if source.rows.hash_column is not None and source.fetch is None:
-                    raise ValueError(
-                        f"sources.{name}.rows.hash_column: fetch.backend img2dataset keeps no bytes to "
-                        "compare with; use the backend capfilt, or remove the key"
-                    )
-        return self
-
-    @model_validator(mode="after")
-    def _check_controls(self) -> Config:
-        if len(set(self.controls)) < len(self.controls):
-            raise ValueError(f"controls: {', '.join(self.controls)}: name each control once")
-        if self.controls and self.pretrain is None:
-            raise ValueError("controls: are pretrained with the settings of pretrain; give that section")
-        if self.controls and not self.of_kind("test"):
-            raise ValueError("controls: are compared on held-out images; give a source of kind test")
-        if "human_only" in self.controls and not set(self.trains_on("pretrain")) & set(self.of_kind("human")):
-            raise ValueError("controls: human_only needs a source of kind human among pretrain.sources")
-        return self
-
-    @model_validator(mode="after")
     def _check_sources_and_roles(self) -> Config:
         if not self.of_kind("web"):
             raise ValueError("sources: no source of kind web; there is nothing to caption and filter")
@@ -243,6 +228,15 @@ class Config(Section):
                     f"run.rounds: {self.run.rounds}, but there is nothing to train or to caption with; give "
                     "pretrain, captioner and filter, or remove the key to download only"
                 )
+            return self
+        if self.run.rounds == 0:
+            if self.pretrain is None or not self.of_kind("test"):
+                raise ValueError(
+                    "run.rounds: 0 only pretrains and evaluates a model; give pretrain and a source of "
+                    "kind test"
+                )
+            if self.controls:
+                raise ValueError("controls: belong to round 1, but run.rounds is 0; remove one of them")
             return self
         if not self.captions_itself and self.captioner.finetune is not None:
             raise ValueError("captioner: checkpoint is none, so there is nothing to finetune; remove one key")
@@ -254,23 +248,13 @@ class Config(Section):
                     f"{name}: give {name}.checkpoint, or both pretrain and {name}.finetune to train one"
                     + (" (rounds after the first always train)" if not first else "")
                 )
-        self._check_automatic_threshold()
+        check_automatic_threshold(self)
         if self.pretrain is not None and not self.of_kind("human"):
             raise ValueError("sources: training needs a source of kind human (clean pairs)")
         return self
 
-    def _check_automatic_threshold(self) -> None:
-        """Check that every round can be calibrated if a threshold depends on it."""
-        if not self.filter.judge.is_automatic:
-            return
-        if self.filter.calibrate.pairs == 0:
-            raise ValueError(
-                "filter.judge.threshold: auto comes from a calibration, but filter.calibrate.pairs is 0; "
-                "raise it, or set the threshold to a number"
-            )
-        for round_ in range(1, self.run.rounds + 1):
-            if not self.calibrates(round_):
-                raise ValueError(
-                    f"filter.judge.threshold: auto needs web images that no model before filter.{round_} was "
-                    "trained on; set pretrain.hold_out (for example 0.1), or set the threshold to a number"
-                )
+    @model_validator(mode="after")
+    def _check_relations(self) -> Config:
+        for check in (check_candidates, check_hashes, check_controls, check_variants):
+            check(self)
+        return self

@@ -51,9 +51,9 @@ class RunSection(Section):
     """Title of the report page."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of every random draw: captions, data order, augmentation, initial weights."""
-    rounds: Annotated[int, Field(ge=1)] = 1
+    rounds: Annotated[int, Field(ge=0)] = 1
     """Bootstrapping rounds. Each round trains a captioner and a filter, judges all web images and trains a
-    new model."""
+    new model. With 0 the first model is pretrained and evaluated, and nothing is bootstrapped."""
     max_failed_fraction: Annotated[float, Field(ge=0, le=1)] = 0.9
     """Share of a source's rows that may fail; beyond it the node fails. High by default: many links of web
     lists are dead."""
@@ -212,6 +212,25 @@ class PretrainSection(TrainSection):
     trained on too high. 1,000 images are enough, for example 0.001 of a million."""
 
 
+class MixingSection(Section):
+    """How often a pretraining on candidates (from round 1 on, and its controls) sees the pairs of each
+    origin: the average number of times in an epoch. With 2 each pair occurs twice, with 0.5 in every other
+    epoch, with 0 never."""
+
+    human: Annotated[float, Field(ge=0, le=100)] = 1
+    """Human pairs."""
+    web: Annotated[float, Field(ge=0, le=100)] = 1
+    """Kept web texts with their images."""
+    synthetic: Annotated[float, Field(ge=0, le=100)] = 1
+    """Kept synthetic texts with their images."""
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> MixingSection:
+        if not (self.human or self.web or self.synthetic):
+            raise ValueError("human, web and synthetic are all 0, which leaves no pair; raise one of them")
+        return self
+
+
 NO_CAPTIONER = "none"
 """Value of `captioner.checkpoint` that says: the run has no captioner, on purpose."""
 
@@ -226,6 +245,9 @@ class CaptionerSection(Section):
     """Tokenizer folder, for a checkpoint without one (BLIP .pth)."""
     finetune: TrainSection | None = None
     """Finetuning of the last pretrained model on the human pairs, with the LM loss."""
+    web_share: Annotated[float, Field(ge=0, lt=1)] = 0
+    """Share of web pairs, as they came, among the pairs of the finetuning. Paper: 0; more lets the captioner
+    keep what only the web shows, and teaches it the noise of the web."""
     generate: CaptionConfig = CaptionConfig()
     """How captions are generated."""
 

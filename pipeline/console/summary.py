@@ -41,8 +41,8 @@ def print_summary(
     places = [("run", run_dir)]
     if metrics is not None:
         round_, report = metrics.round, report_folder(metrics.round, metrics.verdicts)
+        places += [("candidates", f"{run_dir}/rounds/{round_}/")] if round_ else []
         places += [
-            ("candidates", f"{run_dir}/rounds/{round_}/"),
             ("report", f"{run_dir}/{report}/report.html"),
             ("metrics", f"{run_dir}/{report}/metrics.json"),
         ]
@@ -65,7 +65,7 @@ def load_last_metrics(config: Config) -> RoundMetrics | None:
     store = Store(config.run.dir, config.run.storage_options)
     try:
         with suppress(StoreError):  # the command has already reported that the store cannot be reached
-            for round_ in range(config.run.rounds, 0, -1):
+            for round_ in range(config.run.rounds, -1, -1):
                 metrics = read_metrics(store, round_)
                 if metrics is not None:
                     return metrics

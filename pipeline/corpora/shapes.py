@@ -50,6 +50,7 @@ NAMES = ("anna", "ben", "carla", "dmitri", "elena", "farid")
 JPEG_QUALITY = 95
 MARKER = "shapes.json"
 """Written last; a folder without it is incomplete, and its corpus is made again."""
+ORACLE = "web/oracle.parquet"
 FORMAT = 1
 """Raise it when the painting or the wording changes, so that older corpora are not reused."""
 
@@ -105,7 +106,8 @@ def make_shapes(config: ShapesConfig, folder: str | os.PathLike[str]) -> Path:
     `web/manifest.parquet` (columns url, caption, truth), images in `<split>/images/`. Image paths and urls
     are relative to the folder of the split. `truth` is clean, incomplete, mismatched, boilerplate or partial.
     With a long tail, `test/common.json` and `test/rare.json` divide the test images into those whose colors
-    and shapes the human images show, and all others.
+    and shapes the human images show, and all others. `web/oracle.parquet` lists the web images with a true
+    text in place of the noisy one: what a perfect captioner and filter would make of them.
 
     Returns:
         The folder.
@@ -119,11 +121,14 @@ def make_shapes(config: ShapesConfig, folder: str | os.PathLike[str]) -> Path:
         made_with = read_marker(root / MARKER)
         # A key that came with a later version: its default makes the same corpus as before.
         check_same_config(root, "shapes", {**asdict(ShapesConfig()), **made_with}, identity)
+        if not (root / ORACLE).exists():  # earlier versions wrote none
+            _write_oracle(config, root)
         return root
     human = (make_scene(config, "human", row) for row in range(config.human))
     _write_annotated(config, root / "human", "human", human)
     _write_annotated(config, root / "test", "test", make_test_scenes(config))
     _write_web(config, root / "web")
+    _write_oracle(config, root)
     (root / MARKER).write_text(json.dumps(identity, indent=1) + "\n")
     return root
 
@@ -205,9 +210,25 @@ def _write_web(config: ShapesConfig, folder: Path) -> None:
     pq.write_table(table, folder / "manifest.parquet")
 
 
+def _write_oracle(config: ShapesConfig, root: Path) -> None:
+    """Write the manifest of the web images with true texts."""
+    rows = []
+    for row in range(config.web):
+        facts = scene_facts(make_scene(config, "web", row))
+        caption = describe_facts(facts, _random_for(config, "web", row, "oracle"))
+        rows.append({"url": _image_name(row), "caption": caption, "truth": "clean"})
+    temporary = root / f"{ORACLE}.tmp"
+    pq.write_table(pa.Table.from_pylist(rows), temporary)
+    temporary.rename(root / ORACLE)
+
+
+def _image_name(row: int) -> str:
+    return f"images/{row:06d}.jpg"
+
+
 def _write_image(config: ShapesConfig, folder: Path, split: str, row: int, scene: Scene) -> str:
     """Paint a scene into a file; its name relative to `folder`."""
-    name = f"images/{row:06d}.jpg"
+    name = _image_name(row)
     image = paint_scene(scene, config.image_size, _random_for(config, split, row, "paint"))
     # Without chroma subsampling: it would blur the colors over several pixels of such a small image.
     image.save(folder / name, quality=JPEG_QUALITY, subsampling=0)

@@ -40,12 +40,13 @@ def _inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
     captioner: Any = {"generate": generate} if "captioner" in roles else NO_CAPTIONER
     judge = {k: v for k, v in data["filter"]["judge"].items() if k != "batch_size"}
     given: dict[str, str | None] = {
-        role: fingerprints.checkpoint(role) for role in roles if f"{role}.{node.round}" not in node.needs
+        role: fingerprints.checkpoint(role) for role in roles if node.trained_model(role) is None
     }
     for role in list(given):
         if (tokenizer := fingerprints.tokenizer(role)) is not None:
             given[f"{role}_tokenizer"] = tokenizer
-    return {
+    shared = {"shared_finetune": True} if fingerprints.config.shared_finetune else {}
+    return shared | {
         "seed": fingerprints.config.run.seed,
         "captioner": captioner,
         "filter": {"judge": judge},

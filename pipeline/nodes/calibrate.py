@@ -24,9 +24,10 @@ def _inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
     data = fingerprints.config_data["filter"]
     judge = {k: v for k, v in data["judge"].items() if k not in ("batch_size", "threshold")}
     given: dict[str, str | None] = {}
-    if f"filter.{node.round}" not in node.needs:
+    if node.trained_model("filter") is None:
         given = {"filter": fingerprints.checkpoint("filter"), "tokenizer": fingerprints.tokenizer("filter")}
-    return {
+    shared = {"shared_finetune": True} if fingerprints.config.shared_finetune else {}
+    return shared | {
         "calibrate": data["calibrate"],
         "judge": judge,
         "checkpoints": given,

@@ -59,8 +59,8 @@ class RunContext:
 
 def model_of(context: RunContext, node: Node, role: Role) -> ModelSource:
     """The captioner or the filter: the one that this round has trained, else the given one."""
-    trained = f"{role}.{node.round}"
-    if trained in node.needs:
+    trained = node.trained_model(role)
+    if trained is not None:
         address = context.store.address(model_folder(trained))
         digest = context.fingerprints.of(trained)
         return ModelSource(checkpoint=address, digest=digest, run_dir=context.store)

@@ -114,7 +114,7 @@ def write_report(run_dir: RunDir, round_: int, verdicts: str = DEFAULT_VERDICTS)
             web_sources=config.of_kind("web"),
             stages=sum_stage_times(_records(run_dir, round_)),
             origin=describe_origin(store),
-            query=duckdb_command(noise_ratio_query(place, round_, verdicts)),
+            query=duckdb_command(noise_ratio_query(place, round_, verdicts)) if round_ else "",
             previous=read_previous_reports(store, round_, verdicts),
             storage_options=filesystem_options(store.url, store.options),
             duplicates=most_copied_images(config, store),
@@ -205,12 +205,15 @@ def summarize_config(config: Config, store: Store, round_: int) -> dict[str, str
     sampling = config.captioner.generate.sampling
     is_first = round_ == 1
     nucleus = f"top_p {sampling.top_p:g}" + (f", top_k {sampling.top_k}" if sampling.top_k else "")
+    if round_ == 0:
+        return {"seed": str(config.run.seed)}
+    trained = {role: "shared" if config.shared_finetune else role for role in ("captioner", "filter")}
     return {
         "captioner": (
             (config.captioner.checkpoint if is_first or not config.captions_itself else None)
-            or f"captioner.{round_}"
+            or f"{trained['captioner']}.{round_}"
         ),
-        "filter": (config.filter.checkpoint if is_first else None) or f"filter.{round_}",
+        "filter": (config.filter.checkpoint if is_first else None) or f"{trained['filter']}.{round_}",
         "threshold": _describe_thresholds(config.filter.judge),
         "decoding": f"nucleus, {nucleus}" if sampling.strategy == "nucleus" else sampling.strategy,
         "captions per image": str(config.captioner.generate.captions_per_image),

@@ -2,48 +2,38 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from capfilt.pipeline.config.schema import Config
-from capfilt.pipeline.config.sections import ModelSection, TrainSection
+from capfilt.pipeline.config.sections import MixingSection, ModelSection, TrainSection
 from capfilt.pipeline.config.start_weights import check_start_weights, resolve_address
 from capfilt.pipeline.errors import NodeFailed
 from capfilt.pipeline.node import Node, NodeKind, NodeResult
+from capfilt.pipeline.nodes.training_data import (
+    VERDICTS,
+    TrainingShards,
+    candidates_round,
+    hold_out,
+    reads_web_beside,
+    skips_surplus,
+    sources_of,
+    training_shards,
+)
 from capfilt.pipeline.rundir.ledger import fingerprint
-from capfilt.stages.pairs.parts import ShardRef, assign_parts
-from capfilt.stages.pairs.read import Verdicts
-from capfilt.stages.shards.records import CandidatesRecord, CommitRecord
 from capfilt.stages.storage.layout import (
     VOCABULARY,
-    candidates_folder,
-    corpus_folder,
     log_folder,
     model_folder,
     provenance_file,
     training_folder,
 )
-from capfilt.stages.storage.store import Store, encode_json
+from capfilt.stages.storage.store import Store
 
 if TYPE_CHECKING:
     from capfilt.pipeline.nodes.context import RunContext
     from capfilt.pipeline.rundir.fingerprints import Fingerprints
     from capfilt.pipeline.training.spec import LearnerSpec
-
-
-@dataclass(frozen=True)
-class TrainingShards:
-    """The shards that a training reads."""
-
-    refs: list[ShardRef]
-    pairs: int
-    """Pairs in all shards, by the commit records. Held-out images count by their share."""
-    pairs_per_epoch: float
-    """Pairs of an average epoch: of a source that trains in n parts, an epoch reads one n-th."""
-    digest: str
-    """Digest of the content of the shards."""
 
 
 def _outputs(node: Node) -> list[str]:
@@ -54,8 +44,10 @@ def _pretrain_inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
     config, data = fingerprints.config, fingerprints.config_data
     assert config.pretrain is not None, "pretrain is planned, so its section is there"
     # Later rounds train on verdicts, which depend on the settings for duplicates through the bootstrap node.
-    unfiltered = {"duplicates": data["duplicates"]} if node.round == 0 else {}
-    return unfiltered | {
+    own = {"duplicates": data["duplicates"]} if node.round == 0 else {}
+    if candidates_round(node) and config.mixing != MixingSection():
+        own["mixing"] = data["mixing"]
+    return own | {
         "seed": config.run.seed,
         "model": data["model"] | fingerprints.start_weights(),
         "pretrain": fingerprints.training(config.pretrain),
@@ -71,9 +63,14 @@ def _control_inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
 
 
 def _finetune_inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
-    kind = node.kind.name
-    finetune = fingerprints.training(fingerprints.config.trainings()[kind])
-    return {"seed": fingerprints.config.run.seed, kind: {"finetune": finetune}}
+    kind, config = node.kind.name, fingerprints.config
+    section: dict[str, Any] = {"finetune": fingerprints.training(config.training(kind))}
+    inputs = {"seed": config.run.seed, kind: section}
+    if reads_web_beside(config, node):
+        section["web_share"] = config.captioner.web_share
+        section |= {"hold_out": share} if (share := hold_out(config, node)) else {}
+        inputs["duplicates"] = fingerprints.config_data["duplicates"]
+    return inputs
 
 
 def _check_starts(config: Config, run_dir: Store) -> None:
@@ -86,8 +83,8 @@ def run_training(context: RunContext, node: Node) -> NodeResult:
     from capfilt.pipeline.nodes.duplicates import ensure_counted
 
     store = context.store
-    train = context.config.trainings()[node.kind.trains]
-    if _skips_surplus(context, node):
+    train = context.config.training(node.kind.trains)
+    if skips_surplus(context.config, node):
         context.progress.describe(node.name, "counting the copies of images")
         ensure_counted(context.run_dir)
     context.progress.describe(node.name, "reading the records of the training pairs")
@@ -134,10 +131,12 @@ def _learner_spec(
         start=start,
         tokenizer=tokenizer,
         shards=tuple(shards.refs),
-        round=_round_of_candidates(node),
+        round=candidates_round(node),
         verdicts=VERDICTS.get(node.kind.name, "kept"),
-        without_surplus=_skips_surplus(context, node),
-        hold_out=_hold_out(context, node),
+        min_itc=shards.min_itc,
+        weights=shards.weights,
+        without_surplus=skips_surplus(context.config, node),
+        hold_out=hold_out(context.config, node),
         seed=config.run.seed * 1000 + node.round,
         total_steps=steps,
         steps_per_epoch=per_epoch,
@@ -178,77 +177,6 @@ def _with_resolved_starts(model: ModelSection) -> ModelSection:
     )
 
 
-def training_shards(context: RunContext, node: Node) -> TrainingShards:
-    """The shards that a training reads, and how many pairs they hold.
-
-    Raises:
-        PartsError: a source has fewer shards with pairs than parts.
-    """
-    from capfilt.pipeline.nodes.duplicates import surplus_texts
-
-    refs: list[ShardRef] = []
-    pairs, pairs_per_epoch, digest = 0, 0.0, hashlib.sha256()
-    hold_out = _hold_out(context, node)
-    surplus = surplus_texts(context.store) if _skips_surplus(context, node) else {}
-    for source in sources_of(context.config, node):
-        section = context.config.sources[source]
-        bootstrapped = section.kind == "web" and _round_of_candidates(node) > 0
-        folder = candidates_folder(node.round, source) if bootstrapped else corpus_folder(source)
-        found: list[ShardRef] = []
-        before = pairs
-        for record in context.ledger.records(folder):
-            count = _pairs_in(record, node) - surplus.get((source, record.shard), 0)
-            if count:
-                found.append(ShardRef(source, record.shard, section.kind))  # type: ignore[arg-type]
-                # The records count the texts of held-out images, too.
-                pairs += round(count * (1 - hold_out)) if section.kind == "web" else count
-                hashes = [file.sha256 for file in record.files]
-                digest.update(encode_json([source, record.shard, count, hashes]))
-        refs += assign_parts(found, section.parts)
-        pairs_per_epoch += (pairs - before) / section.parts
-    return TrainingShards(refs, pairs, pairs_per_epoch, digest.hexdigest())
-
-
-def sources_of(config: Config, node: Node) -> list[str]:
-    """Names of the sources that a training reads."""
-    names = config.trains_on(node.kind.trains)
-    return [name for name in names if name in config.of_kind("human")] if node.kind is HUMAN_ONLY else names
-
-
-def _round_of_candidates(node: Node) -> int:
-    """The round whose candidates a training reads, 0 if it reads the texts of the sources."""
-    return node.round if node.kind.trains == "pretrain" and node.kind is not HUMAN_ONLY else 0
-
-
-def _pairs_in(record: CommitRecord, node: Node) -> int:
-    """Pairs of a shard for a training: candidates if the shard has been judged, else the texts of its
-    images."""
-    if not isinstance(record, CandidatesRecord):
-        return record.texts
-    match VERDICTS.get(node.kind.name, "kept"):
-        case "kept":
-            return record.kept
-        case "kept_web":
-            return record.candidates.get("web", {}).get("kept", 0)
-        case "all":
-            return sum(of.get("kept", 0) + of.get("dropped", 0) for of in record.candidates.values())
-
-
-def _skips_surplus(context: RunContext, node: Node) -> bool:
-    """Whether the training itself has to skip surplus copies, because it reads web texts that no filter has
-    judged."""
-    config = context.config
-    reads_web = set(sources_of(config, node)) & set(config.of_kind("web"))
-    unfiltered = node.kind is PRETRAIN and node.round == 0 and bool(reads_web)
-    return unfiltered and config.duplicates.policy == "drop"
-
-
-def _hold_out(context: RunContext, node: Node) -> float:
-    """The share of the web images that a training leaves out."""
-    pretrain = context.config.pretrain
-    return pretrain.hold_out if pretrain is not None and node.kind.trains == "pretrain" else 0.0
-
-
 def _relative_address(store: Store, address: str | None) -> str | None:
     """The address of a checkpoint as the provenance records it: relative if the checkpoint is in the run
     directory, so that the directory can be moved."""
@@ -283,6 +211,8 @@ CAPTIONER = NodeKind(
     "captioner", outputs=_outputs, inputs=_finetune_inputs, run=run_training, trains="captioner"
 )
 FILTER = NodeKind("filter", outputs=_outputs, inputs=_finetune_inputs, run=run_training, trains="filter")
+SHARED = NodeKind("shared", outputs=_outputs, inputs=_finetune_inputs, run=run_training, trains="shared")
+"""Captioner and filter in one (paper, Table 4)."""
 
 
 def _control(name: str) -> NodeKind:
@@ -296,8 +226,8 @@ def _control(name: str) -> NodeKind:
     )
 
 
-HUMAN_ONLY = _control("human_only")
-CONTROLS = {kind.name: kind for kind in (HUMAN_ONLY, _control("filter_only"), _control("captioner_only"))}
-"""Pretrainings to compare with, on other texts than the method's (paper, Table 1)."""
-VERDICTS: dict[str, Verdicts] = {"filter_only": "kept_web", "captioner_only": "all"}
-"""Kind of node -> which candidates it trains on; all others train on the kept ones."""
+CONTROLS = {
+    name: _control(name)
+    for name in ("human_only", "filter_only", "captioner_only", "web_repeated", "itc_top")
+}
+"""Pretrainings to compare with, on other texts than the method's (paper, Tables 1 and 12)."""

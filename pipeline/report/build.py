@@ -123,7 +123,7 @@ def _compute_metrics(inputs: ReportInputs, tables: RoundTables) -> RoundMetrics:
         retrieval_by_source=dict(inputs.retrieval_by_source),
         caption_by_source=dict(inputs.caption_by_source),
         seconds=dict(inputs.seconds),
-        funnel=tables.funnel(inputs.web_sources),
+        funnel=tables.funnel(inputs.web_sources) if inputs.round else None,  # round 0 keeps nothing
         stages=list(inputs.stages),
     )
 

@@ -116,6 +116,7 @@ SECTIONS = {
 def _choose_sections(inputs: ReportInputs, values: Mapping[str, Any]) -> dict[str, str]:
     """The sections that have something to show."""
     shown = {
+        "noise": inputs.round > 0,
         "filter": values["histograms"],
         "texts": values["diversity"],
         "models": values["retrieval"] or values["captions"],

@@ -54,6 +54,8 @@ class StartRecord(Struct, kw_only=True, frozen=True):
     given: dict[str, Any] | UnsetType = UNSET
     """Files of the checkpoints that the config gives, for messages about changes (`pipeline.rundir.changes`);
     absent if none is given, and in records of earlier versions."""
+    taken_from: str | UnsetType = UNSET
+    """The run directory whose output was taken over instead of made (`pipeline.rundir.takeover`)."""
 
 
 class ModelResults(TypedDict):
@@ -173,6 +175,22 @@ class Ledger:
             fingerprint=fingerprint(inputs), inputs=dict(inputs), given=dict(given) if given else UNSET
         )
         self._put(start_record(node), record)
+
+    def start_taking(self, record: NodeRecord, taken_from: str) -> None:
+        """Record that the output of a node of another run directory is being taken over."""
+        started = StartRecord(
+            fingerprint=record.fingerprint, inputs=record.inputs, given=record.given, taken_from=taken_from
+        )
+        self._put(start_record(record.node), started)
+
+    def finish_taking(self, record: NodeRecord, taken_from: str) -> None:
+        """Record that a node is done, because all of its output has been taken over."""
+        self._put(node_record(record.node), msgspec.structs.replace(record, taken_from=taken_from))
+        self.store.remove_file(start_record(record.node))
+
+    def begun(self, node: str) -> StartRecord | None:
+        """The record of a node that has begun and is not done, None if there is none."""
+        return None if self.node(node) is not None else self._find(start_record(node), StartRecord)
 
     def finish(self, node: str, inputs: Mapping[str, Any], result: NodeResult, seconds: float) -> None:
         """Record that a node is done. From then on no part of it is done again."""

@@ -23,7 +23,7 @@ def build_initial_model(spec: LearnerSpec) -> tuple[MED, Tokenizer]:
     if spec.start is not None:
         med, tokenizer, _ = load_checkpoint(
             ensure_local(spec.start, spec.node, spec.run_dir),
-            parts=spec.kind,
+            parts=spec.parts,
             image_size=spec.train.image_size,
             adapt=partial(_with_activation_checkpointing, layers=spec.train.checkpoint_layers),
         )

@@ -191,6 +191,8 @@ class PairLearner:
             run_dir=spec.run_dir,
             round=spec.round,
             verdicts=spec.verdicts,
+            min_itc=spec.min_itc,
+            weights=spec.weights,
             without_surplus=spec.without_surplus,
             hold_out=spec.hold_out,
         )

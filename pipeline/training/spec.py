@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from capfilt.pipeline.config.sections import ModelSection, TrainSection
@@ -16,8 +17,8 @@ class LearnerSpec:
     """Everything that determines a training on a worker; picklable."""
 
     node: str
-    kind: Literal["pretrain", "captioner", "filter"]
-    """The section of the config that `train` comes from."""
+    kind: Literal["pretrain", "captioner", "filter", "shared"]
+    """The section of the config that `train` comes from; "shared": that of the filter, changed."""
     run_dir: Store
     train: TrainSection
     model: ModelSection
@@ -30,6 +31,10 @@ class LearnerSpec:
     """Round whose candidates are trained on; 0 = the texts of the sources."""
     verdicts: Verdicts = "kept"
     """Which candidates of the round."""
+    min_itc: float = -1.0
+    """Least ITC similarity, if the verdicts are "itc"."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """How often the pairs of an origin occur in an epoch; see `stages.pairs.read.PairsConfig`."""
     without_surplus: bool = False
     """Leave surplus copies of duplicate images out; see `stages.pairs.read.PairsConfig`."""
     hold_out: float = 0.0
@@ -43,4 +48,9 @@ class LearnerSpec:
     @property
     def section(self) -> str:
         """Path of `train` in the config."""
-        return self.kind if self.kind == "pretrain" else f"{self.kind}.finetune"
+        return {"pretrain": "pretrain", "shared": "filter.finetune"}.get(self.kind, f"{self.kind}.finetune")
+
+    @property
+    def parts(self) -> Literal["pretrain", "captioner", "filter"]:
+        """The parts of a model that are trained."""
+        return "pretrain" if self.kind == "shared" else self.kind

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -25,17 +26,18 @@ PAIRS_SCHEMA = pa.schema(
         ("source", pa.string()),
         ("image_id", pa.int64()),
         ("texts", pa.list_(pa.string())),
+        ("weights", pa.list_(pa.float64())),
         ("image", pa.large_binary()),
     ]
 )
-"""One row per image that has a text."""
+"""One row per image that has a text. `weights`: how often each text occurs in an epoch; null if once."""
 PAIR_COLUMNS = ("key", "source", "url", "texts", "sha256", "phash", "status", "image")
 """Columns of a corpus shard that pairs are made from."""
 
 
-Verdicts = Literal["kept", "kept_web", "all"]
-"""Which candidates of a round are trained on: those that the filter kept, the web texts among them, or all
-that it judged, whatever it decided."""
+Verdicts = Literal["kept", "kept_web", "all", "itc"]
+"""Which candidates of a round are trained on: those that the filter kept, the web texts among them, all that
+it judged, whatever it decided, or the judged web texts with at least a given ITC similarity."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,11 @@ class PairsConfig:
     Human images always with their human texts."""
     verdicts: Verdicts = "kept"
     """Which candidates of round r > 0."""
+    min_itc: float = -1.0
+    """Least ITC similarity for the verdicts "itc"."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """How often the pairs of an origin (human, web or synthetic) occur in an epoch, on average; once if it is
+    not named."""
     without_surplus: bool = False
     """Leave out web images that are surplus copies (`stages.bootstrap.duplicates`). For rounds after 0 their
     verdicts do that."""
@@ -73,29 +80,36 @@ class ReadPairs:
         hold_out = self.config.hold_out if ref.kind == "web" else 0.0
         pairs = []
         for row in rows.select(PAIR_COLUMNS).to_pylist():
-            texts = row["texts"] if kept is None else kept.get(row["key"], [])
-            texts = [text for text in texts or [] if text.strip()]
+            own: list[tuple[str, str]] = [(ref.kind, text) for text in row["texts"] or []]
+            chosen = own if kept is None else kept.get(row["key"], [])
+            texts = [(origin, text) for origin, text in chosen if text.strip()]
             is_used = row["status"] == SUCCESS and not (surplus is not None and surplus.contains(row))
             is_used = is_used and not is_held_out(row["source"], row["key"], hold_out)
             if texts and is_used:
                 identity = row["sha256"] or f"{row['source']}/{row['key']}"
                 image = {name: row[name] for name in ("key", "source", "image")}
-                pairs.append(image | {"texts": texts, "image_id": image_id(identity)})
+                texts_of = {"texts": [text for _, text in texts], "weights": self._weights(texts)}
+                pairs.append(image | texts_of | {"image_id": image_id(identity)})
         return pa.Table.from_pylist(pairs, schema=PAIRS_SCHEMA)
 
     @cached_property
     def _surplus_copies(self) -> SurplusCopies:
         return SurplusCopies.read(self.config.run_dir)
 
-    def _read_candidates(self, ref: ShardRef) -> dict[str, list[str]]:
-        """{key: texts of the candidates that are trained on}."""
+    def _weights(self, texts: Sequence[tuple[str, str]]) -> list[float] | None:
+        """The weight of each (origin, text); None if all occur once."""
+        weights = self.config.weights
+        return [weights.get(origin, 1.0) for origin, _ in texts] if weights else None
+
+    def _read_candidates(self, ref: ShardRef) -> dict[str, list[tuple[str, str]]]:
+        """{key: (origin, text) of the candidates that are trained on}."""
         paths = candidates_shard(self.config.round, ref.source, ref.shard)
         data = self.config.run_dir.read(paths.parquet)
-        table = pq.read_table(io.BytesIO(data), columns=["key", "text", "kept", "origin"])
-        texts: dict[str, list[str]] = {}
+        table = pq.read_table(io.BytesIO(data), columns=["key", "text", "kept", "origin", "itc_sim"])
+        texts: dict[str, list[tuple[str, str]]] = {}
         for row in table.to_pylist():
             if self._is_chosen(row):
-                texts.setdefault(row["key"], []).append(row["text"])
+                texts.setdefault(row["key"], []).append((row["origin"], row["text"]))
         return texts
 
     def _is_chosen(self, candidate: dict[str, Any]) -> bool:
@@ -106,6 +120,9 @@ class ReadPairs:
                 return bool(candidate["kept"]) and candidate["origin"] == "web"
             case "all":
                 return candidate["kept"] is not None
+            case "itc":
+                is_judged = candidate["kept"] is not None and candidate["origin"] == "web"
+                return is_judged and candidate["itc_sim"] >= self.config.min_itc
 
 
 def image_id(identity: str) -> int:

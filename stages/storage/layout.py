@@ -36,6 +36,10 @@ VERDICTS = "verdicts"
 """Folder of the named sets of verdicts."""
 DEFAULT_VERDICTS = "default"
 """Name of the verdicts of the run itself, which are a column of the candidates."""
+TABLES = "tables"
+"""Folder of the tables of an ablation."""
+TABLES_PAGE = f"{TABLES}.html"
+"""Page that shows the tables of an ablation."""
 
 RECORD_SUFFIX = ".json"
 PROVENANCE = "provenance.json"
@@ -219,6 +223,16 @@ def start_record(node: str) -> str:
 def failure_log(node: str) -> str:
     """Traceback of the error that ended a node; removed when the node completes."""
     return f"{NODES}/{node}.failure.log"
+
+
+def seed_folder(seed: int, variant: str) -> str:
+    """Run directory of a variant with one seed, in the folder of an ablation."""
+    return f"seed-{seed}-{variant}" if variant else f"seed-{seed}"
+
+
+def scores_file(table: str) -> str:
+    """Scores of all rows and seeds of a table, in the folder of an ablation."""
+    return f"{TABLES}/{table}.parquet"
 
 
 def lease_file(number: int) -> str:

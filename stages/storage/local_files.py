@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import shutil
 import uuid
 from pathlib import Path
 
 TEMPORARY_PREFIX = ".tmp-"
 """Names of unfinished files begin with this."""
+NO_HARD_LINKS = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
+"""Errors of a hard link where the filesystem has none, or the file has no room for one more name."""
 
 
 def write_temporary(path: str, data: bytes) -> str:
@@ -19,9 +24,8 @@ def write_temporary(path: str, data: bytes) -> str:
     Raises:
         OSError: the write failed; the temporary file is removed.
     """
-    folder, base = os.path.split(path)
-    os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{base}-{uuid.uuid4().hex[:8]}")
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    temporary = _temporary_name(path)
     try:
         with open(temporary, "wb") as stream:
             stream.write(data)
@@ -32,6 +36,32 @@ def write_temporary(path: str, data: bytes) -> str:
             os.unlink(temporary)
         raise
     return temporary
+
+
+def link(source: str, path: str) -> None:
+    """Give a file a second name, replacing a file of that name. On a filesystem without hard links, copy it.
+
+    Files are only ever replaced, never changed in place, so that the two names do not affect each other.
+    """
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    temporary = _temporary_name(path)
+    try:
+        try:
+            os.link(source, temporary)
+        except OSError as error:
+            if error.errno not in NO_HARD_LINKS:
+                raise
+            shutil.copyfile(source, temporary)
+        os.replace(temporary, path)
+    finally:
+        # A rename of one name to another of the same file does nothing, and leaves both.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def _temporary_name(path: str) -> str:
+    folder, base = os.path.split(path)
+    return os.path.join(folder, f"{TEMPORARY_PREFIX}{base}-{uuid.uuid4().hex[:8]}")
 
 
 def remove_temporaries(folder: str, prefix: str = "") -> None:

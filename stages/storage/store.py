@@ -14,7 +14,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -177,6 +177,13 @@ class Store:
         names = (str(entry).rstrip("/").rpartition("/")[2] for entry in entries)
         return sorted(n for n in names if n.endswith(suffix) and not n.startswith(TEMPORARY_PREFIX))
 
+    def walk(self, folder: str) -> Sequence[str]:
+        """Sorted names of all files below `folder`, without temporary files; [] if the folder is absent."""
+        with self._explain_errors("list", folder):
+            paths = map(str, self.fs.find(self.path(folder)))
+        names = (path.removeprefix(f"{self.path()}/") for path in paths)
+        return sorted(name for name in names if not PurePosixPath(name).name.startswith(TEMPORARY_PREFIX))
+
     def put(self, name: str, data: bytes) -> FileEntry:
         """Write a whole file, replacing an existing one.
 
@@ -267,6 +274,16 @@ class Store:
         with self._explain_errors("move", name):
             self.fs.cp_file(self.path(name), self.path(target))
             self.fs.rm_file(self.path(name))
+
+    def take(self, source: Store, name: str) -> None:
+        """Give this folder the file `name` of another folder of the filesystem, replacing an existing one: as
+        a hard link on a disk, as a copy made by the server on an object store."""
+        if self.is_local:
+            with explain_disk_errors(self.path(name)):
+                local_files.link(source.path(name), self.path(name))
+            return
+        with self._explain_errors("write", name):
+            self.fs.cp_file(source.path(name), self.path(name))
 
     @contextlib.contextmanager
     def _explain_errors(self, operation: str, name: str) -> Iterator[None]:

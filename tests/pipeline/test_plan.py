@@ -70,6 +70,81 @@ def test_continued_training_needs_the_model_of_the_round_before(tmp_path):
     assert needs(config) == continued
 
 
+def test_without_rounds_a_model_is_pretrained_and_evaluated(tmp_path):
+    nodes = plan(config_of(tmp_path, rounds=0))
+    assert {name: set(node.needs) for name, node in nodes.items()} == {
+        "fetch": set(), "pretrain.0": {"fetch"}, "evaluate.0": {"pretrain.0"}, "report.0": {"evaluate.0"},
+    }  # fmt: skip
+    assert {node.round for node in nodes.values()} == {0}
+    assert nodes["fetch"].sources == ("human", "test", "web")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data["sources"].pop("test"), "run.rounds: 0 .* a source of kind test"),
+        (lambda data: (data.pop("pretrain"), give_both_checkpoints(data)), "run.rounds: 0 .* give pretrain"),
+        (
+            lambda data: data.update(controls=["human_only"]),
+            "controls: .* run.rounds is 0",
+        ),
+    ],
+)
+def test_what_cannot_be_evaluated_without_rounds_is_refused(tmp_path, change, message):
+    with pytest.raises(ConfigError, match=message):
+        config_of(tmp_path, change, rounds=0)
+
+
+def test_a_shared_finetuning_stands_for_captioner_and_filter(tmp_path):
+    config = config_of(tmp_path, lambda data: data.update(shared_finetune=True), rounds=2)
+    expected = {name: set(TWO_ROUNDS[name]) for name in TWO_ROUNDS}
+    for r in (1, 2):
+        expected[f"shared.{r}"] = expected.pop(f"captioner.{r}")
+        del expected[f"filter.{r}"]
+        expected[f"bootstrap.{r}"] = expected[f"bootstrap.{r}"] - {f"captioner.{r}", f"filter.{r}"} | {
+            f"shared.{r}"
+        }
+    assert needs(config) == expected
+    section = config.training("shared")
+    assert section.objective.losses == ("itc", "itm", "lm") and section.steps == 6
+
+
+def test_a_shared_finetuning_has_the_settings_of_the_filter_and_the_prompt_of_the_captioner(tmp_path):
+    def change(data):
+        data["shared_finetune"] = True
+        data["captioner"]["finetune"]["objective"] |= {"prompt": "a picture of ", "label_smoothing": 0.3}
+        data["filter"]["finetune"] |= {"steps": 9, "batch_size": 4}
+
+    config = config_of(tmp_path, change)
+    shared, judge = config.training("shared"), config.training("filter")
+    assert (shared.objective.prompt, shared.objective.label_smoothing) == ("a picture of ", 0.3)
+    assert shared.model_copy(update={"objective": judge.objective}) == judge
+    assert shared.objective.queue_size == judge.objective.queue_size
+    assert config.trains_on("shared") == ["human"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shared_finetune": True, "filter": {"checkpoint": "b"}}, "filter.checkpoint is given"),
+        ({"shared_finetune": True, "captioner": {"checkpoint": "b"}}, "captioner.checkpoint is given"),
+        ({"captioner": {"checkpoint": "b", "web_share": 0.1}}, "web_share: no captioner is finetuned"),
+        ({"captioner.web_share": 1}, "captioner.web_share: .*less than 1"),
+        ({"captioner.web_share": 0.1, "shared_finetune": True}, "web_share: with shared_finetune"),
+        ({"mixing": {"human": 0, "web": 0, "synthetic": 0}}, "mixing: .* are all 0"),
+        ({"mixing": {"human": 101}}, "mixing.human: .*100"),
+    ],
+)
+def test_variants_that_contradict_the_config_are_refused(tmp_path, change, message):
+    def apply(data):
+        for key, value in change.items():
+            section, _, name = key.rpartition(".")
+            (data[section] if section else data)[name] = value
+
+    with pytest.raises(ConfigError, match=message):
+        config_of(tmp_path, apply)
+
+
 def test_controls_are_pretrained_in_the_first_round_and_evaluated_with_it(tmp_path):
     controls = ["human_only", "filter_only", "captioner_only"]
     nodes = plan(config_of(tmp_path, lambda data: data.update(controls=controls), rounds=2))
@@ -86,7 +161,10 @@ def test_controls_are_pretrained_in_the_first_round_and_evaluated_with_it(tmp_pa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"controls": ["none"]}, "controls.0.*'human_only', 'filter_only' or 'captioner_only'"),
+        (
+            {"controls": ["none"]},
+            "controls.0.*'web_repeated' or 'itc_top'",
+        ),
         (
             {"controls": ["human_only", "human_only"]},
             "controls: human_only, human_only: name each control once",

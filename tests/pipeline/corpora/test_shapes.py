@@ -237,3 +237,21 @@ def test_corpus_of_an_earlier_version_is_reused(tmp_path: Path) -> None:
     make_shapes(config, tmp_path)
     with pytest.raises(ValueError, match=r"incomplete 0\.0 -> 0\.5"):
         make_shapes(ShapesConfig(human=2, web=3, test=2, incomplete=0.5), tmp_path)
+
+
+def test_oracle_texts_describe_the_web_images(corpus: Path) -> None:
+    rows = pq.read_table(corpus / "web/oracle.parquet").to_pylist()
+    noisy = pq.read_table(corpus / "web/manifest.parquet").to_pylist()
+    assert [row["url"] for row in rows] == [row["url"] for row in noisy]
+    assert {row["truth"] for row in rows} == {"clean"}
+    for number, row in enumerate(rows):
+        assert parse_caption(row["caption"]) == scene_facts(make_scene(SMALL, "web", number))
+
+
+def test_oracle_texts_are_added_to_a_corpus_of_an_earlier_version(tmp_path: Path) -> None:
+    config = ShapesConfig(human=1, web=3, test=1)
+    make_shapes(config, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    (tmp_path / "web/oracle.parquet").unlink()
+    make_shapes(config, tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

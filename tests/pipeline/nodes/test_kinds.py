@@ -8,11 +8,11 @@ from capfilt.pipeline.nodes.bootstrap import BOOTSTRAP
 from capfilt.pipeline.nodes.evaluate import EVALUATE
 from capfilt.pipeline.nodes.fetch import FETCH
 from capfilt.pipeline.nodes.report import REPORT
-from capfilt.pipeline.nodes.train import CAPTIONER, CONTROLS, FILTER, PRETRAIN
+from capfilt.pipeline.nodes.train import CAPTIONER, CONTROLS, FILTER, PRETRAIN, SHARED
 from capfilt.pipeline.plan import plan
 from tests.tiny import tiny_data
 
-KINDS = (FETCH, PRETRAIN, CAPTIONER, FILTER, *CONTROLS.values(), BOOTSTRAP, EVALUATE, REPORT)
+KINDS = (FETCH, PRETRAIN, CAPTIONER, FILTER, SHARED, *CONTROLS.values(), BOOTSTRAP, EVALUATE, REPORT)
 CORPUS_FOLDERS = ("records/corpus", "corpus", "images", "manifests")
 
 
@@ -23,10 +23,11 @@ def names(flag):
 def test_flags_of_each_kind():
     assert names("streams_shards") == ["fetch", "bootstrap"]
     assert names("judges") == ["bootstrap"]
-    assert names("trains") == ["pretrain", "captioner", "filter", *CONTROLS]
+    assert names("trains") == ["pretrain", "captioner", "filter", "shared", *CONTROLS]
     assert {kind.name: kind.trains for kind in KINDS if kind.trains} == {
-        "pretrain": "pretrain", "captioner": "captioner", "filter": "filter", "human_only": "pretrain",
-        "filter_only": "pretrain", "captioner_only": "pretrain",
+        "pretrain": "pretrain", "captioner": "captioner", "filter": "filter", "shared": "shared",
+        "human_only": "pretrain", "filter_only": "pretrain", "captioner_only": "pretrain",
+        "web_repeated": "pretrain", "itc_top": "pretrain",
     }  # fmt: skip
     assert names("summarizes") == ["report"]
     assert {kind.name: kind.measures_on for kind in KINDS if kind.measures_on} == {"evaluate": ("test",)}
@@ -69,7 +70,8 @@ def test_outputs_that_are_stale_after_shards_have_changed(source_kinds, stale):
 
 
 def test_every_planned_node_is_of_a_kind_in_this_table(tmp_path):
-    nodes = plan(parse_config(tiny_data(tmp_path, rounds=2) | {"controls": list(CONTROLS)}, "test"))
+    data = tiny_data(tmp_path, rounds=2) | {"controls": list(CONTROLS)}
+    nodes = plan(parse_config(data, "test")) | plan(parse_config(data | {"shared_finetune": True}, "test"))
     assert {node.kind for node in nodes.values()} == set(KINDS)
     assert {name.partition(".")[0]: repr(node.kind) for name, node in nodes.items()} == {
         kind.name: f"NodeKind('{kind.name}')" for kind in KINDS

@@ -8,9 +8,12 @@ from capfilt.pipeline.config.load import parse_config
 from capfilt.pipeline.errors import NodeFailed
 from capfilt.pipeline.nodes import train
 from capfilt.pipeline.nodes.train import run_training, training_shards
+from capfilt.pipeline.nodes.training_data import find_top_itc
 from capfilt.pipeline.plan import plan
+from capfilt.stages.rows import CANDIDATE_SCHEMA, table_of
 from capfilt.stages.shards.records import CandidatesRecord, CorpusRecord, RowCounts
-from capfilt.stages.storage.store import FileEntry
+from capfilt.stages.shards.write import encode_parquet
+from capfilt.stages.storage.store import FileEntry, Store
 from tests.local_run import local_run
 from tests.tiny import tiny_data
 
@@ -32,14 +35,16 @@ def candidates_record(kept, dropped=9, shard=0):
     )
 
 
-def shards_of(tmp_path, node="pretrain.0", parts=1, **records):
+def shards_of(tmp_path, node="pretrain.0", parts=1, change=lambda data: None, **records):
     """`training_shards` of a node.
 
     Args:
+        change: of the config's data.
         records: folder, with "_" for "/", → commit records.
     """
     data = tiny_data(tmp_path) | {"duplicates": {"policy": "keep"}}
-    data["controls"] = ["human_only", "filter_only", "captioner_only"]
+    data["controls"] = ["human_only", "filter_only", "captioner_only", "web_repeated"]
+    change(data)
     data["sources"]["web"]["parts"] = parts
     config = parse_config(data, "c.yaml")
     found = {"corpus/human": [corpus_record("human", 3, "cd")], "corpus/web": [corpus_record("web", 5)]}
@@ -73,6 +78,60 @@ def test_controls_read_other_texts_than_the_method(tmp_path, control, pairs):
 
 def test_finetunings_read_human_sources_only(tmp_path):
     assert [ref.source for ref in shards_of(tmp_path, "captioner.1").refs] == ["human"]
+
+
+def test_web_texts_are_repeated_to_as_many_pairs_as_the_filter_has_kept(tmp_path):
+    shards = shards_of(tmp_path, "web_repeated", rounds_1_web=[candidates_record(6), candidates_record(4)])
+    assert shards.weights == {"web": 2.0}
+    assert (shards.pairs, shards.pairs_per_epoch) == (3 + 5, 3 + 10)
+    assert [ref.source for ref in shards.refs] == ["human", "web"]
+
+
+@pytest.mark.parametrize("node", ["pretrain.1", "filter_only", "captioner_only"])
+def test_pairs_of_an_origin_can_occur_more_or_less_often(tmp_path, node):
+    def mix(data):
+        data["mixing"] = {"human": 2, "web": 0.5, "synthetic": 0}
+
+    kept = {"pretrain.1": 3, "filter_only": 3, "captioner_only": 12}[node]  # web texts
+    shards = shards_of(tmp_path, node, change=mix, rounds_1_web=[candidates_record(4)])
+    assert shards.weights == {"human": 2, "web": 0.5, "synthetic": 0}
+    assert shards.pairs == 3 + kept, "pairs that never occur do not count"
+    assert shards.pairs_per_epoch == 2 * 3 + 0.5 * kept
+
+
+@pytest.mark.parametrize("node", ["pretrain.0", "human_only", "captioner.1"])
+def test_the_mixture_concerns_pretrainings_on_candidates_only(tmp_path, node):
+    mixed = shards_of(tmp_path, node, change=lambda data: data.update(mixing={"human": 2}))
+    assert mixed == shards_of(tmp_path, node) and mixed.weights == {}
+
+
+@pytest.mark.parametrize(
+    ("share", "texts", "parts"),
+    [(0.25, 10, 3), (0.5, 1, 1), (0.75, 4, 1), (0.5, 100, 3)],  # never more parts than the 3 shards
+)
+def test_a_share_of_web_pairs_for_the_captioner_is_read_from_few_shards(tmp_path, share, texts, parts):
+    def set_share(data):
+        data["captioner"]["web_share"] = share
+
+    records = [corpus_record("web", texts, shard=shard) for shard in range(3)]
+    shards = shards_of(tmp_path, "captioner.1", change=set_share, corpus_web=records)
+    web = [ref for ref in shards.refs if ref.source == "web"]
+    assert {ref.parts for ref in web} == {parts} and len(web) == 3
+    web_per_epoch = 3 * texts * shards.weights["web"] / parts
+    assert web_per_epoch / (3 + web_per_epoch) == pytest.approx(share)
+    assert shards.pairs_per_epoch == pytest.approx(3 + web_per_epoch)
+    others = shards_of(tmp_path, "filter.1", change=set_share, corpus_web=records)
+    assert [ref.source for ref in others.refs] == ["human"]
+
+
+def test_other_weights_are_another_content(tmp_path):
+    def digest(**mixing):
+        candidates = [candidates_record(4)]
+        return shards_of(
+            tmp_path, "pretrain.1", change=lambda data: data.update(mixing=mixing), rounds_1_web=candidates
+        ).digest
+
+    assert len({digest(), digest(human=2), digest(human=3)}) == 3 and digest(human=1) == digest()
 
 
 def test_shards_without_pairs_are_left_out(tmp_path):
@@ -112,7 +171,7 @@ def training(tmp_path, monkeypatch):
         data["pretrain"] |= {"steps": None} | section
         context = local_run(parse_config(data, "c.yaml"))
         context.store.put("records/corpus/human/000000.json", b"")
-        shards = train.TrainingShards([], pairs, float(pairs), "digest")
+        shards = train.TrainingShards([], pairs, float(pairs), {}, "digest")
         monkeypatch.setattr(train, "training_shards", lambda context, node: shards)
         monkeypatch.setattr("capfilt.cluster.training.trainer.fit", fit)
         monkeypatch.setattr("capfilt.pipeline.training.vocabulary.ensure_tokenizer", lambda run_dir: "tokens")
@@ -156,3 +215,40 @@ def test_later_rounds_have_other_seeds_and_finetunings_start_from_the_last_pretr
     assert spec.start.endswith("run/models/pretrain.0") and spec.provenance["start"] == "models/pretrain.0"
     spec = training(16, "pretrain.1", steps=5, epochs=None).build.args[0]
     assert (spec.seed, spec.round, spec.start) == (1, 1, None)
+
+
+@pytest.mark.parametrize(
+    ("similarities", "kept", "chosen"),
+    [
+        ([0.1, 0.2, 0.3, 0.4], 2, [0.3, 0.4]),
+        ([0.4, 0.1, 0.3, 0.2], 1, [0.4]),
+        ([0.1, 0.2, 0.3, 0.4], 4, [0.1, 0.2, 0.3, 0.4]),
+        ([0.1, 0.3, 0.3, 0.4], 2, [0.3, 0.3, 0.4]),  # equal ones belong together
+        ([0.1, 0.2, 0.3, 0.4], 0, []),
+    ],
+)
+def test_the_top_share_by_itc_is_as_large_as_the_share_that_the_filter_keeps(
+    tmp_path, similarities, kept, chosen
+):
+    store = Store(str(tmp_path))
+    rows = [
+        {"source": "web", "shard": i % 2, "origin": "web", "kept": i < kept, "itc_sim": similarity}
+        for i, similarity in enumerate(similarities)
+    ]
+    rows += [
+        {"source": "web", "shard": 0, "origin": "synthetic", "kept": True, "itc_sim": 0.9},
+        {"source": "web", "shard": 0, "origin": "web", "kept": None, "itc_sim": 0.8},
+    ]
+    store.put("rounds/1/web/000000.parquet", encode_parquet(table_of(rows, CANDIDATE_SCHEMA)))
+    config = parse_config(tiny_data(tmp_path) | {"controls": ["itc_top"]}, "c.yaml")
+    ledger = SimpleNamespace(records=lambda folder: [candidates_record(4)])
+    context = SimpleNamespace(config=config, store=store, ledger=ledger)
+    top = find_top_itc(context, plan(config)["itc_top"])
+    assert sum(top.texts.values()) == len(chosen)
+    if chosen:
+        assert top.least == pytest.approx(min(chosen))
+    by_shard = {
+        shard: sum(1 for i, s in enumerate(similarities) if s in chosen and i % 2 == shard)
+        for shard in (0, 1)
+    }
+    assert {shard: top.texts.get(("web", shard), 0) for shard in (0, 1)} == by_shard

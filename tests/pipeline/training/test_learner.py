@@ -228,3 +228,32 @@ def test_the_operations_of_a_step_are_those_of_all_its_pieces(scene):
     # Texts are padded per piece, so four pieces need somewhat less; a single piece would need about a
     # quarter.
     assert 0.5 < step_flops(4) / step_flops(1) <= 1.0
+
+
+def test_a_shared_finetuning_makes_a_model_that_is_captioner_and_filter(scene):
+    first = build_learner(scene.spec("pretrain.7"), WORKER)
+    train(first, until=1)
+    first.finish()
+    start = scene.run_dir.address("models/pretrain.7")
+    spec = replace(scene.spec("shared.7"), kind="shared", start=start, tokenizer="")
+    assert spec.section == "filter.finetune"
+    learner = build_learner(spec, WORKER)
+    assert {"itc", "itm", "lm"} <= set(train(learner, until=2)[-1])
+    learner.finish()
+    folder = scene.run_dir.address("models/shared.7")
+    for parts in ("captioner", "filter"):
+        med, _, _ = load_checkpoint(folder, parts=parts)
+        assert med.config.parts == parts
+
+
+def test_weights_of_pairs_reach_the_stream(scene):
+    """24 pairs in batches of 8: with weight 2 an epoch has six batches, with 0.5 one and a half."""
+
+    def batches_of_two_epochs(weight):
+        learner = PairLearner(replace(scene.spec(), weights={"human": weight}), WORKER)
+        found, batches = 0, learner.open_batches()
+        while next(batches).position.epoch < 2:
+            found += 1
+        return found
+
+    assert [batches_of_two_epochs(weight) for weight in (0.5, 1, 2)] == [3, 6, 12]

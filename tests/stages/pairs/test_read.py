@@ -36,15 +36,15 @@ def run_dir(tmp_path):
         write = Write(WriteConfig(run_dir=store, corpus_fingerprints={source: "f"}))
         write(table_of(rows, ROW_SCHEMA))
     verdicts = [
-        (0, "one", "web", False),
-        (1, "two", "web", True),
-        (1, "synthetic", "synthetic", True),
-        (2, "new", "synthetic", True),
-        (5, "six", "web", None),
+        (0, "one", "web", False, 0.5),
+        (1, "two", "web", True, 0.25),
+        (1, "synthetic", "synthetic", True, 1.0),
+        (2, "new", "synthetic", True, 1.0),
+        (5, "six", "web", None, 1.0),
     ]
     candidates = [
-        {"key": row_key(0, row), "text": text, "origin": origin, "kept": kept}
-        for row, text, origin, kept in verdicts
+        {"key": row_key(0, row), "text": text, "origin": origin, "kept": kept, "itc_sim": similarity}
+        for row, text, origin, kept, similarity in verdicts
     ]
     store.put(candidates_shard(2, "web", 0).parquet, encode_parquet(table_of(candidates, CANDIDATE_SCHEMA)))
     return store
@@ -113,3 +113,24 @@ def test_equal_bytes_are_one_image():
     assert image_id("ab" * 32) == image_id("ab" * 32) != image_id("cd" * 32)
     ids = [image_id(str(n)) for n in range(1000)]
     assert min(ids) >= 0 and 2**62 < max(ids) < 2**63
+
+
+def test_each_text_has_the_weight_of_its_origin(run_dir):
+    def weights(kind, **config):
+        pairs = ReadPairs(PairsConfig(run_dir=run_dir, **config)).read(ShardRef(kind, 0, kind)).to_pylist()
+        return {int(pair["key"]): pair["weights"] for pair in pairs}
+
+    mixing = {"human": 2.0, "synthetic": 0.5}
+    assert weights("web", round=2, weights=mixing) == {1: [1.0, 0.5], 2: [0.5]}
+    assert weights("human", round=2, weights=mixing) == {0: [2.0], 1: [2.0, 2.0], 5: [2.0]}
+    assert weights("web", weights={"web": 3.0}) == {0: [3.0], 1: [3.0, 3.0], 5: [3.0]}
+    assert weights("web", round=2) == {1: None, 2: None}
+
+
+@pytest.mark.parametrize(
+    ("least", "expected"),
+    [(0.25, {0: ["one"], 1: ["two"]}), (0.26, {0: ["one"]}), (0.5, {0: ["one"]}), (0.51, {})],
+)
+def test_web_texts_can_be_chosen_by_itc_similarity(run_dir, least, expected):
+    assert read(run_dir, "web", round=2, verdicts="itc", min_itc=least) == expected
+    assert read(run_dir, "human", round=2, verdicts="itc", min_itc=least) == read(run_dir, "human")

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 
 from capfilt.stages.pairs.parts import ShardRef, assign_parts
-from capfilt.stages.pairs.read import PAIRS_SCHEMA
-from capfilt.stages.pairs.stream import PairStream, Position, StreamConfig
+from capfilt.stages.pairs.read import PAIRS_SCHEMA, image_id
+from capfilt.stages.pairs.stream import PairStream, Position, StreamConfig, count_occurrences
 
 SHARDS = [ShardRef("web", n, "web") for n in range(5)] + [ShardRef("human", 0, "human")]
 
@@ -148,3 +148,43 @@ def test_one_part_is_the_order_without_parts():
 def test_a_training_without_shards_is_an_error():
     with pytest.raises(AssertionError, match="at least one shard"):
         make_stream(shards=[])
+
+
+def read_weighted(weight):
+    """The pairs of `read`, of which the second text of an image has a weight."""
+
+    def read_with_weights(items):
+        for table in read(items):
+            rows = table.to_pylist()
+            for row in rows:
+                row["weights"] = [1.0, weight][: len(row["texts"])]
+                row["image_id"] = image_id(row["key"])
+            yield pa.Table.from_pylist(rows, schema=PAIRS_SCHEMA)
+
+    return read_with_weights
+
+
+@pytest.mark.parametrize("weight", [0, 0.25, 0.5, 1, 1.5, 3])
+@pytest.mark.parametrize("window_shards", WINDOWS)
+def test_pairs_occur_as_often_as_their_weight_says_and_the_stream_resumes_anywhere(weight, window_shards):
+    config = StreamConfig(seed=0, window_shards=window_shards, epochs=4)
+    stream = PairStream(SHARDS, read_weighted(weight), config)
+    whole, positions = [], []
+    for pair in stream:
+        whole.append(pair.text)
+        positions.append(Position(**vars(stream.position)))
+    counts = Counter(whole)
+    assert {counts[text] for text in texts_of(SHARDS) if text.endswith("-0")} == {4}
+    assert {counts[text] for text in texts_of(SHARDS) if text.endswith("-1")} == {4 * weight}
+    for taken in range(1, len(whole), 7):
+        rest = PairStream(SHARDS, read_weighted(weight), config, positions[taken - 1])
+        assert [pair.text for pair in rest] == whole[taken:]
+
+
+@pytest.mark.parametrize("weight", [0.01, 0.3, 0.5, 1.7])
+def test_every_epoch_has_about_the_same_share_of_rare_pairs(weight):
+    ids = [image_id(str(number)) for number in range(4000)]
+    for epoch in (0, 1, 2, 100):
+        occurrences = [count_occurrences(weight, epoch, each, number % 3) for number, each in enumerate(ids)]
+        assert set(occurrences) <= {int(weight), int(weight) + 1}
+        assert sum(occurrences) / len(ids) == pytest.approx(weight, abs=0.03)

@@ -137,3 +137,24 @@ def test_an_interrupted_removal_leaves_no_record(tmp_path, monkeypatch):
 def test_an_address_without_filesystem_is_one_line():
     with pytest.raises(StoreError, match=r"^gopher://x: no filesystem for this address \("):
         Store("gopher://x").read("a")
+
+
+def test_walk_finds_the_files_of_all_folders_without_temporaries(tmp_path):
+    store = Store(str(tmp_path))
+    for name in ("c/2.json", "c/d/e/1.tar", "c/.tmp-4.json", "c/d/.tmp-5", "other/1"):
+        store.put(name, b"")
+    assert store.walk("c") == ["c/2.json", "c/d/e/1.tar"] and store.walk("absent") == []
+
+
+def test_a_taken_file_replaces_an_existing_one_and_stays_when_the_other_is_replaced(tmp_path):
+    source, store = Store(str(tmp_path / "a")), Store(str(tmp_path / "b"))
+    source.put("c/x", b"first")
+    store.put("c/x", b"old")
+    for _ in range(2):
+        store.take(source, "c/x")
+        assert os.path.samefile(source.path("c/x"), store.path("c/x"))
+    assert os.listdir(tmp_path / "b/c") == ["x"], "no temporary name is left"
+    source.put("c/x", b"second")
+    assert (source.read("c/x"), store.read("c/x")) == (b"second", b"first")
+    with pytest.raises(FileNotFoundError):
+        store.take(source, "c/absent")

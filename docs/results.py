@@ -1,0 +1,54 @@
+"""Write docs/results.md from the tables of ablations: `python docs/results.py FOLDER…`.
+
+Each folder is the run.dir of a `capfilt ablate`. Every figure of the page comes from its `tables/*.parquet`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # the checkout's own package, installed or not
+
+from capfilt.pipeline.ablation.markdown import render_summary  # noqa: E402
+from capfilt.pipeline.ablation.page import load_summaries  # noqa: E402
+from capfilt.pipeline.ablation.tables import TABLES  # noqa: E402
+from capfilt.stages.storage.store import Store  # noqa: E402
+
+COMMAND = "capfilt ablate configs/quickstart.yaml"
+INTRODUCTION = """\
+# Results
+
+<!-- Written by docs/results.py; do not edit. -->
+
+What the tables of `capfilt ablate` show; [ablation.md](ablation.md) says what each row is. Figures are the
+mean over the seeds ± the standard deviation of one seed, in percent, on the held-out test images. ITC ranks
+by the similarity of image and text features only. The last rows are differences within each seed: how far the
+row in bold is ahead. Pairs are those of the pretraining. Noise is the share of texts of an origin that the
+filter dropped, kept the share of all texts that it kept.
+"""
+
+
+def render_page(folders: Sequence[str]) -> str:
+    """The page of the tables in these folders; a table that none of them has is named with its command."""
+    parts, found = [INTRODUCTION], set()
+    for folder in folders:
+        summaries = load_summaries(Store(folder))
+        if not summaries:
+            raise SystemExit(f"error: {folder}: has no tables; make them with capfilt ablate")
+        parts.append(f"## {Path(folder).name}\n")
+        parts += [render_summary(summary) for summary in summaries]
+        found |= {summary.name for summary in summaries}
+    missing = [name for name in TABLES if name not in found]
+    if missing:
+        parts.append("## Not measured\n")
+        parts.append(
+            "\n".join(f"* {TABLES[name].title}: `{COMMAND} --table {name}`" for name in missing) + "\n"
+        )
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    (ROOT / "docs/results.md").write_text(render_page(sys.argv[1:]), encoding="utf-8")
