@@ -12,6 +12,7 @@ import pytest
 from capfilt.models.checkpoints.load import save_checkpoint
 from capfilt.pipeline.evaluation.drift import TextDrift
 from capfilt.pipeline.evaluation.filter_quality import FilterQuality
+from capfilt.pipeline.export.target import ExportSummary
 from capfilt.pipeline.report import build
 from capfilt.pipeline.report.metrics_file import Funnel, StageTime
 from capfilt.pipeline.rundir.lease import hold
@@ -20,7 +21,7 @@ from capfilt.stages.bootstrap.duplicates import DUPLICATES_SCHEMA, SURPLUS_SCHEM
 from capfilt.stages.manifest.index import INDEX_SCHEMA, Index
 from capfilt.stages.rows import CANDIDATE_SCHEMA, CORPUS_SCHEMA, ROW_SCHEMA, table_of
 from capfilt.stages.shards.pack import Pack
-from capfilt.stages.shards.records import CandidatesRecord, CorpusRecord, StagedShard
+from capfilt.stages.shards.records import CandidatesRecord, CorpusRecord, ExportRecord, StagedShard
 from capfilt.stages.storage.store import Store
 from capfilt.stages.verdicts.sets import VERDICTS_SCHEMA, VerdictSet, VerdictsRecord
 from tests.models.tiny_med import TOKENIZER
@@ -45,6 +46,8 @@ RECORDS = {
     "records/verdicts/NAME/1.json": VerdictSet,
     "records/verdicts/NAME/1/web/000012.json": VerdictsRecord,
     "replacing/web/000012.json": StagedShard,
+    "capfilt-export.json": ExportSummary,
+    "records/data/000012.json": ExportRecord,
     "nodes/filter.1.started.json": StartRecord,
     "nodes/filter.1.json": NodeRecord,
 }

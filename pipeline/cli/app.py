@@ -10,6 +10,7 @@ import typer
 
 from capfilt.pipeline.cli.ablate import ablate
 from capfilt.pipeline.cli.amend import rejudge, retry
+from capfilt.pipeline.cli.export import export
 from capfilt.pipeline.cli.inspect import report, verify
 from capfilt.pipeline.cli.options import global_options
 from capfilt.pipeline.cli.run import check, quickstart, run
@@ -20,6 +21,7 @@ FAMILIES = {
     "Run": (quickstart, run, check, ablate),
     "Inspect a run": (report, verify),
     "Amend a run": (retry, rejudge),
+    "Use a run": (export,),
     "Tools": (convert, shapes, clipart),
 }
 """Commands by the heading under which `--help` lists them."""

@@ -10,6 +10,7 @@ from capfilt.cluster.config import ClusterConfig
 from capfilt.pipeline.config.sections import (
     CaptionerSection,
     EvaluateSection,
+    ExportSection,
     FilterSection,
     ModelSection,
     PretrainSection,
@@ -69,6 +70,8 @@ class Config(Section):
     """Evaluation of the pretrained models."""
     report: ReportSection = ReportSection()
     """The report page."""
+    export: ExportSection | None = None
+    """Write what the last round has kept in a form that trainers read, at the end of the run."""
     cluster: ClusterConfig = ClusterConfig()
     """The Ray cluster and the size of the stages."""
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 TEMPORARY_PREFIX = ".tmp-"
 """Names of unfinished files begin with this."""
@@ -19,12 +22,22 @@ def write_temporary(path: str, data: bytes) -> str:
     Raises:
         OSError: the write failed; the temporary file is removed.
     """
+    return _fill_temporary(path, lambda stream: stream.write(data))
+
+
+def copy_temporary(path: str, source: str) -> str:
+    """Like `write_temporary`, with the content of the file `source`."""
+    with open(source, "rb") as content:
+        return _fill_temporary(path, lambda stream: shutil.copyfileobj(content, stream))
+
+
+def _fill_temporary(path: str, write: Callable[[BinaryIO], object]) -> str:
     folder, base = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{base}-{uuid.uuid4().hex[:8]}")
     try:
         with open(temporary, "wb") as stream:
-            stream.write(data)
+            write(stream)
             stream.flush()
             os.fsync(stream.fileno())
     except BaseException:

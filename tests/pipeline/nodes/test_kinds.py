@@ -3,6 +3,7 @@
 import pytest
 
 from capfilt.pipeline.config.load import parse_config
+from capfilt.pipeline.export.node import EXPORT
 from capfilt.pipeline.node import Node, NodeKind
 from capfilt.pipeline.nodes.bootstrap import BOOTSTRAP
 from capfilt.pipeline.nodes.evaluate import EVALUATE
@@ -12,7 +13,7 @@ from capfilt.pipeline.nodes.train import CAPTIONER, CONTROLS, FILTER, PRETRAIN
 from capfilt.pipeline.plan import plan
 from tests.tiny import tiny_data
 
-KINDS = (FETCH, PRETRAIN, CAPTIONER, FILTER, *CONTROLS.values(), BOOTSTRAP, EVALUATE, REPORT)
+KINDS = (FETCH, PRETRAIN, CAPTIONER, FILTER, *CONTROLS.values(), BOOTSTRAP, EVALUATE, REPORT, EXPORT)
 CORPUS_FOLDERS = ("records/corpus", "corpus", "images", "manifests")
 
 
@@ -28,7 +29,7 @@ def test_flags_of_each_kind():
         "pretrain": "pretrain", "captioner": "captioner", "filter": "filter", "human_only": "pretrain",
         "filter_only": "pretrain", "captioner_only": "pretrain",
     }  # fmt: skip
-    assert names("summarizes") == ["report"]
+    assert names("summarizes") == ["report", "export"]
     assert {kind.name: kind.measures_on for kind in KINDS if kind.measures_on} == {"evaluate": ("test",)}
     shared = {kind.name: kind.shared_outputs for kind in KINDS if kind.shared_outputs}
     assert shared == {"pretrain": ("models/tokenizer",)}
@@ -44,6 +45,7 @@ def test_flags_of_each_kind():
         (BOOTSTRAP, [f"{place}/{name}" for name in "ab" for place in ("records/rounds/2", "rounds/2")]),
         (EVALUATE, []),
         (REPORT, ["reports/2"]),
+        (EXPORT, ["exports/2"]),
     ],
 )
 def test_folders_that_a_node_writes(kind, outputs):
