@@ -14,6 +14,7 @@ from capfilt.pipeline.console.logs import log_run
 from capfilt.pipeline.console.streams import make_console
 from capfilt.pipeline.console.summary import print_fields
 from capfilt.stages.export.config import Form
+from capfilt.stages.storage.layout import DEFAULT_VERDICTS
 
 
 def export(
@@ -26,6 +27,10 @@ def export(
         int | None,
         typer.Option("--round", metavar="N", help="Round whose verdicts decide. Default: the last."),
     ] = None,
+    verdicts: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="The set of verdicts that decides. Default: the run's own."),
+    ] = DEFAULT_VERDICTS,
     human: Annotated[bool, typer.Option("--human", help="Export the human pairs too.")] = False,
     origins: Annotated[
         str | None,
@@ -56,7 +61,9 @@ def export(
     from capfilt.pipeline.prepare import open_run
 
     console = make_console()
-    given = [("--round", round_), ("--origins", origins), ("--columns", columns)]
+    given: list[tuple[str, object]] = [("--round", round_), ("--origins", origins), ("--columns", columns)]
+    if verdicts != DEFAULT_VERDICTS:
+        given.append(("--verdicts", verdicts))
     options = [word for name, value in given if value is not None for word in (name, str(value))]
     words = ["capfilt", "export", run_dir, out, "--to", to, *(["--human"] if human else []), *options]
     resume = shell_command(words, set_ or [])
@@ -66,6 +73,7 @@ def export(
             form=to,
             out=out,
             round=round_,
+            verdicts=verdicts,
             human=human,
             origins=parse_origins(origins),
             columns=None if columns is None else tuple(filter(None, columns.split(","))),

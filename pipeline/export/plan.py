@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -14,14 +14,17 @@ from capfilt.pipeline.rundir.ledger import fingerprint
 from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.stages.errors import UserError
 from capfilt.stages.export.config import ExportConfig, Form, Origin
-from capfilt.stages.shards.records import CandidatesRecord, CommitRecord
+from capfilt.stages.shards.records import CandidatesRecord
 from capfilt.stages.storage.artifacts import absolute_address
 from capfilt.stages.storage.filesystems import protocol_of
-from capfilt.stages.storage.layout import candidates_folder, corpus_folder, export_folder
+from capfilt.stages.storage.layout import (
+    DEFAULT_VERDICTS,
+    candidates_folder,
+    corpus_folder,
+    export_folder,
+)
 from capfilt.stages.storage.store import Store
-
-VERDICTS = "kept"
-"""The verdicts that decide: those of the run itself."""
+from capfilt.stages.verdicts.sets import VerdictSet, check_current, list_sets, open_set
 
 
 class ExportError(UserError):
@@ -36,7 +39,9 @@ class ExportRequest:
     out: str
     """Local folder or any fsspec URL."""
     round: int | None = None
-    """None: the last round that is bootstrapped."""
+    """None: the last round that is bootstrapped, and that has the verdicts."""
+    verdicts: str = DEFAULT_VERDICTS
+    """The set of verdicts that decides (`capfilt rejudge`)."""
     human: bool = False
     """Export the human pairs too."""
     origins: tuple[Origin, ...] | None = None
@@ -73,7 +78,10 @@ def plan_export(run_dir: RunDir, request: ExportRequest) -> ExportPlan:
         LedgerError: a record is damaged.
     """
     out = open_target(run_dir.store, request.out)
-    node = _bootstrapped(run_dir, request.round)
+    node = _bootstrapped(run_dir, request)
+    named = None
+    if request.verdicts != DEFAULT_VERDICTS:
+        named = open_set(run_dir.store, request.verdicts, node.round)
     kinds = _sources(run_dir, node, request.human)
     origins = request.origins or (("web",) if request.form == "datacomp-uids" else ("web", "synthetic"))
     available = {s: available_columns(run_dir.store, s, kind, node.round) for s, kind in kinds.items()}
@@ -82,6 +90,7 @@ def plan_export(run_dir: RunDir, request: ExportRequest) -> ExportPlan:
         out=out,
         form=request.form,
         round=node.round,
+        verdicts=request.verdicts,
         kinds=kinds,
         origins=origins,
         columns=choose_columns(available, () if request.form == "datacomp-uids" else request.columns),
@@ -92,11 +101,12 @@ def plan_export(run_dir: RunDir, request: ExportRequest) -> ExportPlan:
         fields = [available[source].field(name) for source, name in ids.items()]
         config = replace(config, uid_columns=ids, columns=_with_fields(config.columns, fields))
         check_uids(run_dir, ids)
-    shards, sources = _count_shards(run_dir, config)
+    shards, sources = _count_shards(run_dir, config, named)
     inputs = {
         "form": request.form,
         "round": node.round,
-        "verdicts": VERDICTS,
+        "verdicts": request.verdicts,
+        **({"rules": named.fingerprint} if named is not None else {}),
         "origins": list(origins),
         "human": request.human,
         "columns": {field.name: str(field.type) for field in config.columns},
@@ -137,14 +147,18 @@ def open_target(run: Store, out: str) -> Store:
     return Store(place, run.options if protocol_of(place) == protocol_of(run.url) else None)
 
 
-def _bootstrapped(run_dir: RunDir, round_: int | None) -> Node:
-    """The node of the round, or of the last one."""
+def _bootstrapped(run_dir: RunDir, request: ExportRequest) -> Node:
+    """The node of the round that is asked for."""
+    round_ = request.round
     place = run_dir.store.url.rstrip("/")
     judging = [node for node in run_dir.nodes.values() if node.kind.judges]
     done = [node for node in judging if run_dir.ledger.node(node.name) is not None]
     if round_ is None:
         if not done:
             raise ExportError(f"{place}: no round is bootstrapped yet; finish one with capfilt run")
+        if request.verdicts != DEFAULT_VERDICTS:
+            judged = {number for name, number in list_sets(run_dir.store) if name == request.verdicts}
+            done = [node for node in done if node.round in judged] or done
         return done[-1]
     for node in done:
         if node.round == round_:
@@ -167,8 +181,18 @@ def _sources(run_dir: RunDir, node: Node, human: bool) -> dict[str, Literal["hum
     return kinds | dict.fromkeys(sources, "human")
 
 
-def _count_shards(run_dir: RunDir, config: ExportConfig) -> tuple[dict[str, int], dict[str, Any]]:
-    """{source: shards}, and what of each source determines the export."""
+def _count_shards(
+    run_dir: RunDir, config: ExportConfig, named: VerdictSet | None
+) -> tuple[dict[str, int], dict[str, Any]]:
+    """{source: shards}, and what of each source determines the export.
+
+    Args:
+        named: the set of verdicts that decides, None for those of the run.
+    """
+    if named is not None:
+        folders = [candidates_folder(config.round, s) for s, kind in config.kinds.items() if kind == "web"]
+        judged = (record for folder in folders for record in run_dir.ledger.records(folder))
+        check_current(run_dir.store, named, (r for r in judged if isinstance(r, CandidatesRecord)))
     shards: dict[str, int] = {}
     inputs: dict[str, Any] = {}
     texts = 0
@@ -177,10 +201,15 @@ def _count_shards(run_dir: RunDir, config: ExportConfig) -> tuple[dict[str, int]
         digest, count = hashlib.sha256(), 0
         for record in run_dir.ledger.records(folder):
             digest.update("".join(file.sha256 for file in record.files).encode())
-            texts += _exported_texts(record, config)
+            if isinstance(record, CandidatesRecord):
+                counts = record.candidates if named is None else {}
+                texts += kept_texts(counts, config.origins)
+            else:
+                texts += record.texts
             count += 1
         shards[source] = count
         inputs[source] = {"kind": kind, "shards": count, "files": digest.hexdigest()}
+    texts += 0 if named is None else kept_texts(named.verdicts, config.origins)
     if not texts:
         names = ", ".join(config.origins)
         raise ExportError(
@@ -190,10 +219,13 @@ def _count_shards(run_dir: RunDir, config: ExportConfig) -> tuple[dict[str, int]
     return shards, inputs
 
 
-def _exported_texts(record: CommitRecord, config: ExportConfig) -> int:
-    if isinstance(record, CandidatesRecord):
-        return sum(record.candidates.get(origin, {}).get("kept", 0) for origin in config.origins)
-    return record.texts
+def kept_texts(verdicts: Mapping[str, Mapping[str, int]], origins: Iterable[str]) -> int:
+    """Kept candidates of these origins.
+
+    Args:
+        verdicts: {origin: {"kept" | "dropped" | "unjudged": candidates}}.
+    """
+    return sum(verdicts.get(origin, {}).get("kept", 0) for origin in origins)
 
 
 def _places(run_dir: RunDir, kinds: Mapping[str, str]) -> dict[str, str]:

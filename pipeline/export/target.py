@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from capfilt import __version__
-from capfilt.pipeline.export.plan import VERDICTS, ExportError, ExportPlan
+from capfilt.pipeline.export.plan import ExportError, ExportPlan
 from capfilt.pipeline.rundir.changes import difference
 from capfilt.stages.storage.layout import EXPORT_RECORD
 from capfilt.stages.storage.store import DECODE_ERRORS, FileEntry, Store, encode_json
@@ -58,7 +58,7 @@ def describe(plan: ExportPlan, name: str) -> ExportSummary:
         name=name,
         form=config.form,
         round=config.round,
-        verdicts=VERDICTS,
+        verdicts=config.verdicts,
     )
 
 

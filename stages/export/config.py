@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from capfilt.stages.rows import CANDIDATE_SCHEMA
 from capfilt.stages.shards.write import IMAGE_COLUMNS
+from capfilt.stages.storage.layout import DEFAULT_VERDICTS
 from capfilt.stages.storage.store import Store
 
 Form = Literal["webdataset", "open_clip", "hf", "parquet", "datacomp-uids", "blip-json"]
@@ -77,6 +78,8 @@ class ExportConfig:
     form: Form
     round: int
     """Round whose verdicts decide."""
+    verdicts: str = DEFAULT_VERDICTS
+    """Name of the set of verdicts that decides."""
     kinds: Mapping[str, Literal["human", "web"]]
     """{source: its kind} of the sources that are exported."""
     origins: tuple[Origin, ...] = ("web", "synthetic")

@@ -11,9 +11,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from capfilt.stages.export.config import HUMAN, TEXT_COLUMNS, ExportConfig, is_per_text
+from capfilt.stages.shards.attempts import listed_file
+from capfilt.stages.shards.commit import read_commit
+from capfilt.stages.shards.records import CandidatesRecord
 from capfilt.stages.status import SUCCESS
 from capfilt.stages.storage.layout import candidates_shard, corpus_shard
 from capfilt.stages.storage.store import Store
+from capfilt.stages.verdicts.sets import read_kept
 
 
 def read_pairs(config: ExportConfig, source: str, shard: int) -> tuple[pa.Table, int]:
@@ -37,8 +41,13 @@ def read_verdicts(config: ExportConfig, source: str, shard: int, columns: Sequen
 
     Every reader of verdicts in an export goes through this function.
     """
-    path = candidates_shard(config.round, source, shard).parquet
-    return _read_columns(config.run_dir, path, [*columns, "kept"])
+    place = candidates_shard(config.round, source, shard)
+    record = read_commit(config.run_dir, place.record)
+    assert isinstance(record, CandidatesRecord), "the folder holds candidates"
+    path = listed_file(place, record, "parquet")
+    candidates = _read_columns(config.run_dir, path, [*columns, "kept"])
+    kept = read_kept(config.run_dir, config.verdicts, record, candidates)
+    return candidates.set_column(candidates.schema.get_field_index("kept"), "kept", kept)
 
 
 def _read_kept(config: ExportConfig, source: str, shard: int) -> tuple[pa.Table, int]:

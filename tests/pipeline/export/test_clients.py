@@ -3,12 +3,15 @@
 import json
 from argparse import Namespace
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pytest
 import webdataset as wds
 from datasets import Image, load_dataset
+from typer.testing import CliRunner
 
+from capfilt.pipeline.cli.app import app
 from capfilt.pipeline.export.commands import tar_pattern
 from tests.pipeline.export.exported_run import (
     FORMATS,
@@ -16,6 +19,7 @@ from tests.pipeline.export.exported_run import (
     by_image,
     export,
     kept_pairs,
+    make_run,
     original_image,
 )
 
@@ -174,3 +178,24 @@ def test_columns_are_those_that_the_user_names(exported_run, tmp_path):
     meta = json.loads(samples(tmp_path)[0]["json"])
     assert "uid" not in meta and "LICENSE" not in meta
     assert meta["threshold"] == [0.5] * len(meta["texts"]) and "similarity" in meta
+
+
+def test_a_named_set_of_verdicts_decides_instead_of_the_run_s_own(tmp_path):
+    run_dir = make_run(tmp_path)
+    url = run_dir.store.url
+    made = CliRunner().invoke(app, ["rejudge", url, "--name", "first", "--keep", "caption_index = 0"])
+    assert made.exit_code == 0, made.output
+    done = CliRunner().invoke(
+        app, ["export", url, str(tmp_path / "out"), "--to", "parquet", "--verdicts", "first"]
+    )
+    assert done.exit_code == 0, done.output
+    table = pd.read_parquet(tmp_path / "out/data")
+    expected = duckdb.sql(
+        f"SELECT text FROM '{url}/rounds/1/**/*.parquet' WHERE caption_index = 0 AND itm_prob IS NOT NULL"
+    ).fetchall()
+    assert sorted(table["text"]) == sorted(text for (text,) in expected)
+    unknown = CliRunner().invoke(
+        app, ["export", url, str(tmp_path / "no"), "--to", "parquet", "--verdicts", "other"]
+    )
+    assert unknown.exit_code == 2 and "has no verdict set other; it has default, first" in unknown.output
+    assert not (tmp_path / "no").exists()

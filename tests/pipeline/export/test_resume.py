@@ -92,7 +92,7 @@ def test_an_export_to_s3_equals_one_on_a_disk_also_after_a_kill(healthy_s3, tmp_
 def test_the_record_names_run_verdicts_counts_and_files(exported_run, tmp_path):
     export(exported_run, tmp_path, "parquet", human=True)
     record = json.loads((tmp_path / "capfilt-export.json").read_text())
-    assert (record["run"], record["round"], record["verdicts"]) == (exported_run.store.url, 1, "kept")
+    assert (record["run"], record["round"], record["verdicts"]) == (exported_run.store.url, 1, "default")
     store = Store(str(tmp_path))
     for file in record["files"]:
         data = store.read(file["name"])
