@@ -23,6 +23,7 @@ class UserError(Exception):
         ├── LedgerError     pipeline/rundir/ledger.py     the run directory does not fit the config
         ├── MetricsError    pipeline/report/metrics_file.py  a metrics.json cannot be read
         ├── NodeFailed      pipeline/errors.py            a node failed
+        ├── ShowError       pipeline/inspection/images.py  an image that the run does not have
         ├── UidError        pipeline/export/uids.py       the rows have no uids of DataComp
         └── UnknownNode     pipeline/plan.py              the config has no such node
 

@@ -12,7 +12,7 @@ from capfilt.pipeline.cli.ablate import ablate
 from capfilt.pipeline.cli.amend import rejudge, retry
 from capfilt.pipeline.cli.export import export
 from capfilt.pipeline.cli.inspect import report, verify
-from capfilt.pipeline.cli.look import status
+from capfilt.pipeline.cli.look import show, status
 from capfilt.pipeline.cli.options import global_options
 from capfilt.pipeline.cli.run import check, quickstart, run
 from capfilt.pipeline.cli.tools import clipart, convert, shapes
@@ -20,7 +20,7 @@ from capfilt.pipeline.console.streams import flush_output
 
 FAMILIES = {
     "Run": (quickstart, run, check, ablate),
-    "Inspect a run": (status, report, verify),
+    "Inspect a run": (status, show, report, verify),
     "Amend a run": (retry, rejudge),
     "Use a run": (export,),
     "Tools": (convert, shapes, clipart),
