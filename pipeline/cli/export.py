@@ -1,4 +1,4 @@
-"""Commands that make something of a finished run for others: `export`."""
+"""Commands that make something of a finished run for others: `export` and `card`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from capfilt.pipeline.console.logs import log_run
 from capfilt.pipeline.console.streams import make_console
 from capfilt.pipeline.console.summary import print_fields
 from capfilt.stages.export.config import Form
+from capfilt.stages.storage.errors import explain_disk_errors
 from capfilt.stages.storage.layout import DEFAULT_VERDICTS
 
 
@@ -95,3 +96,30 @@ def export(
                 *next_commands(exported.plan.config.out, summary),
             ],
         )
+
+
+def card(
+    run_dir: RunArgument,
+    out: Annotated[
+        str, typer.Argument(metavar="FILE", help="The card to write; must not exist.")
+    ] = "README.md",
+    round_: Annotated[
+        int | None, typer.Option("--round", metavar="N", help="Describe this round. Default: the last.")
+    ] = None,
+    set_: SetOption = None,
+) -> None:
+    """Write the card of a corpus (README.md): counts, noise, models, hosts, opt-outs, limits."""
+    from pathlib import Path
+
+    from capfilt.pipeline.card.facts import CardError, collect_facts
+    from capfilt.pipeline.card.readme import make_readme
+    from capfilt.pipeline.prepare import open_run
+
+    console = make_console()
+    with UserErrors():
+        if Path(out).exists():
+            raise CardError(f"FILE {out}: already exists; name another, or remove it first")
+        facts = collect_facts(open_run(load_run_config(run_dir, set_ or [])), round_)
+        with explain_disk_errors(out):
+            Path(out).write_text(make_readme(facts), encoding="utf-8")
+        print_fields(console, [("card", out)])

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator
 
 from capfilt.pipeline.console.commands import duckdb_command
+from capfilt.pipeline.export.finish import CARD_FILE, CROISSANT_FILE, SIZES_FILE
 from capfilt.pipeline.export.target import ExportSummary
 from capfilt.stages.storage.layout import EXPORT_DATA, shard_digits
 from capfilt.stages.storage.store import Store
@@ -18,7 +19,8 @@ FEW_FILES = 4
 
 def next_commands(out: Store, summary: ExportSummary) -> Iterator[tuple[str, str]]:
     """(label, command or setting) to use an export with."""
-    shards = len([file for file in summary.files or [] if not file.name.endswith("sizes.json")])
+    beside = (SIZES_FILE, CARD_FILE, CROISSANT_FILE)
+    shards = len([file for file in summary.files if file.name not in beside])
     data = f"{out.url.rstrip('/')}/{EXPORT_DATA}"
     match summary.form:
         case "webdataset":

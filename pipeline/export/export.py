@@ -61,6 +61,6 @@ def run_export(run_dir: RunDir, request: ExportRequest, on_ray: WriteShards, tel
         else:
             export_here(plan, tell)
         tell("completing the export")
-        summary = finish_export(plan, summary)
+        summary = finish_export(run_dir, plan, summary)
     remove_leftovers(plan)
     return Export(plan, summary, state)

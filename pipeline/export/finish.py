@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 
+import pyarrow.parquet as pq
 from msgspec.structs import replace
 
+from capfilt.pipeline.card.croissant import make_croissant
+from capfilt.pipeline.card.facts import collect_facts
+from capfilt.pipeline.card.readme import make_readme
 from capfilt.pipeline.export.plan import ExportPlan
 from capfilt.pipeline.export.target import ExportSummary, save_summary
 from capfilt.pipeline.export.uids import write_uid_list
 from capfilt.pipeline.rundir.ledger import Ledger
+from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.stages.export.shard import EXPORTED
 from capfilt.stages.shards.attempts import give_plain_names
 from capfilt.stages.shards.records import ExportRecord
 from capfilt.stages.storage.layout import EXPORT_DATA, RECORDS
 from capfilt.stages.storage.store import FileEntry, Store, encode_json
 
+CARD_FILE, CROISSANT_FILE = "README.md", "croissant.json"
+"""What an export for `datasets` has beside its shards."""
 SIZES_FILE = f"{EXPORT_DATA}/sizes.json"
 """Numbers of samples by shard, from which open_clip knows the length of an epoch."""
 
 
-def finish_export(plan: ExportPlan, begun: ExportSummary) -> ExportSummary:
+def finish_export(run_dir: RunDir, plan: ExportPlan, begun: ExportSummary) -> ExportSummary:
     """Complete an export whose shards are all committed. Its record is written last.
 
     Args:
@@ -48,8 +56,16 @@ def finish_export(plan: ExportPlan, begun: ExportSummary) -> ExportSummary:
         files.append(_put(out, SIZES_FILE, encode_json(sizes)))
     if plan.config.form == "datacomp-uids":
         files = [write_uid_list(out, range(plan.total), status[EXPORTED])]
+    if plan.config.form == "hf":
+        facts = collect_facts(run_dir, plan.config.round)
+        card = make_readme(facts, f"{EXPORT_DATA}/*.parquet", pairs.total())
+        schema = pq.read_schema(io.BytesIO(out.read(files[0].name)))
+        described = make_croissant(facts, files, schema)
+        files.append(_put(out, CARD_FILE, card.encode()))
+        files.append(_put(out, CROISSANT_FILE, encode_json(described)))
     done = replace(
         begun,
+        is_done=True,
         files=files,
         images=status[EXPORTED],
         pairs=dict(sorted(pairs.items())),

@@ -32,8 +32,9 @@ class ExportSummary(Struct, kw_only=True, frozen=True):
     verdicts: str
     """Name of the verdict set."""
     made_by: str = f"capfilt {__version__}"
-    files: list[FileEntry] | None = None
-    """Files of the export; absent until it is done."""
+    is_done: bool = False
+    files: list[FileEntry] = []
+    """Files of the export, once it is done."""
     images: int = 0
     pairs: dict[str, int] = {}
     """{origin: exported texts}."""
@@ -98,7 +99,7 @@ def check_target(plan: ExportPlan) -> State:
         raise ExportError(
             f"OUT {out.url}: holds another export ({change}); name another folder, or remove it"
         )
-    return "half" if found.files is None else "done"
+    return "done" if found.is_done else "half"
 
 
 def encode_short(value: Any) -> str:

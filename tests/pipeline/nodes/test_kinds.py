@@ -59,11 +59,11 @@ def test_folders_that_a_node_writes(kind, outputs):
 @pytest.mark.parametrize(
     ("source_kinds", "stale"),
     [
-        ((), ["report"]),
-        (("web",), ["report"]),
-        (("human",), ["report"]),
-        (("test",), ["evaluate", "report"]),
-        (("human", "test"), ["evaluate", "report"]),
+        ((), ["report", "export"]),
+        (("web",), ["report", "export"]),
+        (("human",), ["report", "export"]),
+        (("test",), ["evaluate", "report", "export"]),
+        (("human", "test"), ["evaluate", "report", "export"]),
     ],
 )
 def test_outputs_that_are_stale_after_shards_have_changed(source_kinds, stale):
@@ -71,7 +71,8 @@ def test_outputs_that_are_stale_after_shards_have_changed(source_kinds, stale):
 
 
 def test_every_planned_node_is_of_a_kind_in_this_table(tmp_path):
-    nodes = plan(parse_config(tiny_data(tmp_path, rounds=2) | {"controls": list(CONTROLS)}, "test"))
+    optional = {"controls": list(CONTROLS), "export": {"to": "hf"}}
+    nodes = plan(parse_config(tiny_data(tmp_path, rounds=2) | optional, "test"))
     assert {node.kind for node in nodes.values()} == set(KINDS)
     assert {name.partition(".")[0]: repr(node.kind) for name, node in nodes.items()} == {
         kind.name: f"NodeKind('{kind.name}')" for kind in KINDS

@@ -7,7 +7,7 @@ CONTROLS = "human_only filter_only captioner_only"
 PRETRAININGS = f"pretrain.0 {CONTROLS} pretrain.1"
 NODES = (
     "fetch pretrain.0 human_only captioner.1 filter.1 bootstrap.1 calibrate.1 pretrain.1 "
-    "filter_only captioner_only evaluate.1 report.1 export.1"
+    "filter_only captioner_only export.1 evaluate.1 report.1"
 )
 """Nodes of the base config, in order."""
 
