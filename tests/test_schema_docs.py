@@ -46,8 +46,8 @@ RECORDS = {
     "records/verdicts/NAME/1.json": VerdictSet,
     "records/verdicts/NAME/1/web/000012.json": VerdictsRecord,
     "replacing/web/000012.json": StagedShard,
-    "capfilt-export.json": ExportSummary,
-    "records/data/000012.json": ExportRecord,
+    "exports/1/capfilt-export.json": ExportSummary,
+    "exports/1/records/data/000012.json": ExportRecord,
     "nodes/filter.1.started.json": StartRecord,
     "nodes/filter.1.json": NodeRecord,
 }

@@ -28,9 +28,13 @@ CARRIED = pa.schema([("uid", pa.string()), ("similarity", pa.float64()), ("LICEN
 FORMATS = ("JPEG", "PNG", "WEBP", "JPEG", "GIF")
 
 
-def make_run(folder, url=None, options=None):
-    """A run directory in `folder`, or at `url`; returns it opened for reading."""
-    data = tiny_data(folder)
+def make_run(folder, url=None, options=None, **sections):
+    """A run directory in `folder`, or at `url`; returns it opened for reading.
+
+    Args:
+        sections: of the config.
+    """
+    data = tiny_data(folder) | sections
     data["sources"]["more"] = {**data["sources"]["web"], "rows": {"manifest": "more.csv"}}
     data["run"] |= {"dir": url or str(folder / "run"), "storage_options": options or {}}
     run_dir = open_run(parse_config(data, "exported"))
