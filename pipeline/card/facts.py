@@ -87,8 +87,16 @@ def collect_facts(run_dir: RunDir, round_: int | None = None) -> CardFacts:
         threshold=describe_threshold(config.filter.judge.threshold),
         hosts=hosts,
         top_hosts=top,
-        fetch={"robots": config.fetch.robots, "optout": list(config.fetch.optout)},
+        fetch=_honored_optouts(run_dir),
     )
+
+
+def _honored_optouts(run_dir: RunDir) -> dict[str, Any]:
+    """What was honored for every web source: `robots`, and the directives `optout` of X-Robots-Tag."""
+    config = run_dir.config
+    settings = [config.sources[source].fetch or config.fetch for source in config.of_kind("web")]
+    everywhere = [name for name in settings[0].optout if all(name in each.optout for each in settings)]
+    return {"robots": all(each.robots for each in settings), "optout": everywhere}
 
 
 def describe_threshold(value: Any) -> str:

@@ -24,19 +24,21 @@ LIMITS = """\
 """
 
 
-def make_readme(facts: CardFacts, data_files: str | None = None, pairs: int | None = None) -> str:
+def make_readme(
+    facts: CardFacts, data_files: str | None = None, pairs: Mapping[str, int] | None = None
+) -> str:
     """The card as text.
 
     Args:
         data_files: pattern of the Parquet files beside the card; None: there are none.
-        pairs: image-text pairs beside the card; None: those that the round kept.
+        pairs: {origin: image-text pairs beside the card}; None: those that the round kept.
     """
     kept = sum(counts.get("kept", 0) for counts in facts.candidates.values())
     front: dict[str, Any] = {
         "pretty_name": facts.name,
         "license": "other",
         "task_categories": ["image-to-text", "text-to-image"],
-        "size_categories": [size_category(kept if pairs is None else pairs)],
+        "size_categories": [size_category(kept if pairs is None else sum(pairs.values()))],
         "tags": ["capfilt", "image-text", "synthetic-captions"],
     }
     if data_files is not None:
@@ -50,6 +52,7 @@ def make_readme(facts: CardFacts, data_files: str | None = None, pairs: int | No
         "## Counts",
         _table(("rows of the web sources", "number"), dict(facts.status)),
         _candidates(facts),
+        *([_table(("texts in the files beside this card", "number"), pairs)] if pairs else []),
         "## Models",
         _models(facts),
         "## Sources",
@@ -106,7 +109,7 @@ def _hosts(facts: CardFacts) -> str:
 
 
 def _optouts(facts: CardFacts) -> str:
-    robots = "was obeyed" if facts.fetch["robots"] else "was not asked for"
+    robots = "was obeyed" if facts.fetch["robots"] else "was not obeyed for all sources"
     headers = ", ".join(f"`{name}`" for name in facts.fetch["optout"])
     tags = (
         f"Images whose `X-Robots-Tag` had {headers} were left out." if headers else "No header was honored."

@@ -58,7 +58,7 @@ def finish_export(run_dir: RunDir, plan: ExportPlan, begun: ExportSummary) -> Ex
         files = [write_uid_list(out, range(plan.total), status[EXPORTED])]
     if plan.config.form == "hf":
         facts = collect_facts(run_dir, plan.config.round)
-        card = make_readme(facts, f"{EXPORT_DATA}/*.parquet", pairs.total())
+        card = make_readme(facts, f"{EXPORT_DATA}/*.parquet", dict(sorted(pairs.items())))
         schema = pq.read_schema(io.BytesIO(out.read(files[0].name)))
         described = make_croissant(facts, files, schema)
         files.append(_put(out, CARD_FILE, card.encode()))

@@ -14,6 +14,7 @@ from capfilt.pipeline.card.readme import make_readme, size_category, to_markdown
 from capfilt.pipeline.cli.app import app
 from capfilt.pipeline.node import NodeResult
 from tests.pipeline.export.exported_run import export, kept_pairs, make_run
+from tests.tiny import tiny_data
 
 
 @pytest.fixture
@@ -61,16 +62,28 @@ def test_hosts_are_the_top_tenth_but_at_least_ten(counted_run, monkeypatch):
 
 
 def test_an_export_for_datasets_has_the_card(counted_run, tmp_path):
-    export(counted_run, tmp_path / "out", "hf")
+    done = export(counted_run, tmp_path / "out", "hf", human=True)
     text = (tmp_path / "out/README.md").read_text()
     header = yaml.safe_load(text.split("---")[1])
     files = [{"split": "train", "path": "data/*.parquet"}]
     assert header["configs"] == [{"config_name": "default", "data_files": files}]
+    assert f"| human | {done.summary.pairs['human']} |" in text
 
 
 @pytest.mark.parametrize(("pairs", "name"), [(0, "n<1K"), (999, "n<1K"), (1000, "1K<n<10K"), (10**9, "n>1B")])
 def test_size_categories(pairs, name):
     assert size_category(pairs) == name
+
+
+def test_opt_outs_count_only_if_every_web_source_honored_them(tmp_path):
+    data = tiny_data(tmp_path)["sources"]
+    data["more"] = {
+        **data["web"],
+        "rows": {"manifest": "m.csv"},
+        "fetch": {"robots": False, "optout": ["noai"]},
+    }
+    text = make_readme(collect_facts(make_run(tmp_path, sources=data)))
+    assert "robots.txt was not obeyed for all sources" in text and "had `noai` were" in text
 
 
 def test_names_are_no_markup():

@@ -35,7 +35,7 @@ def make_run(folder, url=None, options=None, **sections):
         sections: of the config.
     """
     data = tiny_data(folder) | sections
-    data["sources"]["more"] = {**data["sources"]["web"], "rows": {"manifest": "more.csv"}}
+    data["sources"].setdefault("more", {**data["sources"]["web"], "rows": {"manifest": "more.csv"}})
     data["run"] |= {"dir": url or str(folder / "run"), "storage_options": options or {}}
     run_dir = open_run(parse_config(data, "exported"))
     run_dir.ledger.save_config(dump_config(run_dir.config))
