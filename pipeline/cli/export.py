@@ -13,7 +13,7 @@ from capfilt.pipeline.console.commands import shell_command
 from capfilt.pipeline.console.logs import log_run
 from capfilt.pipeline.console.streams import make_console
 from capfilt.pipeline.console.summary import print_fields
-from capfilt.stages.export.config import Form
+from capfilt.stages.export.forms import Form
 from capfilt.stages.storage.errors import explain_disk_errors
 from capfilt.stages.storage.layout import DEFAULT_VERDICTS
 

@@ -13,7 +13,7 @@ from capfilt.cluster.config import WorkersConfig
 from capfilt.models.config import AugmentConfig, MedConfig, ObjectiveConfig, OptimizerConfig
 from capfilt.stages.bootstrap.caption import CaptionConfig
 from capfilt.stages.bootstrap.filter import FilterConfig
-from capfilt.stages.export.config import Form, Origin
+from capfilt.stages.export.forms import Form, Origin
 from capfilt.stages.fetch.config import FetchConfig
 from capfilt.stages.manifest.config import ManifestConfig
 

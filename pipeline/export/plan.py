@@ -13,7 +13,8 @@ from capfilt.pipeline.node import Node
 from capfilt.pipeline.rundir.ledger import fingerprint
 from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.stages.errors import UserError
-from capfilt.stages.export.config import ExportConfig, Form, Origin
+from capfilt.stages.export.config import ExportConfig
+from capfilt.stages.export.forms import Form, Origin
 from capfilt.stages.shards.records import CandidatesRecord
 from capfilt.stages.storage.artifacts import absolute_address
 from capfilt.stages.storage.filesystems import protocol_of

@@ -8,13 +8,11 @@ from typing import Literal
 
 import pyarrow as pa
 
+from capfilt.stages.export.forms import Form, Origin
 from capfilt.stages.rows import CANDIDATE_SCHEMA
 from capfilt.stages.shards.write import IMAGE_COLUMNS
 from capfilt.stages.storage.layout import DEFAULT_VERDICTS
 from capfilt.stages.storage.store import Store
-
-Form = Literal["webdataset", "open_clip", "hf", "parquet", "datacomp-uids", "blip-json"]
-Origin = Literal["web", "synthetic"]
 
 SUFFIXES: dict[Form, str] = {
     "webdataset": "tar",
