@@ -9,6 +9,7 @@ from capfilt.pipeline.console.activity import Tell
 from capfilt.pipeline.export.finish import finish_export, remove_leftovers
 from capfilt.pipeline.export.here import export_here
 from capfilt.pipeline.export.plan import ExportPlan, ExportRequest, plan_export
+from capfilt.pipeline.export.shards import missing_parts
 from capfilt.pipeline.export.target import (
     ExportSummary,
     State,
@@ -56,11 +57,16 @@ def run_export(run_dir: RunDir, request: ExportRequest, on_ray: WriteShards, tel
     assert summary is not None, "the record of the export has just been written"
     if state != "done":
         tell(f"writing {plan.total:,} shards")
-        if plan.config.form in WITH_IMAGES:
-            on_ray(plan)
-        else:
-            export_here(plan, tell)
+        if missing_parts(plan):  # else an earlier command was stopped at its end
+            _write_shards(plan, on_ray, tell)
         tell("completing the export")
         summary = finish_export(run_dir, plan, summary)
     remove_leftovers(plan)
     return Export(plan, summary, state)
+
+
+def _write_shards(plan: ExportPlan, on_ray: WriteShards, tell: Tell) -> None:
+    if plan.config.form in WITH_IMAGES:
+        on_ray(plan)
+    else:
+        export_here(plan, tell)
