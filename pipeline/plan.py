@@ -18,6 +18,8 @@ needs only `fetch`, the others the candidates of `bootstrap.1`.
 
 `calibrate.r` measures the filter of round r on web images that no model was trained on, if there are some: as
 soon as images and filter are there, so that `bootstrap.r` can use the threshold that it suggests.
+
+`export.R` writes what the last round has kept, if the config has that section.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from __future__ import annotations
 from graphlib import TopologicalSorter
 
 from capfilt.pipeline.config.schema import Config
+from capfilt.pipeline.export.node import EXPORT
 from capfilt.pipeline.foreign.node import JOIN
 from capfilt.pipeline.node import Node, NodeKind
 from capfilt.pipeline.nodes.bootstrap import BOOTSTRAP
@@ -99,6 +102,8 @@ def plan(config: Config) -> dict[str, Node]:
             if config.of_kind("test"):
                 add(EVALUATE, r, [last if r == 1 else f"evaluate.{r - 1}", *controls, f"pretrain.{r}"])
         add(REPORT, r, [bootstrap, calibrate, evaluate, f"report.{r - 1}"])
+    if config.export is not None:
+        add(EXPORT, config.run.rounds, ["fetch", f"bootstrap.{config.run.rounds}"])
     order = TopologicalSorter({name: node.needs for name, node in nodes.items()}).static_order()
     return {name: nodes[name] for name in order}
 

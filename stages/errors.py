@@ -18,11 +18,16 @@ class UserError(Exception):
         ├── StoreError      stages/storage/errors.py      a place cannot be reached, read or written
         ├── UnknownClass    stages/shards/retry.py        an unknown status in `capfilt retry --class`
         ├── VerdictSetError stages/verdicts/sets.py       a set of verdicts is missing, stale or damaged
+        ├── CardError       pipeline/card/facts.py        a run that a card cannot describe
+        ├── ColumnsError    pipeline/export/columns.py    a column that an export cannot have
         ├── ConfigError     pipeline/config/load.py       a config file, a key or its value is wrong
+        ├── ExportError     pipeline/export/plan.py       an export that cannot be made or written there
         ├── LeaseError      pipeline/rundir/lease.py      another process works on the run directory
         ├── LedgerError     pipeline/rundir/ledger.py     the run directory does not fit the config
         ├── MetricsError    pipeline/report/metrics_file.py  a metrics.json cannot be read
         ├── NodeFailed      pipeline/errors.py            a node failed
+        ├── ShowError       pipeline/inspection/images.py  an image that the run does not have
+        ├── UidError        pipeline/export/uids.py       the rows have no uids of DataComp
         └── UnknownNode     pipeline/plan.py              the config has no such node
 
     `models.checkpoints.files.CheckpointError` and `cluster.config.ClusterError` are handled in the same way

@@ -13,6 +13,7 @@ from capfilt.models.checkpoints.load import save_checkpoint
 from capfilt.pipeline.ablation.scores import SCORES_SCHEMA
 from capfilt.pipeline.evaluation.drift import TextDrift
 from capfilt.pipeline.evaluation.filter_quality import FilterQuality
+from capfilt.pipeline.export.target import ExportSummary
 from capfilt.pipeline.report import build
 from capfilt.pipeline.report.metrics_file import Funnel, StageTime
 from capfilt.pipeline.rundir.lease import hold
@@ -23,7 +24,7 @@ from capfilt.stages.manifest.cut import INDEX_SCHEMA
 from capfilt.stages.manifest.index import Index
 from capfilt.stages.rows import CANDIDATE_SCHEMA, CORPUS_SCHEMA, ROW_SCHEMA, table_of
 from capfilt.stages.shards.pack import Pack
-from capfilt.stages.shards.records import CandidatesRecord, CorpusRecord, StagedShard
+from capfilt.stages.shards.records import CandidatesRecord, CorpusRecord, ExportRecord, StagedShard
 from capfilt.stages.storage.store import Store
 from capfilt.stages.verdicts.sets import VERDICTS_SCHEMA, VerdictSet, VerdictsRecord
 from tests.models.tiny_med import TOKENIZER
@@ -53,6 +54,8 @@ RECORDS = {
     "records/verdicts/NAME/1.json": VerdictSet,
     "records/verdicts/NAME/1/web/000012.json": VerdictsRecord,
     "replacing/web/000012.json": StagedShard,
+    "exports/1/capfilt-export.json": ExportSummary,
+    "exports/1/records/data/000012.json": ExportRecord,
     "nodes/filter.1.started.json": StartRecord,
     "nodes/filter.1.json": NodeRecord,
 }

@@ -6,20 +6,25 @@ input or usage; 130, 143 or 129 interrupted by SIGINT, SIGTERM or SIGHUP.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import typer
 
 from capfilt.pipeline.cli.ablate import ablate
 from capfilt.pipeline.cli.amend import rejudge, retry
+from capfilt.pipeline.cli.export import card, export
 from capfilt.pipeline.cli.inspect import report, verify
+from capfilt.pipeline.cli.look import show, status
 from capfilt.pipeline.cli.options import global_options
 from capfilt.pipeline.cli.run import check, quickstart, run
 from capfilt.pipeline.cli.tools import clipart, convert, shapes
 from capfilt.pipeline.console.streams import flush_output
 
-FAMILIES = {
+FAMILIES: dict[str, tuple[Callable[..., None], ...]] = {
     "Run": (quickstart, run, check, ablate),
-    "Inspect a run": (report, verify),
+    "Inspect a run": (status, show, report, verify),
     "Amend a run": (retry, rejudge),
+    "Use a run": (export, card),
     "Tools": (convert, shapes, clipart),
 }
 """Commands by the heading under which `--help` lists them."""

@@ -19,6 +19,7 @@ from capfilt.pipeline.config.sections import (
     NO_CAPTIONER,
     CaptionerSection,
     EvaluateSection,
+    ExportSection,
     FilterSection,
     MixingSection,
     ModelSection,
@@ -94,6 +95,8 @@ class Config(Section):
     """Evaluation of the pretrained models."""
     report: ReportSection = ReportSection()
     """The report page."""
+    export: ExportSection | None = None
+    """Write what the last round has kept in a form that trainers read, at the end of the run."""
     cluster: ClusterConfig = ClusterConfig()
     """The Ray cluster and the size of the stages."""
 

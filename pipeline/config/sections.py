@@ -14,6 +14,7 @@ from capfilt.cluster.config import WorkersConfig
 from capfilt.models.config import AugmentConfig, MedConfig, ObjectiveConfig, OptimizerConfig
 from capfilt.stages.bootstrap.caption import CaptionConfig
 from capfilt.stages.bootstrap.filter import FilterConfig
+from capfilt.stages.export.forms import Form, Origin
 from capfilt.stages.fetch.config import FetchConfig
 from capfilt.stages.manifest.config import ManifestConfig
 
@@ -295,3 +296,20 @@ class ReportSection(Section):
     examples: Annotated[int, Field(ge=0)] = 24
     """Number of images shown with their kept and dropped texts; fewer, which the page says, where it would
     have more than 5 MB."""
+
+
+class ExportSection(Section):
+    """What the run exports after its last round, as `capfilt export` does."""
+
+    to: Form
+    """The form: tars for `webdataset` or `open_clip`, a folder for Hugging Face `datasets`, a Parquet table,
+    a list of uids for DataComp, or lists for BLIP."""
+    out: str | None = Field(default=None, min_length=1)
+    """Folder to write: local path or any fsspec URL. Default: `exports/<round>` in the run directory."""
+    human: bool = False
+    """Export the human pairs too."""
+    origins: tuple[Origin, ...] | None = Field(default=None, min_length=1)
+    """Origins of the texts. Default: both; for `datacomp-uids` only `web`, since its trainer reads the texts
+    of the pool."""
+    columns: tuple[str, ...] | None = None
+    """Further columns of the candidates or the corpus. Default: those that your manifest has brought."""

@@ -233,6 +233,16 @@ def _read(store: Store, number: int) -> dict[str, Any] | None:
     return content if is_complete and isinstance(content["pid"], int) else {}
 
 
+def read_newest(store: Store) -> tuple[int, dict[str, Any], bool] | None:
+    """The newest lease of a run directory: its number, what it says of its owner ({} if its file is damaged),
+    and whether the owner is known to be dead; None if there is none."""
+    newest = _newest(store)
+    owner = None if newest is None else _read(store, newest)
+    if newest is None or owner is None:
+        return None
+    return newest, owner, bool(owner) and _is_dead(owner)
+
+
 def _describe(owner: dict[str, Any]) -> str:
     if not owner:
         return "an unknown process, whose lease file is damaged"

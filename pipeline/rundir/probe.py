@@ -14,8 +14,11 @@ NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
 """Error codes of file systems without hard links: mounted buckets, exFAT, some network shares."""
 
 
-def check_writable(run_dir: Store) -> None:
+def check_writable(run_dir: Store, name: str = "run.dir") -> None:
     """Write, read and remove one small object, and check that the store refuses to create it twice.
+
+    Args:
+        name: what messages call the place.
 
     Raises:
         StoreError: the place cannot be a run directory; the message names it and the reason.
@@ -30,21 +33,21 @@ def check_writable(run_dir: Store) -> None:
         cause = error.__cause__ if isinstance(error, StoreError) and error.__cause__ else error
         if getattr(cause, "errno", None) in NO_LINKS and _can_put_files(run_dir):
             raise StoreError(
-                f"run.dir {run_dir.url}: this file system has no hard links, with which shards are "
+                f"{name} {run_dir.url}: this file system has no hard links, with which shards are "
                 "committed; if it is a mounted bucket, give the address of the bucket (s3://, gs://, ...), "
                 "else use another disk"
             ) from error
         advice = ADVICE.get(disk_error_number(cause) or 0, "")
         raise StoreError(
-            f"run.dir {run_dir.url}: cannot write there ({describe_error(cause)}){advice and f'; {advice}'}"
+            f"{name} {run_dir.url}: cannot write there ({describe_error(cause)}){advice and f'; {advice}'}"
         ) from error
     if not created_twice and content != b"capfilt":
         raise StoreError(
-            f"run.dir {run_dir.url}: what is read there is not what was written; use another store"
+            f"{name} {run_dir.url}: what is read there is not what was written; use another store"
         )
     if created_twice:
         raise StoreError(
-            f"run.dir {run_dir.url}: this store ignores If-None-Match: * and replaces objects that exist, "
+            f"{name} {run_dir.url}: this store ignores If-None-Match: * and replaces objects that exist, "
             "so a shard could be committed twice; use a store with conditional writes"
         )
 

@@ -21,7 +21,7 @@ from capfilt.stages.shards.records import CommitRecord, encode
 from capfilt.stages.storage.layout import ShardFiles, images_folder
 from capfilt.stages.storage.store import FileEntry, Store, sha256
 
-OWN_NAME = re.compile(r"_(\d+)\.[0-9a-f]{8}\.(tar|parquet)")
+OWN_NAME = re.compile(r"_(\d+)\.[0-9a-f]{8}\.(tar|parquet|json)")
 """Names of files whose plain name was taken: shard and suffix."""
 
 

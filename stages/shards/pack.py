@@ -61,9 +61,9 @@ def encode_tar(batch: pa.Table) -> bytes:
     stored = batch.filter(pc.equal(batch["status"], SUCCESS))
     with tarfile.open(fileobj=sink, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for row in stored.select(["key", "caption", "image", "extension", "sidecar"]).to_pylist():
-            _add_member(tar, f"{row['key']}.{row['extension']}", row["image"])
-            _add_member(tar, f"{row['key']}.txt", (row["caption"] or "").encode())
-            _add_member(tar, f"{row['key']}.json", row["sidecar"])
+            add_member(tar, f"{row['key']}.{row['extension']}", row["image"])
+            add_member(tar, f"{row['key']}.txt", (row["caption"] or "").encode())
+            add_member(tar, f"{row['key']}.json", row["sidecar"])
     return sink.getvalue()
 
 
@@ -81,7 +81,8 @@ def image_extension(image: bytes) -> str:
     return "tif" if image[:4] in (b"II*\0", b"MM\0*") else "img"
 
 
-def _add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+def add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    """Append a file without time and owner to a tar."""
     member = tarfile.TarInfo(name)
     member.size = len(data)
     tar.addfile(member, io.BytesIO(data))

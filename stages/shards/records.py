@@ -64,7 +64,23 @@ class CandidatesRecord(ShardRecord, tag_field="kind", tag="candidates", kw_only=
         return sum(verdicts.get("kept", 0) for verdicts in self.candidates.values())
 
 
-CommitRecord = CorpusRecord | CandidatesRecord
+class ExportRecord(ShardRecord, tag_field="kind", tag="export", kw_only=True, frozen=True):
+    """Record of a shard of an export: `rows` counts the images of the shard that it is made of."""
+
+    number: Count
+    """Number of the exported shard; `shard` is that of the corpus shard in its source."""
+    pairs: dict[str, Count]
+    """{origin: exported texts}."""
+    most: dict[str, Count]
+    """{origin: most exported texts of one image}."""
+
+    @property
+    def texts(self) -> int:
+        """Number of exported texts."""
+        return sum(self.pairs.values())
+
+
+CommitRecord = CorpusRecord | CandidatesRecord | ExportRecord
 
 
 class StagedShard(Struct, kw_only=True, frozen=True):

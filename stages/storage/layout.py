@@ -40,6 +40,10 @@ TABLES = "tables"
 """Folder of the tables of an ablation."""
 TABLES_PAGE = f"{TABLES}.html"
 """Page that shows the tables of an ablation."""
+EXPORT_RECORD = "capfilt-export.json"
+"""Describes an export, in its folder: written first, and completed last."""
+EXPORT_DATA = "data"
+"""Folder of the shards of an export, in its folder."""
 
 RECORD_SUFFIX = ".json"
 PROVENANCE = "provenance.json"
@@ -208,6 +212,16 @@ def report_folder(round_: int, verdicts: str = DEFAULT_VERDICTS) -> str:
 def metrics_file(round_: int, verdicts: str = DEFAULT_VERDICTS) -> str:
     """Machine-readable metrics of a round, by a set of verdicts."""
     return f"{report_folder(round_, verdicts)}/metrics.json"
+
+
+def export_folder(round_: int) -> str:
+    """Folder of the export that a run makes after a round, unless the config names another place."""
+    return f"exports/{round_}"
+
+
+def exported_shard(number: int) -> ShardFiles:
+    """Files of a shard of an export, in the folder of the export."""
+    return ShardFiles(EXPORT_DATA, number)
 
 
 def node_record(node: str) -> str:

@@ -7,7 +7,9 @@ import errno
 import os
 import shutil
 import uuid
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 TEMPORARY_PREFIX = ".tmp-"
 """Names of unfinished files begin with this."""
@@ -24,11 +26,21 @@ def write_temporary(path: str, data: bytes) -> str:
     Raises:
         OSError: the write failed; the temporary file is removed.
     """
+    return _fill_temporary(path, lambda stream: stream.write(data))
+
+
+def copy_temporary(path: str, source: str) -> str:
+    """Like `write_temporary`, with the content of the file `source`."""
+    with open(source, "rb") as content:
+        return _fill_temporary(path, lambda stream: shutil.copyfileobj(content, stream))
+
+
+def _fill_temporary(path: str, write: Callable[[BinaryIO], object]) -> str:
     os.makedirs(os.path.dirname(path), exist_ok=True)
     temporary = _temporary_name(path)
     try:
         with open(temporary, "wb") as stream:
-            stream.write(data)
+            write(stream)
             stream.flush()
             os.fsync(stream.fileno())
     except BaseException:

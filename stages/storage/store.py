@@ -198,6 +198,22 @@ class Store:
                 self.fs.pipe_file(self.path(name), data)  # in parts from 100 MB on
         return FileEntry(PurePosixPath(name).name, len(data), sha256(data))
 
+    def put_file(self, name: str, local_path: str) -> FileEntry:
+        """Write the content of a local file of any size, replacing an existing one; memory does not hold it.
+
+        Returns:
+            The entry of the file for a record.
+        """
+        with open(local_path, "rb") as stream:
+            digest, size = hashlib.file_digest(stream, "sha256"), os.path.getsize(local_path)
+        if self.is_local:
+            with explain_disk_errors(self.path(name)):
+                os.replace(local_files.copy_temporary(self.path(name), local_path), self.path(name))
+        else:
+            with self._explain_errors("write", name):
+                self.fs.put_file(local_path, self.path(name))  # in parts
+        return FileEntry(PurePosixPath(name).name, size, digest.hexdigest())
+
     def put_json(self, name: str, value: Any) -> None:
         """Write `value` as canonical JSON, replacing an existing file."""
         self.put(name, encode_json(value))

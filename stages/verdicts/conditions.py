@@ -135,7 +135,10 @@ class Columns:
         tree = json.loads(found[0])
         if tree["error"]:
             raise PolicyError(f"{shown}: no SQL expression ({_first_line(tree['error_message'])})")
-        return tree["statements"][0]["node"]["where_clause"]
+        node = tree["statements"][0]["node"]
+        if "where_clause" not in node:  # a closing parenthesis, then another query
+            raise PolicyError(f"{shown}: no SQL expression (it is more than one query)")
+        return node["where_clause"]
 
     def _explain(self, shown: str, error: duckdb.Error) -> PolicyError:
         text = str(error)

@@ -3,6 +3,7 @@
 import pytest
 
 from capfilt.pipeline.config.load import parse_config
+from capfilt.pipeline.export.node import EXPORT
 from capfilt.pipeline.node import Node, NodeKind
 from capfilt.pipeline.nodes.bootstrap import BOOTSTRAP
 from capfilt.pipeline.nodes.evaluate import EVALUATE
@@ -12,7 +13,7 @@ from capfilt.pipeline.nodes.train import CAPTIONER, CONTROLS, FILTER, PRETRAIN, 
 from capfilt.pipeline.plan import plan
 from tests.tiny import tiny_data
 
-KINDS = (FETCH, PRETRAIN, CAPTIONER, FILTER, SHARED, *CONTROLS.values(), BOOTSTRAP, EVALUATE, REPORT)
+KINDS = (FETCH, PRETRAIN, CAPTIONER, FILTER, SHARED, *CONTROLS.values(), BOOTSTRAP, EVALUATE, REPORT, EXPORT)
 CORPUS_FOLDERS = ("records/corpus", "corpus", "images", "manifests")
 
 
@@ -29,7 +30,7 @@ def test_flags_of_each_kind():
         "human_only": "pretrain", "filter_only": "pretrain", "captioner_only": "pretrain",
         "web_repeated": "pretrain", "itc_top": "pretrain",
     }  # fmt: skip
-    assert names("summarizes") == ["report"]
+    assert names("summarizes") == ["report", "export"]
     assert {kind.name: kind.measures_on for kind in KINDS if kind.measures_on} == {"evaluate": ("test",)}
     shared = {kind.name: kind.shared_outputs for kind in KINDS if kind.shared_outputs}
     assert shared == {"pretrain": ("models/tokenizer",)}
@@ -45,6 +46,7 @@ def test_flags_of_each_kind():
         (BOOTSTRAP, [f"{place}/{name}" for name in "ab" for place in ("records/rounds/2", "rounds/2")]),
         (EVALUATE, []),
         (REPORT, ["reports/2"]),
+        (EXPORT, ["exports/2"]),
     ],
 )
 def test_folders_that_a_node_writes(kind, outputs):
@@ -58,11 +60,11 @@ def test_folders_that_a_node_writes(kind, outputs):
 @pytest.mark.parametrize(
     ("source_kinds", "stale"),
     [
-        ((), ["report"]),
-        (("web",), ["report"]),
-        (("human",), ["report"]),
-        (("test",), ["evaluate", "report"]),
-        (("human", "test"), ["evaluate", "report"]),
+        ((), ["report", "export"]),
+        (("web",), ["report", "export"]),
+        (("human",), ["report", "export"]),
+        (("test",), ["evaluate", "report", "export"]),
+        (("human", "test"), ["evaluate", "report", "export"]),
     ],
 )
 def test_outputs_that_are_stale_after_shards_have_changed(source_kinds, stale):
@@ -70,7 +72,7 @@ def test_outputs_that_are_stale_after_shards_have_changed(source_kinds, stale):
 
 
 def test_every_planned_node_is_of_a_kind_in_this_table(tmp_path):
-    data = tiny_data(tmp_path, rounds=2) | {"controls": list(CONTROLS)}
+    data = tiny_data(tmp_path, rounds=2) | {"controls": list(CONTROLS), "export": {"to": "hf"}}
     nodes = plan(parse_config(data, "test")) | plan(parse_config(data | {"shared_finetune": True}, "test"))
     assert {node.kind for node in nodes.values()} == set(KINDS)
     assert {name.partition(".")[0]: repr(node.kind) for name, node in nodes.items()} == {

@@ -7,7 +7,7 @@ CONTROLS = "human_only filter_only captioner_only"
 PRETRAININGS = f"pretrain.0 {CONTROLS} pretrain.1"
 NODES = (
     "fetch pretrain.0 human_only captioner.1 filter.1 bootstrap.1 calibrate.1 pretrain.1 "
-    "filter_only captioner_only evaluate.1 report.1"
+    "filter_only captioner_only export.1 evaluate.1 report.1"
 )
 """Nodes of the base config, in order."""
 
@@ -265,6 +265,10 @@ TABLE = [
     ({"evaluate": "evaluate.1"}, {"k": 8, "limit": 10}),
     ({"report": "report.1"}, {"examples": 3}),
     (
+        {"export": "export.1"},
+        {"to": "parquet", "out": "elsewhere", "human": True, "origins": ["web"], "columns": ["truth"]},
+    ),
+    (
         {"cluster": ""},
         {
             "address": "local",
@@ -279,7 +283,7 @@ TABLE = [
         },
     ),
     # Optional sections as a whole.
-    ({"": ""}, {"shapes": None, "clipart": None}),
+    ({"": ""}, {"shapes": None, "clipart": None, "export": None}),
     ({"sources.more": "fetch"}, {"fetch": None}),
 ]
 ROWS_OF_TABLE = {

@@ -40,6 +40,7 @@ def base():
     data["clipart"] = {}
     data["pretrain"]["hold_out"] = 0.25
     data["controls"] = CONTROLS.split()
+    data["export"] = {"to": "hf"}
     data["sources"]["more"] = {
         "kind": "human",
         "rows": {"manifest": "more.csv"},
@@ -101,7 +102,7 @@ def test_key_changes_exactly_these_nodes_of_two_rounds(folder, path):
 
 
 def test_table_has_every_key_of_the_config():
-    sections = {"shapes", "clipart", "sources.NAME.fetch"}
+    sections = {"shapes", "clipart", "export", "sources.NAME.fetch"}
     paths = {re.sub(r"^(sources|candidates)\.\w+\.", r"\1.NAME.", path) for path in ROWS_OF_TABLE}
     assert sorted(paths - sections) == sorted(leaf_paths())
 

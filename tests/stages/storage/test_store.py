@@ -8,6 +8,7 @@ import pickle
 import pytest
 
 from capfilt.models.disk_errors import ADVICE
+from capfilt.stages.storage.listing import modification_times
 from capfilt.stages.storage.store import FileEntry, Store, StoreError, sha256
 from tests.runs import walk
 
@@ -158,3 +159,23 @@ def test_a_taken_file_replaces_an_existing_one_and_stays_when_the_other_is_repla
     assert (source.read("c/x"), store.read("c/x")) == (b"second", b"first")
     with pytest.raises(FileNotFoundError):
         store.take(source, "c/absent")
+
+
+def test_put_file_writes_the_content_of_a_local_file(tmp_path):
+    source, store = tmp_path / "source", Store(str(tmp_path / "store"))
+    source.write_bytes(b"content" * 1000)
+    store.put("folder/file", b"before")
+    entry = store.put_file("folder/file", str(source))
+    assert (entry.name, entry.bytes, entry.sha256) == ("file", 7000, sha256(b"content" * 1000))
+    assert store.read("folder/file") == source.read_bytes()
+    assert [path.name for path in (tmp_path / "store/folder").iterdir()] == ["file"]
+
+
+def test_modification_times_are_those_of_one_folder(tmp_path):
+    store = Store(str(tmp_path))
+    for name in ("a.json", "b.json", "c.tar", "folder/d.json", ".tmp-e.json"):
+        store.put(name, b"x")
+    os.utime(tmp_path / "a.json", (5, 1000.5))
+    times = modification_times(store, "", ".json")
+    assert sorted(times) == ["a.json", "b.json"] and times["a.json"] == 1000.5
+    assert modification_times(store, "absent") == {}
