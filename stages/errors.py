@@ -19,6 +19,7 @@ class UserError(Exception):
         ├── UnknownClass    stages/shards/retry.py        an unknown status in `capfilt retry --class`
         ├── VerdictSetError stages/verdicts/sets.py       a set of verdicts is missing, stale or damaged
         ├── ConfigError     pipeline/config/load.py       a config file, a key or its value is wrong
+        ├── GroupError      pipeline/evaluation/groups.py verdicts cannot be grouped by such a property
         ├── LeaseError      pipeline/rundir/lease.py      another process works on the run directory
         ├── LedgerError     pipeline/rundir/ledger.py     the run directory does not fit the config
         ├── MetricsError    pipeline/report/metrics_file.py  a metrics.json cannot be read

@@ -13,10 +13,12 @@ from capfilt.pipeline.config.start_weights import check_start_weights, resolve_a
 from capfilt.pipeline.errors import NodeFailed
 from capfilt.pipeline.node import Node, NodeKind, NodeResult
 from capfilt.pipeline.rundir.ledger import fingerprint
+from capfilt.pipeline.rundir.verdict_sets import verdict_inputs, verdicts_of, with_verdicts
 from capfilt.stages.pairs.parts import ShardRef, assign_parts
 from capfilt.stages.pairs.read import Verdicts
 from capfilt.stages.shards.records import CandidatesRecord, CommitRecord
 from capfilt.stages.storage.layout import (
+    DEFAULT_VERDICTS,
     VOCABULARY,
     candidates_folder,
     corpus_folder,
@@ -55,13 +57,17 @@ def _pretrain_inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
     assert config.pretrain is not None, "pretrain is planned, so its section is there"
     # Later rounds train on verdicts, which depend on the settings for duplicates through the bootstrap node.
     unfiltered = {"duplicates": data["duplicates"]} if node.round == 0 else {}
-    return unfiltered | {
-        "seed": config.run.seed,
-        "model": data["model"] | fingerprints.start_weights(),
-        "pretrain": fingerprints.training(config.pretrain),
-        "sources": {name: {"parts": config.sources[name].parts} for name in config.trains_on("pretrain")},
-        "continue_training": config.continue_training and node.round > 0,
-    }
+    return (
+        unfiltered
+        | verdict_inputs(config, node)
+        | {
+            "seed": config.run.seed,
+            "model": data["model"] | fingerprints.start_weights(),
+            "pretrain": fingerprints.training(config.pretrain),
+            "sources": {name: {"parts": config.sources[name].parts} for name in config.trains_on("pretrain")},
+            "continue_training": config.continue_training and node.round > 0,
+        }
+    )
 
 
 def _control_inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
@@ -136,6 +142,7 @@ def _learner_spec(
         shards=tuple(shards.refs),
         round=_round_of_candidates(node),
         verdicts=VERDICTS.get(node.kind.name, "kept"),
+        verdict_set=verdicts_of(config, node),
         without_surplus=_skips_surplus(context, node),
         hold_out=_hold_out(context, node),
         seed=config.run.seed * 1000 + node.round,
@@ -189,6 +196,7 @@ def training_shards(context: RunContext, node: Node) -> TrainingShards:
     refs: list[ShardRef] = []
     pairs, pairs_per_epoch, digest = 0, 0.0, hashlib.sha256()
     hold_out = _hold_out(context, node)
+    name = verdicts_of(context.config, node)
     surplus = surplus_texts(context.store) if _skips_surplus(context, node) else {}
     for source in sources_of(context.config, node):
         section = context.config.sources[source]
@@ -196,7 +204,8 @@ def training_shards(context: RunContext, node: Node) -> TrainingShards:
         folder = candidates_folder(node.round, source) if bootstrapped else corpus_folder(source)
         found: list[ShardRef] = []
         before = pairs
-        for record in context.ledger.records(folder):
+        for committed in context.ledger.records(folder):
+            record = committed if name == DEFAULT_VERDICTS else with_verdicts(context.store, name, committed)
             count = _pairs_in(record, node) - surplus.get((source, record.shard), 0)
             if count:
                 found.append(ShardRef(source, record.shard, section.kind))  # type: ignore[arg-type]

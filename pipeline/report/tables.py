@@ -9,8 +9,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import pyarrow as pa
+
 from capfilt.pipeline.evaluation.drift import TextDrift, compute_text_drift
 from capfilt.pipeline.evaluation.filter_quality import MATCHING, FilterQuality, compute_filter_quality
+from capfilt.pipeline.evaluation.groups import group_verdicts
 from capfilt.pipeline.evaluation.intervals import add_intervals
 from capfilt.pipeline.report.addresses import HOST
 from capfilt.pipeline.report.examples import Example, select_examples
@@ -46,6 +49,7 @@ class RoundTables:
         corpus_files: Sequence[str],
         storage_options: Mapping[str, Any] | None = None,
         verdict_files: Sequence[str] = (),
+        candidate_schema: pa.Schema = CANDIDATE_SCHEMA,
     ) -> None:
         """Open the files and count.
 
@@ -55,13 +59,14 @@ class RoundTables:
             storage_options: fsspec options of the filesystem that holds the files.
             verdict_files: Parquet files of a set of verdicts on these candidates, whose verdicts take the
                 place of the run's; () for those of the run.
+            candidate_schema: columns of the candidates.
         """
-        self._sql = open_database()
+        self._sql, self._schema = open_database(), candidate_schema
         self._sql.register("corpus", open_parquet(corpus_files, CORPUS_SCHEMA, storage_options))
         self._sql.register("verdicts", open_parquet(verdict_files, VERDICTS_SCHEMA, storage_options))
         sampled = _sample_evenly(candidate_files, SAMPLED_FILES)
         for name, files in (("candidates", candidate_files), ("sampled_candidates", sampled)):
-            self._sql.register(f"run_{name}", open_parquet(files, CANDIDATE_SCHEMA, storage_options))
+            self._sql.register(f"run_{name}", open_parquet(files, candidate_schema, storage_options))
             query = _WITH_SET if verdict_files else "SELECT * FROM {}"
             self._sql.execute(f"CREATE VIEW {name} AS {query.format(f'run_{name}')}")
         self._sql.execute(
@@ -214,6 +219,10 @@ class RoundTables:
                 [limit],
             )
         )
+
+    def group_rows(self, name: str) -> list[Row]:
+        """Verdicts by a property of the candidates; see `group_verdicts`."""
+        return group_verdicts(self._sql, name, self._schema, HOST)
 
     def urls(self, images: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str | None]:
         """{(source, key): url} of these images."""

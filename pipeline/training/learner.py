@@ -191,6 +191,7 @@ class PairLearner:
             run_dir=spec.run_dir,
             round=spec.round,
             verdicts=spec.verdicts,
+            verdict_set=spec.verdict_set,
             without_surplus=spec.without_surplus,
             hold_out=spec.hold_out,
         )

@@ -14,10 +14,13 @@ import pyarrow.parquet as pq
 from capfilt.stages.bootstrap.duplicates import SurplusCopies
 from capfilt.stages.pairs.hold_out import is_held_out
 from capfilt.stages.pairs.parts import ShardRef
+from capfilt.stages.shards.commit import read_commit
 from capfilt.stages.shards.read import read_corpus_shard
+from capfilt.stages.shards.records import CandidatesRecord
 from capfilt.stages.status import SUCCESS
-from capfilt.stages.storage.layout import candidates_shard, corpus_shard
+from capfilt.stages.storage.layout import DEFAULT_VERDICTS, candidates_shard, corpus_shard
 from capfilt.stages.storage.store import Store
+from capfilt.stages.verdicts.sets import read_kept
 
 PAIRS_SCHEMA = pa.schema(
     [
@@ -49,6 +52,8 @@ class PairsConfig:
     Human images always with their human texts."""
     verdicts: Verdicts = "kept"
     """Which candidates of round r > 0."""
+    verdict_set: str = DEFAULT_VERDICTS
+    """The named set of verdicts that says which are kept (`stages.verdicts`)."""
     without_surplus: bool = False
     """Leave out web images that are surplus copies (`stages.bootstrap.duplicates`). For rounds after 0 their
     verdicts do that."""
@@ -92,6 +97,11 @@ class ReadPairs:
         paths = candidates_shard(self.config.round, ref.source, ref.shard)
         data = self.config.run_dir.read(paths.parquet)
         table = pq.read_table(io.BytesIO(data), columns=["key", "text", "kept", "origin"])
+        if self.config.verdict_set != DEFAULT_VERDICTS:
+            record = read_commit(self.config.run_dir, paths.record)
+            assert isinstance(record, CandidatesRecord), "the folder holds candidates"
+            kept = read_kept(self.config.run_dir, self.config.verdict_set, record, table)
+            table = table.set_column(table.column_names.index("kept"), "kept", kept)
         texts: dict[str, list[str]] = {}
         for row in table.to_pylist():
             if self._is_chosen(row):

@@ -224,6 +224,7 @@ TABLE = [
         },
     ),
     ({"": "pretrain.1"}, {"continue_training": True}),
+    ({"": "filter_only pretrain.1"}, {"verdicts": "strict"}),
     (
         {"captioner": "bootstrap.1", "filter": "bootstrap.1 calibrate.1"},
         {"checkpoint": "{dir}/second.pth", "tokenizer": "{dir}/tokenizer"},
