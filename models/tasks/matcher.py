@@ -150,9 +150,11 @@ class Matcher:
                 ids[rows, :length], mask[rows, :length], image_of_text[rows], features, cross_kv
             )
         similar = _compare_texts(text_features, [len(of_image) for of_image in texts], compared[:size])
-        pairs = iter(zip(scores.tolist(), similar, strict=True))
-        found = [[next(pairs) for _ in image_texts] for image_texts in texts]
-        return [[Score(*pair, text_sim) for pair, text_sim in of_image] for of_image in found]
+        found = (
+            Score(itm_prob, itc_sim, text_sim)
+            for (itm_prob, itc_sim), text_sim in zip(scores.tolist(), similar, strict=True)
+        )
+        return [[next(found) for _ in image_texts] for image_texts in texts]
 
     def _score_texts(
         self, ids: Tensor, mask: Tensor, image_of_text: Tensor, features: Tensor, cross_kv: CrossKV
@@ -190,7 +192,7 @@ def _compare_texts(features: Tensor, counts: Sequence[int], compared: Sequence[i
         left, right = torch.tensor(pairs, device=features.device).unbind(1)
         cosines = (features[left] * features[right]).sum(-1)
         largest = features.new_full((len(features),), -torch.inf)
-        largest = largest.scatter_reduce(0, left, cosines, "amax").tolist()
+        values = largest.scatter_reduce(0, left, cosines, "amax").tolist()
         for text in {text for text, _ in pairs}:
-            found[text] = largest[text]
+            found[text] = values[text]
     return found
