@@ -57,8 +57,7 @@ class RoundTables:
             candidate_files: committed Parquet files of `stages.rows.CANDIDATE_SCHEMA`.
             corpus_files: committed Parquet files of `stages.rows.CORPUS_SCHEMA`.
             storage_options: fsspec options of the filesystem that holds the files.
-            verdict_files: Parquet files of a set of verdicts on these candidates, whose verdicts take the
-                place of the run's; () for those of the run.
+            verdict_files: Parquet files of a set of verdicts, in place of those of the run.
             candidate_schema: columns of the candidates.
         """
         self._sql, self._schema = open_database(), candidate_schema
@@ -294,13 +293,10 @@ def _sample_evenly(files: Sequence[str], limit: int) -> list[str]:
     return [files[i * len(files) // limit] for i in range(limit)] if len(files) > limit else files
 
 
-_WITH_SET = """
-    SELECT c.* REPLACE (v.kept AS kept, NULL::FLOAT AS threshold) FROM {} c LEFT JOIN verdicts v
+_WITH_SET = """SELECT c.* REPLACE (v.kept AS kept, NULL::FLOAT AS threshold) FROM {} c LEFT JOIN verdicts v
     ON (c.source, c.key, c.origin, c.caption_index) = (v.source, v.key, v.origin, v.caption_index)
-        AND c.captioner IS NOT DISTINCT FROM v.captioner
-"""
+        AND c.captioner IS NOT DISTINCT FROM v.captioner"""
 """SQL: candidates with the verdicts of a set. Its policy need not be one threshold."""
-
 _RATIOS = f"""
     sum(n)::BIGINT AS candidates,
     coalesce(sum(n) FILTER (kept IS NOT NULL), 0)::BIGINT AS judged,
