@@ -37,28 +37,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 IMAGES = 1000
 """Images of a shard; each has a web text and a synthetic text."""
-WORDS = [
-    "a",
-    "an",
-    "the",
-    "dog",
-    "cat",
-    "red",
-    "blue",
-    "photo",
-    "of",
-    "with",
-    "on",
-    "street",
-    "tree",
-    "house",
-    "near",
-    "two",
-    "small",
-    "big",
-    "old",
-    "new",
-]
+TEXT = "a an the dog cat red blue photo of with on street tree house near two small big old new"
 COMMANDS = {
     "rejudge": ["--name", "threshold", "--keep", "web: itm >= 0.7", "--keep", "synthetic: itm >= 0.5"],
     "rejudge_share": ["--name", "share", "--keep", "top 30% by itc per source", "--drop-flag", "degenerate"],
@@ -109,15 +88,10 @@ def make_run(run_dir: str, shards: int) -> None:
     for shard in range(shards):
         random = np.random.default_rng(shard)
         keys = np.array([f"{shard:06d}{image:05d}" for image in range(IMAGES)])
-        urls = np.array(
-            [
-                f"http://host{n}.example/{shard}/{i}.jpg"
-                for i, n in enumerate(random.integers(0, 5000, IMAGES))
-            ]
-        )
+        hosts = random.integers(0, 5000, IMAGES)
         common: dict[str, Any] = {
             "key": keys,
-            "url": urls,
+            "url": np.array([f"http://host{n}.example/{shard}/{i}.jpg" for i, n in enumerate(hosts)]),
             "source": "web",
             "shard": shard,
             "width": 256,
@@ -133,7 +107,7 @@ def make_run(run_dir: str, shards: int) -> None:
 
 def make_texts(random: np.random.Generator, number: int) -> list[str]:
     """Texts of 3 to 12 words."""
-    words = random.choice(WORDS, (number, 12))
+    words = random.choice(TEXT.split(), (number, 12))
     return [" ".join(row[:n]) for row, n in zip(words, random.integers(3, 13, number), strict=True)]
 
 

@@ -14,6 +14,7 @@ from capfilt.pipeline.config.load import ConfigError, dump_config
 from capfilt.pipeline.config.paths import check_job_paths
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.console.activity import Tell, tell_nobody
+from capfilt.pipeline.console.commands import resume_command
 from capfilt.pipeline.foreign.inputs import check_captions, check_unchanged_captions
 from capfilt.pipeline.node import Node
 from capfilt.pipeline.plan import check_node, downstream, plan, select
@@ -25,6 +26,7 @@ from capfilt.pipeline.rundir.ledger import Ledger, State
 from capfilt.pipeline.rundir.probe import check_writable
 from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.pipeline.rundir.takeover import undo_interrupted
+from capfilt.pipeline.rundir.verdict_sets import check_verdict_sets
 from capfilt.stages.carried.fields import has_extras
 from capfilt.stages.manifest.index import check_manifest, check_unchanged
 from capfilt.stages.storage.errors import explain_disk_errors
@@ -128,6 +130,7 @@ def prepare(
     state = states(run_dir)
     ledger.clear_starts(name for name in nodes if state[name] == "done")
     prepared = Prepared(run_dir, selected, state)
+    check_verdict_sets(run_dir, prepared.todo, resume_command(config.run.dir, []))
     tell("opening checkpoints")
     for kind in dict.fromkeys(node.kind for node in prepared.todo.values()):
         kind.check_inputs(config, store)

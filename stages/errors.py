@@ -22,6 +22,7 @@ class UserError(Exception):
         ├── ColumnsError    pipeline/export/columns.py    a column that an export cannot have
         ├── ConfigError     pipeline/config/load.py       a config file, a key or its value is wrong
         ├── ExportError     pipeline/export/plan.py       an export that cannot be made or written there
+        ├── GroupError      pipeline/evaluation/groups.py verdicts cannot be grouped by such a property
         ├── LeaseError      pipeline/rundir/lease.py      another process works on the run directory
         ├── LedgerError     pipeline/rundir/ledger.py     the run directory does not fit the config
         ├── MetricsError    pipeline/report/metrics_file.py  a metrics.json cannot be read

@@ -22,9 +22,16 @@ SCHEMA_VERSION = 1
 """Version of the corpus and candidate Parquet files; part of every fingerprint."""
 
 CAPTION_TYPE = pa.struct(
-    [("caption_index", pa.int32()), ("text", pa.string()), ("seed", pa.int64()), ("logprob", pa.float32())]
+    [
+        ("caption_index", pa.int32()),
+        ("text", pa.string()),
+        ("seed", pa.int64()),
+        ("logprob", pa.float32()),
+        ("tokens", pa.int32()),
+    ]
 )
-"""One synthetic text of an image, between captioner and filter."""
+"""One synthetic text of an image, between captioner and filter. `logprob` and `tokens` may be null: not every
+captioner tells them."""
 
 CANDIDATE_TYPE = pa.struct(
     [
@@ -32,8 +39,11 @@ CANDIDATE_TYPE = pa.struct(
         ("caption_index", pa.int32()),
         ("text", pa.string()),
         ("seed", pa.int64()),
+        ("logprob", pa.float32()),
+        ("tokens", pa.int32()),
         ("itm_prob", pa.float32()),
         ("itc_sim", pa.float32()),
+        ("text_sim", pa.float32()),
         ("kept", pa.bool_()),
         ("flags", pa.list_(pa.string())),
         ("captioner", pa.string()),
@@ -94,6 +104,7 @@ CANDIDATE_SCHEMA = pa.schema(
         ("text", pa.string()),
         ("itm_prob", pa.float32()),
         ("itc_sim", pa.float32()),
+        ("text_sim", pa.float32()),
         ("kept", pa.bool_()),
         ("threshold", pa.float32()),
         ("flags", pa.list_(pa.string())),
@@ -103,6 +114,8 @@ CANDIDATE_SCHEMA = pa.schema(
         ("top_k", pa.int32()),
         ("repetition_penalty", pa.float32()),
         ("seed", pa.int64()),
+        ("logprob", pa.float32()),
+        ("tokens", pa.int32()),
         ("url", pa.string()),
         ("width", pa.int32()),
         ("height", pa.int32()),
@@ -113,7 +126,8 @@ CANDIDATE_SCHEMA = pa.schema(
 )
 """`rounds/<r>/<source>/000012.parquet`: one row per candidate, that is (image, text) pair. `kept` is null,
 and so does not count in any ratio, for a candidate without words (flag `empty`) and, depending on the policy,
-for a candidate of a surplus copy (flag `duplicate_image`, see `stages.bootstrap.duplicates`)."""
+for a candidate of a surplus copy (flag `duplicate_image`, see `stages.bootstrap.duplicates`). Shards that
+earlier versions wrote have no `text_sim`, `logprob` and `tokens`."""
 
 
 def row_key(shard: int, row: int) -> str:

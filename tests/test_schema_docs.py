@@ -45,6 +45,7 @@ SCHEMAS = {
     "reports/1/statuses.parquet": build.STATUS_SCHEMA,
     "reports/1/hosts.parquet": build.HOST_SCHEMA,
     "tables/decoding.parquet": SCORES_SCHEMA,
+    "reports/1/groups.parquet": build.GROUP_SCHEMA,
 }
 RECORDS = {
     "manifests/web/index.json": Index,

@@ -35,6 +35,8 @@ class Caption:
     nothing."""
     logprob: float
     """Sum of the model's log-probabilities (natural logarithm) of its tokens, [SEP] included."""
+    tokens: int
+    """Number of these tokens; `logprob / tokens` compares captions of different lengths."""
 
 
 class Captioner:
@@ -125,9 +127,16 @@ class Captioner:
         generated = generate(self.med, states, request)
         texts = self._decode(generated.ids.flatten(0, 1))
         logprobs = generated.logprobs.tolist()
+        tokens = _count_tokens(generated.ids, self.prompt.end_id).tolist()
         return [
             [
-                Caption(text=texts[row * n + i], caption_index=i, seed=seed, logprob=logprobs[row][i])
+                Caption(
+                    text=texts[row * n + i],
+                    caption_index=i,
+                    seed=seed,
+                    logprob=logprobs[row][i],
+                    tokens=tokens[row][i],
+                )
                 for i, seed in enumerate(image_seeds)
             ]
             for row, image_seeds in enumerate(seeds)
@@ -143,3 +152,9 @@ class Captioner:
         start = len(self.tokenizer.decode(prompt))
         texts = self.tokenizer.decode_batch([prompt + row for row in ids.tolist()])
         return [text[start:].strip() for text in texts]
+
+
+def _count_tokens(ids: Tensor, end_id: int) -> Tensor:
+    """Tokens with the end token, [B, n], of new tokens [B, n, L]; L where the end was not reached."""
+    after_end = ((ids == end_id).cumsum(-1) - (ids == end_id).long()) > 0
+    return (~after_end).sum(-1)

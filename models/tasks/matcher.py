@@ -28,6 +28,9 @@ class Score:
     """Probability of "matched": softmax of the ITM head. The paper keeps texts with at least 0.5."""
     itc_sim: float
     """Cosine similarity of the ITC features of image and text."""
+    text_sim: float | None = None
+    """Largest cosine similarity of the ITC features of the text and of the texts that it was compared with;
+    None if it was compared with none."""
 
 
 class Matcher:
@@ -80,28 +83,41 @@ class Matcher:
         """Side of the square input in pixels."""
         return self.med.config.vision.image_size
 
-    def match(self, images: Images, texts: Sequence[Sequence[str]]) -> list[list[Score]]:
+    def match(
+        self, images: Images, texts: Sequence[Sequence[str]], compared: Sequence[int] | None = None
+    ) -> list[list[Score]]:
         """Score each text of each image, in the given order.
+
+        Args:
+            compared: of each image, how many of its texts, the first ones, are compared with the other ones
+                (`Score.text_sim`): its web texts with its captions. This needs no pass of its own. By default
+                none is.
 
         Texts are used unchanged; BLIP was trained on texts normalized by `caption_text.normalize_caption`.
         Texts are cut at `MAX_TOKENS`. Images without texts are skipped. Encoded images are decoded while the
         device processes the previous batch.
         """
-        if len(texts) != len(images):
-            raise ValueError(f"{len(images)} images but {len(texts)} lists of texts: pass one list per image")
+        compared = [0] * len(texts) if compared is None else compared
+        if len(texts) != len(images) or len(compared) != len(images):
+            raise ValueError(
+                f"{len(images)} images but {len(texts)} lists of texts and {len(compared)} numbers of "
+                "compared texts: pass one per image"
+            )
         with_texts = [i for i, image_texts in enumerate(texts) if image_texts]
         selected = images[with_texts] if isinstance(images, Tensor) else [images[i] for i in with_texts]
         scores: list[list[Score]] = [[] for _ in texts]
         done = 0
         for pixels in load_pixel_batches(selected, self.image_size, self.batches.size):
             rows = with_texts[done : done + len(pixels)]
-            batch_scores = self._score_batch(pixels, [texts[i] for i in rows])
+            batch_scores = self._score_batch(pixels, [texts[i] for i in rows], [compared[i] for i in rows])
             for i, image_scores in zip(rows, batch_scores, strict=True):
                 scores[i] = image_scores
             done += len(pixels)
         return scores
 
-    def _score_batch(self, pixels: Tensor, texts: Sequence[Sequence[str]]) -> list[list[Score]]:
+    def _score_batch(
+        self, pixels: Tensor, texts: Sequence[Sequence[str]], compared: Sequence[int]
+    ) -> list[list[Score]]:
         """Scores of images [B, 3, S, S], each with at least one text, in micro-batches."""
         scores: list[list[Score]] = []
         while len(scores) < len(texts):
@@ -109,12 +125,14 @@ class Matcher:
             # A micro-batch limits images and texts per pass; the texts determine the memory if they are more.
             limit = max(len(remaining), sum(map(len, remaining[: self.batches.size])))
             scores += self.batches.run_once(
-                partial(self._score_first, pixels[len(scores) :], remaining), limit
+                partial(self._score_first, pixels[len(scores) :], remaining, compared[len(scores) :]), limit
             )
         return scores
 
     @torch.inference_mode()
-    def _score_first(self, pixels: Tensor, texts: Sequence[Sequence[str]], size: int) -> list[list[Score]]:
+    def _score_first(
+        self, pixels: Tensor, texts: Sequence[Sequence[str]], compared: Sequence[int], size: int
+    ) -> list[list[Score]]:
         """Scores of the first `size` images, with `size` texts per forward pass."""
         pixels, texts = pixels[:size], texts[:size]
         weight = next(self.med.parameters())
@@ -125,21 +143,56 @@ class Matcher:
         ids, mask = self.tokenizer.encode([text for image_texts in texts for text in image_texts], MAX_TOKENS)
         order = mask.sum(1).argsort(stable=True)  # texts of similar length share a pass, which avoids padding
         scores = torch.empty(len(ids), 2, device=weight.device)
+        text_features = torch.empty(len(ids), features.shape[1], device=weight.device)
         for rows in order.split(size):
-            length = int(mask[rows].sum(1).max())
-            scores[rows.to(weight.device)] = self._score_texts(
+            length, places = int(mask[rows].sum(1).max()), rows.to(weight.device)
+            scores[places], text_features[places] = self._score_texts(
                 ids[rows, :length], mask[rows, :length], image_of_text[rows], features, cross_kv
             )
-        pairs = iter(scores.tolist())
-        return [[Score(*next(pairs)) for _ in image_texts] for image_texts in texts]
+        similar = _compare_texts(text_features, [len(of_image) for of_image in texts], compared[:size])
+        found = (
+            Score(itm_prob, itc_sim, text_sim)
+            for (itm_prob, itc_sim), text_sim in zip(scores.tolist(), similar, strict=True)
+        )
+        return [[next(found) for _ in image_texts] for image_texts in texts]
 
     def _score_texts(
         self, ids: Tensor, mask: Tensor, image_of_text: Tensor, features: Tensor, cross_kv: CrossKV
-    ) -> Tensor:
-        """ITM probability and ITC cosine, [M, 2], of texts `ids` and `mask` [M, T] that open with [CLS]."""
+    ) -> tuple[Tensor, Tensor]:
+        """ITM probability and ITC cosine, [M, 2], of texts `ids` and `mask` [M, T] that open with [CLS], and
+        their ITC features [M, E]."""
         device = features.device
         ids, mask = ids.to(device), mask.to(device)
-        cosine = (self.med.text_feature(ids, mask) * features[image_of_text.to(device)]).sum(-1)
+        text_features = self.med.text_feature(ids, mask)
+        cosine = (text_features * features[image_of_text.to(device)]).sum(-1)
         ids[:, 0] = self.itm_id
         matched = self.med.match(ids, mask, cross_kv, image_index=image_of_text).softmax(-1)[:, 1]
-        return torch.stack([matched, cosine], dim=1)
+        return torch.stack([matched, cosine], dim=1), text_features
+
+
+def _compare_texts(features: Tensor, counts: Sequence[int], compared: Sequence[int]) -> list[float | None]:
+    """The largest cosine of each compared text and the other texts of its image.
+
+    Args:
+        features: of all texts, [M, E], image after image.
+        counts: texts of each image; they add up to M.
+        compared: of each image, how many of its texts, the first ones, are compared with the other ones.
+
+    Returns:
+        One value per text; None for the other texts, and where there are none.
+    """
+    pairs: list[tuple[int, int]] = []
+    start = 0
+    for count, leading in zip(counts, compared, strict=True):
+        others = range(start + leading, start + count)
+        pairs += [(text, other) for text in range(start, start + leading) for other in others]
+        start += count
+    found: list[float | None] = [None] * len(features)
+    if pairs:
+        left, right = torch.tensor(pairs, device=features.device).unbind(1)
+        cosines = (features[left] * features[right]).sum(-1)
+        largest = features.new_full((len(features),), -torch.inf)
+        values = largest.scatter_reduce(0, left, cosines, "amax").tolist()
+        for text in {text for text, _ in pairs}:
+            found[text] = values[text]
+    return found

@@ -13,7 +13,7 @@ from capfilt.pipeline.console.commands import duckdb_command, noise_ratio_query,
 from capfilt.pipeline.console.logs import log_run
 from capfilt.pipeline.console.streams import make_console, print_labeled
 from capfilt.pipeline.console.summary import print_fields, print_summary
-from capfilt.stages.storage.layout import DEFAULT_VERDICTS
+from capfilt.stages.storage.layout import DEFAULT_VERDICTS, report_folder
 
 
 def report(
@@ -26,11 +26,20 @@ def report(
             "reports/<round>/verdicts/NAME. Default: the run's own.",
         ),
     ] = DEFAULT_VERDICTS,
+    by: Annotated[
+        str,
+        typer.Option(
+            metavar="A,B",
+            help="Print noise ratios by these, and show them on the page: host, length (words), size "
+            "(shorter side), or any column of the candidates, e.g. source,captioner,flags.",
+        ),
+    ] = "",
     set_: SetOption = None,
 ) -> None:
     """Write the report pages of a run again and print its closing block."""
     from capfilt.pipeline.config.load import ConfigError
     from capfilt.pipeline.console.activity import Activity
+    from capfilt.pipeline.console.group_tables import print_groups
     from capfilt.pipeline.nodes.report import write_report
     from capfilt.pipeline.prepare import open_run
     from capfilt.stages.verdicts.sets import list_sets
@@ -49,11 +58,14 @@ def report(
         if verdicts != DEFAULT_VERDICTS:
             judged = [number for name, number in list_sets(opened.store) if name == verdicts]
             rounds = [number for number in rounds if number in judged] or rounds[-1:]
+        names = [name.strip() for name in by.split(",")] if by else []
         metrics = None
         for round_ in rounds:
             activity(f"writing the report of round {round_}")
-            metrics = write_report(opened, round_, verdicts)
+            metrics = write_report(opened, round_, verdicts, names)
         activity.stop()
+        if names:
+            print_groups(console, opened.store, report_folder(rounds[-1], verdicts))
         place, last = run_dir.rstrip("/"), rounds[-1]
         look = duckdb_command(noise_ratio_query(place, last, verdicts))
         query = look if last else resume_command(place, [])

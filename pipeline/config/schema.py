@@ -35,9 +35,12 @@ from capfilt.pipeline.corpora.shapes import ShapesConfig
 from capfilt.stages.bootstrap.duplicates import DuplicatesConfig
 from capfilt.stages.fetch.config import FetchConfig
 from capfilt.stages.foreign.config import CandidatesConfig
+from capfilt.stages.storage.layout import DEFAULT_VERDICTS
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 """What a source may be called; the name becomes a folder in the run directory."""
+VERDICT_SET = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+"""What a set of verdicts may be called (`stages.verdicts.sets.NAME`)."""
 TRAINING_SOURCE_KINDS = {"pretrain": ("human", "web"), "captioner": ("human",), "filter": ("human",)}
 """Kinds of source that each training section can name."""
 
@@ -72,6 +75,9 @@ class Config(Section):
     continue_training: bool = False
     """Start the pretraining of round r from the model of round r-1 instead of from scratch (paper, table 13:
     no gain)."""
+    verdicts: Annotated[str, Field(pattern=VERDICT_SET)] = DEFAULT_VERDICTS
+    """Set of verdicts on whose kept texts models are pretrained from round 1 on. `default`: what the filter
+    decided in the run. Other sets are made with `capfilt rejudge` once a round is bootstrapped."""
     mixing: MixingSection = MixingSection()
     """Weights of human, web and synthetic pairs in the pretrainings on candidates."""
     shared_finetune: bool = False

@@ -21,6 +21,7 @@ from msgspec.structs import replace
 from capfilt.pipeline.config.load import ConfigError
 from capfilt.pipeline.console.activity import Tell, tell_nobody
 from capfilt.pipeline.rundir.run_dir import RunDir
+from capfilt.stages.bootstrap.content_flags import CONTENT_FLAGS
 from capfilt.stages.rows import CANDIDATE_SCHEMA
 from capfilt.stages.shards.attempts import listed_file
 from capfilt.stages.shards.records import CandidatesRecord
@@ -73,6 +74,8 @@ class _Round:
     records: list[CandidatesRecord]
     schema: pa.Schema
     """Columns of the candidates of all sources."""
+    is_older: bool
+    """Whether an earlier version wrote candidates of it, without the flags of content."""
     digest: str
 
 
@@ -96,6 +99,7 @@ def rejudge_round(
     candidates = _read_round(run_dir, _choose_round(run_dir, round_))
     policy_text = _policy_of(run_dir, name, candidates.number, text)
     policy = Policy.parse(policy_text, candidates.schema)
+    _check_flags(candidates, policy_text)
     before = read_set(run_dir.store, name, candidates.number)
     is_remade = before is not None and before.candidates != candidates.digest
     if before is not None and not is_remade:
@@ -170,13 +174,28 @@ def _read_round(run_dir: RunDir, round_: int) -> _Round:
         for record in run_dir.ledger.records(candidates_folder(round_, source))
         if isinstance(record, CandidatesRecord)
     ]
-    schema = CANDIDATE_SCHEMA
+    schema, is_older = CANDIDATE_SCHEMA, False
     for record in {record.source: record for record in reversed(records)}.values():
         data = run_dir.store.read(candidates_file(record))
-        schema = pa.unify_schemas(
-            [schema, pq.read_schema(io.BytesIO(data)).remove_metadata()], promote_options="permissive"
-        )
-    return _Round(round_, records, schema, digest_candidates(records))
+        own = pq.read_schema(io.BytesIO(data)).remove_metadata()
+        schema = pa.unify_schemas([schema, own], promote_options="permissive")
+        is_older = is_older or "text_sim" not in own.names  # written since there are flags of content
+    return _Round(round_, records, schema, is_older, digest_candidates(records))
+
+
+def _check_flags(candidates: _Round, text: PolicyText) -> None:
+    """Check that the candidates have the flags that a policy drops by.
+
+    Raises:
+        PolicyError: an earlier version wrote them, which knew no such flag.
+    """
+    for flag in text.drop_flags:
+        if candidates.is_older and flag in CONTENT_FLAGS:
+            raise PolicyError(
+                f"--drop-flag {flag}: an earlier version wrote the candidates of round {candidates.number}, "
+                "without this flag; drop by a condition on the column text instead, for example "
+                "--drop \"regexp_matches(text, '(?i)click to')\""
+            )
 
 
 def candidates_file(record: CandidatesRecord) -> str:

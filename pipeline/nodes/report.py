@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from capfilt import __version__
 from capfilt.pipeline.config.schema import Config
@@ -18,10 +22,11 @@ from capfilt.pipeline.console.commands import (
     rejudge_example,
     resume_command,
 )
+from capfilt.pipeline.evaluation.groups import check_properties
 from capfilt.pipeline.node import Node, NodeKind, NodeResult
 from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.stages.bootstrap.filter import FilterConfig
-from capfilt.stages.rows import shard_of_key
+from capfilt.stages.rows import CANDIDATE_SCHEMA, shard_of_key
 from capfilt.stages.shards.records import CandidatesRecord
 from capfilt.stages.shards.tars import read_tar_images
 from capfilt.stages.storage.filesystems import filesystem_options
@@ -71,13 +76,18 @@ def run_report(context: RunContext, node: Node) -> NodeResult:
     return NodeResult(f"noise ratio {ratios}", tuple(node.outputs))
 
 
-def write_report(run_dir: RunDir, round_: int, verdicts: str = DEFAULT_VERDICTS) -> RoundMetrics:
+def write_report(
+    run_dir: RunDir, round_: int, verdicts: str = DEFAULT_VERDICTS, by: Sequence[str] = ()
+) -> RoundMetrics:
     """Write `reports/<round>/` and return its metrics.
 
     Args:
         verdicts: the set of verdicts to show; a named one has the folder `reports/<round>/verdicts/<name>/`.
 
+        by: properties of the candidates by which verdicts are shown.
+
     Raises:
+        GroupError: the candidates have no such property; nothing is written.
         VerdictSetError: the round has no such set, or its candidates have been replaced since.
     """
     from capfilt.pipeline.nodes.duplicates import most_copied_images
@@ -91,6 +101,9 @@ def write_report(run_dir: RunDir, round_: int, verdicts: str = DEFAULT_VERDICTS)
     web = [candidates_folder(round_, source) for source in config.of_kind("web")]
     found = _open_set(run_dir, round_, verdicts, web)
     place = store.url.rstrip("/")
+    schema = _schema_of(run_dir, web) if by else CANDIDATE_SCHEMA
+    if by:
+        check_properties(by, schema)
     return build_report(
         ReportInputs(
             run=config.run.name,
@@ -108,6 +121,8 @@ def write_report(run_dir: RunDir, round_: int, verdicts: str = DEFAULT_VERDICTS)
             calibration=run_dir.calibration(round_),
             config=summarize_config(config, store, round_) | _summarize_set(found),
             verdicts=verdicts,
+            by=by,
+            candidate_schema=schema,
             policy="" if found is None else str(found.policy),
             verdict_files=_verdict_files(run_dir, found),
             rejudge=rejudge_example(place),
@@ -133,6 +148,17 @@ def _open_set(run_dir: RunDir, round_: int, name: str, folders: list[str]) -> Ve
     records = (record for folder in folders for record in run_dir.ledger.records(folder))
     check_current(run_dir.store, found, [each for each in records if isinstance(each, CandidatesRecord)])
     return found
+
+
+def _schema_of(run_dir: RunDir, folders: list[str]) -> pa.Schema:
+    """Columns of the candidates, those that a source carries among them; read from a shard of each source."""
+    schema = CANDIDATE_SCHEMA
+    for folder in folders:
+        record = next(run_dir.ledger.records(folder), None)
+        for file in () if record is None else record.files:
+            own = pq.read_schema(io.BytesIO(run_dir.store.read(f"{folder}/{file.name}"))).remove_metadata()
+            schema = pa.unify_schemas([schema, own], promote_options="permissive")
+    return schema
 
 
 def _verdict_files(run_dir: RunDir, found: VerdictSet | None) -> list[str]:

@@ -21,6 +21,7 @@ from capfilt.pipeline.nodes.training_data import (
     training_shards,
 )
 from capfilt.pipeline.rundir.ledger import fingerprint
+from capfilt.pipeline.rundir.verdict_sets import verdict_inputs, verdicts_of
 from capfilt.stages.storage.layout import (
     VOCABULARY,
     log_folder,
@@ -47,6 +48,7 @@ def _pretrain_inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
     own = {"duplicates": data["duplicates"]} if node.round == 0 else {}
     if candidates_round(node) and config.mixing != MixingSection():
         own["mixing"] = data["mixing"]
+    own |= verdict_inputs(config, node)
     return own | {
         "seed": config.run.seed,
         "model": data["model"] | fingerprints.start_weights(),
@@ -133,6 +135,7 @@ def _learner_spec(
         shards=tuple(shards.refs),
         round=candidates_round(node),
         verdicts=VERDICTS.get(node.kind.name, "kept"),
+        verdict_set=verdicts_of(config, node),
         min_itc=shards.min_itc,
         weights=shards.weights,
         without_surplus=skips_surplus(context.config, node),

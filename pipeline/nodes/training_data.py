@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.node import Node
+from capfilt.pipeline.rundir.verdict_sets import verdicts_of, with_verdicts
 from capfilt.stages.pairs.parts import ShardRef, assign_parts
 from capfilt.stages.pairs.read import Verdicts
 from capfilt.stages.rows import CANDIDATE_SCHEMA
 from capfilt.stages.shards.records import CandidatesRecord, CommitRecord
-from capfilt.stages.storage.layout import candidates_folder, corpus_folder
+from capfilt.stages.storage.layout import DEFAULT_VERDICTS, candidates_folder, corpus_folder
 from capfilt.stages.storage.sql import open_database, open_parquet
 from capfilt.stages.storage.store import encode_json
 
@@ -170,8 +171,10 @@ def _pairs_by_shard(
     folder = candidates_folder(node.round, source) if judged else corpus_folder(source)
     surplus = surplus_texts(context.store) if kind == "web" and skips_surplus(context.config, node) else {}
     used = 1 - hold_out(context.config, node) if kind == "web" else 1
+    name = verdicts_of(context.config, node)
     found = {}
-    for record in context.ledger.records(folder):
+    for committed in context.ledger.records(folder):
+        record = committed if name == DEFAULT_VERDICTS else with_verdicts(context.store, name, committed)
         pairs = _pairs_of(record, node, kind)
         if judged and top is not None:
             pairs = {"web": top.texts.get((source, record.shard), 0)}

@@ -79,6 +79,17 @@ HOST_SCHEMA = pa.schema(
 """hosts.parquet: the hosts with most failures; `commonest` is their most frequent failure. The verdicts are
 those on the web texts of their images."""
 
+GROUP_SCHEMA = pa.schema(
+    [
+        ("round", pa.int32()),
+        ("by", pa.string()),
+        ("value", pa.string()),
+        ("origin", pa.string()),
+        *VERDICT_COLUMNS,
+    ]
+)
+"""groups.parquet: verdicts by a property of the candidates; written if the report is asked for one."""
+
 MAX_LISTED_HOSTS = 10_000
 """Rows of hosts.parquet."""
 
@@ -90,10 +101,15 @@ def build_report(inputs: ReportInputs, store: Store) -> RoundMetrics:
     metrics.json. The same inputs give the same bytes.
     """
     tables = RoundTables(
-        inputs.candidate_files, inputs.corpus_files, inputs.storage_options, inputs.verdict_files
+        inputs.candidate_files,
+        inputs.corpus_files,
+        inputs.storage_options,
+        inputs.verdict_files,
+        inputs.candidate_schema,
     )
     out = store / report_folder(inputs.round, inputs.verdicts)
-    report = RoundReport(_compute_metrics(inputs, tables), _compute_drift(inputs, tables))
+    groups = {name: tables.group_rows(name) for name in inputs.by}
+    report = RoundReport(_compute_metrics(inputs, tables), _compute_drift(inputs, tables), groups)
     out.put("report.html", render_page(inputs, tables, report).encode())
     out.put("noise.parquet", _encode_rows(tables.noise_rows(), NOISE_SCHEMA, inputs.round))
     out.put("statuses.parquet", _encode_rows(_status_rows(tables), STATUS_SCHEMA, inputs.round))
@@ -101,6 +117,9 @@ def build_report(inputs: ReportInputs, store: Store) -> RoundMetrics:
         out.put("captioners.parquet", _encode_rows(captioners, CAPTIONER_SCHEMA, inputs.round))
     hosts = tables.host_rows(MAX_LISTED_HOSTS)
     out.put("hosts.parquet", _encode_rows(hosts, HOST_SCHEMA, inputs.round))
+    if groups:
+        rows = [row for of_name in groups.values() for row in of_name]
+        out.put("groups.parquet", _encode_rows(rows, GROUP_SCHEMA, inputs.round))
     out.put_json("drift.json", report.drift)
     write_metrics(store, report.metrics)
     return report.metrics

@@ -65,6 +65,8 @@ FLAGS = {
     "empty": "The text has no word.",
     "duplicate": "The text equals an earlier text of its image.",
     "degenerate": "A word three times in a row, or eight words and more of at most two kinds.",
+    "boilerplate": "A file name, a stock phrase of web pages, or a date or number alone.",
+    "not_caption": "A url, an e-mail address, a price or a telephone number is in the text.",
     "duplicate_image": "The image has more copies than the limit, and this copy is one of the surplus.",
 }
 """Notes on the flags."""

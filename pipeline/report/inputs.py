@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from capfilt.pipeline.evaluation.calibration import Calibration
@@ -17,6 +18,7 @@ from capfilt.pipeline.report.metrics_file import (
     read_metrics,
 )
 from capfilt.pipeline.report.tables import Row
+from capfilt.stages.rows import CANDIDATE_SCHEMA
 from capfilt.stages.storage.layout import DEFAULT_VERDICTS, report_folder
 from capfilt.stages.storage.store import DECODE_ERRORS, Store
 
@@ -49,6 +51,8 @@ class RoundReport:
     drift: Mapping[str, Any]
     """Content of drift.json: {"round", "texts": {origin: TextDrift}, "acceptance": {origin: share},
     "alarms"}."""
+    groups: Mapping[str, list[Row]] = field(default_factory=dict)
+    """Verdicts by each property that was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +102,10 @@ class ReportInputs:
     """Its policy in words; empty for the verdicts of the run."""
     verdict_files: Sequence[str] = ()
     """Files of the set, one for each file of candidates; () for the verdicts of the run."""
+    by: Sequence[str] = ()
+    """Properties of the candidates by which verdicts are shown (`pipeline.evaluation.groups`)."""
+    candidate_schema: pa.Schema = CANDIDATE_SCHEMA
+    """Columns of the candidates."""
     rejudge: str = ""
     """Shell command that makes a set of verdicts by another threshold."""
     query: str = ""

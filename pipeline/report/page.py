@@ -45,6 +45,8 @@ from capfilt.pipeline.report.thresholds import (
 )
 from capfilt.stages.status import STATUSES, SUCCESS
 
+GROUP_ROWS = 40
+"""Rows of a table by a property on the page."""
 TEMPLATES = Path(__file__).with_name("templates")
 
 FILTERS = {
@@ -89,6 +91,8 @@ def render_page(inputs: ReportInputs, tables: RoundTables, report: RoundReport) 
         "alarms": report.drift["alarms"],
         "common_texts": tables.common_texts(),
         "sampled_files": SAMPLED_FILES,
+        "groups": report.groups,
+        "group_rows": GROUP_ROWS,
         "seconds": sorted(inputs.seconds.items(), key=lambda item: -item[1]),
         "funnel": _funnel_steps(report.metrics.funnel),
     }
@@ -100,6 +104,7 @@ def render_page(inputs: ReportInputs, tables: RoundTables, report: RoundReport) 
 SECTIONS = {
     "overview": "Overview",
     "noise": "Noise",
+    "groups": "Groups",
     "filter": "Filter",
     "texts": "Texts",
     "models": "Models",
@@ -117,6 +122,7 @@ def _choose_sections(inputs: ReportInputs, values: Mapping[str, Any]) -> dict[st
     """The sections that have something to show."""
     shown = {
         "noise": inputs.round > 0,
+        "groups": values["groups"],
         "filter": values["histograms"],
         "texts": values["diversity"],
         "models": values["retrieval"] or values["captions"],

@@ -9,8 +9,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import pyarrow as pa
+
 from capfilt.pipeline.evaluation.drift import TextDrift, compute_text_drift
 from capfilt.pipeline.evaluation.filter_quality import MATCHING, FilterQuality, compute_filter_quality
+from capfilt.pipeline.evaluation.groups import group_verdicts
 from capfilt.pipeline.evaluation.intervals import add_intervals
 from capfilt.pipeline.report.addresses import HOST
 from capfilt.pipeline.report.examples import Example, select_examples
@@ -46,6 +49,7 @@ class RoundTables:
         corpus_files: Sequence[str],
         storage_options: Mapping[str, Any] | None = None,
         verdict_files: Sequence[str] = (),
+        candidate_schema: pa.Schema = CANDIDATE_SCHEMA,
     ) -> None:
         """Open the files and count.
 
@@ -53,15 +57,15 @@ class RoundTables:
             candidate_files: committed Parquet files of `stages.rows.CANDIDATE_SCHEMA`.
             corpus_files: committed Parquet files of `stages.rows.CORPUS_SCHEMA`.
             storage_options: fsspec options of the filesystem that holds the files.
-            verdict_files: Parquet files of a set of verdicts on these candidates, whose verdicts take the
-                place of the run's; () for those of the run.
+            verdict_files: Parquet files of a set of verdicts, in place of those of the run.
+            candidate_schema: columns of the candidates.
         """
-        self._sql = open_database()
+        self._sql, self._schema = open_database(), candidate_schema
         self._sql.register("corpus", open_parquet(corpus_files, CORPUS_SCHEMA, storage_options))
         self._sql.register("verdicts", open_parquet(verdict_files, VERDICTS_SCHEMA, storage_options))
         sampled = _sample_evenly(candidate_files, SAMPLED_FILES)
         for name, files in (("candidates", candidate_files), ("sampled_candidates", sampled)):
-            self._sql.register(f"run_{name}", open_parquet(files, CANDIDATE_SCHEMA, storage_options))
+            self._sql.register(f"run_{name}", open_parquet(files, candidate_schema, storage_options))
             query = _WITH_SET if verdict_files else "SELECT * FROM {}"
             self._sql.execute(f"CREATE VIEW {name} AS {query.format(f'run_{name}')}")
         self._sql.execute(
@@ -215,6 +219,10 @@ class RoundTables:
             )
         )
 
+    def group_rows(self, name: str) -> list[Row]:
+        """Verdicts by a property of the candidates; see `group_verdicts`."""
+        return group_verdicts(self._sql, name, self._schema, HOST)
+
     def urls(self, images: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str | None]:
         """{(source, key): url} of these images."""
         rows = self._rows(
@@ -285,13 +293,10 @@ def _sample_evenly(files: Sequence[str], limit: int) -> list[str]:
     return [files[i * len(files) // limit] for i in range(limit)] if len(files) > limit else files
 
 
-_WITH_SET = """
-    SELECT c.* REPLACE (v.kept AS kept, NULL::FLOAT AS threshold) FROM {} c LEFT JOIN verdicts v
+_WITH_SET = """SELECT c.* REPLACE (v.kept AS kept, NULL::FLOAT AS threshold) FROM {} c LEFT JOIN verdicts v
     ON (c.source, c.key, c.origin, c.caption_index) = (v.source, v.key, v.origin, v.caption_index)
-        AND c.captioner IS NOT DISTINCT FROM v.captioner
-"""
+        AND c.captioner IS NOT DISTINCT FROM v.captioner"""
 """SQL: candidates with the verdicts of a set. Its policy need not be one threshold."""
-
 _RATIOS = f"""
     sum(n)::BIGINT AS candidates,
     coalesce(sum(n) FILTER (kept IS NOT NULL), 0)::BIGINT AS judged,

@@ -191,6 +191,7 @@ class PairLearner:
             run_dir=spec.run_dir,
             round=spec.round,
             verdicts=spec.verdicts,
+            verdict_set=spec.verdict_set,
             min_itc=spec.min_itc,
             weights=spec.weights,
             without_surplus=spec.without_surplus,

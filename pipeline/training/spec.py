@@ -9,6 +9,7 @@ from typing import Any, Literal
 from capfilt.pipeline.config.sections import ModelSection, TrainSection
 from capfilt.stages.pairs.parts import ShardRef
 from capfilt.stages.pairs.read import Verdicts
+from capfilt.stages.storage.layout import DEFAULT_VERDICTS
 from capfilt.stages.storage.store import Store
 
 
@@ -31,6 +32,8 @@ class LearnerSpec:
     """Round whose candidates are trained on; 0 = the texts of the sources."""
     verdicts: Verdicts = "kept"
     """Which candidates of the round."""
+    verdict_set: str = DEFAULT_VERDICTS
+    """The set of verdicts that says which are kept."""
     min_itc: float = -1.0
     """Least ITC similarity, if the verdicts are "itc"."""
     weights: Mapping[str, float] = field(default_factory=dict)

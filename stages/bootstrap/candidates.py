@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from capfilt.models.caption_text import normalize_caption
+from capfilt.stages.bootstrap.content_flags import CONTENT_FLAGS, flag_content
 from capfilt.stages.bootstrap.duplicates import DUPLICATE_IMAGE
 
 EMPTY = "empty"
@@ -15,8 +16,10 @@ DUPLICATE = "duplicate"
 """Flag of a text that equals an earlier text of the image, apart from case and punctuation."""
 DEGENERATE = "degenerate"
 """Flag of a text that repeats itself (BLIP issue 99: "dai dai dai")."""
-FLAGS = (EMPTY, DUPLICATE, DEGENERATE, DUPLICATE_IMAGE)
+FLAGS = (EMPTY, DUPLICATE, DEGENERATE, *CONTENT_FLAGS, DUPLICATE_IMAGE)
 """All flags of a candidate."""
+OF_CAPTION = ("seed", "logprob", "tokens")
+"""Columns that a synthetic text has from the captioner."""
 
 DEGENERATE_RUN = 3
 """A text is degenerate if one word occurs this many times in a row."""
@@ -40,27 +43,28 @@ def gather_candidates(
     Returns:
         The web texts, then the synthetic texts, those from elsewhere last, each in their order.
     """
-    texts: list[tuple[str, int, str, int | None, str | None]] = [
-        ("web", index, text, None, None) for index, text in enumerate(web_texts or [])
+    texts: list[tuple[str, int, str, dict[str, Any]]] = [
+        ("web", index, text, {}) for index, text in enumerate(web_texts or [])
     ]
-    texts += [("synthetic", c["caption_index"], c["text"], c["seed"], None) for c in captions]
+    texts += [("synthetic", c["caption_index"], c["text"], c) for c in captions]
     numbered = enumerate(foreign, start=len(captions))
-    texts += [("synthetic", index, c["text"], None, c["captioner"]) for index, c in numbered]
+    texts += [("synthetic", index, c["text"], c) for index, c in numbered]
     candidates: list[dict[str, Any]] = []
     earlier: set[str] = set()
-    for origin, index, text, seed, captioner in texts:
+    for origin, index, text, caption in texts:
         normalized = normalize_caption(text, max_words=None)
         candidates.append(
             {
                 "origin": origin,
                 "caption_index": index,
                 "text": text,
-                "seed": seed,
+                **{name: caption.get(name) for name in OF_CAPTION},
                 "itm_prob": None,
                 "itc_sim": None,
+                "text_sim": None,
                 "kept": None,
-                "flags": flag_text(normalized, earlier),
-                "captioner": captioner,
+                "flags": flag_text(normalized, earlier) + flag_content(text),
+                "captioner": caption.get("captioner"),
             }
         )
         earlier.add(normalized)

@@ -129,9 +129,12 @@ class Filter:
         judged = [[c for c in of_image if EMPTY not in c["flags"]] for of_image in candidates]
         max_words, thresholds = self.config.max_words, self.config.numbers
         texts = [[normalize_caption(c["text"], max_words) for c in of_image] for of_image in judged]
-        for of_image, scores in zip(judged, self.matcher.match(images, texts), strict=True):
+        # Web texts come first; each is compared with the synthetic texts of its image.
+        web = [sum(c["origin"] == "web" for c in of_image) for of_image in judged]
+        for of_image, scores in zip(judged, self.matcher.match(images, texts, web), strict=True):
             for candidate, score in zip(of_image, scores, strict=True):
                 candidate["itm_prob"], candidate["itc_sim"] = score.itm_prob, score.itc_sim
+                candidate["text_sim"] = score.text_sim
                 candidate["kept"] = score.itm_prob >= thresholds[candidate["origin"]]
 
 

@@ -15,10 +15,13 @@ import pyarrow.parquet as pq
 from capfilt.stages.bootstrap.duplicates import SurplusCopies
 from capfilt.stages.pairs.hold_out import is_held_out
 from capfilt.stages.pairs.parts import ShardRef
+from capfilt.stages.shards.commit import read_commit
 from capfilt.stages.shards.read import read_corpus_shard
+from capfilt.stages.shards.records import CandidatesRecord
 from capfilt.stages.status import SUCCESS
-from capfilt.stages.storage.layout import candidates_shard, corpus_shard
+from capfilt.stages.storage.layout import DEFAULT_VERDICTS, candidates_shard, corpus_shard
 from capfilt.stages.storage.store import Store
+from capfilt.stages.verdicts.sets import read_kept
 
 PAIRS_SCHEMA = pa.schema(
     [
@@ -51,6 +54,8 @@ class PairsConfig:
     Human images always with their human texts."""
     verdicts: Verdicts = "kept"
     """Which candidates of round r > 0."""
+    verdict_set: str = DEFAULT_VERDICTS
+    """The named set of verdicts that says which are kept (`stages.verdicts`)."""
     min_itc: float = -1.0
     """Least ITC similarity for the verdicts "itc"."""
     weights: Mapping[str, float] = field(default_factory=dict)
@@ -105,7 +110,13 @@ class ReadPairs:
         """{key: (origin, text) of the candidates that are trained on}."""
         paths = candidates_shard(self.config.round, ref.source, ref.shard)
         data = self.config.run_dir.read(paths.parquet)
-        table = pq.read_table(io.BytesIO(data), columns=["key", "text", "kept", "origin", "itc_sim"])
+        columns = ["key", "text", "kept", "origin", "itc_sim"]
+        table = pq.read_table(io.BytesIO(data), columns=columns)
+        if self.config.verdict_set != DEFAULT_VERDICTS:
+            record = read_commit(self.config.run_dir, paths.record)
+            assert isinstance(record, CandidatesRecord), "the folder holds candidates"
+            kept = read_kept(self.config.run_dir, self.config.verdict_set, record, table)
+            table = table.set_column(table.column_names.index("kept"), "kept", kept)
         texts: dict[str, list[tuple[str, str]]] = {}
         for row in table.to_pylist():
             if self._is_chosen(row):

@@ -50,6 +50,33 @@ def _fill_temporary(path: str, write: Callable[[BinaryIO], object]) -> str:
     return temporary
 
 
+def publish(temporary: str, path: str) -> bool:
+    """Give a temporary file its final name, unless a file has that name; the temporary name goes.
+
+    Returns:
+        Whether the file has it now.
+    """
+    try:
+        # A hard link is atomic and fails if the name exists; a rename would replace the file.
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(temporary)
+    return True
+
+
+def remove(path: str, first: str) -> None:
+    """Remove a file, or a folder with its contents: the files whose names end with `first` before the others.
+    Nothing happens if it is absent."""
+    if os.path.isdir(path):
+        for file in Path(path).rglob(f"*{first}"):
+            file.unlink(missing_ok=True)
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        os.unlink(path)
+
+
 def link(source: str, path: str) -> None:
     """Give a file a second name, replacing a file of that name. On a filesystem without hard links, copy it.
 

@@ -229,15 +229,7 @@ class Store:
             with self._explain_errors("create", name):
                 return create_object(self.fs, self.path(name), data)
         with explain_disk_errors(self.path(name)):
-            temporary = self._write_temporary(name, data)
-            try:
-                # A hard link is atomic and fails if the name exists; a rename would replace the file.
-                os.link(temporary, self.path(name))
-            except FileExistsError:
-                return False
-            finally:
-                os.unlink(temporary)
-        return True
+            return local_files.publish(self._write_temporary(name, data), self.path(name))
 
     def remove_file(self, name: str) -> None:
         """Remove one file with one request; nothing happens if it is absent."""
@@ -254,10 +246,7 @@ class Store:
         """
         path = self.path(name)
         if self.is_local:
-            if self.fs.exists(path):
-                for record in Path(path).rglob(f"*{RECORD_SUFFIX}"):
-                    record.unlink(missing_ok=True)
-                self.fs.rm(path, recursive=True)
+            local_files.remove(path, RECORD_SUFFIX)
             return
         with self._explain_errors("remove", name):
             remove_objects(self.fs, path, RECORD_SUFFIX)

@@ -203,6 +203,21 @@ def read_kept(store: Store, name: str, record: CandidatesRecord, candidates: pa.
     """
     if name == DEFAULT_VERDICTS:
         return candidates[KEPT]
+    done = read_verdicts(store, name, record)
+    place = verdicts_shard(name, record.round, record.source, record.shard)
+    table = pq.read_table(io.BytesIO(store.read(place.path(done.file.name))), columns=[KEPT])
+    return table[KEPT]
+
+
+def read_verdicts(store: Store, name: str, record: CandidatesRecord) -> VerdictsRecord:
+    """The record of a set's verdicts on a shard of candidates.
+
+    Args:
+        record: the commit record of the shard of candidates.
+
+    Raises:
+        VerdictSetError: the set has no such shard, or made it from other candidates.
+    """
     place = verdicts_shard(name, record.round, record.source, record.shard)
     advice = f"make the set again with capfilt rejudge {store.url} --name {name} --round {record.round}"
     done = find_verdicts(store, name, record.round, record.source, record.shard)
@@ -210,8 +225,7 @@ def read_kept(store: Store, name: str, record: CandidatesRecord, candidates: pa.
         raise VerdictSetError(f"verdict set {name}: {place.stem} is missing; {advice}")
     if done.candidates != candidates_digest(record):
         raise VerdictSetError(f"verdict set {name}: {place.stem} has other candidates now; {advice}")
-    table = pq.read_table(io.BytesIO(store.read(place.path(done.file.name))), columns=[KEPT])
-    return table[KEPT]
+    return done
 
 
 def candidates_digest(record: CandidatesRecord) -> str:

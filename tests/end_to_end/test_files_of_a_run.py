@@ -32,6 +32,8 @@ PLACES = {
 """Pattern of a path in a run → the heading that describes the file; of several patterns the first counts."""
 OF_AN_ABLATION = {"tables/decoding.parquet"}
 """Described, and in no run directory."""
+ON_DEMAND = {"verdicts/NAME/1/web/000012.parquet", "reports/1/groups.parquet"}
+"""Parquet files that only a command of the user writes."""
 WITHOUT_HEADING = {"config.yaml", "reports/1/report.html"}
 
 
@@ -53,7 +55,7 @@ def files(finished):
 def test_every_file_has_a_heading_and_its_folder_a_line_in_the_tree(files):
     found = {heading for _, _, heading in files}
     assert found - set(sections()) == WITHOUT_HEADING
-    others = {h for h in sections() if "verdicts/NAME" in h or h.startswith("exports/")}
+    others = {h for h in sections() if "verdicts/NAME" in h or h.startswith("exports/")} | ON_DEMAND
     others |= {"replacing/web/000012.json", "lease/000001.json", "nodes/filter.1.started.json", "<key>.json"}
     assert set(sections()) - found == others | OF_AN_ABLATION
     for heading in found | others - {"<key>.json"}:
@@ -79,7 +81,7 @@ def test_parquet_files_have_the_documented_columns(files):
             columns = {field.name: arrow_name(field.type) for field in pq.read_schema(place)}
             assert columns == documented(heading), path
     found = {heading for path, _, heading in files if path.endswith(".parquet")}
-    assert set(SCHEMAS) - found == {"verdicts/NAME/1/web/000012.parquet"} | OF_AN_ABLATION
+    assert set(SCHEMAS) - found == ON_DEMAND | OF_AN_ABLATION
 
 
 def test_json_files_have_the_documented_keys(files):

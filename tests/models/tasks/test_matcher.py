@@ -199,3 +199,32 @@ def test_a_model_without_text_encoder_and_mismatched_lists_are_rejected(med, pix
         make_matcher(med_of(hf_captioner(TOKENIZER)))
     with pytest.raises(ValueError, match="6 images but 1 lists"):
         make_matcher(med).match(pixels, [["a"]])
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7])
+def test_compared_texts_have_the_largest_similarity_to_the_other_texts(hf, med, pixels, batch_size):
+    compared = [1, 1, 0, 2, 0, 1]  # of images without other texts, or without any text, too
+    scores = make_matcher(med, batch_size=batch_size).match(pixels, TEXTS, compared)
+    assert [[(s.itm_prob, s.itc_sim) for s in of_image] for of_image in scores] == [
+        [pytest.approx((s.itm_prob, s.itc_sim), abs=1e-6) for s in of_image]
+        for of_image in make_matcher(med).match(pixels, TEXTS)
+    ]
+
+    def feature(text):
+        return med.text_feature(*TOKENIZER.encode([text], 35))[0]
+
+    for texts, leading, of_image in zip(TEXTS, compared, scores, strict=True):
+        others = [feature(text) for text in texts[leading:]]
+        for number, (text, score) in enumerate(zip(texts, of_image, strict=True)):
+            if number < leading and others:
+                largest = max(float(feature(text) @ other) for other in others)
+                assert score.text_sim == pytest.approx(largest, abs=1e-5)
+            else:
+                assert score.text_sim is None
+
+
+def test_no_text_is_compared_by_default(med, pixels):
+    scores = make_matcher(med).match(pixels, TEXTS)
+    assert {score.text_sim for of_image in scores for score in of_image} == {None}
+    with pytest.raises(ValueError, match="1 numbers of compared texts"):
+        make_matcher(med).match(pixels, TEXTS, [1])

@@ -1,6 +1,7 @@
 """`capfilt rejudge`: interruptions, mistakes, stale and damaged sets, S3."""
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from capfilt.pipeline.maintenance.verdict_repair import finish_sets, repair_sets
@@ -8,6 +9,7 @@ from capfilt.pipeline.maintenance.verify import verify_run
 from capfilt.stages.errors import UserError
 from capfilt.stages.storage.layout import candidates_shard
 from capfilt.stages.storage.store import Store
+from capfilt.stages.verdicts.rules import PolicyError
 from capfilt.stages.verdicts.sets import VerdictSetError, check_current, open_set, read_kept, read_set
 from tests.judged_run import JudgedRun, expected, itc, itm, make, records, snapshot, top, verdicts
 from tests.killing import Killed, kill_at
@@ -93,6 +95,15 @@ def test_mistake_is_one_line_and_nothing_is_written(run, arguments, part):
         make(run, **arguments)
     assert part in str(caught.value) and "\n" not in str(caught.value)
     assert snapshot(run) == before
+
+
+def test_candidates_of_an_earlier_version_have_no_flags_of_content(run):
+    make(run, "new", flags=("boilerplate",))
+    for file in run.files():
+        pq.write_table(pq.read_table(file).drop_columns(["text_sim", "logprob", "tokens"]), file)
+    with pytest.raises(PolicyError, match="--drop-flag boilerplate: an earlier version wrote"):
+        make(run, "old", flags=("boilerplate",))
+    make(run, "old", flags=("duplicate",), drop=("text_sim < 0.1",))
 
 
 def test_name_stands_for_one_policy(run):

@@ -227,6 +227,7 @@ TABLE = [
     ({"mixing": "filter_only captioner_only pretrain.1"}, {"human": 2, "web": 0.5, "synthetic": 0}),
     ({"captioner": "captioner.1"}, {"web_share": 0.2}),
     ({"": "bootstrap.1 calibrate.1"}, {"shared_finetune": True}),
+    ({"": "filter_only pretrain.1"}, {"verdicts": "strict"}),
     (
         {"captioner": "bootstrap.1", "filter": "bootstrap.1 calibrate.1"},
         {"checkpoint": "{dir}/second.pth", "tokenizer": "{dir}/tokenizer"},

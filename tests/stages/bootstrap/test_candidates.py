@@ -37,7 +37,7 @@ def test_duplicates_and_degenerate_texts_can_have_both_flags():
 
 
 def caption(index, text, seed):
-    return {"caption_index": index, "text": text, "seed": seed, "logprob": -1.0}
+    return {"caption_index": index, "text": text, "seed": seed, "logprob": -seed, "tokens": seed + 1}
 
 
 def test_web_texts_come_first_and_only_later_texts_are_duplicates():
@@ -52,7 +52,26 @@ def test_web_texts_come_first_and_only_later_texts_are_duplicates():
         ("synthetic", 1, "A cat", 12, ["duplicate"]),
         ("synthetic", 2, "a  bird", 13, []),
     ]
-    assert {(c["itm_prob"], c["itc_sim"], c["kept"]) for c in candidates} == {(None, None, None)}
+    assert {(c["itm_prob"], c["itc_sim"], c["text_sim"], c["kept"]) for c in candidates} == {(None,) * 4}
+    assert [(c["logprob"], c["tokens"]) for c in candidates] == [
+        *[(None, None)] * 4,
+        *[(-seed, seed + 1) for seed in (11, 12, 13)],
+    ]
+
+
+def test_content_is_flagged_as_the_text_came():
+    candidates = gather_candidates(["IMG_1234.jpg", "a dog, $5", "IMG 1234 jpg"], [caption(0, "buy now", 1)])
+    assert [c["flags"] for c in candidates] == [
+        ["boilerplate"],
+        ["not_caption"],
+        [],
+        ["boilerplate"],
+    ]
+
+
+def test_captioner_need_not_tell_probabilities():
+    (found,) = gather_candidates([], [{"caption_index": 0, "text": "a dog", "seed": 1}])
+    assert (found["seed"], found["logprob"], found["tokens"]) == (1, None, None)
 
 
 def test_a_long_text_is_flagged_by_all_of_its_words():

@@ -25,7 +25,9 @@ class FakeCaptioner:
         self.calls.append((images, keys, n, run_seed, round))
         return [
             [
-                WrittenCaption(text=f"{key} {index}", caption_index=index, seed=index + 5, logprob=-0.5)
+                WrittenCaption(
+                    text=f"{key} {index}", caption_index=index, seed=index + 5, logprob=-0.5, tokens=4
+                )
                 for index in range(n)
             ]
             for key in keys
@@ -56,7 +58,8 @@ def test_only_rows_with_an_image_are_captioned(fake, tmp_path):
         [f"{keys[2]} 0", f"{keys[2]} 1"],
         [f"{keys[3]} 0", f"{keys[3]} 1"],
     ]
-    assert captions[0][1] == {"text": f"{keys[0]} 1", "caption_index": 1, "seed": 6, "logprob": -0.5}
+    expected = {"text": f"{keys[0]} 1", "caption_index": 1, "seed": 6, "logprob": -0.5, "tokens": 4}
+    assert captions[0][1] == expected
     assert out.drop(["captions"]).equals(batch), "other columns, images and failed rows are unchanged"
 
 

@@ -17,8 +17,9 @@ class FakeMatcher:
     def __init__(self):
         self.calls, self.probabilities = [], {}
 
-    def match(self, images, texts):
+    def match(self, images, texts, compared):
         self.calls.append((list(images), texts))
+        self.compared = compared
         return [[Score(self.probabilities.get(text, 0.75), 0.25) for text in of_image] for of_image in texts]
 
 
@@ -39,6 +40,7 @@ def test_each_image_is_judged_with_its_web_texts_then_its_captions(fake, tmp_pat
     assert fake.calls == [
         ([encode_image(0), encode_image(40)], [["a dog", "a cat", "a red dog"], ["a bird", "two birds"]])
     ]
+    assert fake.compared == [2, 0]  # the web texts, which are compared with the captions
     candidates = out["candidates"].to_pylist()
     assert [[(c["origin"], c["caption_index"], c["text"]) for c in of_row] for of_row in candidates] == [
         [("web", 0, "A dog."), ("web", 1, "a cat"), ("synthetic", 0, "a red dog")],

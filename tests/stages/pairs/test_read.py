@@ -8,9 +8,14 @@ from capfilt.stages.pairs.hold_out import is_held_out
 from capfilt.stages.pairs.parts import ShardRef
 from capfilt.stages.pairs.read import PairsConfig, ReadPairs, image_id
 from capfilt.stages.rows import CANDIDATE_SCHEMA, ROW_SCHEMA, row_key, table_of
+from capfilt.stages.shards.records import CandidatesRecord, RowCounts, encode
 from capfilt.stages.shards.write import Write, WriteConfig, encode_parquet
 from capfilt.stages.storage.layout import DUPLICATES, candidates_shard
 from capfilt.stages.storage.store import Store
+from capfilt.stages.verdicts.judge import Judge
+from capfilt.stages.verdicts.policy import Policy
+from capfilt.stages.verdicts.rules import PolicyText
+from capfilt.stages.verdicts.sets import VerdictSet, VerdictSetError
 
 SHA = "ab" * 32
 TEXTS = [["one", " "], ["two", "zwei"], [], ["  "], ["five"], ["six"]]
@@ -134,3 +139,28 @@ def test_each_text_has_the_weight_of_its_origin(run_dir):
 def test_web_texts_can_be_chosen_by_itc_similarity(run_dir, least, expected):
     assert read(run_dir, "web", round=2, verdicts="itc", min_itc=least) == expected
     assert read(run_dir, "human", round=2, verdicts="itc", min_itc=least) == read(run_dir, "human")
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [("kept", {0: ["one"], 2: ["new"]}), ("kept_web", {0: ["one"]})],
+)
+def test_named_set_of_verdicts_says_which_texts_are_kept(run_dir, verdicts, expected):
+    place = candidates_shard(2, "web", 0)
+    data = run_dir.read(place.parquet)
+    record = CandidatesRecord(
+        source="web",
+        shard=0,
+        round=2,
+        fingerprint="f",
+        files=(run_dir.put(place.parquet, data),),
+        rows=RowCounts(read=6, status={"success": 6}),
+        candidates={},
+    )
+    run_dir.put(place.record, encode(record))
+    with pytest.raises(VerdictSetError, match="verdicts/short/2/web/000000 is missing"):
+        read(run_dir, "web", round=2, verdict_set="short")
+    text = PolicyText(keep=("text IN ('one', 'new', 'six')",))  # on six there is no verdict
+    short = VerdictSet(name="short", round=2, policy=text, candidates="")
+    Judge(run_dir, short, Policy.parse(text, CANDIDATE_SCHEMA)).judge(record)
+    assert read(run_dir, "web", round=2, verdicts=verdicts, verdict_set="short") == expected
