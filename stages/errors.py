@@ -28,6 +28,7 @@ class UserError(Exception):
         ├── MetricsError    pipeline/report/metrics_file.py  a metrics.json cannot be read
         ├── NodeFailed      pipeline/errors.py            a node failed
         ├── ShowError       pipeline/inspection/images.py  an image that the run does not have
+        ├── TestSetError    pipeline/testset/layouts.py   a test set, or an option of `evaluate`, is wrong
         ├── UidError        pipeline/export/uids.py       the rows have no uids of DataComp
         └── UnknownNode     pipeline/plan.py              the config has no such node
 

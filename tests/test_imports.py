@@ -124,7 +124,7 @@ def test_every_folder_has_a_docstring_of_3_to_6_lines_and_no_code_in_its_init_fi
             "pipeline.cli.app, pipeline.config.load, pipeline.plan, pipeline.prepare, pipeline.errors, "
             "pipeline.nodes.report, pipeline.rundir.generations, pipeline.maintenance.repair, "
             "pipeline.console.progress, pipeline.console.signals, pipeline.console.summary, "
-            "pipeline.preflight.check",
+            "pipeline.preflight.check, pipeline.testset.evaluate, pipeline.testset.results",
             ("torch", "ray"),
         ),
         # The driver of a run that trains nothing needs no torch.

@@ -68,7 +68,7 @@ class CheckpointInfo:
 
 def load_checkpoint(
     path: str | Path,
-    parts: Parts,
+    parts: Parts | None,
     image_size: int | None = None,
     tokenizer: str | Path | None = None,
     adapt: Callable[[MedConfig], MedConfig] | None = None,
@@ -79,7 +79,7 @@ def load_checkpoint(
         path: a capfilt folder, a BLIP folder of transformers, or a .pth of salesforce/BLIP or LAVIS.
         parts: the model to build: the parts in the file, or any other parts if the file holds a pretrained
             model. A "vqa" or "nlvr" from a pretrained model is a start for finetuning; its new tensors are
-            initialized from torch's global generator.
+            initialized from torch's global generator. None: the parts in the file.
         image_size: resamples the patch positions; None keeps the image size of the file.
         tokenizer: folder of the tokenizer, for a .pth, which contains none (bert-base-uncased).
         adapt: changes settings of the config that do not affect weights (dropout, drop_path,
@@ -92,6 +92,7 @@ def load_checkpoint(
     path = Path(path)
     weights, file_format = _read_weights(path)
     stored_parts = weights.config.parts
+    parts = parts or stored_parts
     if parts != stored_parts and stored_parts != "pretrain":
         raise CheckpointError(
             f'{path} is a "{stored_parts}" and cannot be loaded as a "{parts}": '

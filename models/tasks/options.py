@@ -12,6 +12,9 @@ from capfilt.models.config import Precision
 from capfilt.models.decoding.config import SamplingConfig
 
 BATCH_SIZE = 64
+RERANKED = 256
+"""Best ITC candidates of a query that the ITM head ranks again (reference: k_test, 256 for COCO, 128 for
+Flickr30k)."""
 MAX_TOKENS = 35
 """Longest text that matching and retrieval read, in tokens, as in the reference's retrieval evaluation."""
 

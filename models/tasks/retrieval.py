@@ -10,9 +10,10 @@ Choices of the protocol in which evaluations differ:
 * The final score of a pair is ITM logit + cosine, as in the reference. Only the top k of a query are
   re-ranked; other items are never found, so k bounds the re-ranked recall.
 
-Each image is encoded once. Its token states wait on the host and return to the device once, for all its pairs
-of both directions, where its cross-attention keys and values are computed once. (The reference transfers 13.6
-TB in one pass over the COCO test set.)
+Each image is encoded once. Its token states stay on the device where they fit (4.4 GB in bfloat16 for the
+5,000 images of the COCO test set), else they wait on the host and return once. Cross-attention keys and
+values of an image are computed once, for all its pairs of both directions. (The reference transfers 13.6 TB
+in one pass over the COCO test set.)
 
 Shapes: B images of a batch, I images, G texts, U unique texts, Q queries, N items of a gallery, T tokens,
 E embedding dimension.
@@ -24,6 +25,8 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from statistics import fmean
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -69,6 +72,8 @@ class RetrievalOptions:
     batch_size: int = BATCH_SIZE
     """Images, texts or pairs per forward pass; each of the three is halved separately when the device runs
     out of memory. The results do not depend on it, except for rounding."""
+    itm_token: Literal["enc", "cls"] = "enc"
+    """First token of a text for the ITM head; see `models.tasks.options.MatcherOptions`."""
     on_notice: Callable[[str], None] = log.warning
     """Receives a line when a batch size is halved."""
     on_progress: Callable[[str, int], None] = lambda step, images: None
@@ -89,8 +94,8 @@ def evaluate_retrieval(
 
     Returns:
         Percentages: "tr@1", "tr@5", "tr@10" (image to text), "ir@1", "ir@5", "ir@10" (text to image), and the
-        same six with prefix "itc_" for ITC only. For each group the same twelve with prefix "<group>/", as
-        far as it has queries.
+        same six with prefix "itc_" for ITC only, and the means of the six, "r_mean" and "itc_r_mean". For
+        each group the same fourteen with prefix "<group>/", as far as it has queries.
 
     Raises:
         ValueError: no texts, lists of different length, an image number out of range, or k < 1.
@@ -119,7 +124,7 @@ def evaluate_retrieval(
         top_texts = _top(cosine[:, unique_of_text], options.k)  # [I, G]
         top_images = _top(cosine[:, unique_of_text].T, options.k).T  # [I, G]
         pairs = _to_unique_texts(top_texts | top_images, unique_of_text, len(unique))  # [I, U]
-        tokens = tokenizer.encode(unique, MAX_TOKENS, first="enc")
+        tokens = tokenizer.encode(unique, MAX_TOKENS, first=options.itm_token)
         ranked = batches["pairs"]
         ranked.on_progress = lambda: options.on_progress("ranking", ranked.done)
         final = score_pairs(med, states, tokens, pairs, ranked) + cosine
@@ -142,6 +147,9 @@ def evaluate_retrieval(
             for name, of_queries, found in scores:
                 recalls = recall_from_scores(of_queries, found)
                 result |= {f"{prefix}{name}@{n}": value for n, value in recalls.items()}
+            for kind in ("", "itc_"):
+                six = [result[f"{prefix}{kind}{way}@{n}"] for way in ("tr", "ir") for n in RECALL_AT]
+                result[f"{prefix}{kind}r_mean"] = fmean(six)
     return result
 
 
@@ -192,7 +200,7 @@ def score_pairs(
         """Score all pairs of the block of images that begins at `first`, `size` at a time; returns its
         end."""
         end = _end_of_block(pairs_per_image, first, size)
-        cross_kv = med.cross_kv(torch.stack(list(states[first:end])).to(device), which="encoder")
+        cross_kv = med.cross_kv(torch.stack([s.to(device) for s in states[first:end]]), which="encoder")
         image, text = pairs[first:end].nonzero(as_tuple=True)  # sorted by image
         for rows, columns in zip(image.split(size), text.split(size), strict=True):
             length = int(mask[columns].sum(dim=1).max())
@@ -233,14 +241,15 @@ def _check_image_numbers(image_of_text: Sequence[int], images: int) -> None:
 def _encode_images(
     med: MED, pixel_batches: Iterable[Tensor], batches: MicroBatches, on_images: Callable[[int], None]
 ) -> tuple[list[Tensor], Tensor]:
-    """Token states of each image in the model's precision, and ITC features [I, E] in float32, on the
-    host."""
+    """Token states of each image in the model's precision, on the device or the host, and ITC features [I, E]
+    in float32 on the host."""
     dtype = next(med.parameters()).dtype
 
     def encode(pixels: Tensor, rows: slice) -> list[tuple[Tensor, Tensor]]:
         encoded = med.encode_image(normalize(pixels[rows], dtype=dtype, device=_device(med)))
         features = med.image_feature(encoded).float().cpu()
-        return list(zip(encoded.cpu(), features, strict=True))
+        waiting = encoded if _stays_on_device(encoded.device) else encoded.cpu()
+        return list(zip(waiting, features, strict=True))
 
     images: list[tuple[Tensor, Tensor]] = []
     for pixels in pixel_batches:
@@ -248,6 +257,14 @@ def _encode_images(
         on_images(len(images))
     features = torch.stack([feature for _, feature in images]) if images else torch.empty(0, 0)
     return [states for states, _ in images], features
+
+
+def _stays_on_device(device: torch.device) -> bool:
+    """Whether token states wait there: while half of its memory is free, which is left to the ranking."""
+    if device.type != "cuda":
+        return False
+    free, total = torch.cuda.mem_get_info(device)
+    return 2 * free >= total
 
 
 def _unique_texts(texts: Sequence[str]) -> tuple[list[str], Tensor]:

@@ -12,6 +12,7 @@ import typer
 
 from capfilt.pipeline.cli.ablate import ablate
 from capfilt.pipeline.cli.amend import rejudge, retry
+from capfilt.pipeline.cli.evaluate import evaluate
 from capfilt.pipeline.cli.export import card, export
 from capfilt.pipeline.cli.inspect import report, verify
 from capfilt.pipeline.cli.look import show, status
@@ -25,7 +26,7 @@ FAMILIES: dict[str, tuple[Callable[..., None], ...]] = {
     "Inspect a run": (status, show, report, verify),
     "Amend a run": (retry, rejudge),
     "Use a run": (export, card),
-    "Tools": (convert, shapes, clipart),
+    "Tools": (evaluate, convert, shapes, clipart),
 }
 """Commands by the heading under which `--help` lists them."""
 

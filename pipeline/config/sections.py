@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from capfilt.cluster.config import WorkersConfig
 from capfilt.models.config import AugmentConfig, MedConfig, ObjectiveConfig, OptimizerConfig
+from capfilt.models.tasks.options import RERANKED
 from capfilt.stages.bootstrap.caption import CaptionConfig
 from capfilt.stages.bootstrap.filter import FilterConfig
 from capfilt.stages.export.forms import Form, Origin
@@ -281,7 +282,7 @@ class FilterSection(Section):
 class EvaluateSection(Section):
     """Evaluation of every pretrained model on the test sources."""
 
-    k: Annotated[int, Field(ge=1)] = 256
+    k: Annotated[int, Field(ge=1)] = RERANKED
     """Number of best ITC candidates that the ITM head reranks (reference: k_test, 256 for COCO, 128 for
     Flickr30k)."""
     caption: CaptionConfig = CaptionConfig()

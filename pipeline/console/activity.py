@@ -63,6 +63,17 @@ class Activity:
         """
         self._show(doing)
 
+    def update(self, doing: str) -> None:
+        """What the program does goes on, described anew, for example with a count; its time goes on too."""
+        with self._lock:
+            is_new = self._doing is None
+            if not is_new:
+                self._doing = doing
+                if self._status is not None:
+                    self._status.update(Text(doing))
+        if is_new:
+            self._show(doing)
+
     def stop(self) -> None:
         """Show nothing more."""
         self._show(None)

@@ -34,15 +34,27 @@ def compute_caption_metrics(
     Raises:
         ValueError: there are no captions, the keys of the two arguments differ, or a key has no reference.
     """
-    _check_keys(candidates, references)
-    hypotheses = {key: [" ".join(split_words(text))] for key, text in candidates.items()}
-    truths = {key: [" ".join(split_words(text)) for text in references[key]] for key in candidates}
+    hypotheses, truths = split_captions(candidates, references)
     with contextlib.redirect_stdout(io.StringIO()):  # the library prints lengths and ratios
         bleu, _ = Bleu(4).compute_score(truths, hypotheses, verbose=0)
         cider, _ = Cider().compute_score(truths, hypotheses)
         rouge, _ = Rouge().compute_score(truths, hypotheses)
     scores = {"cider": cider, **{f"bleu@{n}": b for n, b in enumerate(bleu, start=1)}, "rouge_l": rouge}
     return {name: 100 * float(value) for name, value in scores.items()}
+
+
+def split_captions(
+    candidates: Mapping[Key, str], references: Mapping[Key, Sequence[str]]
+) -> tuple[dict[Key, list[str]], dict[Key, list[str]]]:
+    """Captions and references as pycocoevalcap takes them: {key: [words with spaces between them]}.
+
+    Raises:
+        ValueError: as `compute_caption_metrics`.
+    """
+    _check_keys(candidates, references)
+    hypotheses = {key: [" ".join(split_words(text))] for key, text in candidates.items()}
+    truths = {key: [" ".join(split_words(text)) for text in references[key]] for key in candidates}
+    return hypotheses, truths
 
 
 def _check_keys(candidates: Mapping[Key, str], references: Mapping[Key, Sequence[str]]) -> None:

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-METRIC_ORDER = ("itc_tr", "itc_ir", "tr", "ir", "cider", "bleu", "rouge_l")
+METRIC_ORDER = (
+    "itc_tr",
+    "itc_ir",
+    "itc_r_mean",
+    "tr",
+    "ir",
+    "r_mean",
+    "cider",
+    "bleu",
+    "rouge_l",
+    "meteor",
+    "spice",
+)
 """Order of the columns by the part of a metric's name before "@"."""
 
 

@@ -123,18 +123,28 @@ def _read_json(file: ManifestFile, reader: ColumnReader, section: str) -> Iterat
         with open_text(file, file.path) as stream:
             yield from _select_columns(iter_jsonl(bounded_lines(stream)), reader, file, section)
         return
+    document = load_document(file)
+    try:
+        yield from parse_annotations(document, splits)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"annotations of an unknown form: {type(error).__name__}: {error}") from error
+
+
+def load_document(file: ManifestFile) -> Any:
+    """A JSON file as a whole.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no JSON document, or has more than `DOCUMENT_LIMIT` characters.
+    """
     with open_text(file, file.path) as stream:
         text = stream.read(DOCUMENT_LIMIT + 1)
     if len(text) > DOCUMENT_LIMIT:
         raise ValueError(f"a JSON document has more than {DOCUMENT_LIMIT:,} characters")
     try:
-        document = json.loads(text, strict=False)
+        return json.loads(text, strict=False)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
-    try:
-        yield from parse_annotations(document, splits)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"annotations of an unknown form: {type(error).__name__}: {error}") from error
 
 
 def _has_json_lines(file: ManifestFile) -> bool:

@@ -18,6 +18,7 @@ from capfilt.models.tasks.retrieval import (
     MAX_TOKENS,
     RetrievalOptions,
     RetrievalSet,
+    _stays_on_device,
     evaluate_retrieval,
     recall_from_scores,
     score_pairs,
@@ -141,7 +142,11 @@ def one_pair_at_a_time(
                             found[f"{prefix}{way}@{n}"] += ahead < n
                         break
     keys = [f"{prefix}{way}@{n}" for prefix in ("", "itc_") for way in ("tr", "ir") for n in (1, 5, 10)]
-    return {key: 100 * found[key] / len(pairs[key.removeprefix("itc_")[:2]]) for key in keys}
+    recalls = {key: 100 * found[key] / len(pairs[key.removeprefix("itc_")[:2]]) for key in keys}
+    return recalls | {
+        "r_mean": sum(list(recalls.values())[:6]) / 6,
+        "itc_r_mean": sum(list(recalls.values())[6:]) / 6,
+    }
 
 
 @pytest.mark.parametrize("k", [1, 3, 50])
@@ -168,6 +173,15 @@ def test_groups_of_queries_are_ranked_in_the_whole_gallery(
     assert first != rest
     expected = whole | {f"first/{k}": v for k, v in first.items()} | {f"rest/{k}": v for k, v in rest.items()}
     assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("free", "stays"), [(50, True), (49, False)])
+def test_states_stay_on_a_gpu_while_half_of_its_memory_is_free(
+    monkeypatch: pytest.MonkeyPatch, free: int, stays: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 100))
+    assert _stays_on_device(torch.device("cuda")) is stays
+    assert not _stays_on_device(torch.device("cpu"))
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])

@@ -54,6 +54,19 @@ def test_long_work_has_a_line_now_and_then(activity, screen, clock):
     assert lines(screen)[1:] == ["starting Ray [/x] (20 s)"]
 
 
+def test_work_that_is_described_anew_goes_on(activity, screen, clock):
+    activity.update("encoding 1 of 9 images")
+    clock.now += QUIET_SECONDS - 0.1
+    activity.update("encoding 2 of 9 images")
+    clock.now += 0.1
+    activity.draw()
+    assert lines(screen) == ["encoding 2 of 9 images (5 s)"]
+    activity.stop()
+    clock.now += 60
+    activity.draw()
+    assert len(lines(screen)) == 1
+
+
 def test_each_activity_has_its_own_time_and_none_is_shown_after_the_last(activity, screen, clock):
     activity("one")
     clock.now += 60

@@ -14,7 +14,7 @@ from capfilt.models.network.med import MED
 from capfilt.models.network.tokenizer import Tokenizer
 from capfilt.models.out_of_memory import OutOfMemory
 from capfilt.pipeline.config.sections import EvaluateSection
-from capfilt.pipeline.evaluation import pretrained as module
+from capfilt.pipeline.evaluation import held_out as module
 from capfilt.pipeline.evaluation.pretrained import EvaluationTask, evaluate_model
 from capfilt.stages.bootstrap.caption import CaptionConfig
 from tests.clean_pairs import clean_pairs
@@ -162,7 +162,7 @@ def test_between_the_ends_of_steps_a_second_passes(task, monkeypatch):
     posted, seconds = [], iter((0.0, 0.9, 1.0, 1.9, 2.0))
     monkeypatch.setattr(module.time, "monotonic", lambda: next(seconds))
     status = SimpleNamespace(post=lambda **values: posted.append(values["pretrain.0"].split()[1]))
-    progress = module._Progress(replace(task, status=status), 1_000)
+    progress = module.Progress(replace(task, status=status).post, 1_000)
     for done in (100, 200, 300, 400, 1_000):
         progress("ranking", done)
     assert posted == ["100", "300", "1,000"]
