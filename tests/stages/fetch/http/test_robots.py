@@ -175,8 +175,8 @@ def test_rules_are_cached_for_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_failures_that_allow_everything_and_failures_that_leave_the_rules_unknown() -> None:
     allow_all = {
         "http_403", "http_404", "http_4xx", "http_invalid", "redirect", "private_address", "robots", "optout",
-        "blocked", "hash_mismatch", "bad_url", "missing_file", "bad_tar", "too_big", "empty_body", "not_image",
-        "decode", "too_small", "too_many_pixels", "aspect", "rate", "crashed",
+        "blocked", "hash_mismatch", "bad_url", "missing_file", "bad_tar", "too_big", "empty_body",
+        "not_image", "decode", "too_small", "too_many_pixels", "aspect", "rate", "crashed",
     }  # fmt: skip
     assert set(STATUSES) - {SUCCESS} - allow_all == RULES_UNKNOWN
     for status in allow_all:
