@@ -43,8 +43,8 @@ def test_only_what_differs_is_made(decoupling, finished):
     shared, base = decoupling[0] / "seed-0-shared", decoupling[0] / "seed-0-decoupled"
     taken = {name: "taken_from" in record for name, record in records(shared).items()}
     assert taken == {
-        "fetch": True, "pretrain.0": True, "shared.1": False, "bootstrap.1": False, "pretrain.1": False,
-        "evaluate.1": False, "report.1": False,
+        "fetch": True, "pretrain.0": True, "shared.1": False, "calibrate.1": False, "bootstrap.1": False,
+        "pretrain.1": False, "evaluate.1": False, "report.1": False,
     }  # fmt: skip
     for folder in ("corpus", "images", "models/pretrain.0", "models/tokenizer", "logs/pretrain.0"):
         names = walk(RunStore(str(base)), folder)

@@ -51,7 +51,7 @@ def candidates(scene, run, *, engine, batch_size=64, **options):
     """
     config, checkpoint = scene
     generate = replace(config.captioner.generate, batch_size=batch_size)
-    judge = replace(config.filter.judge, batch_size=batch_size)
+    judge = replace(config.filter.judge, batch_size=batch_size, threshold=0.5)
     config = config.model_copy(
         update={
             "captioner": config.captioner.model_copy(update={"generate": generate}),
@@ -65,8 +65,9 @@ def candidates(scene, run, *, engine, batch_size=64, **options):
     read = sum(json.loads(row["records"])["candidates"]["rows"]["read"] for row in results)
     assert read == index.rows == 90
     source = f"FROM '{run}/rounds/1/**/*.parquet' ORDER BY key, origin, caption_index"
-    rows = duckdb.sql(f"SELECT * EXCLUDE (itm_prob, itc_sim) {source}").fetchall()
-    scores = duckdb.sql(f"SELECT itm_prob, itc_sim {source}").fetchall()
+    rows = duckdb.sql(f"SELECT * EXCLUDE (itm_prob, itc_sim, text_sim, logprob) {source}").fetchall()
+    optional = "coalesce(text_sim, 0), coalesce(logprob, 0)"
+    scores = duckdb.sql(f"SELECT itm_prob, itc_sim, {optional} {source}").fetchall()
     return rows, [score for row in scores for score in row]
 
 

@@ -89,7 +89,7 @@ def test_variants_share_the_nodes_that_their_keys_do_not_reach(ablation):
 
     base, beam = prints("decoding", "nucleus-0.9"), prints("decoding", "beam")
     same = {name for name in base if base[name] == beam[name]}
-    assert same == {"fetch", "pretrain.0", "captioner.1", "filter.1"}
+    assert same == {"fetch", "pretrain.0", "captioner.1", "filter.1", "calibrate.1"}
     control = prints("capfilt", "")
     assert {n for n in base if base[n] == control.get(n)} == set(base) - {"evaluate.1", "report.1"}
     assert prints("sharing", "sharing-all_but_sa")["pretrain.0"] == base["pretrain.0"]

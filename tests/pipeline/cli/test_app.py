@@ -27,6 +27,7 @@ COMMANDS = [
     "rejudge",
     "export",
     "card",
+    "evaluate",
     "convert",
     "shapes",
     "clipart",

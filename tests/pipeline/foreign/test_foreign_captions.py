@@ -81,7 +81,7 @@ def judged(tmp_path_factory):
 def test_no_captioner_is_planned(judged):
     _, config, _ = judged
     nodes = plan(config)
-    assert list(nodes) == ["join", "bootstrap.1", "report.1"]
+    assert list(nodes) == ["join", "bootstrap.1", "calibrate.1", "report.1"]
     assert nodes["bootstrap.1"].needs == ("join",)
 
 
@@ -201,7 +201,7 @@ def test_images_in_tars_are_unpacked_before_captions_are_joined(tmp_path):
     data = config_data(tmp_path)
     change(data, "sources.web.rows.manifest", "images-{00000..00003}.tar")
     nodes = plan(parse_config(data, "test"))
-    assert list(nodes) == ["fetch", "join", "bootstrap.1", "report.1"]
+    assert list(nodes) == ["fetch", "join", "bootstrap.1", "calibrate.1", "report.1"]
     assert nodes["fetch"].sources == ("web",) and nodes["join"].needs == ("fetch",)
 
 

@@ -110,7 +110,7 @@ def ratio_cell(texts: Iterable[Row]) -> str:
 
 
 def test_noise_ratios(page: Page, candidates: list[Row]) -> None:
-    rows = page.table("Noise ratios")
+    rows = page.table("Noise ratios by source")
     assert [(row["source"], row["origin"]) for row in rows] == [
         (source, origin) for source in WEB for origin in ("web", "synthetic")
     ]
