@@ -24,8 +24,8 @@ from capfilt.pipeline.evaluation.intervals import wilson_interval
 
 MATCHING_RANKS = 0.25
 """Share of the ranks, from the best one on, that matching texts may reach."""
-NOISE_WEIGHT = 2.0
-"""A kept noise text costs as much as this many matching texts that are dropped."""
+NOISE_COST = 2.0
+"""A noise text that is kept costs as much as this many matching texts that are dropped."""
 THRESHOLDS = (0.002, 0.005, *(step / 100 for step in range(1, 100)))
 """Thresholds from which one is suggested."""
 
@@ -47,8 +47,9 @@ class PairScores:
 def calibrate(scores: PairScores, sources: Sequence[str]) -> Calibration:
     """Estimate the share of noise, and suggest a threshold.
 
-    The suggested threshold maximizes kept(own) - `NOISE_WEIGHT` * noise * kept(others), where kept is the
-    share of scores at or above the threshold.
+    The suggested threshold maximizes kept(own) - (1 + `NOISE_COST`) * noise * kept(others), where kept is the
+    share of scores at or above the threshold: kept(own) has the kept noise in it, noise * kept(others), which
+    is no gain.
 
     Args:
         scores: of n > 0 texts.
@@ -62,7 +63,7 @@ def calibrate(scores: PairScores, sources: Sequence[str]) -> Calibration:
         np.array([(of >= threshold).mean() for threshold in THRESHOLDS])
         for of in (scores.itm_own, scores.itm_others)
     )
-    best = int(np.argmax(own - NOISE_WEIGHT * found.noise * swapped))
+    best = int(np.argmax(own - (1 + NOISE_COST) * found.noise * swapped))
     matching = 1 - found.noise
     keeps = (own[best] - found.noise * swapped[best]) / matching if matching else 0.0
     return Calibration(

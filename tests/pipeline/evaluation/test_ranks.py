@@ -80,7 +80,7 @@ def test_threshold_is_the_best_of_the_list_by_brute_force():
     def gain(threshold):
         own = sum(score >= threshold for score in scores.itm_own) / 500
         others = sum(score >= threshold for of in scores.itm_others for score in of) / (500 * OTHERS)
-        return own - 2 * found.all.noise * others
+        return own - 3 * found.all.noise * others
 
     assert found.threshold == max(THRESHOLDS, key=gain)
 
