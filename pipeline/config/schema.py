@@ -141,16 +141,19 @@ class Config(Section):
     def held_out_for(self, round_: int) -> float:
         """The share of the web images from which the filter of a round is calibrated: those that no training
         has read; 0 if all are unseen, as for a given filter."""
-        reads_web = self.pretrain is not None and set(self.trains_on("pretrain")) & set(self.of_kind("web"))
-        given = round_ == 1 and self.filter.checkpoint is not None
-        return 0.0 if given or not reads_web or self.pretrain is None else self.pretrain.hold_out
+        return 0.0 if self.pretrain is None or self._all_web_unseen(round_) else self.pretrain.hold_out
 
     def calibrates(self, round_: int) -> bool:
         """Whether the filter of a round is calibrated: if it is asked for, and if there are web images that
         no model was trained on."""
-        reads_web = self.pretrain is not None and set(self.trains_on("pretrain")) & set(self.of_kind("web"))
-        given = round_ == 1 and self.filter.checkpoint is not None
-        return self.filter.calibrate.pairs > 0 and (given or not reads_web or self.held_out_for(round_) > 0)
+        unseen = self._all_web_unseen(round_) or self.held_out_for(round_) > 0
+        return self.filter.calibrate.pairs > 0 and unseen
+
+    def _all_web_unseen(self, round_: int) -> bool:
+        """Whether the filter of a round comes from no model that this run has pretrained on web images."""
+        if self.pretrain is None or (round_ == 1 and self.filter.checkpoint is not None):
+            return True
+        return set(self.trains_on("pretrain")).isdisjoint(self.of_kind("web"))
 
     @property
     def shared_section(self) -> TrainSection:

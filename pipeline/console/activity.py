@@ -64,7 +64,7 @@ class Activity:
         self._show(doing)
 
     def update(self, doing: str) -> None:
-        """What the program does goes on, described anew, for example with a count; its time goes on too."""
+        """Change the description of the work, for example its count; the time goes on."""
         with self._lock:
             is_new = self._doing is None
             if not is_new:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -106,7 +106,7 @@ def _load_matcher(task: CalibrationTask) -> Any:
 
     matcher = Matcher.from_checkpoint(
         task.model.local_checkpoint("filter"),
-        replace(task.judge, threshold=0.5),
+        task.judge,
         tokenizer=task.model.local_tokenizer("filter"),
         image_size=task.judge.image_size,
         device=task.model.device,

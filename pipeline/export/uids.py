@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from capfilt.pipeline.rundir.run_dir import RunDir
+from capfilt.stages.carried.fields import output_name
 from capfilt.stages.errors import UserError
 from capfilt.stages.export.tables import UID_SCHEMA
 from capfilt.stages.status import SUCCESS
@@ -43,7 +44,7 @@ def uid_columns(run_dir: RunDir, available: Mapping[str, pa.Schema]) -> dict[str
     columns = {}
     for source, schema in available.items():
         rows = run_dir.config.sources[source].rows
-        name = getattr(rows, "id_column", None) or UID_COLUMN
+        name = UID_COLUMN if rows.id_column is None else output_name(rows, rows.id_column)
         if name not in schema.names:
             raise UidError(
                 f"datacomp-uids: source {source} has no column {name}; the list needs the uids of the pool, "

@@ -46,5 +46,5 @@ def check_unchanged_captions(config: Config, store: Store) -> None:
         if joined.identity != identity_of(captions):
             raise CandidatesError(
                 f"candidates.{captions[0].name}.files: the captions for {source} have changed since this run "
-                "joined them; restore the files, or judge them anew with --fresh join"
+                "joined them; restore the files, or judge them again with --fresh join"
             )

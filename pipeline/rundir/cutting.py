@@ -14,7 +14,7 @@ from capfilt.stages.storage.store import Store
 COMPARED_SHARDS = 100
 """Shards, evenly spread, whose rows are compared with a manifest that is cut again."""
 WAY_OUT = (
-    "restore the manifest, or fetch it anew with --fresh fetch, or use another run directory "
+    "restore the manifest, or fetch it again with --fresh fetch, or use another run directory "
     "(--set run.dir=...)"
 )
 
