@@ -7,6 +7,9 @@ text that describes its image ranks it among the first. The share of noise is th
 that only noise reaches (J. D. Storey, "A direct approach to false discovery rates", 2002, equation 2, with
 lambda = 0.25), whatever the language, the length or the style of the texts.
 
+The texts behind those ranks are noise, and their scores with other images are what noise scores: boilerplate
+fits many images a little, and where noise is mostly boilerplate the threshold has to be higher.
+
 A text that is wrong in a detail still ranks its image first and counts as matching.
 
 Shapes: n pairs, K other images per text.
@@ -39,17 +42,18 @@ class PairScores:
     itm_others: np.ndarray
     """ITM probabilities with the other images, [n, K]."""
     itc_own: np.ndarray
-    """ITC similarities with the own image, [n]."""
+    """ITC similarities with the own image, [n], each above the mean of that image and texts of other images:
+    some images are similar to every text, and would be ranked first by noise."""
     itc_others: np.ndarray
-    """ITC similarities with the other images, [n, K]."""
+    """The same with the other images, [n, K]."""
 
 
 def calibrate(scores: PairScores, sources: Sequence[str]) -> Calibration:
     """Estimate the share of noise, and suggest a threshold.
 
     The suggested threshold maximizes kept(own) - (1 + `NOISE_COST`) * noise * kept(others), where kept is the
-    share of scores at or above the threshold: kept(own) has the kept noise in it, noise * kept(others), which
-    is no gain.
+    share of scores at or above the threshold, and others are the other images of the texts that are noise by
+    their rank: kept(own) has the kept noise in it, noise * kept(others), which is no gain.
 
     Args:
         scores: of n > 0 texts.
@@ -59,9 +63,11 @@ def calibrate(scores: PairScores, sources: Sequence[str]) -> Calibration:
     others = scores.itc_others.shape[1]
     names = np.array(sources)
     found = estimate_noise(ranks, others)
+    is_noise = ranks >= _first_noise_rank(others)
+    swapped_noise = scores.itm_others[is_noise] if is_noise.any() else scores.itm_others
     own, swapped = (
         np.array([(of >= threshold).mean() for threshold in THRESHOLDS])
-        for of in (scores.itm_own, scores.itm_others)
+        for of in (scores.itm_own, swapped_noise)
     )
     best = int(np.argmax(own - (1 + NOISE_COST) * found.noise * swapped))
     matching = 1 - found.noise
@@ -93,10 +99,15 @@ def estimate_noise(ranks: np.ndarray, others: int) -> NoiseEstimate:
         ranks: rank of the own image, 0 to K, of n > 0 texts.
         others: K.
     """
-    first = int(np.ceil(MATCHING_RANKS * (others + 1)))
+    first = _first_noise_rank(others)
     share = (others + 1 - first) / (others + 1)  # of the ranks, which noise reaches equally often
     reached = int((ranks >= first).sum())
     interval = wilson_interval(reached, len(ranks))
     assert interval is not None, "there is at least one text"
     noise, low, high = (min(1.0, value / share) for value in (reached / len(ranks), *interval))
     return NoiseEstimate(len(ranks), noise, low, high)
+
+
+def _first_noise_rank(others: int) -> int:
+    """The first of the ranks 0 to `others` that no matching text has."""
+    return int(np.ceil(MATCHING_RANKS * (others + 1)))

@@ -118,8 +118,8 @@ def _load_matcher(task: CalibrationTask) -> Any:
 def score_swapped(matcher: Any, images: Sequence[bytes], texts: Sequence[str]) -> PairScores:
     """Score each text with its own image and with `OTHERS` other images.
 
-    Every image is encoded once and gets equally many texts: those of the images that follow it in a fixed
-    random order.
+    Every image is encoded once and gets equally many texts: its own and those of the `OTHERS` images that
+    follow it in a fixed random order.
 
     Args:
         matcher: a `models.tasks.matcher.Matcher`.
@@ -129,13 +129,16 @@ def score_swapped(matcher: Any, images: Sequence[bytes], texts: Sequence[str]) -
     count = len(images)
     order = np.random.default_rng(0).permutation(count)
     place = np.argsort(order)
-    # Text i goes to its own image (shift 0) and to the images that precede it in the order.
-    text_of = [[int(order[(place[j] + shift) % count]) for shift in range(OTHERS + 1)] for j in range(count)]
-    scored = matcher.match(images, [[texts[i] for i in of_image] for of_image in text_of])
-    itm, itc = (np.zeros((count, OTHERS + 1)) for _ in range(2))
-    for of_image, of_scores in zip(text_of, scored, strict=True):
-        for shift, (i, score) in enumerate(zip(of_image, of_scores, strict=True)):
-            itm[i, shift], itc[i, shift] = score.itm_prob, score.itc_sim
+    shifts = np.arange(OTHERS + 1)
+    text_of = order[(place[:, None] + shifts) % count]  # [n, 1 + K]: the texts of an image, its own first
+    scored = matcher.match(images, [[texts[i] for i in of_image] for of_image in text_of.tolist()])
+    itm, itc = (
+        np.array([[getattr(score, name) for score in of_image] for of_image in scored])
+        for name in ("itm_prob", "itc_sim")
+    )
+    itc -= itc[:, 1:].mean(axis=1, keepdims=True)
+    image_of = order[(place[:, None] - shifts) % count]  # [n, 1 + K]: the images of a text, its own first
+    itm, itc = itm[image_of, shifts], itc[image_of, shifts]
     return PairScores(itm[:, 0], itm[:, 1:], itc[:, 0], itc[:, 1:])
 
 

@@ -76,13 +76,29 @@ def test_threshold_keeps_matching_texts_and_drops_noise():
 def test_threshold_is_the_best_of_the_list_by_brute_force():
     scores, is_noise = simulate(0.3, pairs=500)
     found = calibrate(scores, ["web"] * len(is_noise))
+    noise_by_rank = [
+        of
+        for own, others, of in zip(scores.itc_own, scores.itc_others, scores.itm_others, strict=True)
+        if sum(other > own for other in others) >= 5
+    ]
 
     def gain(threshold):
         own = sum(score >= threshold for score in scores.itm_own) / 500
-        others = sum(score >= threshold for of in scores.itm_others for score in of) / (500 * OTHERS)
-        return own - 3 * found.all.noise * others
+        others = sum(score >= threshold for of in noise_by_rank for score in of)
+        return own - 3 * found.all.noise * others / (len(noise_by_rank) * OTHERS)
 
     assert found.threshold == max(THRESHOLDS, key=gain)
+
+
+def test_threshold_depends_on_the_scores_of_noise_and_not_of_matching_texts():
+    """Noise that fits every image a little is kept at a threshold that suffices for other swapped texts."""
+    scores, is_noise = simulate(0.2)
+    boilerplate = np.random.default_rng(1).uniform(0.3, 0.4, (len(is_noise), OTHERS + 1))
+    own = np.where(is_noise, boilerplate[:, 0], scores.itm_own)
+    others = np.where(is_noise[:, None], boilerplate[:, 1:], scores.itm_others)
+    found = calibrate(PairScores(own, others, own, others), ["web"] * len(is_noise))
+    assert 0.39 <= found.threshold <= 0.41
+    assert calibrate(scores, ["web"] * len(is_noise)).threshold < 0.39
 
 
 @pytest.mark.parametrize(("noise", "threshold"), [(0.0, THRESHOLDS[0]), (1.0, None)])

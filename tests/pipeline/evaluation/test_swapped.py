@@ -83,7 +83,7 @@ def test_only_held_out_images_are_sampled(task):
 
 def fake_score(image, text):
     digest = hashlib.sha256(image + text.encode()).digest()
-    return SimpleNamespace(itm_prob=digest[0] / 255, itc_sim=digest[1] / 255)
+    return SimpleNamespace(itm_prob=int.from_bytes(digest[:4], "big") / 2**32, itc_sim=digest[4] / 255)
 
 
 class FakeMatcher:
@@ -102,15 +102,21 @@ def test_every_text_is_scored_with_its_own_and_sixteen_other_images():
     matcher = FakeMatcher()
     scores = score_swapped(matcher, images, texts)
     assert matcher.images == 30, "each image is encoded once"
+    by_probability = [
+        {fake_score(image, text).itm_prob: j for j, image in enumerate(images)} for text in texts
+    ]
+    images_of = [[by_probability[i][p] for p in scores.itm_others[i]] for i in range(30)]
     for i, text in enumerate(texts):
         assert scores.itm_own[i] == fake_score(images[i], text).itm_prob
-        assert scores.itc_own[i] == fake_score(images[i], text).itc_sim
-        possible = {
-            (fake_score(image, text).itm_prob, fake_score(image, text).itc_sim): j
-            for j, image in enumerate(images)
-        }
-        others = [possible[pair] for pair in zip(scores.itm_others[i], scores.itc_others[i], strict=True)]
-        assert len(set(others)) == OTHERS and i not in others
+        assert len(set(images_of[i])) == OTHERS and i not in images_of[i]
+    for j, image in enumerate(images):
+        others = [i for i in range(30) if j in images_of[i]]
+        assert len(others) == OTHERS, "every image has equally many texts"
+        mean = np.mean([fake_score(image, texts[i]).itc_sim for i in others])
+        for i in others:
+            similarity = scores.itc_others[i][images_of[i].index(j)]
+            assert similarity == pytest.approx(fake_score(image, texts[i]).itc_sim - mean)
+        assert scores.itc_own[j] == pytest.approx(fake_score(image, texts[j]).itc_sim - mean)
 
 
 @pytest.mark.parametrize(("pairs", "estimated"), [(63, False), (64, True)])
