@@ -23,7 +23,6 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from capfilt.pipeline.config.load import load_config
-from capfilt.pipeline.corpora.scenes import scene_facts
 from capfilt.pipeline.corpora.shapes import make_scene
 from capfilt.pipeline.evaluation.filter_quality import MATCHING, compute_roc_auc
 from capfilt.pipeline.evaluation.ranks import estimate_noise, rank_own_image
@@ -139,7 +138,8 @@ def compare_parts(run_dir: Any, texts: dict[str, Any]) -> dict[str, Any]:
         int(row["key"][:6]) * config.sources["web"].rows.shard_size + int(row["key"][6:]) for row in sample
     ]
     scenes = [make_scene(config.shapes, "web", row) for row in rows]
-    rare = np.array([not config.shapes.human_vocabulary.covers(scene_facts(scene)) for scene in scenes])
+    grammar = config.shapes.grammar
+    rare = np.array([not grammar.is_common(grammar.facts(scene)) for scene in scenes])
     parts = {"all": np.ones(len(sample), dtype=bool), "common": ~rare, "rare": rare}
     found = {}
     for name, chosen in parts.items():

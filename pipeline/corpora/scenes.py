@@ -84,10 +84,7 @@ class Vocabulary:
     @classmethod
     def most_common(cls, share: float) -> Vocabulary:
         """The most common colors and shapes: this share of each, rounded, at least two of each."""
-        colors, shapes = (
-            frozenset(words[: max(2, round(share * len(words)))])
-            for words in (COLORS_BY_FREQUENCY, SHAPES_BY_FREQUENCY)
-        )
+        colors, shapes = (most_common(words, share) for words in (COLORS_BY_FREQUENCY, SHAPES_BY_FREQUENCY))
         return cls(tuple(c for c in COLORS if c in colors), tuple(s for s in SHAPES if s in shapes))
 
     def covers(self, facts: Facts) -> bool:
@@ -109,9 +106,7 @@ def compose_scene(random: Random, vocabulary: Vocabulary = ALL_WORDS) -> Scene:
     objects = []
     for column, (color, shape) in enumerate(kinds):
         radius = 0.12 + 0.04 * random.random()
-        # Objects never overlap: one moves only as far as its column has room for it.
-        room = max(0.0, 1 / count - 2 * radius)
-        x = (column + 0.5) / count + room * (random.random() - 0.5)
+        x = choose_position(random, column, count, radius)
         y = 0.5 + (1 - 2 * radius) * 0.9 * (random.random() - 0.5)
         objects.append(SceneObject(color, shape, x, y, radius))
     return tuple(objects)
@@ -126,8 +121,7 @@ def describe_facts(facts: Facts, random: Random) -> str:
     """Describe one to three objects in one of several wordings; a noun phrase, as after "a picture of"."""
     phrases = []
     for color, shape in facts:
-        article = "an" if color[0] in "aeiou" else "a"
-        phrases.append(f"{article} {color} {choose(random, SHAPES[shape])}")
+        phrases.append(f"{article_of(color)} {color} {choose(random, SHAPES[shape])}")
     if len(phrases) == 3:
         return f"{phrases[0]} and {phrases[1]} and {phrases[2]}"
     return f" {choose(random, LINKS)} ".join(phrases)
@@ -165,13 +159,55 @@ def paint_scene(scene: Scene, size: int, random: Random) -> Image.Image:
     canvas = Image.new("RGB", (side, side), background)
     pen = ImageDraw.Draw(canvas)
     for item in scene:
-        _paint_object(pen, item, side, background)
+        where = item.x * side, item.y * side, item.radius * side
+        paint_shape(pen, item.shape, where, COLORS[item.color], background)
     return canvas.reduce(SUPERSAMPLING)
 
 
 def choose(random: Random, options: Sequence[T]) -> T:
     """Choose one of the options with equal probability."""
     return options[int(len(options) * random.random())]
+
+
+def choose_position(random: Random, place: int, count: int, radius: float) -> float:
+    """Choose the center of one of `count` objects in a row of length 1, so that none of them overlap: each
+    moves only as far as its part of the row has room for it."""
+    room = max(0.0, 1 / count - 2 * radius)
+    return (place + 0.5) / count + room * (random.random() - 0.5)
+
+
+def most_common(words: Sequence[str], share: float) -> tuple[str, ...]:
+    """The first words of a list: this share of them, rounded, at least two."""
+    return tuple(words[: max(2, round(share * len(words)))])
+
+
+def article_of(phrase: str) -> str:
+    """The indefinite article of a phrase."""
+    return "an" if phrase[0] in "aeiou" else "a"
+
+
+def paint_shape(
+    pen: ImageDraw.ImageDraw,
+    shape: str,
+    where: tuple[float, float, float],
+    fill: tuple[int, ...] | int,
+    hole: tuple[int, ...] | int,
+) -> None:
+    """Paint one shape.
+
+    Args:
+        where: x, y and radius in pixels.
+        fill: its color.
+        hole: the color within a ring.
+    """
+    x, y, r = where
+    if shape in ("circle", "ring"):
+        pen.ellipse((x - r, y - r, x + r, y + r), fill=fill)
+        if shape == "ring":
+            inner = HOLE_RADIUS * r
+            pen.ellipse((x - inner, y - inner, x + inner, y + inner), fill=hole)
+        return
+    pen.polygon([(x + r * dx, y + r * dy) for dx, dy in OUTLINES[shape]], fill=fill)
 
 
 def _choose_count(random: Random) -> int:
@@ -181,17 +217,3 @@ def _choose_count(random: Random) -> int:
         if draw < 0:
             return count
     return OBJECT_COUNTS[-1][0]
-
-
-def _paint_object(
-    pen: ImageDraw.ImageDraw, item: SceneObject, side: int, background: tuple[int, ...]
-) -> None:
-    x, y, r = item.x * side, item.y * side, item.radius * side
-    color = COLORS[item.color]
-    if item.shape in ("circle", "ring"):
-        pen.ellipse((x - r, y - r, x + r, y + r), fill=color)
-        if item.shape == "ring":
-            hole = HOLE_RADIUS * r
-            pen.ellipse((x - hole, y - hole, x + hole, y + hole), fill=background)
-        return
-    pen.polygon([(x + r * dx, y + r * dy) for dx, dy in OUTLINES[item.shape]], fill=color)

@@ -11,30 +11,20 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import compress
 from pathlib import Path
 from random import Random
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from annotated_types import Ge, Gt, Le
 
+from capfilt.pipeline.corpora.grammar import Grammar, PlainScenes
 from capfilt.pipeline.corpora.marker import check_same_config, read_marker
-from capfilt.pipeline.corpora.scenes import (
-    ALL_WORDS,
-    Facts,
-    Scene,
-    Vocabulary,
-    alter_facts,
-    choose,
-    compose_scene,
-    describe_facts,
-    omit_facts,
-    paint_scene,
-    scene_facts,
-)
+from capfilt.pipeline.corpora.rich_scenes import RichScenes, RichWords
+from capfilt.pipeline.corpora.scenes import Vocabulary, choose
 
 BOILERPLATE = (
     "click here to see more pictures",
@@ -72,24 +62,37 @@ class ShapesConfig:
     boilerplate: Annotated[float, Ge(0), Le(1)] = 0.12
     """Share of web texts that describe no image at all ("free shipping ..."); part of `noise`."""
     partial: Annotated[float, Ge(0), Le(1)] = 0.03
-    """Share of web texts with one wrong color or shape; part of `noise`. The rest of `noise` are descriptions
-    of other scenes ("mismatched")."""
+    """Share of web texts with one wrong word (color, shape, …); part of `noise`. The rest of `noise` are
+    descriptions of other scenes ("mismatched")."""
     incomplete: Annotated[float, Ge(0), Le(1)] = 0.0
-    """Share of the true web texts about two or three objects that name only some of them, as short alt-texts
-    do. They describe their image and are not part of `noise`."""
+    """Share of the true web texts about several objects that name only some of them, as short alt-texts do.
+    They describe their image and are not part of `noise`."""
+    vocabulary: Literal["plain", "rich"] = "plain"
+    """`plain`: colors and shapes, one to three in a row. `rich`: also counts, sizes, textures, backgrounds
+    and two relations ("two small striped red circles above a pink star on a gray background"), for models
+    with 64 pixels or more."""
     human_words: Annotated[float, Gt(0), Le(1)] = 1.0
-    """Share of the colors and of the shapes that the human images show. With less than 1 the rest are the
-    long tail: concepts that only web images have, as the web reaches beyond COCO. Web and test images have
-    all of them, and the test images are also listed apart, as `test/common.json` and `test/rare.json`."""
+    """Share of the colors and of the shapes (`rich`: of each kind of word) that the human images show. With
+    less than 1 the rest are the long tail: concepts that only web images have, as the web reaches beyond
+    COCO. Web and test images have all of them, and the test images are also listed apart, as
+    `test/common.json` and `test/rare.json`."""
     seed: Annotated[int, Ge(0)] = 0
     """Another seed gives another corpus."""
     image_size: Annotated[int, Ge(32), Le(1024)] = 64
     """Height and width of the images, pixels."""
 
     @property
-    def human_vocabulary(self) -> Vocabulary:
-        """Colors and shapes of the human images."""
-        return Vocabulary.most_common(self.human_words)
+    def grammar(self) -> Grammar:
+        """The scenes and their texts."""
+        if self.vocabulary == "rich":
+            return RichScenes(RichWords.most_common(self.human_words))
+        return PlainScenes(Vocabulary.most_common(self.human_words))
+
+    @property
+    def has_long_tail(self) -> bool:
+        """Whether the human images lack words that web and test images have."""
+        grammar, everything = self.grammar, replace(self, human_words=1.0).grammar
+        return grammar != everything
 
     def __post_init__(self) -> None:
         if self.boilerplate + self.partial > self.noise + 1e-9:
@@ -133,47 +136,48 @@ def make_shapes(config: ShapesConfig, folder: str | os.PathLike[str]) -> Path:
     return root
 
 
-def make_scene(config: ShapesConfig, split: str, row: int) -> Scene:
+def make_scene(config: ShapesConfig, split: str, row: int) -> Any:
     """The scene of an image of "human" or "web"; those of "test" come from `make_test_scenes`."""
-    vocabulary = config.human_vocabulary if split == "human" else ALL_WORDS
-    return compose_scene(_random_for(config, split, row, "scene"), vocabulary)
+    return config.grammar.compose(_random_for(config, split, row, "scene"), human=split == "human")
 
 
-def make_test_scenes(config: ShapesConfig) -> Iterator[Scene]:
+def make_test_scenes(config: ShapesConfig) -> Iterator[Any]:
     """The scenes of "test". Their facts are all different, so that each caption belongs to one image."""
-    seen: set[Facts] = set()
+    grammar = config.grammar
+    seen: set[Any] = set()
     row = 0
     while len(seen) < config.test:
         scene = make_scene(config, "test", row)
         row += 1
-        if scene_facts(scene) not in seen:
-            seen.add(scene_facts(scene))
+        if grammar.facts(scene) not in seen:
+            seen.add(grammar.facts(scene))
             yield scene
 
 
-def make_web_text(config: ShapesConfig, row: int, scene: Scene) -> tuple[str, str]:
+def make_web_text(config: ShapesConfig, row: int, scene: Any) -> tuple[str, str]:
     """Make the text of a web image.
 
     Returns:
         (text, truth): truth is "clean", "incomplete", "mismatched", "boilerplate" or "partial".
     """
+    grammar = config.grammar
     random = _random_for(config, "web", row, "text")
     draw = random.random()
-    facts = scene_facts(scene)
+    facts = grammar.facts(scene)
     if draw < config.boilerplate:
         template = choose(random, BOILERPLATE)
         return template.format(n=1 + int(999 * random.random()), name=choose(random, NAMES)), "boilerplate"
     if draw < config.boilerplate + config.partial:
-        return describe_facts(alter_facts(facts, random), random), "partial"
+        return grammar.describe(grammar.alter(facts, random), random), "partial"
     if draw < config.noise:
         other = facts
-        while set(other) <= set(facts):  # a text about some of the objects would not be wrong
-            other = scene_facts(compose_scene(random))
-        return describe_facts(other, random), "mismatched"
+        while grammar.is_true(other, facts):  # a text about some of the objects would not be wrong
+            other = grammar.facts(grammar.compose(random))
+        return grammar.describe(other, random), "mismatched"
     # Without incomplete texts nothing is drawn, so that the texts stay those of earlier versions.
-    if len(facts) > 1 and config.incomplete and random.random() < config.incomplete:
-        return describe_facts(omit_facts(facts, random), random), "incomplete"
-    return describe_facts(facts, random), "clean"
+    if config.incomplete and grammar.can_omit(facts) and random.random() < config.incomplete:
+        return grammar.describe(grammar.omit(facts, random), random), "incomplete"
+    return grammar.describe(facts, random), "clean"
 
 
 def _random_for(config: ShapesConfig, split: str, row: int, purpose: str) -> Random:
@@ -181,16 +185,18 @@ def _random_for(config: ShapesConfig, split: str, row: int, purpose: str) -> Ran
     return Random(f"{config.seed}/{split}/{row}/{purpose}")
 
 
-def _write_annotated(config: ShapesConfig, folder: Path, split: str, scenes: Iterator[Scene]) -> None:
+def _write_annotated(config: ShapesConfig, folder: Path, split: str, scenes: Iterator[Any]) -> None:
+    grammar = config.grammar
     (folder / "images").mkdir(parents=True, exist_ok=True)
     entries, is_common = [], []
     for row, scene in enumerate(scenes):
         image = _write_image(config, folder, split, row, scene)
-        caption = describe_facts(scene_facts(scene), _random_for(config, split, row, "text"))
+        facts = grammar.facts(scene)
+        caption = grammar.describe(facts, _random_for(config, split, row, "text"))
         entries.append({"image": image, "caption": caption, "image_id": row})
-        is_common.append(config.human_vocabulary.covers(scene_facts(scene)))
+        is_common.append(grammar.is_common(facts))
     lists = {"annotations": entries}
-    if split == "test" and config.human_vocabulary != ALL_WORDS:
+    if split == "test" and config.has_long_tail:
         lists["common"] = list(compress(entries, is_common))
         lists["rare"] = [e for e, common in zip(entries, is_common, strict=True) if not common]
     for name, listed in lists.items():
@@ -212,10 +218,10 @@ def _write_web(config: ShapesConfig, folder: Path) -> None:
 
 def _write_oracle(config: ShapesConfig, root: Path) -> None:
     """Write the manifest of the web images with true texts."""
-    rows = []
+    rows, grammar = [], config.grammar
     for row in range(config.web):
-        facts = scene_facts(make_scene(config, "web", row))
-        caption = describe_facts(facts, _random_for(config, "web", row, "oracle"))
+        facts = grammar.facts(make_scene(config, "web", row))
+        caption = grammar.describe(facts, _random_for(config, "web", row, "oracle"))
         rows.append({"url": _image_name(row), "caption": caption, "truth": "clean"})
     temporary = root / f"{ORACLE}.tmp"
     pq.write_table(pa.Table.from_pylist(rows), temporary)
@@ -226,10 +232,10 @@ def _image_name(row: int) -> str:
     return f"images/{row:06d}.jpg"
 
 
-def _write_image(config: ShapesConfig, folder: Path, split: str, row: int, scene: Scene) -> str:
+def _write_image(config: ShapesConfig, folder: Path, split: str, row: int, scene: Any) -> str:
     """Paint a scene into a file; its name relative to `folder`."""
     name = _image_name(row)
-    image = paint_scene(scene, config.image_size, _random_for(config, split, row, "paint"))
+    image = config.grammar.paint(scene, config.image_size, _random_for(config, split, row, "paint"))
     # Without chroma subsampling: it would blur the colors over several pixels of such a small image.
     image.save(folder / name, quality=JPEG_QUALITY, subsampling=0)
     return name
