@@ -52,8 +52,9 @@ def print_summary(
 
 def print_fields(console: Console, fields: Sequence[tuple[str, str]]) -> None:
     """Print (label, value) lines, never wrapped, so that paths and commands can be copied."""
+    width = max((len(label) for label, _ in fields), default=0)
     for label, value in fields:
-        console.print(field_line(label, value), soft_wrap=True)
+        console.print(field_line(f"{label:<{width}}", value), soft_wrap=True)
 
 
 def load_last_metrics(config: Config) -> RoundMetrics | None:
@@ -112,7 +113,7 @@ def field_line(label: str, value: str, style: str = "") -> Text:
 
 
 def _label(text: str) -> tuple[str, str]:
-    return f"{text:<{LABEL_WIDTH}}", "dim"
+    return f"{text:<{LABEL_WIDTH - 1}} ", "dim"
 
 
 def _row_counts(metrics: RoundMetrics) -> Text:

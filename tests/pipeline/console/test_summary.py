@@ -142,9 +142,11 @@ def test_summary_names_the_files_of_the_last_round() -> None:
 def test_fields_are_not_wrapped_and_have_no_markup() -> None:
     value = "[red]" + "a long path " * 10 + "[/x]"
     assert printed(print_fields, [("a", value), ("trained before", "b")]) == [
-        f"a             {value}",
-        "trained beforeb",
+        f"a              {value}",
+        "trained before b",
     ]
+    assert printed(print_fields, [("a", "b")]) == ["a             b"]
+    assert printed(print_fields, []) == []
 
 
 def test_scores_of_each_test_source_follow_with_controls_between_first_and_last_model() -> None:
