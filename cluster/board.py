@@ -36,6 +36,13 @@ class _StatusActor:
         """(node, stage, shard) -> claims that were not released."""
         self._started: dict[str, dict[str, int]] = {}
         """node -> stage -> processes that have started."""
+        self._draining: set[str] = set()
+
+    def set_draining(self, node: str, draining: bool) -> None:
+        (self._draining.add if draining else self._draining.discard)(node)
+
+    def is_draining(self, node: str) -> bool:
+        return node in self._draining
 
     def post(self, node: str, values: dict[str, Any]) -> None:
         self._latest.setdefault(node, {}).update(values, at=time.time())
@@ -163,6 +170,18 @@ class NodeStatus:
     def add_notice(self, line: str) -> None:
         """Show the user a line, once even if several processes send it; does not wait."""
         self.actor.add_notice.remote(self.node, line)
+
+    def set_draining(self, draining: bool) -> None:
+        """Let the readers of the node skip shards that they have not begun, or no longer; does not wait."""
+        self.actor.set_draining.remote(self.node, draining)
+
+    def is_draining(self) -> bool:
+        """Whether readers skip shards; False if the board does not answer."""
+        try:
+            draining: bool = ray.get(self.actor.is_draining.remote(self.node), timeout=TIMEOUT_S)
+        except UNAVAILABLE_ERRORS:
+            return False
+        return draining
 
     def claim(self, stage: str, shard: str) -> int:
         """Record that this process starts to work on a shard.

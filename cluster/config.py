@@ -10,6 +10,21 @@ from annotated_types import Ge, Gt
 
 
 @dataclass(frozen=True, kw_only=True)
+class WaitConfig:
+    """What a cluster has to have before a node of the run starts. A cluster that scales itself is asked for
+    it."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    gpus: Annotated[float, Ge(0)] = 0
+    """GPUs of all machines together."""
+    cpus: Annotated[float, Ge(0)] = 0
+    """CPUs of all machines together."""
+    seconds: Annotated[float, Gt(0)] = 1800
+    """Seconds after which the node fails if the cluster has less; the same command goes on later."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClusterConfig:
     """Where a run executes and how many actors each stage gets. The cluster determines values not given."""
 
@@ -28,6 +43,16 @@ class ClusterConfig:
     gpus_per_actor: Annotated[float, Gt(0)] | None = None
     """GPUs (fractions allowed) requested by each captioner and filter replica; default: 1, or 0.5 if the
     cluster has a single GPU."""
+    wait_for: WaitConfig | None = None
+    """Wait at the start of each node of the run until the cluster has these resources; for clusters whose
+    machines come one after another. Machines that come later are used, too (`resize_seconds`)."""
+    resize_seconds: Annotated[float, Ge(0)] = 600
+    """A bootstrap or download that has run for so many seconds is divided anew when the cluster has grown:
+    the shards in flight are finished, and the models are loaded again in as many replicas as fit. When
+    machines are lost and the replicas no longer fit, that happens at once."""
+    allow_cpu: bool | None = None
+    """Whether models of more than 200 MB may run on CPUs. By default only in a Ray instance started in this
+    process: a cluster without GPUs usually waits for its GPU machines."""
     segment: Annotated[int, Ge(1)] = 2000
     """Shards per Ray Data execution; bounds the state that the driver holds at a time."""
     stall_seconds: Annotated[float, Ge(0)] = 900

@@ -49,7 +49,7 @@ def session(config: ClusterConfig) -> Iterator[None]:
     # a call are exceptions.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     with _ray_messages_logged():
-        if _is_embedded(config):
+        if is_embedded(config):
             _start_or_explain(config)
         else:
             connect(config.address)
@@ -61,8 +61,8 @@ def session(config: ClusterConfig) -> Iterator[None]:
             ray.shutdown()
 
 
-def _is_embedded(config: ClusterConfig) -> bool:
-    """Whether Ray is to be started in this process."""
+def is_embedded(config: ClusterConfig) -> bool:
+    """Whether Ray is started in this process, rather than found."""
     address = os.environ.get("RAY_ADDRESS", "local")
     in_cluster = address != "local" or is_ray_job()
     return config.address == "local" or (config.address == "auto" and not in_cluster)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import ray
@@ -46,6 +47,20 @@ class Sizing:
     limits: Limits = field(default_factory=Limits)
     """Limits of each stage's worker process."""
 
+    @property
+    def resources(self) -> dict[str, float]:
+        """CPUs and GPUs as `ray.cluster_resources()` names them."""
+        return {"CPU": self.cpus, "GPU": self.gpus}
+
+    def is_exceeded_by(self, other: Sizing) -> bool:
+        """Whether another sizing has more actors in a stage and fewer in none."""
+        pairs = [(self.fetch, other.fetch), (self.caption, other.caption), (self.filter, other.filter)]
+        return (
+            other != self
+            and all(ours.actors <= theirs.actors for ours, theirs in pairs)
+            and any(ours.actors < theirs.actors for ours, theirs in pairs)
+        )
+
     def without_captioners(self, config: ClusterConfig) -> Sizing:
         """The same for a chain that only filters: filters take the place of captioners, unless the config
         says how many filters there are."""
@@ -64,6 +79,19 @@ def divide_cluster(config: ClusterConfig) -> Sizing:
     sizing = divide_resources(config, cpus=resources.get("CPU", 1.0), gpus=resources.get("GPU", 0.0))
     node_memory = [node["Resources"]["memory"] for node in ray.nodes() if "memory" in node["Resources"]]
     return replace(sizing, limits=process_limits(config, node_memory))
+
+
+def can_grow(config: ClusterConfig, sizing: Sizing, resources: Mapping[str, float]) -> bool:
+    """Whether a chain that has this sizing would have more actors on a cluster with these resources.
+
+    Args:
+        resources: as `ray.cluster_resources()` returns them.
+    """
+    try:
+        other = divide_resources(config, cpus=resources.get("CPU", 1.0), gpus=resources.get("GPU", 0.0))
+    except ClusterError:  # the cluster has become smaller
+        return False
+    return sizing.is_exceeded_by(other)
 
 
 def process_limits(config: ClusterConfig, node_memory: list[float]) -> Limits:

@@ -138,6 +138,8 @@ def _run_node(context: RunContext, node: Node, state: State) -> str:
     ledger.start(node.name, inputs, context.fingerprints.given(node.name))
     start = time.monotonic()
     with log_context(node=node.name):
+        if not node.kind.summarizes:
+            context.await_resources(node.name)
         result = node.kind.run(context, node)
     ledger.finish(node.name, inputs, result, round(time.monotonic() - start, 1))
     store.remove_file(failure_log(node.name))

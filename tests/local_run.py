@@ -11,6 +11,21 @@ from capfilt.pipeline.nodes.context import RunContext
 from tests.runs import prepared_run
 
 
+class IgnoringStatus:
+    """A `NodeStatus` that keeps nothing, and knows of no earlier process."""
+
+    def claim(self, stage, shard):
+        return 0
+
+    def is_draining(self):
+        return False
+
+    def _ignore(self, *_, **__):
+        pass
+
+    release = report_failure = report_start = post = add_notice = set_draining = _ignore
+
+
 class LocalContext(RunContext):
     def sizing(self):
         return divide_resources(self.config.cluster, cpus=2, gpus=0)
@@ -23,7 +38,7 @@ def local_run(config):
     """Prepare a run of the config, and return the context that its nodes work with."""
     prepared = prepared_run(config)
     board = SimpleNamespace(
-        for_node=lambda node: None, failures=lambda node: {}, failed_shards=lambda node: set()
+        for_node=lambda node: IgnoringStatus(), failures=lambda node: {}, failed_shards=lambda node: set()
     )
     stop = StopSignal(prepared.run_dir.store, 0, print)
     return LocalContext(prepared.run_dir, Progress(Console(quiet=True)), board, stop)

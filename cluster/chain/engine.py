@@ -21,7 +21,7 @@ from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
 from capfilt.cluster.board import NodeStatus
 from capfilt.cluster.chain.isolation import Isolation, RowIsolator, call_checked
-from capfilt.cluster.chain.shrinking import Demand, shrink_callbacks
+from capfilt.cluster.chain.resizing import Demand, Resizing, make_callbacks
 from capfilt.cluster.chain.stage import HasShardwisePart, SendsNotices, Stage
 from capfilt.cluster.chain.subprocess_stage import SubprocessStage
 from capfilt.cluster.chain.watchdog import Limits, Watchdog
@@ -34,7 +34,8 @@ MAX_TASK_RETRIES = 3
 
 NO_PROGRESS_S = 6 * 3600
 """Seconds without a finished shard after which Ray ends an execution. Ray's default of half an hour is too
-short for a large shard. Watchdogs terminate hanging stages; this is for a cluster without free resources."""
+short for a large shard. Watchdogs terminate hanging stages, and `Resizing` ends an execution that has stalled
+after its first shards; this is for a cluster without free resources."""
 
 READERS = 2
 """Tasks that read ahead for each training worker. They request no CPU: if the training workers hold every CPU
@@ -76,7 +77,7 @@ class StageRunner:
 
     A shard on which an earlier process died, for whatever reason, is processed in a subprocess: rows that
     kill the subprocess are found and marked, and this process survives. A table without rows passes through;
-    a reader returns one when the run has been asked to stop.
+    a reader returns one when the run has been asked to stop, or its node's chain drains.
     """
 
     def __init__(self, step: Step) -> None:
@@ -95,8 +96,8 @@ class StageRunner:
             step.node_status.report_start(step.name)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        if not batch.num_rows:
-            return batch
+        if not batch.num_rows or self._is_skipped():
+            return batch.slice(0, 0)
         start = time.perf_counter()
         try:
             with self._log_context(batch):
@@ -108,6 +109,11 @@ class StageRunner:
             return out
         seconds = pa.array([time.perf_counter() - start] * out.num_rows, type=pa.float32())
         return out.append_column(f"seconds_{self.step.name}", seconds)
+
+    def _is_skipped(self) -> bool:
+        """Whether the shard is left to a later pass."""
+        status = self.step.node_status
+        return self.step.kind == "read" and status is not None and status.is_draining()
 
     def _log_context(self, batch: pa.Table) -> AbstractContextManager[object]:
         step = self.step
@@ -187,6 +193,7 @@ def run_chain(
     *,
     segment: int = ClusterConfig.segment,
     name: str = "chain",
+    resizing: Resizing | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Run every item (one shard each) through the steps and yield the rows that the last step returns.
 
@@ -198,15 +205,18 @@ def run_chain(
         steps: the reader, the stages, the writer.
         segment: items per Dataset execution, which bounds the state of the driver.
         name: of the executions, in Ray's logs and dashboard.
+        resizing: ends the chain early when the cluster has changed; shards that were not begun are then
+            missing from the results, too.
 
     Raises:
         ClusterShrunk: nodes were lost, and the remaining ones have no room for all steps.
+        ChainStalled: no task finishes any more.
     """
     pending = iter(items)
-    callbacks = shrink_callbacks(chain_demand(steps), ray.cluster_resources())
-    while part := list(islice(pending, segment)):
+    while (resizing is None or resizing.reason is None) and (part := list(islice(pending, segment))):
         context = chain_context(len(part))
-        context.custom_execution_callback_classes = callbacks
+        if resizing is not None:
+            context.custom_execution_callback_classes = make_callbacks(resizing)
         with DataContext.current(context):
             dataset = ray.data.from_items(part, override_num_blocks=len(part))
             for step in steps:

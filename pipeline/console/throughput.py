@@ -57,6 +57,8 @@ class Throughput:
         self._lock = threading.Lock()
         """The thread of the node adds while the main thread describes."""
         self.rows = self.images = 0
+        self.slowest = 0.0
+        """Seconds of all stages together of the slowest shard."""
         self.verdicts: dict[str, Counter[str]] = {}
         self.seconds: Counter[str] = Counter()
         self._window_start = clock()
@@ -69,6 +71,7 @@ class Throughput:
             now = self.clock()
             self.rows += shard.rows
             self.images += shard.images
+            self.slowest = max(self.slowest, sum(shard.seconds.values()))
             self.seconds.update(shard.seconds)
             for origin, verdicts in shard.verdicts.items():
                 self.verdicts.setdefault(origin, Counter()).update(verdicts)

@@ -73,7 +73,8 @@ def run_bootstrap(context: RunContext, node: Node) -> NodeResult:
     from capfilt.pipeline.nodes.context import model_of
     from capfilt.pipeline.nodes.duplicates import mark_round
     from capfilt.pipeline.nodes.failures import check_failed_fraction
-    from capfilt.pipeline.nodes.shards import count_records, run_shards
+    from capfilt.pipeline.nodes.shards import run_shards
+    from capfilt.pipeline.rundir.totals import count_records
 
     downloaded_here = tuple(source for source in node.sources if not _has_fetch_node(context, source))
     roles = _roles(context.config)
@@ -85,7 +86,7 @@ def run_bootstrap(context: RunContext, node: Node) -> NodeResult:
         configs = fetch_configs(context.config, downloaded_here, stack, context.serving_host())
         run_shards(context, node, partial(bootstrap_steps, context, node, models, configs), folders)
     mark_round(context, node, fetched=bool(downloaded_here))
-    counts = count_records(context, folders)
+    counts = count_records(context.ledger, folders)
     for source in node.sources:
         check_failed_fraction(context.config, source, counts["by_source"][source])
     return NodeResult(

@@ -107,7 +107,11 @@ def bootstrap_steps(
     Args:
         models: "captioner" (if there is one) and "filter" → model.
         configs: fetch settings of the sources whose images are downloaded in the same pass.
+
+    Raises:
+        ClusterError: a large model would run on CPUs.
     """
+    context.check_device(models, sizing)
     steps = [_read_step(context, frozenset(context.config.described_sources))]
     if configs:
         steps.append(_fetch_step(configs, sizing))

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from capfilt.cluster.board import StatusBoard
+from capfilt.cluster.config import ClusterError
 from capfilt.cluster.nodes import driver_address
+from capfilt.cluster.session import is_embedded
 from capfilt.cluster.sizing import Sizing, divide_cluster
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.console.progress import Progress
@@ -16,9 +20,12 @@ from capfilt.pipeline.rundir.fingerprints import Fingerprints
 from capfilt.pipeline.rundir.ledger import Ledger
 from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.stages.bootstrap.model_source import ModelSource, Role
-from capfilt.stages.storage.artifacts import absolute_address
+from capfilt.stages.storage.artifacts import absolute_address, measure_artifact
 from capfilt.stages.storage.layout import model_folder
 from capfilt.stages.storage.store import Store
+
+LARGE_MODEL_BYTES = 200e6
+"""Size of a checkpoint from which on its model is not put on the CPUs of a cluster: BLIP base has 900 MB."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,41 @@ class RunContext:
     def sizing(self) -> Sizing:
         """How the machines that the cluster has now are divided among the stages."""
         return divide_cluster(self.config.cluster)
+
+    def await_resources(self, node: str) -> None:
+        """Wait until the cluster has what `cluster.wait_for` asks for.
+
+        Raises:
+            ClusterError: it has less when the time is over.
+        """
+        from capfilt.cluster.waiting import wait_for_resources
+
+        wanted = self.config.cluster.wait_for
+        if wanted is not None:
+            describe = partial(self.progress.describe, node)
+            wait_for_resources(wanted, describe, lambda: self.stop.requested)
+
+    def check_device(self, models: Mapping[str, ModelSource], sizing: Sizing) -> None:
+        """Check that no large model would run on CPUs, unless that is meant (`cluster.allow_cpu`).
+
+        Args:
+            models: role → model.
+
+        Raises:
+            ClusterError: one would.
+        """
+        cluster = self.config.cluster
+        allowed = is_embedded(cluster) if cluster.allow_cpu is None else cluster.allow_cpu
+        if sizing.gpus or allowed:
+            return
+        for role, model in models.items():
+            size = measure_artifact(model.checkpoint, f"{role}.checkpoint", model.run_dir)
+            if size is None or size > LARGE_MODEL_BYTES:
+                about = "a model of the hub" if size is None else f"{size / 1e6:,.0f} MB"
+                raise ClusterError(
+                    f"the cluster has {sizing.cpus:g} CPUs and no GPU, and the {role} ({about}) would run on "
+                    "CPUs; start GPU machines (cluster.wait_for waits for them) or set cluster.allow_cpu=true"
+                )
 
     def serving_host(self) -> str:
         """Address of this machine at which every worker reaches what the driver serves."""

@@ -27,7 +27,8 @@ def run_fetch(context: RunContext, node: Node) -> NodeResult:
     from capfilt.pipeline.nodes.chain import fetch_configs, fetch_steps
     from capfilt.pipeline.nodes.duplicates import count_copies
     from capfilt.pipeline.nodes.failures import check_failed_fraction
-    from capfilt.pipeline.nodes.shards import count_records, run_shards, status_summary
+    from capfilt.pipeline.nodes.shards import run_shards
+    from capfilt.pipeline.rundir.totals import count_records, status_summary
 
     config = context.config
     folders = {source: corpus_folder(source) for source in node.sources}
@@ -37,7 +38,7 @@ def run_fetch(context: RunContext, node: Node) -> NodeResult:
     if config.duplicates.policy != "keep" and set(node.sources) & set(config.of_kind("web")):
         context.progress.describe(node.name, "counting the copies of images")
         count_copies(context.run_dir)
-    counts = count_records(context, folders)
+    counts = count_records(context.ledger, folders)
     for source in node.sources:
         check_failed_fraction(config, source, counts["by_source"][source])
     return NodeResult(status_summary(counts["status"]), tuple(node.outputs), counts)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import msgspec
 
-from capfilt.cluster.chain.engine import Step, run_chain
-from capfilt.cluster.chain.shrinking import ClusterShrunk
-from capfilt.cluster.sizing import Sizing
+from capfilt.cluster.chain.engine import Step, chain_demand, run_chain
+from capfilt.cluster.chain.resizing import ChainStalled, ClusterShrunk, Resizing
+from capfilt.cluster.sizing import Sizing, can_grow
 from capfilt.pipeline.console.signals import NodeStopped
 from capfilt.pipeline.console.throughput import FinishedShard, StageProcesses, Throughput
 from capfilt.pipeline.errors import NodeFailed, root_cause
@@ -37,6 +37,9 @@ from capfilt.stages.storage.store import StoreError
 
 Shard = dict[str, Any]
 """{"source", "shard"}: one item of a chain."""
+MIN_PATIENCE_S, PATIENCE_FACTOR = 900.0, 4.0
+"""A pass ends when no task has finished for this time, and this many times as long as the slowest shard took:
+its engine hangs. Before the first finished shard only the engine's own limit holds."""
 ATTEMPTS = 3
 """A node fails after this many passes in a row over its missing shards that complete none of them. While
 passes complete shards it continues: the engine may fail, and a machine that is lost uses up the retries of
@@ -121,42 +124,64 @@ def describe_source_without_texts(context: RunContext, source: str, index: Index
 def stream_shards(context: RunContext, work: ShardWork) -> list[Shard]:
     """Run the chain over the missing shards, and again over those that are left while passes complete shards.
 
-    A pass that completes no shard is repeated, up to `ATTEMPTS` times in a row, only if the cluster has
-    shrunk, or if shards failed that had not failed before and others have not been tried.
+    A pass ends early when the cluster has changed; the next one is sized for it. A pass that completes no
+    shard is repeated, up to `ATTEMPTS` times in a row, only if the cluster has changed, or if shards failed
+    that had not failed before and others have not been tried.
 
     Returns:
         The shards that are still missing.
     """
-    left, error, idle_passes = work.missing(), None, 0
+    left, ended, idle_passes = work.missing(), EndOfPass(), 0
     failed: set[str] = set()
     while left and idle_passes < ATTEMPTS and not context.stop.requested:
         # Shards that have failed come last: Ray Data ends an execution after a number of failures.
         todo = sorted(left, key=lambda each: format_shard_name(**each) in failed)
-        error = _run_once(context, work, todo)
+        ended = _run_once(context, work, todo, stalls=idle_passes)
         left, failed_before = work.missing(), failed
         failed = context.board.failed_shards(work.name)
         idle_passes = 0 if len(left) < len(todo) else idle_passes + 1
         others_may_pass = failed - failed_before and any(
             format_shard_name(**each) not in failed for each in left
         )
-        if idle_passes and not isinstance(error, ClusterShrunk) and not others_may_pass:
+        if idle_passes and not ended.may_be_repeated and not others_may_pass:
             break
         if left and idle_passes < ATTEMPTS and not context.stop.requested:
-            cause = "shards failed" if error is None else root_cause(error)
-            context.progress.say(work.name, f"{cause[:200]}; continuing with {len(left)} shards")
-    if left and error is not None:
-        raise error
+            context.progress.say(work.name, f"{ended.cause[:200]}; continuing with {len(left)} shards")
+    if left and ended.error is not None:
+        raise ended.error
     return left
 
 
-def _run_once(context: RunContext, work: ShardWork, todo: list[Shard]) -> Exception | None:
-    """Run the chain once over these shards.
+@dataclass(frozen=True)
+class EndOfPass:
+    """Why a pass over the missing shards has ended."""
 
-    Returns:
-        The error of the engine that ended the pass early, None if no error did. What the pass has committed
-        stays.
+    error: Exception | None = None
+    """The error of the engine, None if it has not failed."""
+    resized: str | None = None
+    """How the cluster has changed, if the pass ended for that."""
+
+    @property
+    def may_be_repeated(self) -> bool:
+        """Whether another pass may complete shards although this one has completed none."""
+        return self.resized is not None or isinstance(self.error, ClusterShrunk | ChainStalled)
+
+    @property
+    def cause(self) -> str:
+        """One line."""
+        if self.error is not None:
+            return root_cause(self.error)
+        return self.resized or "shards failed"
+
+
+def _run_once(context: RunContext, work: ShardWork, todo: list[Shard], stalls: int) -> EndOfPass:
+    """Run the chain once over these shards. What the pass has committed stays.
+
+    Args:
+        stalls: passes before that have completed nothing: each doubles the patience.
     """
     status = context.board.for_node(work.name)
+    config = context.config.cluster
     try:
         sizing = context.sizing()
         chain = [
@@ -164,13 +189,32 @@ def _run_once(context: RunContext, work: ShardWork, todo: list[Shard]) -> Except
             for step in work.steps(sizing)
         ]
         work.throughput.stages = [stage_processes(step, sizing) for step in chain]
-        for result in run_chain(todo, chain, segment=context.config.cluster.segment, name=work.name):
+        status.set_draining(False)
+        demand = chain_demand(chain)
+        resizing = Resizing(
+            demand,
+            demand.fits(sizing.resources),
+            can_grow=partial(can_grow, config, sizing),
+            drain=partial(status.set_draining, True),
+            after=config.resize_seconds,
+            patience=lambda: patience(work.throughput.slowest) * 2**stalls,
+        )
+        for result in run_chain(todo, chain, segment=config.segment, name=work.name, resizing=resizing):
             work.on_result(result)
     except NodeFailed:
         raise
     except Exception as error:  # the engine raises many types
-        return error
-    return None
+        return EndOfPass(error)
+    return EndOfPass(resized=resizing.reason)
+
+
+def patience(slowest: float) -> float:
+    """Seconds without a finished task after which a pass is ended.
+
+    Args:
+        slowest: seconds of all stages together of the slowest shard so far, 0 before the first one.
+    """
+    return max(MIN_PATIENCE_S, PATIENCE_FACTOR * slowest) if slowest else float("inf")
 
 
 def stage_processes(step: Step, sizing: Sizing) -> StageProcesses:
@@ -274,47 +318,3 @@ def writing_seconds(result: Mapping[str, Any]) -> dict[str, float]:
     """{"write": seconds} of what a chain returned for a shard; its record, made before, lacks them."""
     seconds = result.get(f"{SECONDS_PREFIX}write")
     return {} if seconds is None else {"write": seconds}
-
-
-@dataclass
-class _Totals:
-    """Sums over commit records."""
-
-    status: Counter[str] = field(default_factory=Counter)
-    by_source: dict[str, dict[str, int]] = field(default_factory=dict)
-    candidates: dict[str, Counter[str]] = field(default_factory=dict)
-    seconds: Counter[str] = field(default_factory=Counter)
-    texts: int = 0
-
-    def add(self, record: CommitRecord) -> None:
-        self.seconds.update(record.seconds)
-        if not isinstance(record, CandidatesRecord):
-            self.texts += record.texts
-            return
-        for origin, verdicts in record.candidates.items():
-            self.candidates.setdefault(origin, Counter()).update(verdicts)
-
-
-def count_records(context: RunContext, folders: Mapping[str, str]) -> dict[str, Any]:
-    """Totals over the commit records in these folders (source → folder), as a node record holds them."""
-    totals = _Totals()
-    for source, folder in folders.items():
-        of_source: Counter[str] = Counter()
-        for record in context.ledger.records(folder):
-            of_source.update(record.rows.status)
-            totals.add(record)
-        totals.by_source[source] = dict(of_source)
-        totals.status.update(of_source)
-    return {
-        "rows": totals.status.total(),
-        "status": dict(totals.status),
-        "by_source": totals.by_source,
-        "candidates": {origin: dict(verdicts) for origin, verdicts in totals.candidates.items()},
-        "texts": totals.texts,
-        "stage_seconds": {name: round(value, 1) for name, value in totals.seconds.items()},
-    }
-
-
-def status_summary(status: Mapping[str, int]) -> str:
-    """Rows by status, most frequent first."""
-    return ", ".join(f"{count:,} {name}" for name, count in Counter(status).most_common())

@@ -47,6 +47,20 @@ def check_artifact(address: str, key: str, run_dir: Store | None = None) -> None
         _locate(address, key, run_dir)
 
 
+def measure_artifact(address: str, key: str, run_dir: Store | None = None) -> int | None:
+    """Bytes of a file, or of all files of a folder, without copying them; None of a repository of the hub.
+
+    Arguments and errors are those of `ensure_local`.
+    """
+    if is_on_hub(address):
+        return None
+    found = _locate(address, key, run_dir)
+    if isinstance(found, Path):
+        files = found.rglob("*") if found.is_dir() else [found]
+        return sum(file.stat().st_size for file in files if file.is_file())
+    return sum(info.get("size") or 0 for info in found[2].values())
+
+
 def ensure_local(address: str, key: str, run_dir: Store | None = None) -> str:
     """Local path of a file or folder; it is copied to this machine if it is not local.
 

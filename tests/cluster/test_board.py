@@ -41,6 +41,15 @@ def test_stages_show_what_they_work_on_and_which_processes_started(actor):
     assert actor.read()["n"]["at_work"] == {"caption": 2} and actor.read()["n"]["total"] == 5
 
 
+def test_nodes_drain_apart_until_they_start_again(actor):
+    actor.set_draining("n", True)
+    actor.set_draining("n", True)
+    assert actor.is_draining("n") and not actor.is_draining("other")
+    actor.set_draining("n", False)
+    actor.set_draining("n", False)
+    assert not actor.is_draining("n")
+
+
 def test_failures_are_counted_by_cause(actor):
     for shard in ("web/000001", "web/000002", "web/000001", None):
         actor.report_failure("n", "caption: OSError", shard)

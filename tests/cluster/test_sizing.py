@@ -5,7 +5,7 @@ import pytest
 from capfilt.cluster import sizing as module
 from capfilt.cluster.chain.watchdog import Limits
 from capfilt.cluster.config import ClusterConfig, ClusterError
-from capfilt.cluster.sizing import ActorPool, divide_cluster, divide_resources, process_limits
+from capfilt.cluster.sizing import ActorPool, can_grow, divide_cluster, divide_resources, process_limits
 
 
 def requested_cpus(sizing):
@@ -130,3 +130,22 @@ def test_filters_take_the_place_of_captioners_where_there_are_none(gpus):
     given = ClusterConfig(filter_actors=1)
     sizing = divide_resources(given, cpus=32, gpus=gpus)
     assert sizing.without_captioners(given) == sizing
+
+
+@pytest.mark.parametrize(
+    ("config", "resources", "grows"),
+    [
+        ({}, {"CPU": 64.0, "GPU": 4.0}, False),
+        ({}, {"CPU": 64.0, "GPU": 5.0}, True),
+        ({}, {"CPU": 64.0, "GPU": 3.0}, False),
+        ({}, {"CPU": 256.0, "GPU": 4.0}, True),  # more machines that download
+        ({}, {"CPU": 256.0, "GPU": 2.0}, False),  # more of one, fewer of the other
+        ({"caption_actors": 3, "filter_actors": 1, "fetch_actors": 2}, {"CPU": 256.0, "GPU": 64.0}, False),
+        ({"caption_actors": 3, "filter_actors": 1}, {"CPU": 64.0, "GPU": 2.0}, False),  # no room for them
+    ],
+)
+def test_a_chain_grows_with_the_cluster(config, resources, grows):
+    config = ClusterConfig(**config)
+    sizing = divide_resources(config, cpus=64, gpus=4)
+    assert sizing.resources == {"CPU": 64, "GPU": 4}
+    assert can_grow(config, sizing, resources) is grows

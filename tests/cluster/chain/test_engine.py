@@ -9,7 +9,7 @@ import ray.data
 
 from capfilt.cluster.chain import engine
 from capfilt.cluster.chain.engine import StageRunner, Step, chain_context, chain_demand, map_remote, run_chain
-from capfilt.cluster.chain.shrinking import Demand
+from capfilt.cluster.chain.resizing import Demand
 from capfilt.cluster.chain.watchdog import Limits
 from capfilt.pipeline.nodes.chain import ISOLATION
 from tests.cluster.chain.poisoned import Poisoned, batch
@@ -19,7 +19,10 @@ class RecordingStatus:
     """A `NodeStatus` that answers every claim with the same number of earlier deaths."""
 
     def __init__(self, deaths):
-        self.deaths, self.calls = deaths, []
+        self.deaths, self.calls, self.draining = deaths, [], False
+
+    def is_draining(self):
+        return self.draining
 
     def claim(self, stage, shard):
         self.calls.append(("claim", stage, shard))
@@ -91,6 +94,16 @@ def test_a_table_without_rows_passes_through():
     runner, status = make_runner(Poisoned, deaths=0)
     runner.stage = lambda rows: pytest.fail("the stage was called")
     assert runner(batch().slice(0, 0)).num_rows == 0 and status.calls == []
+
+
+@pytest.mark.parametrize(("kind", "rows"), [("read", 0), ("map", 2), ("write", 2)])
+def test_only_readers_skip_shards_while_the_chain_drains(kind, rows):
+    status = RecordingStatus(0)
+    status.draining = True
+    runner = StageRunner(Step(name="p", make=Poisoned, kind=kind, isolation=ISOLATION, node_status=status))
+    assert runner(batch("a", "b")).num_rows == rows
+    status.draining = False
+    assert runner(batch("a", "b")).num_rows == 2
 
 
 @pytest.mark.parametrize("kind", ["read", "map", "write"])
@@ -229,7 +242,6 @@ class Executions:
 def executions(monkeypatch):
     made = Executions()
     monkeypatch.setattr(engine.ray.data, "from_items", made.from_items)
-    monkeypatch.setattr(engine.ray, "cluster_resources", lambda: {"CPU": 8.0})
     return made
 
 
@@ -238,8 +250,25 @@ def test_a_chain_is_executed_in_segments(executions):
     steps = [Step(name="read", make=Poisoned, kind="read"), Step(name="fetch", make=Poisoned, actors=2)]
     assert list(run_chain(items, steps, segment=2, name="fetch")) == items
     assert executions.sizes == [2, 2, 1] and executions.name == "fetch"
-    watches = [[make().demand for make in callbacks] for callbacks in executions.callbacks]
-    assert watches == [[Demand(cpus=0.5, gpus=0.0)]] * 3
+
+
+def test_a_chain_that_drains_starts_no_further_segment(executions):
+    resizing = SimpleNamespace(reason=None)
+    items = [{"shard": i} for i in range(5)]
+    chain = run_chain(items, [Step(name="read", make=Poisoned)], segment=2, resizing=resizing)
+    done = []
+    for item in chain:
+        done.append(item)
+        if len(done) == 3:
+            resizing.reason = "the cluster has grown"
+    assert done == items[:4] and executions.sizes == [2, 2], "what was begun is finished"
+    watched = [make().resizing for callbacks in executions.callbacks for make in callbacks]
+    assert watched == [resizing] * 2
+
+
+def test_a_chain_is_executed_without_callbacks_if_nothing_resizes_it(executions):
+    list(run_chain([{"shard": 0}], [Step(name="read", make=Poisoned)]))
+    assert executions.callbacks == [ray.data.DataContext.get_current().custom_execution_callback_classes]
 
 
 def test_actors_and_tasks_have_bounded_retries(executions):

@@ -15,7 +15,7 @@ from capfilt.stages.export.shard import ExportShard
 from capfilt.stages.storage.layout import node_record
 from capfilt.stages.storage.store import Store, StoreError
 from tests.local_chain import run_local
-from tests.local_run import LocalContext
+from tests.local_run import IgnoringStatus, LocalContext
 from tests.pipeline.export.exported_run import export, make_run
 from tests.runs import walk
 from tests.tiny import tiny_data
@@ -32,7 +32,7 @@ def context_of(monkeypatch):
 
     def make(run_dir):
         failed = SimpleNamespace(
-            for_node=lambda node: None, failures=lambda node: {}, failed_shards=lambda node: set()
+            for_node=lambda node: IgnoringStatus(), failures=lambda node: {}, failed_shards=lambda node: set()
         )
         progress = Progress(Console(quiet=True))
         progress.begin("export.1")

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from capfilt.cluster.chain.engine import chain_demand
-from capfilt.cluster.chain.shrinking import ClusterShrunk
+from capfilt.cluster.chain.resizing import ClusterShrunk
 from capfilt.cluster.sizing import divide_resources
 from capfilt.pipeline.config.load import ConfigError, parse_config
 from capfilt.pipeline.maintenance.retry import closing_lines, retry_rows
@@ -41,6 +41,12 @@ class Board:
     def report_start(self, stage):
         pass
 
+    def set_draining(self, draining):
+        pass
+
+    def is_draining(self):
+        return False
+
     def claim(self, stage, shard):
         return 0
 
@@ -59,7 +65,7 @@ def retry(partial_run, monkeypatch):
     """`retry_rows` with a chain in this process instead of on a cluster. Shards that fail do not end the
     chain."""
 
-    def local(items, steps, *, segment, name):
+    def local(items, steps, **_):
         for item in items:
             with suppress(DamagedShard):
                 yield from run_local([item], steps)

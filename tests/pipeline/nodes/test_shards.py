@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from capfilt.cluster.chain.shrinking import ClusterShrunk
+from capfilt.cluster.chain.resizing import ChainStalled, ClusterShrunk
 from capfilt.pipeline.config.load import parse_config
 from capfilt.pipeline.console.progress import Progress
 from capfilt.pipeline.console.signals import NodeStopped
@@ -15,12 +15,12 @@ from capfilt.pipeline.nodes import shards
 from capfilt.pipeline.nodes.shards import (
     ATTEMPTS,
     ShardWork,
-    count_records,
     missing_shards,
+    patience,
     run_shards,
-    status_summary,
     stream_shards,
 )
+from capfilt.pipeline.rundir.totals import count_records, status_summary
 from capfilt.stages.shards.records import CandidatesRecord, CorpusRecord, RowCounts
 from tests.runs import writable
 
@@ -37,19 +37,21 @@ class Passes:
     """Runs `stream_shards` with an engine that follows a script.
 
     Args:
-        script: for each pass the shards that it completes, those that fail, and the error that ends it or
-            None.
+        script: for each pass the shards that it completes, those that fail, and what ends it: an error, the
+            change of the cluster, or None.
         stop_after: number of passes after which the run is asked to stop.
     """
 
     def __init__(self, monkeypatch, *script, shards_in_all=3, stop_after=99):
-        self.script, self.order, self.lines = list(script), [], []
+        self.script, self.order, self.lines, self.patience = list(script), [], [], []
+        self.draining = []
         self.left, self.failed = list(range(shards_in_all)), set()
         self.stop = SimpleNamespace(requested=stop_after == 0)
         self.stop_after = stop_after
         monkeypatch.setattr(shards, "run_chain", self.run_chain)
 
-    def run_chain(self, items, steps, *, segment, name):
+    def run_chain(self, items, steps, *, segment, name, resizing):
+        self.patience.append(resizing.patience())
         self.order.append([item["shard"] for item in items])
         assert len(self.order) <= len(self.script), "a pass too many"
         done, failed, error = self.script[len(self.order) - 1]
@@ -58,20 +60,22 @@ class Passes:
         for shard in done:
             self.left.remove(shard)
             yield {"shard": shard}
-        if error is not None:
+        if isinstance(error, str):
+            resizing.reason = error
+        elif error is not None:
             raise error
 
     def run(self):
         """The shards that are left."""
         board = SimpleNamespace(
-            for_node=lambda name: None,
+            for_node=lambda name: SimpleNamespace(set_draining=self.draining.append),
             failed_shards=lambda name: {f"web/{shard:06d}" for shard in self.failed},
         )
         context = SimpleNamespace(
             board=board,
             stop=self.stop,
             progress=SimpleNamespace(say=lambda name, line: self.lines.append(line)),
-            sizing=lambda: SimpleNamespace(limits=None),
+            sizing=lambda: SimpleNamespace(limits=None, resources={}),
             config=parse_config(CONFIG, "test"),
         )
         missing = lambda: [{"source": "web", "shard": shard} for shard in self.left]  # noqa: E731
@@ -136,6 +140,32 @@ def test_failures_known_before_are_no_reason_for_another_pass(monkeypatch):
     assert everything_failed.run() == [0, 1, 2]
 
 
+GROWN = "the cluster has 16 CPUs and 0 GPUs now"
+
+
+def test_pass_that_ends_for_a_larger_cluster_is_followed_by_another(monkeypatch):
+    passes = Passes(monkeypatch, ([0], [], GROWN), ([], [], GROWN), ([1, 2], [], None))
+    assert passes.run() == [] and passes.order == [[0, 1, 2], [1, 2], [1, 2]]
+    assert passes.lines == [f"{GROWN}; continuing with 2 shards"] * 2
+    assert passes.draining == [False] * 3, "readers work again"
+
+
+def test_pass_that_has_stalled_is_repeated_with_more_patience(monkeypatch):
+    stalled = ([], [], ChainStalled("no task has finished"))
+    passes = Passes(monkeypatch, *[stalled] * ATTEMPTS)
+    monkeypatch.setattr(shards, "patience", lambda slowest: 900.0)
+    with pytest.raises(ChainStalled):
+        passes.run()
+    assert passes.patience == [900.0, 1800.0, 3600.0]
+
+
+@pytest.mark.parametrize(
+    ("slowest", "seconds"), [(0.0, float("inf")), (1.0, 900.0), (225.0, 900.0), (226.0, 904.0)]
+)
+def test_patience_follows_the_slowest_shard(slowest, seconds):
+    assert patience(slowest) == seconds
+
+
 @pytest.mark.parametrize("stop_after", [0, 1])
 def test_run_that_stops_starts_no_further_pass(monkeypatch, stop_after):
     passes = Passes(monkeypatch, ([0], [], None), stop_after=stop_after)
@@ -171,8 +201,8 @@ def test_totals_of_commit_records():
         for each in verdicts
     ]
     records = {"corpus/a": corpus, "rounds/1/b": candidates}
-    context = SimpleNamespace(ledger=SimpleNamespace(records=records.__getitem__))
-    assert count_records(context, {"a": "corpus/a", "b": "rounds/1/b"}) == {
+    ledger = SimpleNamespace(records=records.__getitem__)
+    assert count_records(ledger, {"a": "corpus/a", "b": "rounds/1/b"}) == {
         "rows": 8,
         "status": {"success": 7, "dns": 1},
         "by_source": {"a": {"success": 5, "dns": 1}, "b": {"success": 2}},

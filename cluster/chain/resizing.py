@@ -1,0 +1,166 @@
+"""End the pass of a chain early when the cluster has changed, so that the next pass is sized for it.
+
+Ray Data never changes a fixed actor pool: the actors of a lost node wait for resources, and nodes that join
+stay unused. A pass that is to end early drains: its readers skip the shards that they have not begun, those
+in flight are finished and committed, and the next pass runs over what is left in another size.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import ray
+from ray.data._internal.execution.execution_callback import ExecutionCallback
+
+if TYPE_CHECKING:
+    from ray.data._internal.execution.streaming_executor import StreamingExecutor
+
+CHECK_INTERVAL_S = 2.0
+"""Seconds between two checks of the cluster's resources."""
+SETTLE_S = 30.0
+"""Seconds for which a cluster has to be larger, or too small, before a pass drains: nodes join one after
+another, and a lost one may be replaced."""
+GRACE_S = 60.0
+"""Seconds without a finished task after which a chain that no longer fits is stopped."""
+
+Resources = Mapping[str, float]
+"""As `ray.cluster_resources()` returns them."""
+
+
+class ClusterShrunk(RuntimeError):
+    """The cluster has become too small for the chain that runs on it."""
+
+
+class ChainStalled(RuntimeError):
+    """A chain that fits on its cluster has finished no task for a long time."""
+
+
+@dataclass(frozen=True)
+class Demand:
+    """Resources that all actors of a chain request together."""
+
+    cpus: float
+    gpus: float
+
+    def fits(self, resources: Resources) -> bool:
+        """Whether a cluster with these resources can hold all actors at once."""
+        return self.cpus <= resources.get("CPU", 0.0) and self.gpus <= resources.get("GPU", 0.0)
+
+
+@dataclass
+class Resizing:
+    """Decides when a pass ends early; the state of one pass, kept by the driver.
+
+    A chain on GPUs whose cluster has lost the last GPU keeps waiting for a new one: on CPUs it would take
+    days.
+    """
+
+    demand: Demand
+    """What the chain requests. A chain that does not fit from the start is not watched for lost nodes: a
+    config may request that."""
+    fitted: bool
+    """Whether it fits at the start."""
+    can_grow: Callable[[Resources], bool]
+    """Whether a chain that starts now would have more actors."""
+    drain: Callable[[], None]
+    """Lets the readers skip the shards that they have not begun."""
+    after: float
+    """Seconds from the start of the pass in which it does not end for a larger cluster."""
+    patience: Callable[[], float]
+    """Seconds without a finished task after which the chain counts as stalled."""
+    started: float = field(default_factory=time.monotonic)
+    """Start of the pass, seconds of a monotonic clock."""
+    reason: str | None = None
+    """Why the pass drains; None while it does not."""
+
+    def __post_init__(self) -> None:
+        self._finished, self._progress_at = -1, self.started
+        self._larger_since: float | None = None
+        self._small_since: float | None = None
+
+    def check(self, now: float, finished: int, resources: Resources) -> None:
+        """Check a state of the execution.
+
+        Args:
+            now: time of the state.
+            finished: tasks that the execution has finished so far.
+            resources: of the cluster.
+
+        Raises:
+            ClusterShrunk: the chain does not fit and no task has finished for `GRACE_S`.
+            ChainStalled: it fits, and no task has finished for `patience`.
+        """
+        waits_for_gpu = self.demand.gpus > 0 and not resources.get("GPU")
+        if waits_for_gpu or finished != self._finished:
+            self._progress_at, self._finished = now, finished
+        if waits_for_gpu:
+            self._small_since = None
+            return
+        too_small = self.fitted and not self.demand.fits(resources)
+        self._consider_draining(now, resources, too_small)
+        idle = now - self._progress_at
+        if too_small and idle >= GRACE_S:
+            raise ClusterShrunk(f"{_describe(resources)} left, {self._needs()}")
+        if not too_small and idle >= self.patience():
+            raise ChainStalled(f"no task of the chain has finished for {idle / 60:.0f} minutes")
+
+    def _consider_draining(self, now: float, resources: Resources, too_small: bool) -> None:
+        larger = not too_small and self.can_grow(resources)
+        self._small_since = (self._small_since or now) if too_small else None
+        self._larger_since = (self._larger_since or now) if larger else None
+        if self.reason is not None:
+            return
+        if self._small_since is not None and now - self._small_since >= SETTLE_S:
+            self._start_draining(f"{_describe(resources)} left, {self._needs()}")
+        elif (
+            self._larger_since is not None
+            and now - self._larger_since >= SETTLE_S
+            and now - self.started >= self.after
+        ):
+            self._start_draining(f"{_describe(resources)} now")
+
+    def _start_draining(self, reason: str) -> None:
+        self.reason = reason
+        self.drain()
+
+    def _needs(self) -> str:
+        return f"the actors of the chain need {self.demand.cpus:g} CPUs and {self.demand.gpus:g} GPUs"
+
+
+def _describe(resources: Resources) -> str:
+    return f"the cluster has {resources.get('CPU', 0.0):g} CPUs and {resources.get('GPU', 0.0):g} GPUs"
+
+
+class ResizingCallback(ExecutionCallback):  # type: ignore[misc]
+    """Shows each execution of a pass to its `Resizing`. Ray Data calls it on the driver."""
+
+    def __init__(self, resizing: Resizing) -> None:
+        self.resizing = resizing
+        self._last_check = time.monotonic()
+
+    def on_execution_step(self, executor: StreamingExecutor) -> None:
+        """Check the cluster from time to time. Ray calls this several times a second.
+
+        Raises:
+            ClusterShrunk, ChainStalled: see `Resizing.check`.
+        """
+        now = time.monotonic()
+        if now - self._last_check < CHECK_INTERVAL_S:
+            return
+        self._last_check = now
+        finished = sum(operator.metrics.num_tasks_finished for operator in executor._topology)
+        self.resizing.check(now, finished, ray.cluster_resources())
+
+
+def make_callbacks(resizing: Resizing) -> list[Callable[[], ResizingCallback]]:
+    """Factories of the callbacks of an execution."""
+
+    # A function: Ray Data copies its settings for each dataset, and what they hold, but no functions. The
+    # callbacks of all executions have to share one state.
+    def make() -> ResizingCallback:
+        return ResizingCallback(resizing)
+
+    return [make]
