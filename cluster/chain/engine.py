@@ -21,7 +21,7 @@ from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
 from capfilt.cluster.board import NodeStatus
 from capfilt.cluster.chain.isolation import Isolation, RowIsolator, call_checked
-from capfilt.cluster.chain.resizing import Demand, Resizing, make_callbacks
+from capfilt.cluster.chain.resizing import CallbackFactory, Demand, Resizing
 from capfilt.cluster.chain.stage import HasShardwisePart, SendsNotices, Stage
 from capfilt.cluster.chain.subprocess_stage import SubprocessStage
 from capfilt.cluster.chain.watchdog import Limits, Watchdog
@@ -216,7 +216,7 @@ def run_chain(
     while (resizing is None or resizing.reason is None) and (part := list(islice(pending, segment))):
         context = chain_context(len(part))
         if resizing is not None:
-            context.custom_execution_callback_classes = make_callbacks(resizing)
+            context.custom_execution_callback_classes = [CallbackFactory(resizing)]
         with DataContext.current(context):
             dataset = ray.data.from_items(part, override_num_blocks=len(part))
             for step in steps:

@@ -155,12 +155,22 @@ class ResizingCallback(ExecutionCallback):  # type: ignore[misc]
         self.resizing.check(now, finished, ray.cluster_resources())
 
 
-def make_callbacks(resizing: Resizing) -> list[Callable[[], ResizingCallback]]:
-    """Factories of the callbacks of an execution."""
+class CallbackFactory:
+    """Makes the callback of each execution of a pass; what Ray Data's settings hold.
 
-    # A function: Ray Data copies its settings for each dataset, and what they hold, but no functions. The
-    # callbacks of all executions have to share one state.
-    def make() -> ResizingCallback:
-        return ResizingCallback(resizing)
+    Ray Data copies its settings for each dataset and sends them to its workers. The copies on the driver
+    share the state of the pass; those that are sent, where no execution is ever watched, have none.
+    """
 
-    return [make]
+    def __init__(self, resizing: Resizing | None) -> None:
+        self.resizing = resizing
+
+    def __call__(self) -> ResizingCallback:
+        assert self.resizing is not None, "executions run on the driver"
+        return ResizingCallback(self.resizing)
+
+    def __deepcopy__(self, memo: object) -> CallbackFactory:
+        return self
+
+    def __reduce__(self) -> tuple[type[CallbackFactory], tuple[None]]:
+        return CallbackFactory, (None,)

@@ -1,5 +1,7 @@
 """When a chain ends early because its cluster has changed, and when not. The tests set the time."""
 
+import pickle
+from copy import deepcopy
 from types import SimpleNamespace
 
 import pytest
@@ -9,12 +11,12 @@ from capfilt.cluster.chain.resizing import (
     CHECK_INTERVAL_S,
     GRACE_S,
     SETTLE_S,
+    CallbackFactory,
     ChainStalled,
     ClusterShrunk,
     Demand,
     Resizing,
     ResizingCallback,
-    make_callbacks,
 )
 
 EIGHT, FOUR = {"CPU": 8.0}, {"CPU": 4.0}
@@ -170,7 +172,10 @@ def test_the_cluster_is_checked_at_intervals(monkeypatch):
     assert asked == times and checked == [(now, 7, FOUR) for now in times]
 
 
-def test_all_executions_of_a_pass_share_its_state():
+def test_executions_share_the_state_of_a_pass_and_workers_get_none():
+    """Ray Data copies its settings for each dataset, and pickles them for its workers."""
     state = Pass().state
-    (first,), (second,) = make_callbacks(state), make_callbacks(state)
-    assert first().resizing is second().resizing is state
+    factory = CallbackFactory(state)
+    copy = deepcopy(SimpleNamespace(callbacks=[factory])).callbacks[0]
+    assert factory().resizing is copy().resizing is state
+    assert pickle.loads(pickle.dumps(factory)).resizing is None
