@@ -29,6 +29,8 @@ FETCH_FIELDS = ("backend", "base_url", "image_root", "max_bytes", "robots", "opt
 settings determine how fast and how often requests are sent."""
 TRAINING_SPEED_FIELDS = ("workers", "decode_threads", "checkpoint_layers")
 """Training settings that do not change the trained model."""
+TEXTS_FIELD = "texts"
+"""Setting of the pretraining of which the node's inputs hold only what differs from the defaults."""
 
 
 class Fingerprints:
@@ -109,7 +111,8 @@ class Fingerprints:
 
     def training(self, section: TrainSection) -> dict[str, Any]:
         """The settings of a training that determine the trained model."""
-        settings = {k: v for k, v in to_json_data(section).items() if k not in TRAINING_SPEED_FIELDS}
+        left_out = (*TRAINING_SPEED_FIELDS, TEXTS_FIELD)
+        settings = {k: v for k, v in to_json_data(section).items() if k not in left_out}
         # Left out where nothing is held out, as in runs of versions that could not.
         return {k: v for k, v in settings.items() if k != "hold_out" or v}
 
