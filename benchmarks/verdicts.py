@@ -2,9 +2,9 @@
 
     python -m benchmarks.verdicts                    # 1,000,000 candidates on the local disk
 
-Makes a run directory with random scores, and calls `capfilt rejudge`, `capfilt report` and `capfilt export` as
-a user does: seconds include the start of Python, memory is the peak of the process. Prints a line per command
-and writes benchmarks/results/verdicts.json.
+Makes a run directory with random scores, and calls `capfilt rejudge`, `capfilt report` and `capfilt export`
+as a user does: seconds include the start of Python, memory is the peak of the process. Prints a line per
+command and writes benchmarks/results/verdicts.json.
 """
 
 from __future__ import annotations

@@ -73,6 +73,8 @@ class Fingerprints:
         fetch = section["fetch"] or self.config_data["fetch"]
         place = {k: section[k] for k in ("images", "base_url", "serve") if section[k] is not None}
         settings = {k: fetch[k] for k in FETCH_FIELDS}
+        if fetch["optout_signals"] is not None:  # the default is as before there was a key
+            settings["optout_signals"] = sorted(fetch["optout_signals"])
         settings["blocked"] = self._block_lists(tuple(fetch["blocked"]))
         return {"rows": rows, "place": place, "fetch": settings}
 

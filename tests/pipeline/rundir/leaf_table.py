@@ -98,6 +98,7 @@ TABLE = [
             "max_bytes": 1000,
             "robots": False,
             "optout": ["noai"],
+            "optout_signals": ["content-usage"],
             "blocked": ["{dir}/blocked.txt"],
             "image.min_side": 48,
             "image.max_aspect": 3.0,
