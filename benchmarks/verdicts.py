@@ -1,10 +1,10 @@
-"""What it costs to judge a round again and to report on it, without a model.
+"""What it costs to judge a round again, to report on it and to export its texts, without a model.
 
     python -m benchmarks.verdicts                    # 1,000,000 candidates on the local disk
 
-Makes a run directory with random scores, and calls `capfilt rejudge` and `capfilt report` as a user does:
-seconds include the start of Python, memory is the peak of the process. Prints a line per command and writes
-benchmarks/results/verdicts.json.
+Makes a run directory with random scores, and calls `capfilt rejudge`, `capfilt report` and `capfilt export`
+as a user does: seconds include the start of Python, memory is the peak of the process. Prints a line per
+command and writes benchmarks/results/verdicts.json.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from hashlib import md5
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ COMMANDS = {
     "report": [],
     "report_set": ["--verdicts", "share"],
     "report_by": ["--by", "host,length"],
+    "export_parquet": ["{out}", "--to", "parquet"],
+    "export_uids": ["{out}", "--to", "datacomp-uids"],
 }
 """Name of a measurement -> arguments of the command that the name begins with."""
 
@@ -112,9 +115,11 @@ def make_texts(random: np.random.Generator, number: int) -> list[str]:
 
 
 def write_corpus(store: Store, shard: int, values: dict[str, Any]) -> None:
-    """A shard of the corpus without its images."""
+    """A shard of the corpus without its images, but with uids as DataComp's pool has them."""
+    uids = [md5(key.encode(), usedforsecurity=False).hexdigest() for key in values["key"]]
+    schema = CORPUS_SCHEMA.append(pa.field("uid", pa.string()))
     file = write_table(
-        store, corpus_shard("web", shard), values | {"status": "success"}, CORPUS_SCHEMA, IMAGES
+        store, corpus_shard("web", shard), values | {"status": "success", "uid": uids}, schema, IMAGES
     )
     rows = RowCounts(read=IMAGES, status={"success": IMAGES})
     record = CorpusRecord(
@@ -181,7 +186,8 @@ def write_table(
 
 def measure(name: str, run_dir: str, words: list[str]) -> dict[str, float]:
     """Seconds and peak memory of a command."""
-    command = [sys.executable, "-m", "pipeline", name.partition("_")[0], run_dir, *words]
+    arguments = [word.replace("{out}", f"{run_dir}-{name}") for word in words]
+    command = [sys.executable, "-m", "pipeline", name.partition("_")[0], run_dir, *arguments]
     start = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, text=True) as process:
         assert process.stdout is not None

@@ -72,6 +72,7 @@ ROW_SCHEMA = pa.schema(
         ("original_height", pa.int32()),
         ("sha256", pa.string()),
         ("phash", pa.string()),
+        ("optout_signal", pa.string()),
         ("image", pa.large_binary()),
     ]
 )

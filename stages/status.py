@@ -79,7 +79,7 @@ STATUSES: dict[str, Status] = {
             "private_address", False, "The host is in private address space; no request was sent to the host."
         ),
         Status("robots", False, "The host's robots.txt disallows the url; no request was sent."),
-        Status("optout", False, "The X-Robots-Tag of the response opts out; the body was not read."),
+        Status("optout", False, "The site opts out (column `optout_signal`); the body was not read."),
         Status(
             "blocked", False, "The url, its host or the sha256 of the image is on a block list of the config."
         ),

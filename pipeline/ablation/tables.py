@@ -32,7 +32,6 @@ SELECTED = _variant("selection", controls="filter_only,itc_top")
 ROUNDS = _variant("rounds", rounds=3)
 DECOUPLED = _variant("decoupled", "shared_finetune=false")
 NEW_MODEL = _variant("new-model", "continue_training=false")
-EQUAL = _variant("mixing-equal", "mixing={}")
 
 
 def _nucleus(top_p: float, paper: PaperScores | None = None) -> TableRow:
@@ -56,8 +55,11 @@ def _threshold(value: float) -> TableRow:
     return TableRow(f"{value:g}", _variant(f"threshold-{value:g}", f"filter.judge.threshold={value:g}"))
 
 
-def _mixing(label: str, name: str, weights: str) -> TableRow:
-    return TableRow(label, _variant(f"mixing-{name}", f"mixing={{{weights}}}"))
+def _mixing(label: str, name: str, **texts: float | str) -> TableRow:
+    """A row with these settings of `pretrain.texts` and the defaults of the others, but for the verdicts."""
+    defaults = {"human": 1, "web": 1, "synthetic": 1, "per_image": "all", "sentences": "whole"}
+    overrides = [f"pretrain.texts.{key}={value}" for key, value in (defaults | texts).items()]
+    return TableRow(label, _variant(f"mixing-{name}", *overrides))
 
 
 def _web_share(share: float) -> TableRow:
@@ -197,16 +199,22 @@ TABLES: dict[str, AblationTable] = {
     ),
     "mixing": AblationTable(
         "Mixture of the pairs",
-        "How often does the pretraining see the pairs of each origin? The paper: all equally often.",
+        "How often does the pretraining see the texts of each origin, and how many of an image in an epoch? "
+        "The paper: all equally often.",
         "equal",
         (
-            row_without_bootstrap(EQUAL),
-            TableRow("equal", EQUAL),
-            _mixing("human x 2", "human-2", "human: 2"),
-            _mixing("human x 4", "human-4", "human: 4"),
-            _mixing("web x 2", "web-2", "web: 2"),
-            _mixing("synthetic x 2", "synthetic-2", "synthetic: 2"),
-            _mixing("synthetic x 0.5", "synthetic-half", "synthetic: 0.5"),
+            row_without_bootstrap(_mixing("equal", "equal").variant),
+            _mixing("equal", "equal"),
+            _mixing("human x 2", "human-2", human=2),
+            _mixing("human x 4", "human-4", human=4),
+            _mixing("web x 2", "web-2", web=2),
+            _mixing("synthetic x 2", "synthetic-2", synthetic=2),
+            _mixing("synthetic x 0.5", "synthetic-half", synthetic=0.5),
+            _mixing("one per image, equal", "one", per_image="one"),
+            _mixing(
+                "one per image, 0.2 web, 0.8 synthetic", "one-2-8", web=0.2, synthetic=0.8, per_image="one"
+            ),
+            _mixing("one sentence of each text", "sentences", sentences="sample"),
         ),
     ),
     "captioner_data": AblationTable(

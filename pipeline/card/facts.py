@@ -92,11 +92,14 @@ def collect_facts(run_dir: RunDir, round_: int | None = None) -> CardFacts:
 
 
 def _honored_optouts(run_dir: RunDir) -> dict[str, Any]:
-    """What was honored for every web source: `robots`, and the directives `optout` of X-Robots-Tag."""
+    """What was honored for every web source: `robots`, the directives `optout` of X-Robots-Tag, and the
+    other `signals`."""
     config = run_dir.config
     settings = [config.sources[source].fetch or config.fetch for source in config.of_kind("web")]
     everywhere = [name for name in settings[0].optout if all(name in each.optout for each in settings)]
-    return {"robots": all(each.robots for each in settings), "optout": everywhere}
+    signals = [each.honored_signals if each.backend == "capfilt" else () for each in settings]
+    honored = [name for name in signals[0] if all(name in each for each in signals)]
+    return {"robots": all(each.robots for each in settings), "optout": everywhere, "signals": honored}
 
 
 def describe_threshold(value: Any) -> str:

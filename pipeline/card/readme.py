@@ -112,6 +112,10 @@ def _optouts(facts: CardFacts) -> str:
     robots = "was obeyed" if facts.fetch["robots"] else "was not obeyed for all sources"
     headers = ", ".join(f"`{name}`" for name in facts.fetch["optout"])
     tags = (
-        f"Images whose `X-Robots-Tag` had {headers} were left out." if headers else "No header was honored."
+        f"Images whose `X-Robots-Tag` had {headers} were left out."
+        if headers
+        else "No `X-Robots-Tag` was honored."
     )
-    return f"robots.txt {robots} when images were downloaded. {tags}"
+    names = ", ".join(f"`{name}`" for name in facts.fetch["signals"])
+    signals = f" So were images that the site reserves with {names}." if names else ""
+    return f"robots.txt {robots} when images were downloaded. {tags}{signals}"

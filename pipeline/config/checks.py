@@ -74,6 +74,21 @@ def check_controls(config: Config) -> None:
         raise ValueError("controls: human_only needs a source of kind human among pretrain.sources")
 
 
+def check_texts(config: Config) -> None:
+    """Check that the texts of the pretrainings do not contradict the controls.
+
+    Raises:
+        ValueError: what is wrong, and what to do.
+    """
+    if config.pretrain is None or config.pretrain.texts.per_image == "all":
+        return
+    if "web_repeated" in config.controls:
+        raise ValueError(
+            "controls: web_repeated trains on as many pairs as texts are kept, but with "
+            "pretrain.texts.per_image: one an image is one pair; remove one of them"
+        )
+
+
 def check_variants(config: Config) -> None:
     """Check what `shared_finetune` and `captioner.web_share` need.
 

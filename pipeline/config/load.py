@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from capfilt.pipeline.config.credentials import find_credentials
+from capfilt.pipeline.config.former_keys import move_former_keys
 from capfilt.pipeline.config.mistakes import explain_mistakes
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.config.shipped import resolve_shipped, shipped_configs
@@ -58,6 +59,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if not isinstance(data, dict):
         kind = "empty" if data is None else type(data).__name__
         raise ConfigError(f"{path}: a config is a mapping with keys such as run and sources, not {kind}")
+    try:
+        data = move_former_keys(data)  # before the overrides, which may set the present keys
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
     for override in overrides:
         apply_override(data, override)
     return parse_config(data, str(path))

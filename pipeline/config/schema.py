@@ -13,15 +13,16 @@ from capfilt.pipeline.config.checks import (
     check_candidates,
     check_controls,
     check_hashes,
+    check_texts,
     check_variants,
 )
+from capfilt.pipeline.config.former_keys import move_former_keys
 from capfilt.pipeline.config.sections import (
     NO_CAPTIONER,
     CaptionerSection,
     EvaluateSection,
     ExportSection,
     FilterSection,
-    MixingSection,
     ModelSection,
     PretrainSection,
     ReportSection,
@@ -35,12 +36,9 @@ from capfilt.pipeline.corpora.shapes import ShapesConfig
 from capfilt.stages.bootstrap.duplicates import DuplicatesConfig
 from capfilt.stages.fetch.config import FetchConfig
 from capfilt.stages.foreign.config import CandidatesConfig
-from capfilt.stages.storage.layout import DEFAULT_VERDICTS
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 """What a source may be called; the name becomes a folder in the run directory."""
-VERDICT_SET = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-"""What a set of verdicts may be called (`stages.verdicts.sets.NAME`)."""
 TRAINING_SOURCE_KINDS = {"pretrain": ("human", "web"), "captioner": ("human",), "filter": ("human",)}
 """Kinds of source that each training section can name."""
 
@@ -75,11 +73,6 @@ class Config(Section):
     continue_training: bool = False
     """Start the pretraining of round r from the model of round r-1 instead of from scratch (paper, table 13:
     no gain)."""
-    verdicts: Annotated[str, Field(pattern=VERDICT_SET)] = DEFAULT_VERDICTS
-    """Set of verdicts on whose kept texts models are pretrained from round 1 on. `default`: what the filter
-    decided in the run. Other sets are made with `capfilt rejudge` once a round is bootstrapped."""
-    mixing: MixingSection = MixingSection()
-    """Weights of human, web and synthetic pairs in the pretrainings on candidates."""
     shared_finetune: bool = False
     """Finetune one model as captioner and filter, with the settings of `filter.finetune`, the losses ITC, ITM
     and LM, and the prompt of the captioner's finetuning (paper, table 4: the filter drops less of its own
@@ -186,6 +179,11 @@ class Config(Section):
         known = self.of_kind(*TRAINING_SOURCE_KINDS["filter" if kind == "shared" else kind])
         return [name for name in known if chosen is None or name in chosen]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_former_keys(cls, data: Any) -> Any:
+        return move_former_keys(data) if isinstance(data, dict) else data
+
     @model_validator(mode="after")
     def _check_trainings(self) -> Config:
         depth = self.model.med.vision.depth
@@ -267,6 +265,6 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check_relations(self) -> Config:
-        for check in (check_candidates, check_hashes, check_controls, check_variants):
+        for check in (check_candidates, check_hashes, check_controls, check_texts, check_variants):
             check(self)
         return self

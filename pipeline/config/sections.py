@@ -18,6 +18,7 @@ from capfilt.stages.bootstrap.filter import FilterConfig
 from capfilt.stages.export.forms import Form, Origin
 from capfilt.stages.fetch.config import FetchConfig
 from capfilt.stages.manifest.config import ManifestConfig
+from capfilt.stages.pairs.texts import TextsConfig
 
 
 class Section(BaseModel):
@@ -212,25 +213,8 @@ class PretrainSection(TrainSection):
     """Share of the web images on which nothing is trained. Their texts are judged and written like all
     others; the estimates of `filter.calibrate` come from them, because a model scores the pairs that it was
     trained on too high. 1,000 images are enough, for example 0.001 of a million."""
-
-
-class MixingSection(Section):
-    """How often a pretraining on candidates (from round 1 on, and its controls) sees the pairs of each
-    origin: the average number of times in an epoch. With 2 each pair occurs twice, with 0.5 in every other
-    epoch, with 0 never."""
-
-    human: Annotated[float, Field(ge=0, le=100)] = 1
-    """Human pairs."""
-    web: Annotated[float, Field(ge=0, le=100)] = 1
-    """Kept web texts with their images."""
-    synthetic: Annotated[float, Field(ge=0, le=100)] = 1
-    """Kept synthetic texts with their images."""
-
-    @model_validator(mode="after")
-    def _check_weights(self) -> MixingSection:
-        if not (self.human or self.web or self.synthetic):
-            raise ValueError("human, web and synthetic are all 0, which leaves no pair; raise one of them")
-        return self
+    texts: TextsConfig = TextsConfig()
+    """Which texts are trained on from round 1 on, and how often."""
 
 
 NO_CAPTIONER = "none"

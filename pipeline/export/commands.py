@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from capfilt.pipeline.console.commands import duckdb_command
 from capfilt.pipeline.export.finish import CARD_FILE, CROISSANT_FILE, SIZES_FILE
 from capfilt.pipeline.export.target import ExportSummary
+from capfilt.stages.export.config import HUMAN
 from capfilt.stages.storage.layout import EXPORT_DATA, shard_digits
 from capfilt.stages.storage.store import Store
 
@@ -56,9 +57,19 @@ def tar_pattern(data: str, shards: int) -> str:
 
 
 def caption_options(summary: ExportSummary) -> list[str]:
-    """Options of open_clip 4 that draw one of an image's texts at each step, all with equal probability."""
-    keys = [f"{origin}_{number}" for origin, most in summary.most.items() for number in range(most)]
-    return ["--json-text-key", ";".join(keys), "--json-text-key-probs", *["1"] * len(keys)]
+    """Options of open_clip 4 that draw one of an image's texts at each step.
+
+    The probabilities are those of `pretrain.texts`; without weights there all are equal. open_clip divides
+    them among the keys that an image has, so those of human texts matter to no other image.
+    """
+    texts = summary.inputs.get("texts", {})
+    keys, probabilities = [], []
+    for origin, most in summary.most.items():
+        keys += [f"{origin}_{number}" for number in range(most)]
+        weight = 1 if origin == HUMAN else texts.get(origin, 1)
+        share = weight / most if texts.get("per_image") == "one" else weight
+        probabilities += [f"{share:g}"] * most
+    return ["--json-text-key", ";".join(keys), "--json-text-key-probs", *probabilities]
 
 
 def _open_clip(data: str, shards: int, summary: ExportSummary) -> Iterator[tuple[str, str]]:

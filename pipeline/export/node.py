@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from capfilt.pipeline.console.activity import Activity
 from capfilt.pipeline.errors import NodeFailed
 from capfilt.pipeline.export.export import run_export
-from capfilt.pipeline.export.plan import ExportPlan, ExportRequest
+from capfilt.pipeline.export.plan import ExportPlan, ExportRequest, text_weights, weighed_texts
 from capfilt.pipeline.export.shards import missing_parts
 from capfilt.pipeline.node import Node, NodeKind, NodeResult
 from capfilt.pipeline.rundir.run_dir import RunDir
@@ -33,7 +33,12 @@ def _outputs(node: Node) -> list[str]:
 
 
 def _inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
-    return {"export": fingerprints.config_data["export"]}
+    section, pretrain = fingerprints.config.export, fingerprints.config.pretrain
+    assert section is not None, "a config without the section has no such node"
+    own: dict[str, Any] = {"export": fingerprints.config_data["export"]}
+    if pretrain is not None and (texts := weighed_texts(pretrain.texts, section.to)) is not None:
+        own["texts"] = text_weights(texts)
+    return own
 
 
 def run_export_node(context: RunContext, node: Node) -> NodeResult:

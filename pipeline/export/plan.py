@@ -13,8 +13,9 @@ from capfilt.pipeline.node import Node
 from capfilt.pipeline.rundir.ledger import fingerprint
 from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.stages.errors import UserError
-from capfilt.stages.export.config import ExportConfig
+from capfilt.stages.export.config import SUFFIXES, WEIGHT, WITH_WEIGHTS, ExportConfig
 from capfilt.stages.export.forms import Form, Origin
+from capfilt.stages.pairs.texts import TextsConfig
 from capfilt.stages.shards.records import CandidatesRecord
 from capfilt.stages.storage.artifacts import absolute_address
 from capfilt.stages.storage.filesystems import protocol_of
@@ -26,6 +27,9 @@ from capfilt.stages.storage.layout import (
 )
 from capfilt.stages.storage.store import Store
 from capfilt.stages.verdicts.sets import VerdictSet, check_current, list_sets, open_set
+
+UNWEIGHED = tuple(form for form in SUFFIXES if form not in WITH_WEIGHTS)
+"""Forms without a column of weights."""
 
 
 class ExportError(UserError):
@@ -86,6 +90,7 @@ def plan_export(run_dir: RunDir, request: ExportRequest) -> ExportPlan:
     kinds = _sources(run_dir, node, request.human)
     origins = request.origins or (("web",) if request.form == "datacomp-uids" else ("web", "synthetic"))
     available = {s: available_columns(run_dir.store, s, kind, node.round) for s, kind in kinds.items()}
+    pretrain = run_dir.config.pretrain
     config = ExportConfig(
         run_dir=run_dir.store,
         out=out,
@@ -96,7 +101,13 @@ def plan_export(run_dir: RunDir, request: ExportRequest) -> ExportPlan:
         origins=origins,
         columns=choose_columns(available, () if request.form == "datacomp-uids" else request.columns),
         places=_places(run_dir, kinds) if request.form == "blip-json" else {},
+        texts=weighed_texts(pretrain.texts, request.form) if pretrain is not None else None,
     )
+    if config.texts is not None and any(WEIGHT in schema.names for schema in available.values()):
+        raise ExportError(
+            f"{run_dir.store.url.rstrip('/')}: your rows have a column {WEIGHT}, which is also the column of "
+            f"pretrain.texts; rename yours in the manifest, or export another form ({', '.join(UNWEIGHED)})"
+        )
     if request.form == "datacomp-uids":
         ids = uid_columns(run_dir, available)
         fields = [available[source].field(name) for source, name in ids.items()]
@@ -113,6 +124,7 @@ def plan_export(run_dir: RunDir, request: ExportRequest) -> ExportPlan:
         "columns": {field.name: str(field.type) for field in config.columns},
         "sources": sources,
         **({"places": dict(config.places)} if config.places else {}),
+        **({"texts": text_weights(config.texts)} if config.texts is not None else {}),
     }
     firsts, number = {}, 0
     for source, count in shards.items():
@@ -227,6 +239,17 @@ def kept_texts(verdicts: Mapping[str, Mapping[str, int]], origins: Iterable[str]
         verdicts: {origin: {"kept" | "dropped" | "unjudged": candidates}}.
     """
     return sum(verdicts.get(origin, {}).get("kept", 0) for origin in origins)
+
+
+def text_weights(texts: TextsConfig) -> dict[str, Any]:
+    """Weights by origin, and what they mean, as the record of an export has them."""
+    return {**texts.weights, "per_image": texts.per_image}
+
+
+def weighed_texts(texts: TextsConfig, form: Form) -> TextsConfig | None:
+    """The same texts if their weights differ from text to text and the form can have them, else None."""
+    is_plain = text_weights(texts) == text_weights(TextsConfig())
+    return None if is_plain or form not in WITH_WEIGHTS else texts
 
 
 def _places(run_dir: RunDir, kinds: Mapping[str, str]) -> dict[str, str]:

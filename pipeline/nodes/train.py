@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from capfilt.pipeline.config.schema import Config
-from capfilt.pipeline.config.sections import MixingSection, ModelSection, TrainSection
+from capfilt.pipeline.config.sections import ModelSection, TrainSection
 from capfilt.pipeline.config.start_weights import check_start_weights, resolve_address
 from capfilt.pipeline.errors import NodeFailed
 from capfilt.pipeline.node import Node, NodeKind, NodeResult
@@ -18,10 +18,12 @@ from capfilt.pipeline.nodes.training_data import (
     reads_web_beside,
     skips_surplus,
     sources_of,
+    texts_of,
     training_shards,
 )
 from capfilt.pipeline.rundir.ledger import fingerprint
 from capfilt.pipeline.rundir.verdict_sets import verdict_inputs, verdicts_of
+from capfilt.stages.pairs.texts import TextsConfig
 from capfilt.stages.storage.layout import (
     VOCABULARY,
     log_folder,
@@ -46,9 +48,7 @@ def _pretrain_inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
     assert config.pretrain is not None, "pretrain is planned, so its section is there"
     # Later rounds train on verdicts, which depend on the settings for duplicates through the bootstrap node.
     own = {"duplicates": data["duplicates"]} if node.round == 0 else {}
-    if candidates_round(node) and config.mixing != MixingSection():
-        own["mixing"] = data["mixing"]
-    own |= verdict_inputs(config, node)
+    own |= _texts_inputs(config, node) | verdict_inputs(config, node)
     return own | {
         "seed": config.run.seed,
         "model": data["model"] | fingerprints.start_weights(),
@@ -56,6 +56,16 @@ def _pretrain_inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
         "sources": {name: {"parts": config.sources[name].parts} for name in config.trains_on("pretrain")},
         "continue_training": config.continue_training and node.round > 0,
     }
+
+
+def _texts_inputs(config: Config, node: Node) -> dict[str, Any]:
+    """What determines which texts a pretraining sees, apart from the verdicts. Only what differs from the
+    defaults, and the weights by their former name, as in runs of versions that had no other keys."""
+    texts, default = texts_of(config, node), TextsConfig()
+    own: dict[str, Any] = {"mixing": texts.weights} if texts.weights != default.weights else {}
+    chosen = {name: getattr(texts, name) for name in ("per_image", "sentences")}
+    chosen = {name: value for name, value in chosen.items() if value != getattr(default, name)}
+    return own | ({"texts": chosen} if chosen else {})
 
 
 def _control_inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
@@ -138,6 +148,8 @@ def _learner_spec(
         verdict_set=verdicts_of(config, node),
         min_itc=shards.min_itc,
         weights=shards.weights,
+        per_image=texts_of(config, node).per_image,
+        sentences=texts_of(config, node).sentences,
         without_surplus=skips_surplus(context.config, node),
         hold_out=hold_out(context.config, node),
         seed=config.run.seed * 1000 + node.round,

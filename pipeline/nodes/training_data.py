@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.node import Node
+from capfilt.pipeline.rundir.trained_images import TrainedTexts, count_human_images, count_web_images
 from capfilt.pipeline.rundir.verdict_sets import verdicts_of, with_verdicts
 from capfilt.stages.pairs.parts import ShardRef, assign_parts
 from capfilt.stages.pairs.read import Verdicts
+from capfilt.stages.pairs.texts import TextsConfig
 from capfilt.stages.rows import CANDIDATE_SCHEMA
 from capfilt.stages.shards.records import CandidatesRecord, CommitRecord
 from capfilt.stages.storage.layout import DEFAULT_VERDICTS, candidates_folder, corpus_folder
@@ -39,7 +41,7 @@ class TrainingShards:
     refs: list[ShardRef]
     pairs: int
     """Pairs in all shards, by the commit records; those that never occur do not count, and
-    held-out images count by their share."""
+    held-out images count by their share. With one text for each image: images that have one."""
     pairs_per_epoch: float
     """Pairs of an average epoch: of a source that trains in n parts, an epoch reads one n-th, and a pair of
     weight w occurs w times."""
@@ -102,6 +104,10 @@ def training_shards(context: RunContext, node: Node) -> TrainingShards:
     }
     parts = {source: context.config.sources[source].parts for source in found}
     weights = _weights(context, node, sum(totals.values(), Counter[str]()))
+    times: Mapping[str, float] = weights
+    if texts_of(context.config, node).per_image == "one":
+        totals = _count_images(context, node, list(found), top)
+        times = {"human": weights.get("human", 1.0)}  # a web image occurs once
     if reads_web_beside(context.config, node):
         # A small share of a large source: each epoch reads some of its shards, and more of their pairs.
         web = [source for source in found if context.config.sources[source].kind == "web"]
@@ -118,7 +124,7 @@ def training_shards(context: RunContext, node: Node) -> TrainingShards:
             parts[source],
         )
     ]
-    counted = [(source, weights.get(o, 1.0), n) for source, of in totals.items() for o, n in of.items()]
+    counted = [(source, times.get(o, 1.0), n) for source, of in totals.items() for o, n in of.items()]
     return TrainingShards(
         refs=refs,
         pairs=sum(number for _, weight, number in counted if weight),
@@ -140,6 +146,14 @@ def sources_of(config: Config, node: Node) -> list[str]:
 def candidates_round(node: Node) -> int:
     """The round whose candidates a training reads, 0 if it reads the texts of the sources."""
     return node.round if node.kind.trains == "pretrain" and node.kind.name not in UNFILTERED_CONTROLS else 0
+
+
+def texts_of(config: Config, node: Node) -> TextsConfig:
+    """Which texts a training sees, and how often: what the config says for pretrainings on candidates, each
+    text once for all others."""
+    if config.pretrain is None or not candidates_round(node):
+        return TextsConfig()
+    return config.pretrain.texts
 
 
 def reads_web_beside(config: Config, node: Node) -> bool:
@@ -188,6 +202,29 @@ def _pairs_by_shard(
     return found
 
 
+def _count_images(
+    context: RunContext, node: Node, sources: list[str], top: TopItc | None
+) -> dict[str, Counter[str]]:
+    """{source: {kind of the source: images with a text that the training reads}}; held-out images count by
+    their share."""
+    config = context.config
+    texts = TrainedTexts(
+        round=node.round,
+        verdicts=VERDICTS.get(node.kind.name, "kept"),
+        verdict_set=verdicts_of(config, node),
+        origins=tuple(origin for origin, weight in texts_of(config, node).weights.items() if weight),
+        min_itc=top.least if top is not None else -1.0,
+    )
+    totals = {}
+    for source in sources:
+        if config.sources[source].kind == "human":
+            totals[source] = Counter({"human": count_human_images(context.ledger, source)})
+        else:
+            images = count_web_images(context.store, context.ledger, source, texts)
+            totals[source] = Counter({"web": round(images * (1 - hold_out(config, node)))})
+    return totals
+
+
 def _pairs_of(record: CommitRecord, node: Node, kind: str) -> dict[str, int]:
     """Pairs of a shard for a training by origin: candidates if the shard has been judged, else the texts of
     its images."""
@@ -222,7 +259,4 @@ def _weights(context: RunContext, node: Node, pairs: Mapping[str, int]) -> dict[
         )
         kept = sum(record.kept for record in records if isinstance(record, CandidatesRecord))
         return {"web": kept / max(1, pairs.get("web", 0))}
-    if candidates_round(node):
-        mixing = config.mixing.model_dump()
-        return {origin: weight for origin, weight in mixing.items() if weight != 1}
-    return {}
+    return {origin: weight for origin, weight in texts_of(config, node).weights.items() if weight != 1}

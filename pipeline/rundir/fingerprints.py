@@ -29,6 +29,8 @@ FETCH_FIELDS = ("backend", "base_url", "image_root", "max_bytes", "robots", "opt
 settings determine how fast and how often requests are sent."""
 TRAINING_SPEED_FIELDS = ("workers", "decode_threads", "checkpoint_layers")
 """Training settings that do not change the trained model."""
+TEXTS_FIELD = "texts"
+"""Setting of the pretraining of which the node's inputs hold only what differs from the defaults."""
 
 
 class Fingerprints:
@@ -71,6 +73,8 @@ class Fingerprints:
         fetch = section["fetch"] or self.config_data["fetch"]
         place = {k: section[k] for k in ("images", "base_url", "serve") if section[k] is not None}
         settings = {k: fetch[k] for k in FETCH_FIELDS}
+        if fetch["optout_signals"] is not None:  # the default is as before there was a key
+            settings["optout_signals"] = sorted(fetch["optout_signals"])
         settings["blocked"] = self._block_lists(tuple(fetch["blocked"]))
         return {"rows": rows, "place": place, "fetch": settings}
 
@@ -109,7 +113,8 @@ class Fingerprints:
 
     def training(self, section: TrainSection) -> dict[str, Any]:
         """The settings of a training that determine the trained model."""
-        settings = {k: v for k, v in to_json_data(section).items() if k not in TRAINING_SPEED_FIELDS}
+        left_out = (*TRAINING_SPEED_FIELDS, TEXTS_FIELD)
+        settings = {k: v for k, v in to_json_data(section).items() if k not in left_out}
         # Left out where nothing is held out, as in runs of versions that could not.
         return {k: v for k, v in settings.items() if k != "hold_out" or v}
 

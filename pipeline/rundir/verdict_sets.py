@@ -30,7 +30,7 @@ WITHOUT_VERDICTS = ("human_only", "captioner_only", "web_repeated", "itc_top")
 def verdicts_of(config: Config, node: Node) -> str:
     """The set of verdicts that a node trains on; the run's own for nodes that read none."""
     reads = node.kind.trains == "pretrain" and node.round > 0 and node.kind.name not in WITHOUT_VERDICTS
-    return config.verdicts if reads else DEFAULT_VERDICTS
+    return config.pretrain.texts.verdicts if reads and config.pretrain is not None else DEFAULT_VERDICTS
 
 
 def verdict_inputs(config: Config, node: Node) -> dict[str, Any]:
@@ -65,8 +65,8 @@ def check_verdict_sets(run_dir: RunDir, todo: Mapping[str, Node], command: str) 
         bootstrap = f"bootstrap.{node.round}"
         if run_dir.ledger.node(bootstrap) is None:
             raise LedgerError(
-                f"verdicts: {name}: {node.name} trains on this set, but round {node.round} is not "
-                f"bootstrapped yet; first {command} --until {bootstrap}, then capfilt rejudge "
+                f"pretrain.texts.verdicts: {name}: {node.name} trains on this set, but round {node.round} is "
+                f"not bootstrapped yet; first {command} --until {bootstrap}, then capfilt rejudge "
                 f'{run_dir.store.url} --name {name} --round {node.round} --keep "itm >= 0.7"'
             )
         found = open_set(run_dir.store, name, node.round)

@@ -194,6 +194,7 @@ class PairLearner:
             verdict_set=spec.verdict_set,
             min_itc=spec.min_itc,
             weights=spec.weights,
+            per_image=spec.per_image,
             without_surplus=spec.without_surplus,
             hold_out=spec.hold_out,
         )
@@ -201,7 +202,12 @@ class PairLearner:
         stream = PairStream(
             spec.shards,
             partial(stream_blocks, step=step),
-            StreamConfig(seed=spec.seed, window_shards=spec.train.window_shards),
+            StreamConfig(
+                seed=spec.seed,
+                window_shards=spec.train.window_shards,
+                per_image=spec.per_image,
+                sentences=spec.sentences,
+            ),
             position=replace(self.position),
         )
         augment = TrainAugment(self.image_size, spec.train.augment)

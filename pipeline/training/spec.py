@@ -9,6 +9,7 @@ from typing import Any, Literal
 from capfilt.pipeline.config.sections import ModelSection, TrainSection
 from capfilt.stages.pairs.parts import ShardRef
 from capfilt.stages.pairs.read import Verdicts
+from capfilt.stages.pairs.texts import PerImage, Sentences
 from capfilt.stages.storage.layout import DEFAULT_VERDICTS
 from capfilt.stages.storage.store import Store
 
@@ -37,7 +38,11 @@ class LearnerSpec:
     min_itc: float = -1.0
     """Least ITC similarity, if the verdicts are "itc"."""
     weights: Mapping[str, float] = field(default_factory=dict)
-    """How often the pairs of an origin occur in an epoch; see `stages.pairs.read.PairsConfig`."""
+    """Weights of origins; see `stages.pairs.read.PairsConfig`."""
+    per_image: PerImage = "all"
+    """Pairs of an image in an epoch; see `stages.pairs.texts.TextsConfig`."""
+    sentences: Sentences = "whole"
+    """Part of a text that is trained on; see `stages.pairs.texts.TextsConfig`."""
     without_surplus: bool = False
     """Leave surplus copies of duplicate images out; see `stages.pairs.read.PairsConfig`."""
     hold_out: float = 0.0

@@ -9,6 +9,7 @@ from typing import Literal
 import pyarrow as pa
 
 from capfilt.stages.export.forms import Form, Origin
+from capfilt.stages.pairs.texts import TextsConfig
 from capfilt.stages.rows import CANDIDATE_SCHEMA
 from capfilt.stages.shards.write import IMAGE_COLUMNS
 from capfilt.stages.storage.layout import DEFAULT_VERDICTS
@@ -45,6 +46,10 @@ PAIR_SCHEMA = pa.schema(
 )
 """Columns of an exported pair, before those that the user asks for. The pairs of an image are neighbors."""
 
+WEIGHT = "text_weight"
+"""Column with the weights of `pretrain.texts`: how often a training sees the text in an average epoch."""
+WITH_WEIGHTS: tuple[Form, ...] = ("webdataset", "open_clip", "hf", "parquet")
+"""Forms that have a place for weights."""
 HUMAN = "human"
 """`origin` of a text that came with a human pair."""
 
@@ -55,6 +60,7 @@ TEXT_COLUMNS = {
     "itm_prob": "itm_probs",
     "itc_sim": "itc_sims",
     "captioner": "captioners",
+    WEIGHT: "text_weights",
 }
 """Columns that differ between the texts of an image → their names where an image is one row."""
 
@@ -90,10 +96,13 @@ class ExportConfig:
     """{source: column with the user's ids}; for `datacomp-uids`."""
     places: Mapping[str, str] = field(default_factory=dict)
     """{source: folder or web address to which its relative urls are joined}; for `blip-json`."""
+    texts: TextsConfig | None = None
+    """What the column of weights is made from; None: there is no such column."""
     fingerprint: str = ""
     """Hash of everything that determines the export."""
 
     @property
     def pair_schema(self) -> pa.Schema:
         """All columns of an exported pair."""
-        return pa.schema([*PAIR_SCHEMA, *self.columns])
+        weight = [] if self.texts is None else [pa.field(WEIGHT, pa.float64())]
+        return pa.schema([*PAIR_SCHEMA, *weight, *self.columns])

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from capfilt.stages.export.config import HUMAN, TEXT_COLUMNS, ExportConfig, is_per_text
+from capfilt.stages.export.config import HUMAN, TEXT_COLUMNS, WEIGHT, ExportConfig, is_per_text
+from capfilt.stages.pairs.texts import TextsConfig, weigh_texts
 from capfilt.stages.shards.attempts import listed_file
 from capfilt.stages.shards.commit import read_commit
 from capfilt.stages.shards.records import CandidatesRecord
@@ -32,6 +35,8 @@ def read_pairs(config: ExportConfig, source: str, shard: int) -> tuple[pa.Table,
     else:
         rows = _read_kept(config, source, shard)
     pairs, images = rows
+    if config.texts is not None:
+        pairs = pairs.append_column(WEIGHT, pa.array(_weights(pairs, config.texts), pa.float64()))
     columns = [_column(pairs, each) for each in config.pair_schema]
     return pa.Table.from_arrays(columns, schema=config.pair_schema), images
 
@@ -98,6 +103,15 @@ def group_by_image(pairs: pa.Table) -> pa.Table:
         else:
             columns[name] = values.take(pa.array(starts))
     return pa.table(columns)
+
+
+def _weights(pairs: pa.Table, texts: TextsConfig) -> list[float]:
+    """How often a training sees each pair in an average epoch; the pairs of an image are neighbors."""
+    weights: list[float] = []
+    rows = zip(pairs["key"].to_pylist(), pairs["origin"].to_pylist(), strict=True)
+    for _, group in groupby(rows, key=itemgetter(0)):
+        weights += weigh_texts([origin for _, origin in group], texts.weights, texts.per_image)
+    return weights
 
 
 def count_origins(pairs: pa.Table) -> dict[str, int]:

@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from capfilt.models.images.decode import decode_image
 from capfilt.stages.fetch.config import FetchConfig
+from capfilt.stages.fetch.http.optout import X_ROBOTS_TAG
 from capfilt.stages.fetch.http.robots import PRODUCT_TOKEN
 from capfilt.stages.fetch.outcomes import Row, decode_outcome, fill_columns, locate_image, pending_rows
 from capfilt.stages.fetch.urls.addresses import check_host
@@ -202,7 +203,12 @@ def convert_outcome(image: bytes | None, meta: dict[str, Any]) -> Row:
         }
     message = str(meta["error_message"] or "")
     status = classify_message(message, is_downloaded=meta["status"] == "failed_to_resize")
-    return {"status": status, "error_message": one_line(f"img2dataset: {message}"), "sha256": meta["sha256"]}
+    outcome = {
+        "status": status,
+        "error_message": one_line(f"img2dataset: {message}"),
+        "sha256": meta["sha256"],
+    }
+    return outcome | ({"optout_signal": X_ROBOTS_TAG} if status == "optout" else {})
 
 
 def classify_message(message: str, *, is_downloaded: bool) -> str:

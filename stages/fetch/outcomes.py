@@ -23,7 +23,7 @@ Row = dict[str, Any]
 
 OUTCOME_COLUMNS = (
     "status", "error_message", "width", "height", "original_width", "original_height", "sha256", "phash",
-    "image",
+    "optout_signal", "image",
 )  # fmt: skip
 """Columns that the fetch stage sets."""
 MD5_DIGITS = 32

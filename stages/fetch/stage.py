@@ -89,6 +89,7 @@ class Fetch:
         self, row: Row, downloader: Downloader, decode: Callable[..., Coroutine[Any, Any, Row]]
     ) -> Row:
         """Outcome of one row; raises only what is not the row's own failure (see `__call__`)."""
+        spoken: set[str] = set()
         try:
             if expected := row.get("expected_hash"):
                 decode = _with_promise(decode, expected)
@@ -98,16 +99,22 @@ class Fetch:
                 raise Failure("missing_file", row["error_message"])
             location, is_web = locate_image(row["url"], self.config)
             if is_web:
-                return await downloader.download(location, decode)
+                return _with_signals(await downloader.download(location, decode, spoken), spoken)
             return await self._image_folder.read(location, decode)
         except Failure as failure:
-            return {"status": failure.status, "error_message": failure.message}
+            outcome = {"status": failure.status, "error_message": failure.message}
+            return _with_signals(outcome, spoken)
         except (StoreError, MemoryError):
             raise
         except Exception as error:  # unexpected: the other rows of the shard continue
             return {"status": INTERNAL, "error_message": one_line(f"{type(error).__name__}: {error}")}
         finally:
             self._report_progress()
+
+
+def _with_signals(outcome: Row, spoken: set[str]) -> Row:
+    """An outcome with the opt-out signals that spoke against the url."""
+    return outcome | ({"optout_signal": ", ".join(sorted(spoken))} if spoken else {})
 
 
 def _with_promise(

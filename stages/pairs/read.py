@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from capfilt.stages.bootstrap.duplicates import SurplusCopies
 from capfilt.stages.pairs.hold_out import is_held_out
 from capfilt.stages.pairs.parts import ShardRef
+from capfilt.stages.pairs.texts import PerImage, weigh_texts
 from capfilt.stages.shards.commit import read_commit
 from capfilt.stages.shards.read import read_corpus_shard
 from capfilt.stages.shards.records import CandidatesRecord
@@ -59,8 +60,10 @@ class PairsConfig:
     min_itc: float = -1.0
     """Least ITC similarity for the verdicts "itc"."""
     weights: Mapping[str, float] = field(default_factory=dict)
-    """How often the pairs of an origin (human, web or synthetic) occur in an epoch, on average; once if it is
-    not named."""
+    """Weights of origins (human, web or synthetic) other than 1; `per_image` says what they mean."""
+    per_image: PerImage = "all"
+    """`all`: the weight is how often a pair of the origin occurs in an epoch, on average. `one`: it is the
+    share of the origin among the draws of one text for each image (`stages.pairs.texts.weigh_texts`)."""
     without_surplus: bool = False
     """Leave out web images that are surplus copies (`stages.bootstrap.duplicates`). For rounds after 0 their
     verdicts do that."""
@@ -102,9 +105,11 @@ class ReadPairs:
         return SurplusCopies.read(self.config.run_dir)
 
     def _weights(self, texts: Sequence[tuple[str, str]]) -> list[float] | None:
-        """The weight of each (origin, text); None if all occur once."""
-        weights = self.config.weights
-        return [weights.get(origin, 1.0) for origin, _ in texts] if weights else None
+        """How often each (origin, text) occurs in an epoch; None if all occur once."""
+        weights, per_image = self.config.weights, self.config.per_image
+        if not weights and per_image == "all":
+            return None
+        return weigh_texts([origin for origin, _ in texts], weights, per_image)
 
     def _read_candidates(self, ref: ShardRef) -> dict[str, list[tuple[str, str]]]:
         """{key: (origin, text) of the candidates that are trained on}."""

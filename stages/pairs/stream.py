@@ -7,16 +7,17 @@ holds the encoded images of one window, however large the corpus is.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice, repeat
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from capfilt.stages.pairs.draw import DrawConfig, draw_texts
 from capfilt.stages.pairs.parts import ShardRef
+from capfilt.stages.pairs.texts import PerImage, Sentences
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,16 @@ class StreamConfig:
     """Epochs after which the stream ends; None: never."""
     lookahead: int = 8
     """Windows that are read by one call of the reader."""
+    per_image: PerImage = "all"
+    """See `stages.pairs.texts.TextsConfig`."""
+    sentences: Sentences = "whole"
+    """See `stages.pairs.texts.TextsConfig`."""
 
+    @property
+    def draw(self) -> DrawConfig:
+        """What is drawn for each epoch."""
+        return DrawConfig(seed=self.seed, per_image=self.per_image, sentences=self.sentences)
 
-PHASES = 2**32
-PHASE_STEP = 2654435761
-"""Consecutive multiples of it are spread evenly over the phases (Knuth, multiplicative hashing)."""
 
 ReadBlocks = Callable[[Sequence[dict[str, Any]]], Iterable[pa.Table]]
 """Reads one table of pairs per shard, in the order of the given shards; the engine reads ahead in other
@@ -94,7 +100,7 @@ class PairStream:
     def __iter__(self) -> Iterator[Pair]:
         skipped = self.position.offset
         for epoch, window, tables in self._read_windows():
-            pairs = list(_iter_pairs(tables, epoch))
+            pairs = list(_iter_pairs(tables, epoch, self.config.draw))
             order = self._rng(epoch, window).permutation(len(pairs))
             for offset in range(skipped, len(pairs)):
                 # Set before the sample is yielded, so that a checkpoint made after it resumes with the next
@@ -138,25 +144,7 @@ class PairStream:
         return np.random.default_rng([self.config.seed, epoch, window + 1])
 
 
-def _iter_pairs(tables: Iterable[pa.Table], epoch: int) -> Iterator[Pair]:
+def _iter_pairs(tables: Iterable[pa.Table], epoch: int, draw: DrawConfig) -> Iterator[Pair]:
     for table in tables:
-        for row in table.to_pylist():
-            weights = row["weights"] or repeat(1.0)
-            for number, (text, weight) in enumerate(zip(row["texts"], weights, strict=False)):
-                for _ in range(count_occurrences(weight, epoch, row["image_id"], number)):
-                    yield Pair(row["image"], text, row["image_id"], row["key"])
-
-
-def count_occurrences(weight: float, epoch: int, image_id: int, number: int) -> int:
-    """How often a pair occurs in an epoch, so that it occurs `weight` times in an average one.
-
-    A pair of weight 0.5 occurs in every other epoch; which ones is different from pair to pair, so that all
-    epochs have about as many pairs.
-
-    Args:
-        epoch: from 0.
-        image_id: of the image, see `stages.pairs.read.image_id`.
-        number: of the text among those of the image.
-    """
-    phase = (image_id + number * PHASE_STEP) % PHASES / PHASES
-    return math.floor(weight * (epoch + 1) + phase) - math.floor(weight * epoch + phase)
+        for row, text in draw_texts(table.to_pylist(), epoch, draw):
+            yield Pair(row["image"], text, row["image_id"], row["key"])

@@ -44,6 +44,7 @@ OUTCOME_COLUMNS = (
     "original_height",
     "sha256",
     "phash",
+    "optout_signal",
 )
 """Columns besides `status` that a download sets."""
 

@@ -131,8 +131,8 @@ def test_a_shared_finetuning_has_the_settings_of_the_filter_and_the_prompt_of_th
         ({"captioner": {"checkpoint": "b", "web_share": 0.1}}, "web_share: no captioner is finetuned"),
         ({"captioner.web_share": 1}, "captioner.web_share: .*less than 1"),
         ({"captioner.web_share": 0.1, "shared_finetune": True}, "web_share: with shared_finetune"),
-        ({"mixing": {"human": 0, "web": 0, "synthetic": 0}}, "mixing: .* are all 0"),
-        ({"mixing": {"human": 101}}, "mixing.human: .*100"),
+        ({"mixing": {"human": 0, "web": 0, "synthetic": 0}}, "pretrain.texts: .* are all 0"),
+        ({"mixing": {"human": 101}}, "pretrain.texts.human: .*100"),
     ],
 )
 def test_variants_that_contradict_the_config_are_refused(tmp_path, change, message):

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge, Gt, Le
 
 from capfilt.stages.fetch.http import robots
+from capfilt.stages.fetch.http.optout import HONORED, Signal
 from capfilt.stages.fetch.urls.exceptions import parse_exceptions
 
 
@@ -50,6 +51,12 @@ class DownloadConfig:
     of workers; a url that would wait longer fails as `rate`."""
     optout: tuple[str, ...] = ("noai", "noimageai", "noindex", "none")
     """X-Robots-Tag directives on which a url fails as `optout`; an empty list disables the check."""
+    optout_signals: tuple[Signal, ...] | None = None
+    """Other signals against the training of models on which a url fails as `optout`; the corpus column
+    `optout_signal` names those that spoke, honored or not. `content-usage`: `train-ai=n`, as a header or in
+    robots.txt. `content-signal`: `ai-train=no` in robots.txt. `tdm-reservation`: this header with 1.
+    `tdmrep.json`: this file of the site, one more request per host. Default: the first three. See
+    docs/fetching.md."""
     blocked: tuple[str, ...] = ()
     """Block lists: text files (any fsspec URL) with one url, host or sha256 of an image per line."""
     host_failures: Annotated[int, Ge(1)] = 3
@@ -75,6 +82,14 @@ class DownloadConfig:
                 raise ValueError(
                     f"optout {directive!r}: write X-Robots-Tag directives in lower case, such as noai"
                 )
+
+        if self.optout_signals and len(set(self.optout_signals)) < len(self.optout_signals):
+            raise ValueError(f"optout_signals {', '.join(self.optout_signals)}: name each signal once")
+
+    @property
+    def honored_signals(self) -> tuple[Signal, ...]:
+        """Signals beside X-Robots-Tag on which a url fails."""
+        return HONORED if self.optout_signals is None else self.optout_signals
 
     @property
     def user_agent(self) -> str:

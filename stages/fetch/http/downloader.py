@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
@@ -29,19 +28,20 @@ from capfilt.stages.fetch.http.config import DownloadConfig
 from capfilt.stages.fetch.http.connections import open_session
 from capfilt.stages.fetch.http.deadline import Deadline
 from capfilt.stages.fetch.http.hosts import Host, HostLimits, HostTable
-from capfilt.stages.fetch.http.optout import find_optout
+from capfilt.stages.fetch.http.optout import (
+    X_ROBOTS_TAG,
+    OptOuts,
+    find_optout,
+    read_reservation,
+    usage_forbids_training,
+)
 from capfilt.stages.fetch.http.response import read_body, resolve_redirect, translate_errors
-from capfilt.stages.fetch.http.robots import RobotsRules
+from capfilt.stages.fetch.http.site_files import SiteFiles, match_rules
 from capfilt.stages.fetch.urls.addresses import GuardedResolver, check_host
 from capfilt.stages.fetch.urls.blocklist import BlockList
 from capfilt.stages.fetch.urls.exceptions import normalize_host, parse_exceptions
 from capfilt.stages.fetch.urls.parse import parse_http_url
 from capfilt.stages.status import Failure, Unreachable
-
-MAX_ROBOTS_CHARS = 1_000_000
-"""Characters of rules that are cached for all hosts together, see `RobotsRules.size`."""
-LONG_RULES_CHARS = 10_000
-"""Longer rules are matched in a thread: 500 KiB of wildcards against a long url take seconds."""
 
 T = TypeVar("T")
 
@@ -58,10 +58,12 @@ class _Transfer:
     named_host: str
     """The host that the row names; redirects may lead to others."""
     reservation: Reservation = field(default_factory=Reservation)
-    is_robots_txt: bool = False
-    """A robots.txt: requested without checking robots.txt, and cut at its byte limit. Otherwise an image."""
+    is_site_file: bool = False
+    """A robots.txt or tdmrep.json: requested without checking robots.txt, and cut at its byte limit.
+    Otherwise an image."""
     max_redirects: int
     max_bytes: int
+    optouts: OptOuts = field(default_factory=lambda: OptOuts(()))
 
 
 class Downloader:
@@ -83,8 +85,7 @@ class Downloader:
         self._slots = asyncio.Semaphore(config.concurrency)
         self._memory = ByteBudget(config.memory_bytes)
         self._resolver = GuardedResolver(self._allowed, config.connect_timeout_s)
-        self._robots_requests: dict[URL, asyncio.Task[RobotsRules]] = {}
-        self._robots_chars = 0
+        self._files = SiteFiles(self._hosts, self._download_site_file, config.host_rest_s)
         self._session = open_session(config, self._resolver)
 
     async def close(self) -> None:
@@ -96,13 +97,16 @@ class Downloader:
         self._hosts.evict_idle()
         self._resolver.evict_expired()
 
-    async def download(self, url: str, consume: Callable[[bytes], Awaitable[T]]) -> T:
+    async def download(
+        self, url: str, consume: Callable[[bytes], Awaitable[T]], spoken: set[str] | None = None
+    ) -> T:
         """Download `url` and pass its body to `consume`.
 
         Args:
             url: absolute http(s) url.
             consume: receives the body, which counts as memory in use until `consume` returns. It holds no
                 request slot and does not count against the deadline.
+            spoken: receives the names of the opt-out signals that spoke against the url, honored or not.
 
         Returns:
             The result of `consume`.
@@ -116,10 +120,13 @@ class Downloader:
             named_host=normalize_host(parsed.raw_host or ""),
             max_redirects=self.config.max_redirects,
             max_bytes=self.config.max_bytes,
+            optouts=OptOuts((X_ROBOTS_TAG, *self.config.honored_signals)),
         )
         try:
             return await consume(await self._with_retries(parsed, transfer))
         finally:
+            if spoken is not None:
+                spoken.update(transfer.optouts.found)
             self._memory.release(transfer.reservation)
 
     async def _with_retries(self, url: URL, transfer: _Transfer) -> bytes:
@@ -150,7 +157,7 @@ class Downloader:
             if reason is not None:
                 raise Failure("blocked", reason)
             check_host(url.raw_host or "", self._allowed, url.port)
-            async with self._checked_out_host(url) as host:
+            async with self._hosts.checked_out(url) as host:
                 answer = await self._fetch(url, host, transfer)
             if isinstance(answer, bytes):
                 return answer
@@ -160,30 +167,31 @@ class Downloader:
             seen.add(url)
         raise Failure("redirect", f"more than {transfer.max_redirects} redirects")
 
-    @asynccontextmanager
-    async def _checked_out_host(self, url: URL) -> AsyncIterator[Host]:
-        """The host of `url`, marked as in use."""
-        host = self._hosts.get(normalize_host(url.raw_host or ""))
-        host.users += 1
-        try:
-            yield host
-        finally:
-            host.users -= 1
-            host.last_used = time.monotonic()
-
     async def _fetch(self, url: URL, host: Host, transfer: _Transfer) -> bytes | URL:
         """One hop: a request, if robots.txt allows it, for the body or the next url."""
-        if self.config.robots and not transfer.is_robots_txt:
-            host.check_alive(url.port)
-            rules = host.robots.get((url.scheme, url.port))
-            if rules is None or rules.expires_at < time.monotonic():
-                rules = await self._request_rules(url.origin() / "robots.txt")
-            if rules.size > LONG_RULES_CHARS:
-                await asyncio.to_thread(rules.check, str(url))
-            else:
-                rules.check(str(url))
-            await host.wait_crawl_delay()
+        if not transfer.is_site_file:
+            await self._check_site(url, host, transfer)
         return await self._send(url, host, transfer)
+
+    async def _check_site(self, url: URL, host: Host, transfer: _Transfer) -> None:
+        """Check what the files of the site say about a url; they are requested where they are not cached."""
+        place = (url.scheme, url.port)
+        if self.config.robots:
+            host.check_alive(url.port)
+            rules = host.robots.get(place)
+            if rules is None or rules.expires_at < time.monotonic():
+                rules = await self._files.robots_of(url)
+            for signal, message in await match_rules(rules, rules.judge, str(url)):
+                transfer.optouts.note(signal, message)
+            transfer.optouts.check()
+        if "tdmrep.json" in self.config.honored_signals:
+            host.check_alive(url.port)
+            tdm = host.tdm.get(place)
+            if tdm is None or tdm.expires_at < time.monotonic():
+                tdm = await self._files.tdm_of(url)
+            transfer.optouts.is_reserved = await match_rules(tdm, tdm.reserves, url)
+        if self.config.robots:
+            await host.wait_crawl_delay()
 
     async def _send(self, url: URL, host: Host, transfer: _Transfer) -> bytes | URL:
         """One request, in a slot of its host; the host records how it ended.
@@ -227,7 +235,7 @@ class Downloader:
 
     async def _get(self, url: URL, host: Host, transfer: _Transfer) -> bytes | URL:
         """The GET request: the body, or the target of a redirect. Consumes the deadline."""
-        headers = {"Accept": "text/plain,*/*;q=0.5"} if transfer.is_robots_txt else None
+        headers = {"Accept": "text/plain,*/*;q=0.5"} if transfer.is_site_file else None
         try:
             async with (
                 transfer.deadline.active(),
@@ -245,16 +253,33 @@ class Downloader:
 
     async def _read(self, response: aiohttp.ClientResponse, transfer: _Transfer) -> bytes:
         """The body, unless the response opts out of the use of its image."""
-        tags = [] if transfer.is_robots_txt else response.headers.getall("X-Robots-Tag", [])
-        directive = find_optout(tags, self.config.optout, robots.PRODUCT_TOKEN) if tags else None
-        if directive is not None:
-            raise Failure("optout", f"X-Robots-Tag: {directive}")
+        if not transfer.is_site_file:
+            self._check_headers(response, transfer)
         return await read_body(
             response,
             transfer.max_bytes,
-            truncate=transfer.is_robots_txt,
+            truncate=transfer.is_site_file,
             reserve=partial(self._reserve, transfer),
         )
+
+    def _check_headers(self, response: aiohttp.ClientResponse, transfer: _Transfer) -> None:
+        """Check the opt-out signals of a response, of which TDM's header outranks the file of the site.
+
+        Raises:
+            Failure: optout, one that is honored speaks against the use.
+        """
+        headers, optouts = response.headers, transfer.optouts
+        tags = headers.getall("X-Robots-Tag", [])
+        if (directive := find_optout(tags, self.config.optout, robots.PRODUCT_TOKEN)) is not None:
+            optouts.note(X_ROBOTS_TAG, f"X-Robots-Tag: {directive}")
+        if usage_forbids_training(", ".join(headers.getall("Content-Usage", []))):
+            optouts.note("content-usage", "Content-Usage: train-ai=n")
+        reserved = read_reservation(headers.getall("tdm-reservation", []))
+        if reserved:
+            optouts.note("tdm-reservation", "tdm-reservation: 1")
+        elif reserved is None and optouts.is_reserved:
+            optouts.note("tdmrep.json", "tdmrep.json: tdm-reservation 1")
+        optouts.check()
 
     async def _reserve(self, transfer: _Transfer, size: int) -> None:
         if self._memory.fits(transfer.reservation, size):
@@ -263,38 +288,19 @@ class Downloader:
             async with transfer.deadline.paused():  # our decoding is slow, not the server
                 await self._memory.acquire(transfer.reservation, size)
 
-    async def _request_rules(self, url: URL) -> RobotsRules:
-        """The rules of the robots.txt at `url`; all urls that wait for them share one request."""
-        task = self._robots_requests.get(url)
-        if task is None:
-            task = self._robots_requests[url] = asyncio.create_task(self._download_rules(url))
-            task.add_done_callback(lambda _: self._robots_requests.pop(url, None))
-        return await asyncio.shield(task)
-
-    async def _download_rules(self, url: URL) -> RobotsRules:
-        """Download and parse a robots.txt, and cache its rules with the host."""
+    async def _download_site_file(self, url: URL) -> bytes:
+        """A robots.txt or tdmrep.json, cut at the byte limit."""
         transfer = _Transfer(
             deadline=Deadline(self.config.deadline_s),
             named_host=normalize_host(url.raw_host or ""),
-            is_robots_txt=True,
+            is_site_file=True,
             max_redirects=robots.MAX_REDIRECTS,
             max_bytes=robots.MAX_BYTES,
         )
-        async with self._checked_out_host(url) as host:
-            try:
-                body = await self._with_retries(url, transfer)
-                rules = await asyncio.to_thread(robots.parse_rules, body)
-            except Failure as failure:
-                rules = robots.rules_after_failure(failure, self.config.host_rest_s)
-            finally:
-                self._memory.release(transfer.reservation)
-            self._robots_chars += rules.size
-            if self._robots_chars > MAX_ROBOTS_CHARS:
-                self._hosts.clear_robots()
-                self._robots_chars = rules.size
-            host.robots[(url.scheme, url.port)] = rules
-            host.set_crawl_delay(rules.crawl_delay)
-        return rules
+        try:
+            return await self._with_retries(url, transfer)
+        finally:
+            self._memory.release(transfer.reservation)
 
 
 def _host_limits(config: DownloadConfig, workers: int) -> HostLimits:

@@ -16,8 +16,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from yarl import URL
+
 from capfilt.stages.fetch.http.deadline import Deadline
+from capfilt.stages.fetch.http.optout import TdmRules
 from capfilt.stages.fetch.http.robots import RobotsRules
+from capfilt.stages.fetch.urls.exceptions import normalize_host
 from capfilt.stages.status import Failure
 
 MAX_HOSTS = 20_000
@@ -55,7 +59,7 @@ class _FailureStreak:
 
 @dataclass
 class Host:
-    """One host name: its limits, its back-off, its failures, and its robots.txt by (scheme, port)."""
+    """One host name: its limits, its back-off, its failures, and the rules of its sites by (scheme, port)."""
 
     limits: HostLimits
     users: int = 0
@@ -63,6 +67,7 @@ class Host:
     # The clock is looked up at each call, like everywhere else, so that a test can replace it.
     last_used: float = field(default_factory=lambda: time.monotonic())
     robots: dict[tuple[str, int | None], RobotsRules] = field(default_factory=dict)
+    tdm: dict[tuple[str, int | None], TdmRules] = field(default_factory=dict)
     _crawl_delay: float = 0.0
     _next_crawl_at: float = 0.0
     _next_request_at: float = 0.0
@@ -209,7 +214,19 @@ class HostTable:
             for _, name in idle[: len(self._hosts) - MAX_HOSTS]:
                 del self._hosts[name]
 
-    def clear_robots(self) -> None:
-        """Drop all cached robots.txt rules; they are requested again where they are needed."""
+    @asynccontextmanager
+    async def checked_out(self, url: URL) -> AsyncIterator[Host]:
+        """The host of a url, marked as in use."""
+        host = self.get(normalize_host(url.raw_host or ""))
+        host.users += 1
+        try:
+            yield host
+        finally:
+            host.users -= 1
+            host.last_used = time.monotonic()
+
+    def clear_rules(self) -> None:
+        """Drop all cached rules of sites; they are requested again where they are needed."""
         for host in self._hosts.values():
             host.robots.clear()
+            host.tdm.clear()

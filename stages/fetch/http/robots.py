@@ -6,6 +6,8 @@ protego parses the rules. Decisions where the RFC leaves a choice:
 * no response, 429 or 5xx: the rules are unknown, so nothing is requested. The rows fail with the status of
   that failure, not with `robots`, and robots.txt is requested again after a pause;
 * rules are cached for a day; only the first 500 KiB are read;
+* Content-Usage (draft-ietf-aipref-attach) and Content-Signal rules of our group say for which paths a site
+  opts out of training; they allow and disallow no request;
 * matching a url costs a bounded time: beyond `MAX_WILDCARD_RULES` rules with wildcards in a group, and
   beyond `MAX_RULE_CHARS` in a rule, a Disallow counts by its beginning, whatever Allow says, and an Allow is
   ignored. So nothing is requested that the whole file would disallow.
@@ -16,11 +18,12 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from protego import Protego
 
+from capfilt.stages.fetch.http.optout import signal_forbids_training, usage_forbids_training
 from capfilt.stages.status import Failure
 
 PRODUCT_TOKEN = "capfilt"
@@ -41,10 +44,32 @@ _RULE = re.compile(r"\s*(?P<field>allow|dis\w+|diasllow)\s*(:\s*|\s)(?P<path>.*)
 """A rule, with the misspellings that protego reads as Disallow."""
 _LAST_ESCAPES = re.compile(r"(%[0-9A-Fa-f]{0,2})+$")
 """Escapes at the end of a text that was cut, perhaps within an escape or a character."""
+_PREFERENCES = (
+    ("content-usage", "Content-Usage: train-ai=n", usage_forbids_training),
+    ("content-signal", "Content-Signal: ai-train=no", signal_forbids_training),
+)
+"""Field of robots.txt, what it says against training, and whether a value does."""
 _END_OF_AGENTS = "Disallow:"
 """A rule that says nothing, so that a group whose rules were left out is not joined to the next."""
 # Lines that may stand between the agents of a group: comments, blank lines, and fields that are not rules.
 _NOT_A_RULE = re.compile(r"\s*(#|$|site-?maps?\b|host\b)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Preference:
+    """The urls of an origin for which robots.txt has one kind of signal against the training of models."""
+
+    signal: str
+    text: str
+    """The signal as a line of robots.txt."""
+    rules: tuple[Protego, ...]
+    """Disallow the urls."""
+    size: int
+    """Characters of the rules."""
+
+    def applies_to(self, url: str) -> bool:
+        """Whether the signal is there for a url."""
+        return not all(rules.can_fetch(url, PRODUCT_TOKEN) for rules in self.rules)
 
 
 @dataclass(frozen=True)
@@ -63,6 +88,8 @@ class RobotsRules:
     """Characters of the groups that apply to us; their parsed form takes about 50 times as many bytes."""
     unknown: tuple[str, str] | None = None
     """(status, message) of the failure that left the rules unknown."""
+    preferences: tuple[Preference, ...] = ()
+    """Rules that speak against the training of models on some urls."""
 
     def check(self, url: str) -> None:
         """Return if `url` may be requested.
@@ -77,6 +104,20 @@ class RobotsRules:
             if rules is not None and not rules.can_fetch(url, PRODUCT_TOKEN):
                 raise Failure("robots", "robots.txt disallows the url")
 
+    def judge(self, url: str) -> list[tuple[str, str]]:
+        """The signals that speak against the training of models on a url that may be requested.
+
+        Returns:
+            (name of the signal, what robots.txt says) of each.
+
+        Raises:
+            Failure: see `check`.
+        """
+        self.check(url)
+        return [
+            (each.signal, f"robots.txt: {each.text}") for each in self.preferences if each.applies_to(url)
+        ]
+
 
 def parse_rules(body: bytes) -> RobotsRules:
     """Parse the body of a robots.txt."""
@@ -84,14 +125,17 @@ def parse_rules(body: bytes) -> RobotsRules:
     text = body[:MAX_BYTES].decode("utf-8-sig", "replace")
     if len(body) >= MAX_BYTES:  # drop a truncated last line: a shorter path matches more urls
         text = text.rpartition("\n")[0]
-    lines, beginnings = _apply_limits(_relevant_lines(text))
+    relevant = list(_relevant_lines(text))
+    lines, beginnings = _apply_limits(relevant)
     parsed = Protego.parse("\n".join(lines))
+    preferences = tuple(_find_preferences(_lines_of_our_group(relevant)))
     return RobotsRules(
         expires_at,
         parsed,
         Protego.parse("\n".join(beginnings)) if beginnings else None,
         parsed.crawl_delay(PRODUCT_TOKEN) or 0.0,
-        size=sum(len(line) + 1 for line in (*lines, *beginnings)),
+        size=sum(len(line) + 1 for line in (*lines, *beginnings)) + sum(each.size for each in preferences),
+        preferences=preferences,
     )
 
 
@@ -122,6 +166,49 @@ def _relevant_lines(text: str) -> Iterator[str]:
             in_agent_lines = False
             if applies:
                 yield line
+
+
+def _lines_of_our_group(lines: Iterable[str]) -> list[str]:
+    """The rules of the groups for us; those of the groups for every agent if there is none for us."""
+    found: dict[str, list[str]] = {}
+    agents: set[str] = set()
+    in_agent_lines = False
+    for line in lines:
+        if line.startswith(_AGENT):
+            agents = agents if in_agent_lines else set()
+            agents.add(line.removeprefix(_AGENT))
+        else:
+            for agent in agents:
+                found.setdefault(agent, []).append(line)
+        in_agent_lines = line.startswith(_AGENT)
+        for agent in agents:
+            found.setdefault(agent, [])
+    return found.get(PRODUCT_TOKEN, found.get("*", []))
+
+
+def _find_preferences(lines: Sequence[str]) -> Iterator[Preference]:
+    """The signals against training, as rules that disallow the urls for which they are there.
+
+    The longest path decides, as for Allow and Disallow; of rules with one path the one against training.
+    """
+    for field, text, forbids in _PREFERENCES:
+        values: dict[str, bool] = {}
+        for line in lines:
+            name, colon, value = line.partition(":")
+            if colon and name.strip().lower() == field:
+                value = value.partition("#")[0].strip()
+                path, rest = "", value
+                if value.startswith("/"):
+                    path, *others = value.split(maxsplit=1)
+                    rest = others[0] if others else ""
+                values[path] = values.get(path, False) or forbids(rest)
+        if "/" in values:
+            values.pop("", None)  # every path begins with "/", so a rule without a path never decides
+        if any(values.values()):
+            rules = [f"{'Disallow' if is_no else 'Allow'}: {path or '/'}" for path, is_no in values.items()]
+            kept, beginnings = _apply_limits([f"{_AGENT}*", *rules])
+            parsed = [Protego.parse("\n".join(part)) for part in (kept, beginnings) if part]
+            yield Preference(field, text, tuple(parsed), sum(len(rule) + 1 for rule in rules))
 
 
 def _apply_limits(lines: Iterable[str]) -> tuple[list[str], list[str]]:

@@ -23,7 +23,9 @@ CHANGED = {
     "continued": {"continue_training"},
     "captions-4": {"captioner.generate.captions_per_image"},
     "threshold-0.7": {"filter.judge.threshold"},
-    "mixing-human-4": {"mixing.human"},
+    "mixing-human-4": {"pretrain.texts.human"},
+    "mixing-one-2-8": {f"pretrain.texts.{key}" for key in ("web", "synthetic", "per_image")},
+    "mixing-sentences": {"pretrain.texts.sentences"},
     "web-share-0.5": {"captioner.web_share"},
     **dict.fromkeys(("", "selection", "repetition", "rounds", "captions-1", "nucleus-0.9"), frozenset()),
     **dict.fromkeys(("decoupled", "new-model", "mixing-equal"), frozenset()),
@@ -63,7 +65,8 @@ def test_variants_change_the_keys_of_their_row_and_no_other(ablation):
     for name in TABLES:
         for variant, run in runs_of(ablation, name).items():
             changed = {k for k, v in leaves(to_json_data(run.config)).items() if base[k] != v}
-            assert run.config.run.seed == 3 and run.config.pretrain == ablation.base.pretrain
+            pretrain = run.config.pretrain.model_copy(update={"texts": ablation.base.pretrain.texts})
+            assert run.config.run.seed == 3 and pretrain == ablation.base.pretrain
             assert seen.setdefault(variant, changed - set(UNCHANGED)) == changed - set(UNCHANGED)
     assert {name: seen[name] for name in CHANGED} == CHANGED
 

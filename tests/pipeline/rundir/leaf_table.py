@@ -98,6 +98,7 @@ TABLE = [
             "max_bytes": 1000,
             "robots": False,
             "optout": ["noai"],
+            "optout_signals": ["content-usage"],
             "blocked": ["{dir}/blocked.txt"],
             "image.min_side": 48,
             "image.max_aspect": 3.0,
@@ -224,10 +225,13 @@ TABLE = [
         },
     ),
     ({"": "pretrain.1"}, {"continue_training": True}),
-    ({"mixing": "filter_only captioner_only pretrain.1"}, {"human": 2, "web": 0.5, "synthetic": 0}),
+    (
+        {"pretrain.texts": "filter_only captioner_only pretrain.1"},
+        {"human": 2, "web": 0.5, "synthetic": 0, "per_image": "one", "sentences": "sample"},
+    ),
+    ({"pretrain.texts": "filter_only pretrain.1"}, {"verdicts": "strict"}),
     ({"captioner": "captioner.1"}, {"web_share": 0.2}),
     ({"": "bootstrap.1 calibrate.1"}, {"shared_finetune": True}),
-    ({"": "filter_only pretrain.1"}, {"verdicts": "strict"}),
     (
         {"captioner": "bootstrap.1", "filter": "bootstrap.1 calibrate.1"},
         {"checkpoint": "{dir}/second.pth", "tokenizer": "{dir}/tokenizer"},
@@ -321,7 +325,7 @@ NEEDED = {
 TWO_ROUNDS = {  # with run.rounds 2: path -> new value, nodes
     "duplicates.max_copies": (3, "pretrain.0 bootstrap.1 calibrate.1 bootstrap.2 calibrate.2"),
     "continue_training": (True, "pretrain.1 pretrain.2"),
-    "mixing.web": (2, "filter_only captioner_only pretrain.1 pretrain.2"),
+    "pretrain.texts.web": (2, "filter_only captioner_only pretrain.1 pretrain.2"),
     "captioner.web_share": (0.2, "captioner.1 captioner.2"),
     "sources.web.parts": (2, "pretrain.0 filter_only captioner_only pretrain.1 pretrain.2"),
     "captioner.finetune.steps": (10, "captioner.1 captioner.2"),

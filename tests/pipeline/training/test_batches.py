@@ -3,7 +3,7 @@
 import io
 import threading
 from dataclasses import replace
-from itertools import count
+from itertools import count, islice
 
 import pytest
 import torch
@@ -125,3 +125,23 @@ def test_an_error_is_raised_after_the_batches_before_it():
     assert [next(prefetched).position.offset for _ in range(3)] == [0, 1, 2]
     with pytest.raises(OSError, match="gone"):
         next(prefetched)
+
+
+@pytest.mark.parametrize("per_image", ["one", "all"])
+def test_drawn_texts_are_equal_for_any_number_of_workers_and_after_a_resumption(scene, per_image):
+    spec = replace(scene.spec(accumulate=2), per_image=per_image, sentences="sample")
+
+    def steps(workers, first=0, position=None):
+        batches = []
+        for rank in range(workers):
+            learner = PairLearner(spec, Worker(rank, workers, WORKER.device))
+            learner.step, learner.position = first, position or learner.position
+            batches.append(islice(learner.open_batches(), 5 - first))
+        return [
+            ([t for n in range(2) for b in parts for t in b.pieces[n]["texts"]], parts[0].position)
+            for parts in zip(*batches, strict=True)
+        ]
+
+    whole = steps(1)
+    assert steps(2) == whole
+    assert steps(2, first=2, position=whole[1][1]) == whole[2:]

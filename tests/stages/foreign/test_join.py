@@ -20,6 +20,8 @@ from capfilt.stages.manifest.config import ManifestConfig
 from capfilt.stages.manifest.index import build_index
 from capfilt.stages.rows import row_key
 from capfilt.stages.storage.store import Store
+from tests.killing import Killed, kill_at
+from tests.runs import walk
 
 ROWS, SHARD = 47, 5
 
@@ -173,3 +175,42 @@ def test_ids_and_captions_on_s3(healthy_s3):
     (found,) = read_captions(run / "c", 2, [row_key(2, 0)]).to_pylist()
     assert found == [{"captioner": "c", "text": "eight"}]
     assert read_captions(run / "c", 1, [row_key(1, 0)]).to_pylist() == [[]]
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_join_that_is_killed_at_any_step_ends_as_if_nothing_had_happened(scene, monkeypatch, before):
+    """The same command joins again; `before`: over the files of another join, as `--fresh join` does."""
+    folder, places, _, values = scene
+    write_captions(folder / "c.parquet", values["url"], 4)
+    write_captions(folder / "old.parquet", values["url"], 5)
+
+    def join(out, name="c"):
+        config = CandidatesConfig(
+            files=str(folder / f"{name}.parquet"), join="url", join_column="k", text_column="t"
+        )
+        join_captions([ForeignCaptions("c", config, "web", "uid")], places, out)
+
+    def content(out):
+        return {name: out.read(name) for name in walk(out)}
+
+    complete = Store(str(folder / "complete"))
+    join(complete)
+    step = 0
+    while True:
+        out = Store(str(folder / f"{step}"))
+        if before:
+            join(out, "old")
+        with monkeypatch.context() as patch:
+            done = kill_at(patch, step, Store, ("put", "remove"))
+            try:
+                join(out)
+            except Killed:
+                pass
+            else:
+                break
+        assert len(done) == step
+        assert before or read_joined(out) is None, "the record is written last"
+        join(out)
+        assert content(out) == content(complete)
+        step += 1
+    assert step == 2 + len(walk(complete))

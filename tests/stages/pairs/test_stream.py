@@ -6,9 +6,10 @@ from itertools import islice
 import pyarrow as pa
 import pytest
 
+from capfilt.stages.pairs.draw import count_occurrences
 from capfilt.stages.pairs.parts import ShardRef, assign_parts
 from capfilt.stages.pairs.read import PAIRS_SCHEMA, image_id
-from capfilt.stages.pairs.stream import PairStream, Position, StreamConfig, count_occurrences
+from capfilt.stages.pairs.stream import PairStream, Position, StreamConfig
 
 SHARDS = [ShardRef("web", n, "web") for n in range(5)] + [ShardRef("human", 0, "human")]
 

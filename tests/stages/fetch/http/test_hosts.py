@@ -266,5 +266,5 @@ def test_no_host_is_evicted_up_to_the_limit() -> None:
 def test_cleared_robots() -> None:
     table = HostTable(LIMITS)
     table.get("a.test").robots[("http", 80)] = None  # type: ignore[assignment]
-    table.clear_robots()
+    table.clear_rules()
     assert table.get("a.test").robots == {}
