@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from capfilt.pipeline.report.addresses import HOST
+from capfilt.pipeline.report.formats.addresses import HOST
 from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.stages.errors import UserError
 from capfilt.stages.status import SUCCESS

@@ -10,7 +10,7 @@ import yaml
 
 from capfilt import __version__
 from capfilt.pipeline.card.facts import CardFacts
-from capfilt.pipeline.report.formats import to_printable
+from capfilt.pipeline.report.formats.values import to_printable
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
          (10_000_000, "1M<n<10M"), (100_000_000, "10M<n<100M"), (1_000_000_000, "100M<n<1B"))  # fmt: skip
