@@ -90,6 +90,9 @@ def render_page(inputs: ReportInputs, tables: RoundTables, report: RoundReport) 
         "drift": drift_rows([*inputs.previous, report]),
         "diversity": {origin: texts for origin, texts in report.drift["texts"].items() if texts},
         "alarms": report.drift["alarms"],
+        "earlier_alarms": [
+            (each.metrics.round, alarm) for each in inputs.previous for alarm in each.drift.get("alarms", [])
+        ],
         "common_texts": tables.common_texts(),
         "sampled_files": SAMPLED_FILES,
         "groups": report.groups,

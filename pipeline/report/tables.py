@@ -74,12 +74,14 @@ class RoundTables:
         query = f"SELECT origin, {_RATIOS} FROM score_counts GROUP BY ALL ORDER BY origin DESC"
         return add_intervals(self._rows(query))
 
-    def captioner_rows(self) -> list[Row]:
-        """As `noise_rows`, by captioner instead of origin; [] with no captioner but the run's own."""
+    def captioner_rows(self, *, always: bool = False) -> list[Row]:
+        """As `noise_rows`, by captioner instead of origin; [] with no captioner but the run's own, unless
+        `always`."""
         query = f"SELECT source, captioner, {_RATIOS} FROM score_counts WHERE captioner IS NOT NULL "
         rows = add_intervals(self._rows(query + "GROUP BY ALL ORDER BY source, captioner"))
         captioners = {row["captioner"] for row in rows}
-        return [] if len(captioners) < 2 and all(map(DIGEST.fullmatch, captioners)) else rows
+        is_own = len(captioners) < 2 and all(map(DIGEST.fullmatch, captioners))
+        return [] if is_own and not always else rows
 
     def funnel(self, sources: Sequence[str]) -> Funnel:
         """What is left of the rows of these sources after each step.

@@ -214,6 +214,11 @@ def metrics_file(round_: int, verdicts: str = DEFAULT_VERDICTS) -> str:
     return f"{report_folder(round_, verdicts)}/metrics.json"
 
 
+def comparison_file(round_: int, name: str, verdicts: str = DEFAULT_VERDICTS) -> str:
+    """Page that compares a round with one of another run."""
+    return f"{report_folder(round_, verdicts)}/compared/{name}"
+
+
 def export_folder(round_: int) -> str:
     """Folder of the export that a run makes after a round, unless the config names another place."""
     return f"exports/{round_}"
