@@ -19,6 +19,7 @@ class UserError(Exception):
         ├── UnknownClass    stages/shards/retry.py        an unknown status in `capfilt retry --class`
         ├── VerdictSetError stages/verdicts/sets.py       a set of verdicts is missing, stale or damaged
         ├── CardError       pipeline/card/facts.py        a run that a card cannot describe
+        ├── ComparisonError pipeline/comparison/shared.py two runs that cannot be compared
         ├── ColumnsError    pipeline/export/columns.py    a column that an export cannot have
         ├── ConfigError     pipeline/config/load.py       a config file, a key or its value is wrong
         ├── ExportError     pipeline/export/plan.py       an export that cannot be made or written there

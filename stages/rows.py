@@ -47,10 +47,11 @@ CANDIDATE_TYPE = pa.struct(
         ("kept", pa.bool_()),
         ("flags", pa.list_(pa.string())),
         ("captioner", pa.string()),
+        ("language", pa.string()),
     ]
 )
 """One text of an image with its scores, between filter and writer. `captioner` is set for captions from
-elsewhere only."""
+elsewhere only, `language` where the config asks for it."""
 
 FOREIGN_TYPE = pa.struct([("captioner", pa.string()), ("text", pa.string())])
 """A caption that somebody else has written, with the name of its captioner."""
@@ -129,6 +130,11 @@ CANDIDATE_SCHEMA = pa.schema(
 and so does not count in any ratio, for a candidate without words (flag `empty`) and, depending on the policy,
 for a candidate of a surplus copy (flag `duplicate_image`, see `stages.bootstrap.duplicates`). Shards that
 earlier versions wrote have no `text_sim`, `logprob` and `tokens`."""
+
+
+LANGUAGE = pa.field("language", pa.string())
+"""Column of the candidates, after those of `CANDIDATE_SCHEMA`, if the config asks for it
+(`filter.judge.language`)."""
 
 
 def row_key(shard: int, row: int) -> str:

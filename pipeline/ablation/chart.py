@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from markupsafe import Markup, escape
 
 from capfilt.pipeline.ablation.summary import RowSummary, TableSummary
-from capfilt.pipeline.report.formats import metric_label
+from capfilt.pipeline.report.formats.values import metric_label
 
 WIDTH, ROW_HEIGHT = 520, 26
 LEFT, RIGHT, TOP, BOTTOM = 190, 18, 8, 36

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from capfilt.pipeline.report.formats import metric_label
+from capfilt.pipeline.report.formats.values import metric_label
 
 WEB, SHAPES_DIR = "{web}", "{shapes_dir}"
 """In an override: the name of each web source in turn, and the folder of the corpus of shapes."""

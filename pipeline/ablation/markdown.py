@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from capfilt.pipeline.ablation.console import format_spread, row_label
 from capfilt.pipeline.ablation.definitions import SCORE_COLUMNS, TEXT_COLUMNS, column_title
 from capfilt.pipeline.ablation.summary import TableSummary
-from capfilt.pipeline.report.formats import format_duration
+from capfilt.pipeline.report.formats.values import format_duration
 
 
 def render_summary(summary: TableSummary, level: int = 3) -> str:

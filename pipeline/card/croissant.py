@@ -1,15 +1,19 @@
-"""The description of an export as Croissant (JSON-LD), which search engines and data loaders read."""
+"""Descriptions of exports and runs as Croissant (JSON-LD), which search engines and data loaders read."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+from msgspec.structs import replace
 
 from capfilt.pipeline.card.facts import CardFacts
+from capfilt.pipeline.rundir.round_files import find_round_files
+from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.stages.export.tables import IMAGE_TYPE
-from capfilt.stages.storage.layout import EXPORT_DATA
+from capfilt.stages.storage.layout import EXPORT_DATA, candidates_folder, rounds_folder
 from capfilt.stages.storage.store import FileEntry
 
 CROISSANT = "http://mlcommons.org/croissant/1.0"
@@ -52,17 +56,43 @@ CONTEXT = {
     "transform": "cr:transform",
 }
 """The context of Croissant 1.0, as its specification has it."""
-RECORDS = "images"
-"""Name of the record set."""
 
 
-def make_croissant(facts: CardFacts, files: Sequence[FileEntry], schema: pa.Schema) -> dict[str, Any]:
-    """The description of Parquet files with one row per image.
+@dataclass(frozen=True)
+class Described:
+    """Parquet files of one schema."""
 
-    Args:
-        files: the Parquet files, with their sha256.
-        schema: their columns.
-    """
+    records: str
+    """Name of their rows: `images` or `candidates`."""
+    files: Sequence[FileEntry]
+    """With names relative to the description."""
+    pattern: str
+    """Pattern of their names."""
+    schema: pa.Schema
+
+
+def describe_export(facts: CardFacts, files: Sequence[FileEntry], schema: pa.Schema) -> dict[str, Any]:
+    """The description of the Parquet files of an export, with one row per image."""
+    return make_croissant(facts, Described("images", files, f"{EXPORT_DATA}/*.parquet", schema))
+
+
+def describe_run(facts: CardFacts, run_dir: RunDir) -> dict[str, Any]:
+    """The description of the candidates of a round, with one row per image and text; its place is the run
+    directory. Rows that were dropped are among them, with `kept` false."""
+    found = find_round_files(run_dir, facts.round, carried=True)
+    files = [
+        replace(file, name=f"{folder}/{file.name}")
+        for folder in (candidates_folder(facts.round, source) for source in run_dir.config.of_kind("web"))
+        for record in run_dir.ledger.records(folder)
+        for file in record.files
+    ]
+    pattern = f"{rounds_folder(facts.round)}/*/*.parquet"
+    return make_croissant(facts, Described("candidates", files, pattern, found.schema))
+
+
+def make_croissant(facts: CardFacts, data: Described) -> dict[str, Any]:
+    """The description of Parquet files as Croissant 1.0."""
+    records = data.records
     distribution = [
         {
             "@type": "cr:FileObject",
@@ -73,14 +103,14 @@ def make_croissant(facts: CardFacts, files: Sequence[FileEntry], schema: pa.Sche
             "encodingFormat": "application/x-parquet",
             "sha256": file.sha256,
         }
-        for file in files
+        for file in data.files
     ]
     together = {
         "@type": "cr:FileSet",
         "@id": "parquet-files",
         "name": "parquet-files",
         "encodingFormat": "application/x-parquet",
-        "includes": f"{EXPORT_DATA}/*.parquet",
+        "includes": data.pattern,
     }
     return {
         "@context": CONTEXT,
@@ -92,19 +122,19 @@ def make_croissant(facts: CardFacts, files: Sequence[FileEntry], schema: pa.Sche
         "recordSet": [
             {
                 "@type": "cr:RecordSet",
-                "@id": RECORDS,
-                "name": RECORDS,
-                "field": [_field(field) for field in schema],
+                "@id": records,
+                "name": records,
+                "field": [_field(field, records) for field in data.schema],
             }
         ],
     }
 
 
-def _field(field: pa.Field) -> dict[str, Any]:
+def _field(field: pa.Field, records: str) -> dict[str, Any]:
     type_, is_list = field.type, pa.types.is_list(field.type)
     found: dict[str, Any] = {
         "@type": "cr:Field",
-        "@id": f"{RECORDS}/{field.name}",
+        "@id": f"{records}/{field.name}",
         "name": field.name,
         "dataType": _data_type(type_.value_type if is_list else type_),
         "source": {"fileSet": {"@id": "parquet-files"}, "extract": {"column": field.name}},

@@ -9,7 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from capfilt.pipeline.report.addresses import HOST
+from capfilt.pipeline.card.licenses import LicenseTable, count_licenses
+from capfilt.pipeline.report.formats.addresses import HOST
 from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.stages.errors import UserError
 from capfilt.stages.status import SUCCESS
@@ -42,14 +43,20 @@ class CardFacts:
     """{"captioner" | "filter": digest}."""
     checkpoints: dict[str, str]
     """{"captioner" | "filter": where it comes from}."""
+    foreign: list[str]
+    """Captioners whose captions come from elsewhere."""
     threshold: str
     """ITM probability from which on a text was kept, in words."""
     hosts: int
     """Hosts of the stored web images."""
     top_hosts: list[tuple[str, int]]
     """(host, stored images), most first."""
+    images: int
+    """Stored web images that have a host."""
     fetch: dict[str, Any]
     """Settings that say which requests for leaving images out were honored."""
+    licenses: list[LicenseTable]
+    """Kept texts by license."""
 
 
 def collect_facts(run_dir: RunDir, round_: int | None = None) -> CardFacts:
@@ -69,7 +76,7 @@ def collect_facts(run_dir: RunDir, round_: int | None = None) -> CardFacts:
         raise CardError(f"{run_dir.store.url}: {what} bootstrapped; finish one with capfilt run")
     node, record = done[-1]
     config = run_dir.config
-    hosts, top = _count_hosts(run_dir)
+    hosts, images, top = _count_hosts(run_dir)
     status: Counter[str] = Counter()
     candidates: dict[str, Counter[str]] = {}
     for origin, verdicts in record.counts.get("candidates", {}).items():
@@ -84,10 +91,13 @@ def collect_facts(run_dir: RunDir, round_: int | None = None) -> CardFacts:
         candidates={origin: dict(counts) for origin, counts in candidates.items()},
         models=dict(record.models or {}),
         checkpoints={role: (first and address) or "trained by the run" for role, address in given.items()},
+        foreign=_foreign_captioners(run_dir),
         threshold=describe_threshold(config.filter.judge.threshold),
         hosts=hosts,
         top_hosts=top,
+        images=images,
         fetch=_honored_optouts(run_dir),
+        licenses=count_licenses(run_dir, node.round),
     )
 
 
@@ -102,6 +112,14 @@ def _honored_optouts(run_dir: RunDir) -> dict[str, Any]:
     return {"robots": all(each.robots for each in settings), "optout": everywhere, "signals": honored}
 
 
+def _foreign_captioners(run_dir: RunDir) -> list[str]:
+    config = run_dir.config
+    named = [
+        name for source in config.of_kind("web") for name in config.sources[source].rows.synthetic_columns
+    ]
+    return sorted({*config.candidates, *named})
+
+
 def describe_threshold(value: Any) -> str:
     """The setting `filter.judge.threshold` in words: a number, `auto`, or one of both for each origin."""
     if isinstance(value, Mapping):
@@ -109,8 +127,8 @@ def describe_threshold(value: Any) -> str:
     return "the one that the calibration suggested" if value == "auto" else f"{value:g}"
 
 
-def _count_hosts(run_dir: RunDir) -> tuple[int, list[tuple[str, int]]]:
-    """Number of hosts of the stored web images, and the first of them."""
+def _count_hosts(run_dir: RunDir) -> tuple[int, int, list[tuple[str, int]]]:
+    """Number of hosts of the stored web images, of images that have one, and the first hosts."""
     files = [
         run_dir.store.address(corpus_shard(source, shard).parquet)
         for source in run_dir.config.of_kind("web")
@@ -125,7 +143,8 @@ def _count_hosts(run_dir: RunDir) -> tuple[int, list[tuple[str, int]]]:
             f"CREATE TABLE hosts AS SELECT lower(regexp_extract(url, '{pattern}', 1)) AS host, count(*) AS n "
             f"FROM corpus WHERE status = '{SUCCESS}' GROUP BY 1 HAVING host <> ''"
         )
-        (total,) = database.execute("SELECT count(*) FROM hosts").fetchall()[0]
+        query = "SELECT count(*), coalesce(sum(n), 0)::BIGINT FROM hosts"
+        total, images = database.execute(query).fetchall()[0]
         most = min(MOST_HOSTS, max(10, round(TOP_SHARE * total)))
         rows = database.execute(f"SELECT host, n FROM hosts ORDER BY n DESC, host LIMIT {most}").fetchall()
-    return total, rows
+    return total, images, rows

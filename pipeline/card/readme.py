@@ -10,10 +10,13 @@ import yaml
 
 from capfilt import __version__
 from capfilt.pipeline.card.facts import CardFacts
-from capfilt.pipeline.report.formats import to_printable
+from capfilt.pipeline.evaluation.intervals import wilson_interval
+from capfilt.pipeline.report.formats.values import to_printable
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
          (10_000_000, "1M<n<10M"), (100_000_000, "10M<n<100M"), (1_000_000_000, "100M<n<1B"))  # fmt: skip
+OPTOUT_STATUSES = {"robots": "robots.txt", "optout": "another opt-out of the site"}
+"""Status of a row that an opt-out has ended → who asked for it."""
 LIMITS = """\
 * The texts are of two kinds: texts that came with the images, and captions that a model wrote. Both were kept
   because a model found that they match their image; it errs in both directions.
@@ -57,6 +60,8 @@ def make_readme(
         _models(facts),
         "## Sources",
         _hosts(facts),
+        "## Licenses",
+        _licenses(facts),
         "## Opt-outs",
         _optouts(facts),
         "## Known limits",
@@ -83,13 +88,23 @@ def _table(head: tuple[str, str], rows: Mapping[str, Any]) -> str:
 
 
 def _candidates(facts: CardFacts) -> str:
-    lines = ["| texts | kept | dropped | without a verdict | noise ratio |", "|---|---:|---:|---:|---:|"]
+    lines = [
+        "| texts | kept | dropped | without a verdict | noise ratio | 95 % interval |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
     for origin in sorted(facts.candidates, reverse=True):  # web before synthetic
         counts = facts.candidates[origin]
         kept, dropped = counts.get("kept", 0), counts.get("dropped", 0)
-        ratio = f"{dropped / (kept + dropped):.3f}" if kept + dropped else "-"
-        lines.append(f"| {origin} | {kept:,} | {dropped:,} | {counts.get('unjudged', 0):,} | {ratio} |")
-    return "\n".join(lines)
+        interval = wilson_interval(dropped, kept + dropped)
+        ratio = "-" if interval is None else f"{dropped / (kept + dropped):.3f}"
+        limits = "-" if interval is None else "{:.3f} to {:.3f}".format(*interval)
+        numbers = f"{kept:,} | {dropped:,} | {counts.get('unjudged', 0):,} | {ratio} | {limits}"
+        lines.append(f"| {origin} | {numbers} |")
+    note = (
+        "The noise ratio is the share of judged texts that the filter dropped, with its Wilson interval. "
+        "Dropped texts stay among the candidates, with `kept` false; no export has them."
+    )
+    return "\n".join([*lines, "", note])
 
 
 def _models(facts: CardFacts) -> str:
@@ -97,6 +112,9 @@ def _models(facts: CardFacts) -> str:
         f"* {role}: {to_markdown(facts.checkpoints[role])}, digest `{digest}`"
         for role, digest in sorted(facts.models.items())
     ]
+    if facts.foreign:
+        names = ", ".join(to_markdown(name) for name in facts.foreign)
+        lines.append(f"* captions from elsewhere, by the name of their captioner: {names}")
     lines.append(f"* A text was kept if its ITM probability was at least {facts.threshold}.")
     return "\n".join(lines)
 
@@ -104,11 +122,22 @@ def _models(facts: CardFacts) -> str:
 def _hosts(facts: CardFacts) -> str:
     if not facts.hosts:
         return "The images have no web addresses."
-    shown = f"The {len(facts.top_hosts):,} with most images of {facts.hosts:,} hosts"
-    return f"{shown}:\n\n{_table(('host', 'stored images'), dict(facts.top_hosts))}"
+    shown = f"{len(facts.top_hosts):,} of {facts.hosts:,} hosts, those with most images"
+    covered = sum(n for _, n in facts.top_hosts) / facts.images
+    lines = ["| host | stored images | share |", "|---|---:|---:|"]
+    for host, n in facts.top_hosts:
+        lines.append(f"| {to_markdown(host)} | {n:,} | {n / facts.images:.2%} |")
+    note = (
+        f"{shown}; they have {covered:.1%} of the {facts.images:,} images with a web address. "
+        "The EU's template for the public summary of training content asks for the top 10 % of the domains "
+        "by amount of content."
+    )
+    return "\n".join([note, "", *lines])
 
 
 def _optouts(facts: CardFacts) -> str:
+    if not facts.hosts and not any(facts.status.get(name) for name in OPTOUT_STATUSES):
+        return "No image has a web address, so no host could be asked."
     robots = "was obeyed" if facts.fetch["robots"] else "was not obeyed for all sources"
     headers = ", ".join(f"`{name}`" for name in facts.fetch["optout"])
     tags = (
@@ -116,6 +145,25 @@ def _optouts(facts: CardFacts) -> str:
         if headers
         else "No `X-Robots-Tag` was honored."
     )
+    counts = {what: facts.status.get(status, 0) for status, what in OPTOUT_STATUSES.items()}
+    table = _table(("left out because of", "rows"), counts)
     names = ", ".join(f"`{name}`" for name in facts.fetch["signals"])
     signals = f" So were images that the site reserves with {names}." if names else ""
-    return f"robots.txt {robots} when images were downloaded. {tags}{signals}"
+    return f"robots.txt {robots} when images were downloaded. {tags}{signals}\n\n{table}"
+
+
+def _licenses(facts: CardFacts) -> str:
+    if not facts.licenses:
+        return (
+            "The rows of the run brought no license. That says nothing about the rights to images and texts."
+        )
+    parts = []
+    for table in facts.licenses:
+        lines = [f"| {to_markdown(table.column)} | images | kept texts |", "|---|---:|---:|"]
+        for value, images, texts in table.rows:
+            shown = "none given" if value is None or not value.strip() else to_markdown(value)
+            lines.append(f"| {shown} | {images:,} | {texts:,} |")
+        more = [f"\n{table.others:,} further licenses are not listed."] if table.others else []
+        parts.append("\n".join([*lines, *more]))
+    note = "As the rows of the manifests say; nobody has checked it. Images with a kept text count."
+    return "\n\n".join([note, *parts])

@@ -15,7 +15,7 @@ from capfilt.pipeline.console.streams import make_console
 from capfilt.pipeline.console.summary import print_fields
 from capfilt.stages.export.forms import Form
 from capfilt.stages.storage.errors import explain_disk_errors
-from capfilt.stages.storage.layout import DEFAULT_VERDICTS
+from capfilt.stages.storage.layout import CROISSANT, DEFAULT_VERDICTS
 
 
 def export(
@@ -106,11 +106,18 @@ def card(
     round_: Annotated[
         int | None, typer.Option("--round", metavar="N", help="Describe this round. Default: the last.")
     ] = None,
+    croissant: Annotated[
+        bool,
+        typer.Option(
+            "--croissant", help="Also write RUN/croissant.json, which describes the candidates (JSON-LD)."
+        ),
+    ] = False,
     set_: SetOption = None,
 ) -> None:
-    """Write the card of a corpus (README.md): counts, noise, models, hosts, opt-outs, limits."""
+    """Write the card of a corpus (README.md): counts, noise, models, hosts, licenses, opt-outs, limits."""
     from pathlib import Path
 
+    from capfilt.pipeline.card.croissant import describe_run
     from capfilt.pipeline.card.facts import CardError, collect_facts
     from capfilt.pipeline.card.readme import make_readme
     from capfilt.pipeline.prepare import open_run
@@ -119,7 +126,11 @@ def card(
     with UserErrors():
         if Path(out).exists():
             raise CardError(f"FILE {out}: already exists; name another, or remove it first")
-        facts = collect_facts(open_run(load_run_config(run_dir, set_ or [])), round_)
+        opened = open_run(load_run_config(run_dir, set_ or []))
+        facts = collect_facts(opened, round_)
         with explain_disk_errors(out):
             Path(out).write_text(make_readme(facts), encoding="utf-8")
         print_fields(console, [("card", out)])
+        if croissant:
+            opened.store.put_json(CROISSANT, describe_run(facts, opened))
+            print_fields(console, [("croissant", opened.store.address(CROISSANT))])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,9 +15,21 @@ from capfilt.pipeline.console.streams import make_console, print_labeled
 from capfilt.pipeline.console.summary import print_fields, print_summary
 from capfilt.stages.storage.layout import DEFAULT_VERDICTS, report_folder
 
+if TYPE_CHECKING:
+    from capfilt.pipeline.rundir.run_dir import RunDir
+
 
 def report(
     run_dir: RunArgument,
+    other: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="OTHER",
+            help="Another run directory: compare RUN (A) with it (B): settings, figures, and "
+            "verdicts on the same texts.",
+            show_default=False,
+        ),
+    ] = None,
     verdicts: Annotated[
         str,
         typer.Option(
@@ -36,29 +48,27 @@ def report(
     ] = "",
     set_: SetOption = None,
 ) -> None:
-    """Write the report pages of a run again and print its closing block."""
-    from capfilt.pipeline.config.load import ConfigError
+    """Write the report pages of a run again and print its closing block, or compare two runs."""
+    names = [name.strip() for name in by.split(",")] if by else []
+    if other is None:
+        _report_one(run_dir, verdicts, names, set_ or [])
+    else:
+        _report_two((run_dir, other), verdicts, names, set_ or [])
+
+
+def _report_one(run_dir: str, verdicts: str, names: list[str], overrides: list[str]) -> None:
     from capfilt.pipeline.console.activity import Activity
     from capfilt.pipeline.console.group_tables import print_groups
     from capfilt.pipeline.nodes.report import write_report
     from capfilt.pipeline.prepare import open_run
-    from capfilt.stages.verdicts.sets import list_sets
 
     console = make_console()
     with UserErrors(), Activity(console) as activity:
-        config = load_run_config(run_dir, set_ or [])
+        config = load_run_config(run_dir, overrides)
         log_run(run_dir)
         activity("reading the records of the run")
         opened = open_run(config)
-        # A report needs what its round has judged; that of round 0, which judges nothing, its evaluation.
-        judging = [node for node in opened.nodes.values() if node.kind.judges or node.name == "evaluate.0"]
-        rounds = [node.round for node in judging if opened.ledger.node(node.name) is not None]
-        if not rounds:
-            raise ConfigError(f"{run_dir}: no round is bootstrapped yet; finish one with capfilt run")
-        if verdicts != DEFAULT_VERDICTS:
-            judged = [number for name, number in list_sets(opened.store) if name == verdicts]
-            rounds = [number for number in rounds if number in judged] or rounds[-1:]
-        names = [name.strip() for name in by.split(",")] if by else []
+        rounds = _reported_rounds(opened, run_dir, verdicts)
         metrics = None
         for round_ in rounds:
             activity(f"writing the report of round {round_}")
@@ -70,6 +80,54 @@ def report(
         look = duckdb_command(noise_ratio_query(place, last, verdicts))
         query = look if last else resume_command(place, [])
         print_summary(console, config, metrics, "look" if last else "again", query)
+
+
+def _report_two(places: tuple[str, str], verdicts: str, names: list[str], overrides: list[str]) -> None:
+    from capfilt.pipeline.comparison.compare import compare_runs
+    from capfilt.pipeline.comparison.page import write_comparison
+    from capfilt.pipeline.comparison.run import open_compared
+    from capfilt.pipeline.comparison.text import print_comparison
+    from capfilt.pipeline.config.load import ConfigError
+    from capfilt.pipeline.console.activity import Activity
+    from capfilt.pipeline.prepare import open_run
+
+    console = make_console()
+    with UserErrors(), Activity(console) as activity:
+        configs = [load_run_config(place, overrides) for place in places]
+        runs = []
+        for letter, place, config in zip("AB", places, configs, strict=True):
+            log_run(place)
+            activity(f"reading {letter}")
+            opened = open_run(config)
+            last = _reported_rounds(opened, place, verdicts)[-1]
+            if not last:
+                raise ConfigError(f"{place}: no round is bootstrapped yet; finish one with capfilt run")
+            runs.append(open_compared(letter, opened, last, verdicts))
+        activity("comparing")
+        found = compare_runs(runs[0], runs[1], names)
+        activity.stop()
+        print_comparison(console, found)
+        print_fields(console, [("page", write_comparison(found, open_run(configs[0]).store))])
+
+
+def _reported_rounds(opened: RunDir, place: str, verdicts: str) -> list[int]:
+    """Rounds that can have a report by a set of verdicts.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    from capfilt.pipeline.config.load import ConfigError
+    from capfilt.stages.verdicts.sets import list_sets
+
+    # A report needs what its round has judged; that of round 0, which judges nothing, its evaluation.
+    judging = [node for node in opened.nodes.values() if node.kind.judges or node.name == "evaluate.0"]
+    rounds = [node.round for node in judging if opened.ledger.node(node.name) is not None]
+    if not rounds:
+        raise ConfigError(f"{place}: no round is bootstrapped yet; finish one with capfilt run")
+    if verdicts != DEFAULT_VERDICTS:
+        judged = [number for name, number in list_sets(opened.store) if name == verdicts]
+        rounds = [number for number in rounds if number in judged] or rounds[-1:]
+    return rounds
 
 
 def verify(

@@ -93,6 +93,7 @@ def summary_block(
     if metrics is not None:
         parts += [_row_counts(metrics), _noise_ratios(metrics)]
         parts += [*_calibration(metrics), *_filter_quality(metrics)]
+        parts += [field_line("alarm", alarm, style="bold red") for alarm in metrics.alarms]
         parts += _score_table("retrieval (R@k, %)", metrics.retrieval, RETRIEVAL_COLUMNS)
         parts += _score_table("captions (%)", metrics.caption, CAPTION_COLUMNS)
         for source, retrieval in sorted(metrics.retrieval_by_source.items()):

@@ -11,6 +11,8 @@ from capfilt.pipeline.evaluation.words import split_words
 LEAST_NOISE = 0.1
 """A smaller noise ratio of the captions is an alarm. In the paper (arXiv 2201.12086, table 4) the filter
 drops 25 % of them, and 8 % if it shares its weights with the captioner."""
+MAX_NOISE_FALL = 0.5
+"""Relative fall of the noise ratio of the captions from one round to the next; from 25 to 8 % it is 0.68."""
 MAX_FALL = 0.2
 """Relative fall of the share of different words, or of different pairs, from one round to the next."""
 MAX_RISE = 0.05
@@ -64,8 +66,15 @@ def find_alarms(drift: Mapping[str, Any], before: Mapping[str, Any] | None) -> l
     kept = drift["acceptance"].get("synthetic")
     if kept is not None and 1 - kept < LEAST_NOISE:
         found.append(f"The filter keeps {kept:.1%} of the captions: it may agree with its captioner.")
+    before = before or {}
+    kept_before = (before.get("acceptance") or {}).get("synthetic")
+    if kept is not None and kept_before is not None and 1 - kept < (1 - kept_before) * (1 - MAX_NOISE_FALL):
+        found.append(
+            f"The filter drops {1 - kept:.1%} of the captions, after {1 - kept_before:.1%} in the round "
+            f"before: it may agree with its captioner."
+        )
     now = drift["texts"].get("synthetic")
-    then = ((before or {}).get("texts") or {}).get("synthetic")
+    then = (before.get("texts") or {}).get("synthetic")
     if not now or not then:
         return found
     for key, name in (("distinct_1", "words"), ("distinct_2", "pairs of words")):

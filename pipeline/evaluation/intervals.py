@@ -32,6 +32,27 @@ def wilson_interval(part: int, whole: int, confidence: float = CONFIDENCE) -> tu
     return (low if part else 0.0, high if part < whole else 1.0)
 
 
+def difference_interval(
+    first: tuple[int, int], second: tuple[int, int], confidence: float = CONFIDENCE
+) -> tuple[float, float] | None:
+    """The interval of a difference of two independent shares from their score intervals (method 10 of R. G.
+    Newcombe, Statistics in Medicine 17, 1998).
+
+    Args:
+        first, second: (cases that count, all cases).
+
+    Returns:
+        Limits of the second share − the first, in [-1, 1]; None if one of them has no cases.
+    """
+    before, after = wilson_interval(*first, confidence), wilson_interval(*second, confidence)
+    if before is None or after is None:
+        return None
+    p, q = first[0] / first[1], second[0] / second[1]
+    below = math.hypot(q - after[0], before[1] - p)
+    above = math.hypot(after[1] - q, p - before[0])
+    return q - p - below, q - p + above
+
+
 def add_intervals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The same rows with the limits of the interval of their noise ratio, from `judged` and `dropped`."""
     for row in rows:

@@ -8,7 +8,7 @@ from collections import Counter
 import pyarrow.parquet as pq
 from msgspec.structs import replace
 
-from capfilt.pipeline.card.croissant import make_croissant
+from capfilt.pipeline.card.croissant import describe_export
 from capfilt.pipeline.card.facts import collect_facts
 from capfilt.pipeline.card.readme import make_readme
 from capfilt.pipeline.export.plan import ExportPlan
@@ -60,7 +60,7 @@ def finish_export(run_dir: RunDir, plan: ExportPlan, begun: ExportSummary) -> Ex
         facts = collect_facts(run_dir, plan.config.round)
         card = make_readme(facts, f"{EXPORT_DATA}/*.parquet", dict(sorted(pairs.items())))
         schema = pq.read_schema(io.BytesIO(out.read(files[0].name)))
-        described = make_croissant(facts, files, schema)
+        described = describe_export(facts, files, schema)
         files.append(_put(out, CARD_FILE, card.encode()))
         files.append(_put(out, CROISSANT_FILE, encode_json(described)))
     done = replace(

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from capfilt.pipeline.console.summary import field_line
 from capfilt.pipeline.inspection.images import FoundImage
-from capfilt.pipeline.report.addresses import show_address
+from capfilt.pipeline.report.formats.addresses import show_address
 from capfilt.stages.status import SUCCESS
 
 VERDICTS = {True: "kept", False: "dropped", None: "-"}

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import importlib.util
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.parquet as pq
+
+from capfilt.pipeline.config.load import ConfigError
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.config.sections import NO_CAPTIONER
 from capfilt.pipeline.config.start_weights import check_given_models, check_start_weights
 from capfilt.pipeline.errors import NodeFailed
 from capfilt.pipeline.node import Node, NodeKind, NodeResult
+from capfilt.stages.bootstrap.language import PACKAGE
 from capfilt.stages.bootstrap.model_source import ModelSource, Role
+from capfilt.stages.carried.fields import ColumnsError
+from capfilt.stages.manifest.index import read_index
+from capfilt.stages.rows import CARRIED, LANGUAGE
 from capfilt.stages.shards.commit import read_commit
 from capfilt.stages.storage.layout import (
+    INDEX_PARTS,
     candidates_folder,
     corpus_folder,
     corpus_shard,
+    index_folder,
     shard_folders,
 )
 from capfilt.stages.storage.store import Store
@@ -39,6 +49,8 @@ def _inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
     roles = _roles(fingerprints.config)
     captioner: Any = {"generate": generate} if "captioner" in roles else NO_CAPTIONER
     judge = {k: v for k, v in data["filter"]["judge"].items() if k != "batch_size"}
+    if not judge["language"]:  # earlier versions knew no languages
+        del judge["language"]
     given: dict[str, str | None] = {
         role: fingerprints.checkpoint(role) for role in roles if node.trained_model(role) is None
     }
@@ -62,8 +74,43 @@ def _roles(config: Config) -> tuple[Role, ...]:
 
 
 def _check_models(config: Config, run_dir: Store) -> None:
+    if config.filter.judge.language:
+        _check_languages(config, run_dir)
     check_start_weights(config, run_dir, {BOOTSTRAP.name})
     check_given_models(config, run_dir)
+
+
+def _check_languages(config: Config, run_dir: Store) -> None:
+    """Check that languages can be guessed, and that the column `language` is free.
+
+    Raises:
+        ConfigError: a package is missing.
+        ColumnsError: a source carries a column of this name.
+    """
+    if importlib.util.find_spec(PACKAGE) is None:
+        raise ConfigError(
+            f"filter.judge.language: needs {PACKAGE}, which is not installed: pip install "
+            "'capfilt[language]', or remove the key"
+        )
+    for source in config.of_kind("web"):
+        for name in _carried_names(run_dir / index_folder(source)):
+            if name.casefold() == LANGUAGE.name:
+                raise ColumnsError(
+                    f"sources.{source}.rows: carries a column {name}, and filter.judge.language makes one "
+                    f"of this name (case does not count); add rename_columns: {{{name}: {source}_{name}}} to "
+                    f"sources.{source}.rows, or remove filter.judge.language"
+                )
+
+
+def _carried_names(index_dir: Store) -> list[str]:
+    """Names of the columns that a source carries; [] if its manifest is not cut into shards yet: then it
+    carries none."""
+    index = read_index(index_dir)
+    if index is None or not index.parts:
+        return []
+    with index_dir.fs.open(index_dir.path(f"{INDEX_PARTS}/{index.parts[0].name}"), "rb") as stream:
+        schema = pq.read_schema(stream)
+    return [f.name for f in schema.field(CARRIED).type] if CARRIED in schema.names else []
 
 
 def run_bootstrap(context: RunContext, node: Node) -> NodeResult:

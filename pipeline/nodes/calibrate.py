@@ -22,7 +22,7 @@ def _outputs(node: Node) -> list[str]:
 
 def _inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
     data = fingerprints.config_data["filter"]
-    judge = {k: v for k, v in data["judge"].items() if k not in ("batch_size", "threshold")}
+    judge = {k: v for k, v in data["judge"].items() if k not in ("batch_size", "threshold", "language")}
     given: dict[str, str | None] = {}
     if node.trained_model("filter") is None:
         given = {"filter": fingerprints.checkpoint("filter"), "tokenizer": fingerprints.tokenizer("filter")}

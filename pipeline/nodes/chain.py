@@ -147,6 +147,7 @@ def _write_config(
         top_k=sampling.top_k,
         repetition_penalty=sampling.repetition_penalty,
         thresholds=context.run_dir.judge_settings(node.round).numbers,
+        language=context.config.filter.judge.language,
     )
     return WriteConfig(
         run_dir=context.store,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,9 +9,6 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from capfilt import __version__
 from capfilt.pipeline.config.schema import Config
@@ -24,23 +20,20 @@ from capfilt.pipeline.console.commands import (
 )
 from capfilt.pipeline.evaluation.groups import check_properties
 from capfilt.pipeline.node import Node, NodeKind, NodeResult
+from capfilt.pipeline.rundir.round_files import find_round_files
 from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.stages.bootstrap.filter import FilterConfig
-from capfilt.stages.rows import CANDIDATE_SCHEMA, shard_of_key
-from capfilt.stages.shards.records import CandidatesRecord
+from capfilt.stages.rows import shard_of_key
 from capfilt.stages.shards.tars import read_tar_images
-from capfilt.stages.storage.filesystems import filesystem_options
 from capfilt.stages.storage.layout import (
     DEFAULT_VERDICTS,
     candidates_folder,
     corpus_folder,
     corpus_shard,
     report_folder,
-    verdicts_folder,
-    verdicts_shard,
 )
 from capfilt.stages.storage.store import Store
-from capfilt.stages.verdicts.sets import VerdictSet, check_current, open_set
+from capfilt.stages.verdicts.sets import VerdictSet
 
 if TYPE_CHECKING:
     from capfilt.pipeline.nodes.context import RunContext
@@ -83,7 +76,6 @@ def write_report(
 
     Args:
         verdicts: the set of verdicts to show; a named one has the folder `reports/<round>/verdicts/<name>/`.
-
         by: properties of the candidates by which verdicts are shown.
 
     Raises:
@@ -95,23 +87,18 @@ def write_report(
     from capfilt.pipeline.report.inputs import ReportInputs, read_previous_reports
     from capfilt.pipeline.report.stage_times import sum_stage_times
 
-    config, store, ledger = run_dir.config, run_dir.store, run_dir.ledger
-    folders = [corpus_folder(source) for source in config.sources]
+    config, store = run_dir.config, run_dir.store
     scores = collect_scores(run_dir, round_)
-    web = [candidates_folder(round_, source) for source in config.of_kind("web")]
-    found = _open_set(run_dir, round_, verdicts, web)
-    place = store.url.rstrip("/")
-    schema = _schema_of(run_dir, web) if by else CANDIDATE_SCHEMA
+    files = find_round_files(run_dir, round_, verdicts, carried=bool(by))
     if by:
-        check_properties(by, schema)
+        check_properties(by, files.schema)
+    place, found = store.url.rstrip("/"), files.verdict_set
     return build_report(
         ReportInputs(
             run=config.run.name,
             round=round_,
-            candidate_files=_parquet_files(run_dir, web),
-            corpus_files=_parquet_files(
-                run_dir, [folder for folder in folders if ledger.committed_shards(folder)]
-            ),
+            candidate_files=files.candidates,
+            corpus_files=files.corpus,
             read_image=ImageReader(store),
             retrieval=scores["retrieval"],
             caption=scores["caption"],
@@ -122,54 +109,21 @@ def write_report(
             config=summarize_config(config, store, round_) | _summarize_set(found),
             verdicts=verdicts,
             by=by,
-            candidate_schema=schema,
+            candidate_schema=files.schema,
             policy="" if found is None else str(found.policy),
-            verdict_files=_verdict_files(run_dir, found),
+            verdict_files=files.verdicts,
             rejudge=rejudge_example(place),
             web_sources=config.of_kind("web"),
             stages=sum_stage_times(_records(run_dir, round_)),
             origin=describe_origin(store),
             query=duckdb_command(noise_ratio_query(place, round_, verdicts)) if round_ else "",
             previous=read_previous_reports(store, round_, verdicts),
-            storage_options=filesystem_options(store.url, store.options),
+            storage_options=files.storage_options,
             duplicates=most_copied_images(config, store),
             examples_per_section=max(1, config.report.examples // 4),
         ),
         store,
     )
-
-
-def _open_set(run_dir: RunDir, round_: int, name: str, folders: list[str]) -> VerdictSet | None:
-    """The description of a named set that belongs to the present candidates; None for the verdicts of the
-    run."""
-    if name == DEFAULT_VERDICTS:
-        return None
-    found = open_set(run_dir.store, name, round_)
-    records = (record for folder in folders for record in run_dir.ledger.records(folder))
-    check_current(run_dir.store, found, [each for each in records if isinstance(each, CandidatesRecord)])
-    return found
-
-
-def _schema_of(run_dir: RunDir, folders: list[str]) -> pa.Schema:
-    """Columns of the candidates, those that a source carries among them; read from a shard of each source."""
-    schema = CANDIDATE_SCHEMA
-    for folder in folders:
-        record = next(run_dir.ledger.records(folder), None)
-        for file in () if record is None else record.files:
-            own = pq.read_schema(io.BytesIO(run_dir.store.read(f"{folder}/{file.name}"))).remove_metadata()
-            schema = pa.unify_schemas([schema, own], promote_options="permissive")
-    return schema
-
-
-def _verdict_files(run_dir: RunDir, found: VerdictSet | None) -> list[str]:
-    """Addresses of the files of a set."""
-    if found is None:
-        return []
-    return [
-        run_dir.store.address(verdicts_shard(found.name, found.round, source, shard).parquet)
-        for source in run_dir.config.of_kind("web")
-        for shard in run_dir.ledger.committed_shards(verdicts_folder(found.name, found.round, source))
-    ]
 
 
 def _summarize_set(found: VerdictSet | None) -> dict[str, str]:
@@ -252,17 +206,6 @@ def _describe_thresholds(judge: FilterConfig) -> str:
     if len(set(values.values())) == 1:
         return values["web"]
     return ", ".join(f"{origin} {value}" for origin, value in values.items())
-
-
-def _parquet_files(run_dir: RunDir, folders: list[str]) -> list[str]:
-    """Addresses of the Parquet files that the commit records in these folders name."""
-    return [
-        run_dir.store.address(f"{folder}/{file.name}")
-        for folder in folders
-        for record in run_dir.ledger.records(folder)
-        for file in record.files
-        if file.name.endswith(".parquet")
-    ]
 
 
 class ImageReader:

@@ -109,7 +109,8 @@ def build_report(inputs: ReportInputs, store: Store) -> RoundMetrics:
     )
     out = store / report_folder(inputs.round, inputs.verdicts)
     groups = {name: tables.group_rows(name) for name in inputs.by}
-    report = RoundReport(_compute_metrics(inputs, tables), _compute_drift(inputs, tables), groups)
+    drift = _compute_drift(inputs, tables)
+    report = RoundReport(_compute_metrics(inputs, tables, drift["alarms"]), drift, groups)
     out.put("report.html", render_page(inputs, tables, report).encode())
     out.put("noise.parquet", _encode_rows(tables.noise_rows(), NOISE_SCHEMA, inputs.round))
     out.put("statuses.parquet", _encode_rows(_status_rows(tables), STATUS_SCHEMA, inputs.round))
@@ -125,7 +126,7 @@ def build_report(inputs: ReportInputs, store: Store) -> RoundMetrics:
     return report.metrics
 
 
-def _compute_metrics(inputs: ReportInputs, tables: RoundTables) -> RoundMetrics:
+def _compute_metrics(inputs: ReportInputs, tables: RoundTables, alarms: Sequence[str]) -> RoundMetrics:
     origins = tables.origin_rows()
     return RoundMetrics(
         round=inputs.round,
@@ -144,6 +145,7 @@ def _compute_metrics(inputs: ReportInputs, tables: RoundTables) -> RoundMetrics:
         seconds=dict(inputs.seconds),
         funnel=tables.funnel(inputs.web_sources) if inputs.round else None,  # round 0 keeps nothing
         stages=list(inputs.stages),
+        alarms=list(alarms),
     )
 
 

@@ -41,6 +41,8 @@ class _Drift(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     texts: dict[str, _Diversity | None] = {}
+    acceptance: dict[str, float | None] = {}
+    alarms: list[str] = []
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,8 @@ class RoundMetrics(BaseModel):
     """None in files of versions before there was a funnel."""
     stages: list[StageTime] = []
     """Time of each stage."""
+    alarms: list[str] = []
+    """Signs of a captioner that collapses, or of a filter that agrees with its captioner."""
 
 
 def write_metrics(store: Store, metrics: RoundMetrics) -> None:

@@ -10,7 +10,8 @@ import jinja2
 
 from capfilt import __version__
 from capfilt.pipeline.evaluation.scores import build_score_table
-from capfilt.pipeline.report.formats import (
+from capfilt.pipeline.report.database import SAMPLED_FILES
+from capfilt.pipeline.report.formats.values import (
     format_count,
     format_duration,
     format_interval,
@@ -22,18 +23,18 @@ from capfilt.pipeline.report.formats import (
     metric_label,
     to_printable,
 )
-from capfilt.pipeline.report.gallery import (
+from capfilt.pipeline.report.gallery.cards import (
     MAX_DUPLICATES,
     build_duplicate_cards,
     build_gallery,
-    encode_thumbnails,
     fit_examples,
     gallery_filters,
     select_highlights,
 )
+from capfilt.pipeline.report.gallery.thumbnails import encode_thumbnails
 from capfilt.pipeline.report.inputs import ReportInputs, RoundReport
 from capfilt.pipeline.report.metrics_file import Funnel
-from capfilt.pipeline.report.tables import SAMPLED_FILES, RoundTables
+from capfilt.pipeline.report.tables import RoundTables
 from capfilt.pipeline.report.thresholds import (
     TABLE_THRESHOLDS,
     common_threshold,
@@ -89,6 +90,9 @@ def render_page(inputs: ReportInputs, tables: RoundTables, report: RoundReport) 
         "drift": drift_rows([*inputs.previous, report]),
         "diversity": {origin: texts for origin, texts in report.drift["texts"].items() if texts},
         "alarms": report.drift["alarms"],
+        "earlier_alarms": [
+            (each.metrics.round, alarm) for each in inputs.previous for alarm in each.drift.get("alarms", [])
+        ],
         "common_texts": tables.common_texts(),
         "sampled_files": SAMPLED_FILES,
         "groups": report.groups,

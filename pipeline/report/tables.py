@@ -12,20 +12,15 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from capfilt.pipeline.evaluation.drift import TextDrift, compute_text_drift
-from capfilt.pipeline.evaluation.filter_quality import MATCHING, FilterQuality, compute_filter_quality
+from capfilt.pipeline.evaluation.filter_quality import FilterQuality, compute_filter_quality
 from capfilt.pipeline.evaluation.groups import group_verdicts
 from capfilt.pipeline.evaluation.intervals import add_intervals
-from capfilt.pipeline.report.addresses import HOST
-from capfilt.pipeline.report.examples import Example, select_examples
+from capfilt.pipeline.report.database import IS_NOISE, open_round
+from capfilt.pipeline.report.formats.addresses import HOST
+from capfilt.pipeline.report.gallery.examples import Example, select_examples
 from capfilt.pipeline.report.metrics_file import Funnel
-from capfilt.stages.rows import CANDIDATE_SCHEMA, CORPUS_SCHEMA
-from capfilt.stages.storage.sql import open_database, open_parquet
-from capfilt.stages.verdicts.sets import VERDICTS_SCHEMA
+from capfilt.stages.rows import CANDIDATE_SCHEMA
 
-SCORE_BINS = 1000
-"""Bins of a score in [0, 1]; thresholds can be compared in steps of 0.001."""
-SAMPLED_FILES = 100
-"""Candidate files that examples and texts are sampled from: evenly spaced, the same in every round."""
 MAX_DRIFT_TEXTS = 20_000
 """Texts per origin over which drift is computed."""
 
@@ -33,8 +28,6 @@ DIGEST = re.compile(r"[0-9a-f]{16}")
 """The digest of a captioner that is a model of the run; captioners from elsewhere have names."""
 
 Row = dict[str, Any]
-IS_NOISE = f"truth NOT IN {MATCHING!r}"
-"""SQL: whether a text is noise; NULL without known truth."""
 
 
 class RoundTables:
@@ -60,31 +53,9 @@ class RoundTables:
             verdict_files: Parquet files of a set of verdicts, in place of those of the run.
             candidate_schema: columns of the candidates.
         """
-        self._sql, self._schema = open_database(), candidate_schema
-        self._sql.register("corpus", open_parquet(corpus_files, CORPUS_SCHEMA, storage_options))
-        self._sql.register("verdicts", open_parquet(verdict_files, VERDICTS_SCHEMA, storage_options))
-        sampled = _sample_evenly(candidate_files, SAMPLED_FILES)
-        for name, files in (("candidates", candidate_files), ("sampled_candidates", sampled)):
-            self._sql.register(f"run_{name}", open_parquet(files, candidate_schema, storage_options))
-            query = _WITH_SET if verdict_files else "SELECT * FROM {}"
-            self._sql.execute(f"CREATE VIEW {name} AS {query.format(f'run_{name}')}")
-        self._sql.execute(
-            "CREATE TABLE outcomes AS SELECT source, shard, status, count(*) AS n FROM corpus GROUP BY ALL"
-        )
-        self._sql.execute(
-            "CREATE TABLE truths AS SELECT source, key, any_value(truth) AS truth FROM corpus "
-            "WHERE truth IS NOT NULL GROUP BY ALL"
-        )
-        for view, table in (("judged", "candidates"), ("sampled_judged", "sampled_candidates")):
-            # The truth is that of the text that came with the image; captions have none.
-            self._sql.execute(
-                f"CREATE VIEW {view} AS SELECT c.*, CASE WHEN c.origin = 'web' THEN t.truth END AS truth "
-                f"FROM {table} c LEFT JOIN truths t USING (source, key)"
-            )
-        self._sql.execute(
-            "CREATE TABLE score_counts AS SELECT source, origin, captioner, truth, kept, "
-            f"least(floor(itm_prob * {SCORE_BINS}), {SCORE_BINS - 1})::INT AS bin, count(*) AS n "
-            "FROM judged GROUP BY ALL"
+        self._schema = candidate_schema
+        self._sql = open_round(
+            candidate_files, corpus_files, storage_options, verdict_files, candidate_schema
         )
 
     def noise_rows(self) -> list[Row]:
@@ -103,12 +74,14 @@ class RoundTables:
         query = f"SELECT origin, {_RATIOS} FROM score_counts GROUP BY ALL ORDER BY origin DESC"
         return add_intervals(self._rows(query))
 
-    def captioner_rows(self) -> list[Row]:
-        """As `noise_rows`, by captioner instead of origin; [] with no captioner but the run's own."""
+    def captioner_rows(self, *, always: bool = False) -> list[Row]:
+        """As `noise_rows`, by captioner instead of origin; [] with no captioner but the run's own, unless
+        `always`."""
         query = f"SELECT source, captioner, {_RATIOS} FROM score_counts WHERE captioner IS NOT NULL "
         rows = add_intervals(self._rows(query + "GROUP BY ALL ORDER BY source, captioner"))
         captioners = {row["captioner"] for row in rows}
-        return [] if len(captioners) < 2 and all(map(DIGEST.fullmatch, captioners)) else rows
+        is_own = len(captioners) < 2 and all(map(DIGEST.fullmatch, captioners))
+        return [] if is_own and not always else rows
 
     def funnel(self, sources: Sequence[str]) -> Funnel:
         """What is left of the rows of these sources after each step.
@@ -278,6 +251,14 @@ class RoundTables:
             found.setdefault(row["origin"], []).append(row)
         return found
 
+    def read_texts(self) -> pa.RecordBatchReader:
+        """Every different text of an image once: source, key, origin, text, sha256 (of the image), kept
+        (whether it was kept at least once; null if it was not judged) and itm_prob (the highest)."""
+        return self._sql.execute(
+            "SELECT source, key, origin, text, any_value(sha256) AS sha256, bool_or(kept) AS kept, "
+            "max(itm_prob) AS itm_prob FROM candidates GROUP BY source, key, origin, text"
+        ).to_arrow_reader()
+
     def examples(self, per_section: int) -> list[Example]:
         """Example images in the sections of `examples.select_examples`, from the sampled candidates."""
         return select_examples(self._sql, per_section)
@@ -287,16 +268,6 @@ class RoundTables:
         return rows
 
 
-def _sample_evenly(files: Sequence[str], limit: int) -> list[str]:
-    """At most `limit` files, evenly spaced in sorted order: the same shards in every round."""
-    files = sorted(files)
-    return [files[i * len(files) // limit] for i in range(limit)] if len(files) > limit else files
-
-
-_WITH_SET = """SELECT c.* REPLACE (v.kept AS kept, NULL::FLOAT AS threshold) FROM {} c LEFT JOIN verdicts v
-    ON (c.source, c.key, c.origin, c.caption_index) = (v.source, v.key, v.origin, v.caption_index)
-        AND c.captioner IS NOT DISTINCT FROM v.captioner"""
-"""SQL: candidates with the verdicts of a set. Its policy need not be one threshold."""
 _RATIOS = f"""
     sum(n)::BIGINT AS candidates,
     coalesce(sum(n) FILTER (kept IS NOT NULL), 0)::BIGINT AS judged,

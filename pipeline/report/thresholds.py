@@ -9,7 +9,8 @@ import numpy as np
 from markupsafe import Markup
 
 from capfilt.pipeline.report.charts import Bars, Line, draw_curves, draw_histogram
-from capfilt.pipeline.report.tables import SCORE_BINS, Row
+from capfilt.pipeline.report.database import SCORE_BINS
+from capfilt.pipeline.report.tables import Row
 
 HISTOGRAM_BARS = 40
 """Bars of a histogram; divides `SCORE_BINS`."""

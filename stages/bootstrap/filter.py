@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Annotated, Any, Literal, get_args
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from annotated_types import Ge, Le
 from capfilt.models.caption_text import MAX_WORDS, normalize_caption
 from capfilt.models.tasks.options import MatcherOptions
 from capfilt.stages.bootstrap.candidates import EMPTY, gather_candidates
+from capfilt.stages.bootstrap.language import LanguageGuesser
 from capfilt.stages.bootstrap.model_source import ModelSource
 from capfilt.stages.rows import CANDIDATE_TYPE, JOINED, with_column, without_images
 
@@ -39,6 +41,9 @@ class FilterConfig(MatcherOptions):
     before they are judged."""
     image_size: Annotated[int, Ge(8)] | None = None
     """Side of the square input in pixels; the checkpoint's own if not given."""
+    language: bool = False
+    """Guess the language of each text, for the column `language` of the candidates. Needs the extra
+    `language` (py3langid)."""
     max_words: Annotated[int, Ge(1)] = MAX_WORDS
     """Words of a text that are read, as in pre_caption of salesforce/BLIP data/utils.py."""
 
@@ -93,6 +98,7 @@ class Filter:
         # Imports torch, which only the processes that run the stage need.
         from capfilt.models.tasks.matcher import Matcher
 
+        self._guesser = LanguageGuesser() if config.language else None
         self.config, self.keep_images = config, keep_images
         self.matcher = Matcher.from_checkpoint(
             model.local_checkpoint("filter"),
@@ -119,6 +125,9 @@ class Filter:
             gather_candidates(web_texts, captions, [*given, *joined]) if image is not None else []
             for image, web_texts, captions, given, joined in zip(images, texts, *synthetic, strict=True)
         ]
+        if self._guesser is not None:
+            for candidate in chain.from_iterable(candidates):
+                candidate["language"] = self._guesser.guess(candidate["text"])
         active = [i for i, image in enumerate(images) if image is not None]
         self._judge([images[i] for i in active], [candidates[i] for i in active])
         batch = with_column(batch, "candidates", candidates, pa.list_(CANDIDATE_TYPE))

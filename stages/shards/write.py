@@ -15,7 +15,14 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from capfilt.stages.rows import CANDIDATE_SCHEMA, SCHEMA_VERSION, append_carried, corpus_table, table_of
+from capfilt.stages.rows import (
+    CANDIDATE_SCHEMA,
+    LANGUAGE,
+    SCHEMA_VERSION,
+    append_carried,
+    corpus_table,
+    table_of,
+)
 from capfilt.stages.shards.attempts import listed_file, write_file
 from capfilt.stages.shards.commit import (
     commit,
@@ -51,6 +58,8 @@ class Provenance:
     repetition_penalty: float
     thresholds: Mapping[str, float]
     """The filter's threshold of each origin."""
+    language: bool = False
+    """Whether the candidates have the column `language`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +128,7 @@ class Write:
         if (committed := find_commit(run_dir, paths.record)) is not None:
             return committed
         rows, images = self._candidate_rows(batch)
-        table = append_carried(table_of(rows, CANDIDATE_SCHEMA), batch, pa.array(images, pa.int64()))
+        table = append_carried(table_of(rows, self._schema), batch, pa.array(images, pa.int64()))
         file = write_file(run_dir, paths, "parquet", encode_parquet(table))
         record = CandidatesRecord(
             source=source,
@@ -132,6 +141,13 @@ class Write:
             seconds=stage_seconds(batch),
         )
         return commit(run_dir, paths.record, record)
+
+    @property
+    def _schema(self) -> pa.Schema:
+        """Columns of the candidates without those that are carried."""
+        provenance = self.config.provenance
+        has_language = provenance is not None and provenance.language
+        return CANDIDATE_SCHEMA.append(LANGUAGE) if has_language else CANDIDATE_SCHEMA
 
     def _candidate_rows(self, batch: pa.Table) -> tuple[list[dict[str, Any]], list[int]]:
         """The candidates, and the number of the row that each belongs to."""
@@ -156,7 +172,10 @@ class Write:
             for candidate in row["candidates"]:
                 is_own = candidate["origin"] == "synthetic" and candidate["captioner"] is None
                 judged = {"threshold": provenance.thresholds[candidate["origin"]]}
-                rows.append(image | candidate | common | judged | (synthetic if is_own else {}))
+                made = image | candidate | common | judged | (synthetic if is_own else {})
+                if not provenance.language:
+                    made.pop(LANGUAGE.name, None)
+                rows.append(made)
                 images.append(number)
         return rows, images
 

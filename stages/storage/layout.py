@@ -32,6 +32,9 @@ SURPLUS = "duplicates/surplus.parquet"
 VOCABULARY = "models/tokenizer"
 """Folder of the tokenizer that the first pretraining trains on the corpus."""
 
+CROISSANT = "croissant.json"
+"""Describes the candidates of a round for search engines and data loaders; `capfilt card` can write it."""
+
 VERDICTS = "verdicts"
 """Folder of the named sets of verdicts."""
 DEFAULT_VERDICTS = "default"
@@ -146,9 +149,14 @@ def captions_folder(source: str) -> str:
     return f"captions/{source}"
 
 
+def rounds_folder(round_: int) -> str:
+    """Folder of the candidates of one round."""
+    return f"rounds/{round_}"
+
+
 def candidates_folder(round_: int, source: str) -> str:
     """Folder of the candidates of a source in one round."""
-    return f"rounds/{round_}/{source}"
+    return f"{rounds_folder(round_)}/{source}"
 
 
 def candidates_shard(round_: int, source: str, shard: int) -> ShardFiles:
@@ -212,6 +220,11 @@ def report_folder(round_: int, verdicts: str = DEFAULT_VERDICTS) -> str:
 def metrics_file(round_: int, verdicts: str = DEFAULT_VERDICTS) -> str:
     """Machine-readable metrics of a round, by a set of verdicts."""
     return f"{report_folder(round_, verdicts)}/metrics.json"
+
+
+def comparison_file(round_: int, name: str, verdicts: str = DEFAULT_VERDICTS) -> str:
+    """Page that compares a round with one of another run."""
+    return f"{report_folder(round_, verdicts)}/compared/{name}"
 
 
 def export_folder(round_: int) -> str:

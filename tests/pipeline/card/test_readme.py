@@ -1,17 +1,23 @@
 """The card of a run: its header is what the hub reads, its numbers are those of DuckDB."""
 
 import re
+from dataclasses import replace
+from glob import glob
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from huggingface_hub import DatasetCard
 from typer.testing import CliRunner
 
 from capfilt.pipeline.card import facts as module
+from capfilt.pipeline.card import licenses
 from capfilt.pipeline.card.facts import collect_facts
 from capfilt.pipeline.card.readme import make_readme, size_category, to_markdown
 from capfilt.pipeline.cli.app import app
+from capfilt.pipeline.evaluation.intervals import wilson_interval
 from capfilt.pipeline.node import NodeResult
 from tests.pipeline.export.exported_run import export, kept_pairs, make_run
 from tests.tiny import tiny_data
@@ -39,14 +45,65 @@ def test_the_hub_reads_the_header_and_the_numbers_are_those_of_the_run(counted_r
     assert (data["pretty_name"], data["license"], data["size_categories"]) == ("tiny", "other", ["n<1K"])
     kept = kept_pairs(counted_run.store.url, human=False)
     for origin in ("web", "synthetic"):
-        row = re.search(rf"\| {origin} \| (\d+) \| (\d+) \| \d+ \| ([\d.]+) \|", text)
+        row = re.search(rf"\| {origin} \| (\d+) \| (\d+) \| \d+ \| ([\d.]+) \| ([\d.]+) to ([\d.]+) \|", text)
         count, dropped, ratio = int(row[1]), int(row[2]), float(row[3])
         assert count == sum(pair["origin"] == origin for pair in kept)
         assert ratio == pytest.approx(dropped / (count + dropped), abs=5e-4)
+        limits = wilson_interval(dropped, count + dropped)
+        assert (float(row[4]), float(row[5])) == pytest.approx(limits, abs=5e-4)
     assert "| success | 24 |" in text and "| dns | 4 |" in text
     assert "captioner: trained by the run, digest `cccccccccccccccc`" in text
-    assert "| host.test | 20 |" in text and "of 1 hosts" in text
+    assert "| host.test | 20 | 100.00% |" in text and "1 of 1 hosts" in text
     assert "robots.txt was obeyed" in text
+
+
+def test_licenses_are_counted_over_kept_texts(counted_run):
+    assert "The rows of the run brought no license" in make_readme(collect_facts(counted_run))
+    folder = f"{counted_run.store.url}/rounds/1"
+    for file in glob(f"{folder}/*/*.parquet"):
+        table = pq.read_table(file)
+        names = [None if k.endswith("0") else f"cc|{k[-1]}" for k in table["key"].to_pylist()]
+        pq.write_table(table.append_column("my_Licence", pa.array(names, pa.string())), file)
+    text = make_readme(collect_facts(counted_run))
+    query = f"""SELECT my_Licence, count(DISTINCT (source, key)), count(*) FROM '{folder}/*/*.parquet'
+                WHERE kept GROUP BY 1"""
+    rows = duckdb.sql(query).fetchall()
+    assert len(rows) > 2
+    for value, images, texts in rows:
+        shown = "none given" if value is None else value.replace("|", r"\|")
+        assert f"| {shown} | {images} | {texts} |" in text
+    assert r"| my\_Licence | images | kept texts |" in text
+
+
+def test_licenses_beyond_the_limit_are_counted(counted_run, monkeypatch):
+    monkeypatch.setattr(licenses, "MOST_LICENSES", 2)
+    for file in glob(f"{counted_run.store.url}/rounds/1/*/*.parquet"):
+        table = pq.read_table(file)
+        pq.write_table(table.append_column("LICENSE", table["key"]), file)
+    facts = collect_facts(counted_run)
+    (found,) = facts.licenses
+    kept = duckdb.sql(f"""SELECT count(DISTINCT key) FROM '{counted_run.store.url}/rounds/1/*/*.parquet'
+                      WHERE kept""").fetchall()[0][0]
+    assert len(found.rows) == 2 and found.others == kept - 2
+    assert f"{found.others} further licenses are not listed" in make_readme(facts)
+
+
+def test_captioners_from_elsewhere_are_named(counted_run, tmp_path):
+    assert "captions from elsewhere" not in make_readme(collect_facts(counted_run))
+    sources = tiny_data(tmp_path)["sources"]
+    sources["web"]["rows"] |= {"synthetic_columns": {"recap_8b": "re_caption"}}
+    run_dir = make_run(tmp_path / "other", sources=sources)
+    assert r"captioner: recap\_8b" in make_readme(collect_facts(run_dir))
+
+
+def test_opt_outs_are_counted(counted_run):
+    facts = collect_facts(counted_run)
+    text = make_readme(replace(facts, status={"success": 24, "robots": 1234, "optout": 5}))
+    assert "| robots.txt | 1,234 |" in text and "| a header of the response | 5 |" in text
+    local = replace(facts, hosts=0, images=0, top_hosts=[])
+    assert "No image has a web address, so no host could be asked." in make_readme(local)
+    asked = make_readme(replace(local, status={"robots": 3}))
+    assert "No image has a web address" not in asked and "| robots.txt | 3 |" in asked
 
 
 def test_hosts_are_the_top_tenth_but_at_least_ten(counted_run, monkeypatch):

@@ -52,3 +52,14 @@ def test_alarm_when_captions_change_too_much_from_round_to_round(change: dict[st
 def test_alarm_when_the_filter_keeps_almost_all_captions(kept: float | None, alarms: int) -> None:
     found = find_alarms({"acceptance": {"web": 0.99, "synthetic": kept}, "texts": {}}, None)
     assert len(found) == alarms and all("keeps 90.1% of the captions" in alarm for alarm in found)
+
+
+@pytest.mark.parametrize(("kept", "alarms"), [(0.874, 0), (0.876, 1)])
+def test_alarm_when_the_filter_drops_less_than_half_of_what_it_dropped_before(
+    kept: float, alarms: int
+) -> None:
+    before = {"acceptance": {"synthetic": 0.75}, "texts": {}}
+    found = find_alarms({"acceptance": {"synthetic": kept}, "texts": {}}, before)
+    assert len(found) == alarms and all("12.4% of the captions, after 25.0%" in alarm for alarm in found)
+    unknown = {"acceptance": {"synthetic": None}, "texts": {}}
+    assert find_alarms(before, unknown) == find_alarms(unknown, before) == []

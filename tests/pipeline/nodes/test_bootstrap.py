@@ -1,15 +1,19 @@
 """Models of a bootstrap, and the check of images that it has downloaded before."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
-from capfilt.pipeline.config.load import parse_config
+from capfilt.pipeline.config.load import ConfigError, parse_config
 from capfilt.pipeline.errors import NodeFailed
-from capfilt.pipeline.nodes.bootstrap import candidate_summary, run_bootstrap
+from capfilt.pipeline.nodes.bootstrap import BOOTSTRAP, candidate_summary, run_bootstrap
 from capfilt.pipeline.nodes.context import RunContext
+from capfilt.stages.carried.fields import ColumnsError
+from capfilt.stages.manifest.index import build_index
 from capfilt.stages.shards.records import CorpusRecord, RowCounts, encode
+from capfilt.stages.storage.layout import index_folder
 from tests.runs import writable
 from tests.tiny import tiny_data
 
@@ -91,6 +95,39 @@ def test_images_that_were_downloaded_with_other_settings_are_refused(tmp_path, s
     commit("another")
     with pytest.raises(NodeFailed, match=r"corpus/web was fetched with other settings .*--fresh fetch"):
         shards_of(context, "bootstrap.1")
+
+
+def test_languages_need_their_package_and_a_free_name(tmp_path, monkeypatch):
+    def ask(data):
+        data["filter"]["judge"] = {"language": True}
+        data["sources"]["web"]["rows"] |= {"keep_columns": ["LANGUAGE", "uid"]}
+
+    context = context_of(tmp_path, ask)
+    config, store = context.config, context.store
+    check_inputs = BOOTSTRAP.check_inputs
+    check_inputs(config, store)  # not cut into shards yet
+    with (tmp_path / "m.csv").open("w") as file:
+        file.write("url,caption,LANGUAGE,uid\nhttp://h.test/1.jpg,a dog,en,1\n")
+    rows = replace(config.sources["web"].rows, manifest=str(tmp_path / "m.csv"), truth_column=None)
+    build_index(rows, store / index_folder("web"), source="web")
+    with pytest.raises(ColumnsError, match=r"a column LANGUAGE.*rename_columns: \{LANGUAGE: web_LANG"):
+        check_inputs(config, store)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"filter\.judge\.language: needs py3langid.*capfilt\[language\]"):
+        check_inputs(config, store)
+
+
+def test_a_run_without_languages_has_the_fingerprint_of_earlier_versions(tmp_path):
+    def inputs(language):
+        def ask(data):
+            data["filter"]["judge"] = {"language": language}
+
+        context = context_of(tmp_path / str(language), ask)
+
+        return context.fingerprints.inputs("bootstrap.1")["filter"]["judge"]
+
+    assert inputs(True)["language"] is True
+    assert "language" not in inputs(False)
 
 
 def test_summary_names_kept_and_judged_candidates_of_each_origin():

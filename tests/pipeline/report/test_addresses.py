@@ -3,7 +3,7 @@
 import duckdb
 import pytest
 
-from capfilt.pipeline.report.addresses import HOST, MAX_LINK_LENGTH, ShownAddress, show_address
+from capfilt.pipeline.report.formats.addresses import HOST, MAX_LINK_LENGTH, ShownAddress, show_address
 
 HOSTS = [
     ("http://one.example/1?a#b", "one.example"),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from capfilt.pipeline.report import tables as tables_module
+from capfilt.pipeline.report import database
 from capfilt.pipeline.report.tables import RoundTables
 from tests.pipeline.report.report_cases import files_of, tables_of, write_candidates, write_corpus
 
@@ -13,7 +13,7 @@ from tests.pipeline.report.report_cases import files_of, tables_of, write_candid
 def test_examples_come_from_evenly_spaced_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: int, sampled: list[int]
 ) -> None:
-    monkeypatch.setattr(tables_module, "SAMPLED_FILES", 3)
+    monkeypatch.setattr(database, "SAMPLED_FILES", 3)
     for shard in range(files):
         row = {"key": str(shard), "itm_prob": 0.9, "kept": True, "text": "a text"}
         write_candidates(tmp_path, row, shard=shard)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from capfilt.pipeline.report.formats import (
+from capfilt.pipeline.report.formats.values import (
     format_count,
     format_duration,
     format_interval,

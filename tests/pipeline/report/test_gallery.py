@@ -10,20 +10,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from capfilt.pipeline.report import gallery
-from capfilt.pipeline.report.examples import Candidate, Example
-from capfilt.pipeline.report.gallery import (
+from capfilt.pipeline.report.gallery import cards as cards_module
+from capfilt.pipeline.report.gallery import thumbnails
+from capfilt.pipeline.report.gallery.cards import (
     SECTIONS,
     VERDICT_PAIRS,
-    Thumbnail,
     build_duplicate_cards,
     build_gallery,
-    encode_thumbnail,
-    encode_thumbnails,
     fit_examples,
     gallery_filters,
     select_highlights,
 )
+from capfilt.pipeline.report.gallery.examples import Candidate, Example
+from capfilt.pipeline.report.gallery.thumbnails import Thumbnail, encode_thumbnail, encode_thumbnails
 
 
 def encode_image(width: int, height: int) -> bytes:
@@ -119,7 +118,7 @@ def total_bytes(thumbnails: Mapping[tuple[str, str], Thumbnail | None], places: 
 def test_images_are_shown_smaller_until_all_fit(
     monkeypatch: pytest.MonkeyPatch, places: int, side: int
 ) -> None:
-    monkeypatch.setattr(gallery, "MAX_IMAGE_BYTES", 330_000)
+    monkeypatch.setattr(thumbnails, "MAX_IMAGE_BYTES", 330_000)
     shown = [("a", str(i)) for i in range(places)]
     found = encode_thumbnails(shown, lambda source, key: noisy_image(int(key)))
     assert total_bytes(found, shown) <= 330_000
@@ -128,7 +127,7 @@ def test_images_are_shown_smaller_until_all_fit(
 
 
 def test_images_that_do_not_fit_in_the_smallest_size_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gallery, "MAX_IMAGE_BYTES", 20_000)
+    monkeypatch.setattr(thumbnails, "MAX_IMAGE_BYTES", 20_000)
     shown = [("a", str(i)) for i in range(6)] * 2
     found = encode_thumbnails(shown, lambda source, key: noisy_image(int(key)) if key != "1" else None)
     left_out = [key for (_, key), each in found.items() if each is not None and not each.uri]
@@ -173,9 +172,9 @@ def test_flags_are_sections_after_the_others() -> None:
 def test_as_many_examples_of_every_section_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     many = [make_example("kept/kept", str(number)) for number in range(5)]
     few = [make_example("miss", str(number)) for number in range(2)]
-    size = gallery._estimate_bytes(many[0])
+    size = cards_module._estimate_bytes(many[0])
     for cards, expected in [(7, 7), (6, 6), (5, 5), (4, 4), (3, 2), (2, 2), (1, 0)]:
-        monkeypatch.setattr(gallery, "MAX_CARD_BYTES", cards * size)
+        monkeypatch.setattr(cards_module, "MAX_CARD_BYTES", cards * size)
         shown = fit_examples([*many, *few])
         assert len(shown) == expected
         assert [e.key for e in shown if e.section == "miss"] == ["0", "1"][: (expected + 1) // 2]

@@ -34,6 +34,7 @@ METRICS = RoundMetrics(
     seconds={"fetch": 2.5},
     funnel=Funnel(rows=9, stored=7, different=6, kept_images=4, kept_pairs=5),
     stages=[StageTime(kind="corpus", stage="fetch", shards=1, images=7, seconds=2.0)],
+    alarms=["The filter keeps 95.0% of the captions."],
 )
 
 
@@ -65,6 +66,7 @@ def test_metrics_are_read_as_they_were_written(tmp_path: Path) -> None:
         "seconds": {"fetch": 2.5},
         "funnel": {"rows": 9, "stored": 7, "different": 6, "kept_images": 4, "kept_pairs": 5},
         "stages": [{"kind": "corpus", "stage": "fetch", "shards": 1, "images": 7, "seconds": 2.0}],
+        "alarms": ["The filter keeps 95.0% of the captions."],
     }
 
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from capfilt.pipeline.report.build import build_report
-from capfilt.pipeline.report.examples import Candidate, Example
-from capfilt.pipeline.report.gallery import MAX_CARD_BYTES
+from capfilt.pipeline.report.gallery.cards import MAX_CARD_BYTES
+from capfilt.pipeline.report.gallery.examples import Candidate, Example
 from capfilt.pipeline.report.inputs import ReportInputs, RoundReport, read_previous_reports
 from capfilt.pipeline.report.metrics_file import RoundMetrics
 from capfilt.pipeline.report.page import drift_rows

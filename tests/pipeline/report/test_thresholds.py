@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from capfilt.pipeline.report.tables import SCORE_BINS
+from capfilt.pipeline.report.database import SCORE_BINS
 from capfilt.pipeline.report.thresholds import (
     TABLE_THRESHOLDS,
     common_threshold,

@@ -263,7 +263,7 @@ TABLE = [
             "max_words": 10,
         },
     ),
-    ({"filter.judge": "bootstrap.1"}, {"threshold": 0.25}),
+    ({"filter.judge": "bootstrap.1"}, {"threshold": 0.25, "language": True}),
     ({"filter.calibrate": "calibrate.1"}, {"pairs": 100}),
     ({"pretrain": PRETRAININGS}, {"hold_out": 0.5}),
     ({"captioner.generate": "", "filter.judge": "", "evaluate.caption": ""}, {"batch_size": 4}),

@@ -52,6 +52,16 @@ def test_each_image_is_judged_with_its_web_texts_then_its_captions(fake, tmp_pat
     }
 
 
+@pytest.mark.parametrize(("asked", "expected"), [(True, ["de", "fr", None]), (False, [None] * 3)])
+def test_languages_are_guessed_where_the_config_asks(fake, tmp_path, asked, expected):
+    texts = ["ein Hund läuft am Strand mit einem Ball", "IMG 12"]
+    out = make_stage(tmp_path, language=asked)(
+        add_captions(make_batch([texts]), [["un chien court sur la plage"]])
+    )
+    found = {c["text"]: c["language"] for c in out["candidates"].to_pylist()[0]}
+    assert [found[text] for text in (texts[0], "un chien court sur la plage", texts[1])] == expected
+
+
 def test_only_texts_without_words_are_not_scored(fake, tmp_path):
     texts = ["...", "a dog", "A DOG", "dai dai dai"]
     out = make_stage(tmp_path)(add_captions(make_batch([texts, ["", " "]]), [["", "a dog"], []]))

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import duckdb
 import pyarrow as pa
@@ -98,6 +99,19 @@ def test_a_corpus_shard_is_read_as_it_was_written(run_dir):
     assert read_corpus_shard(run_dir, corpus_shard("web", 3)).to_pylist() == batch.to_pylist()
     again = Read(ReadConfig(run_dir=run_dir))(pa.Table.from_pylist([{"source": "web", "shard": 3}]))
     assert again.to_pylist() == batch.to_pylist()
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_candidates_have_a_language_only_where_it_is_asked_for(run_dir, tmp_path, asked):
+    provenance = replace(PROVENANCE, language=asked)
+    batch = add_candidates(make_batch())
+    lists = [[each | {"language": "de"} for each in of_row] for of_row in batch["candidates"].to_pylist()]
+    batch = with_column(batch, "candidates", lists, pa.list_(CANDIDATE_TYPE))
+    write(run_dir, batch, round=1, round_fingerprint="r", provenance=provenance,
+          corpus_fingerprints={"web": "f"})  # fmt: skip
+    table = pq.read_table(tmp_path / "run/rounds/1/web/000003.parquet")
+    assert table.column_names == [*CANDIDATE_SCHEMA.names, *(["language"] if asked else [])]
+    assert not asked or table["language"].to_pylist() == ["de"] * 5
 
 
 def test_webdataset_reads_the_tar(run_dir, tmp_path):

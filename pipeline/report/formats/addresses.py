@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from capfilt.pipeline.config.credentials import find_credentials
-from capfilt.pipeline.report.formats import to_printable
+from capfilt.pipeline.report.formats.values import to_printable
 from capfilt.stages.fetch.urls.parse import INVISIBLE, strip_invisible
 
 HOST = rf"^[\s{INVISIBLE}]*(?i:https?)://(?:[^/?#\\]*@)?(\[[^\]/?#]*\]|[^/:?#@\\]+)"
