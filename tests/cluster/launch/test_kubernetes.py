@@ -38,9 +38,7 @@ def validator():
 
 def documents(path):
     """{kind: object}; what a YAML anchor names is copied at each place, as patches see it."""
-    return {
-        each["kind"]: json.loads(json.dumps(each)) for each in yaml.safe_load_all(path.read_text())
-    }
+    return {each["kind"]: json.loads(json.dumps(each)) for each in yaml.safe_load_all(path.read_text())}
 
 
 def build(folder):

@@ -15,12 +15,14 @@ STUBS = {
     # Runs the command here, whatever the node.
     "srun": """log srun "$@"; while [[ $1 == --* ]]; do shift; done; exec "$@" """,
     "scontrol": """log scontrol "$@"
-case "$1 $2" in "show hostnames") printf 'node1\\nnode2\\nnode3\\n' ;; "show job") echo "JobState=$STATE" ;; esac""",
+case "$1 $2" in "show hostnames") printf 'node1\\nnode2\\nnode3\\n' ;;
+"show job") echo "JobState=$STATE" ;; esac""",
     "ray": """log ray "$@"; [[ "$*" == *"$LATE"* ]] && sleep 2
 echo joined >> joined
 if [[ $2 == --head ]]; then while [[ ! -e kill_head ]]; do sleep 0.1; done; exit 1; fi
 while [[ ! -e kill_workers ]]; do sleep 0.1; done""",
-    "python": """if [[ $2 == *socket* ]]; then echo 12345; else log poll; sort joined 2>/dev/null | wc -l; fi""",
+    "python": """if [[ $2 == *socket* ]]; then echo 12345; exit; fi
+log poll; sort joined 2>/dev/null | wc -l""",
     "hostname": """echo 10.0.0.1 fe80::1""",
     "capfilt": """log capfilt "$RAY_ADDRESS" "$RAY_AUTH_MODE" "${#RAY_AUTH_TOKEN}" "$@"
 trap 'log stopped; exit 143' TERM
