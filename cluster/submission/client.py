@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -74,6 +75,7 @@ class JobClient:
 
     def __init__(self, address: str) -> None:
         self.address = address
+        logging.getLogger("ray").setLevel(logging.ERROR)  # Ray's lines about the upload
         with self._explained():
             # Ray lets its variables override the address that it is given.
             with _variables_set({ADDRESS_VARIABLE: address}):
