@@ -27,6 +27,7 @@ from capfilt.pipeline.rundir.probe import check_writable
 from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.pipeline.rundir.takeover import undo_interrupted
 from capfilt.pipeline.rundir.verdict_sets import check_verdict_sets
+from capfilt.pipeline.submission.record import record_job
 from capfilt.stages.carried.fields import has_extras
 from capfilt.stages.manifest.index import check_manifest, check_unchanged
 from capfilt.stages.storage.errors import explain_disk_errors
@@ -82,6 +83,7 @@ def hold_run(config: Config, notify: Callable[[str], None]) -> Iterator[RunDir]:
     check_writable(run_dir.store)
     run_dir.ledger.check_place()
     with hold(run_dir.store, notify) as lease:
+        record_job(run_dir.store)
         yield replace(run_dir, held=lease)
 
 

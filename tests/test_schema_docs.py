@@ -18,6 +18,7 @@ from capfilt.pipeline.report import build
 from capfilt.pipeline.report.metrics_file import Funnel, StageTime
 from capfilt.pipeline.rundir.lease import hold
 from capfilt.pipeline.rundir.ledger import NodeRecord, StartRecord
+from capfilt.pipeline.submission.record import record_job
 from capfilt.stages.bootstrap.duplicates import DUPLICATES_SCHEMA, SURPLUS_SCHEMA
 from capfilt.stages.foreign.join import JOINED_SCHEMA, UNMATCHED_SCHEMA, Joined
 from capfilt.stages.manifest.cut import INDEX_SCHEMA
@@ -159,6 +160,15 @@ def test_keys_of_the_lease(tmp_path):
     with hold(Store(str(tmp_path)), print):
         content = json.loads((tmp_path / "lease/000001.json").read_text())
     shown = documented("lease/000001.json")
+    assert set(content) == set(shown)
+    assert all(fits(value, shown[name]) for name, value in content.items())
+
+
+def test_keys_of_the_job(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", '{"metadata": {"job_submission_id": "capfilt-1"}}')
+    record_job(Store(str(tmp_path)))
+    content = json.loads((tmp_path / "lease/job.json").read_text())
+    shown = documented("lease/job.json")
     assert set(content) == set(shown)
     assert all(fits(value, shown[name]) for name, value in content.items())
 

@@ -18,11 +18,13 @@ from capfilt.pipeline.cli.inspect import report, verify
 from capfilt.pipeline.cli.look import show, status
 from capfilt.pipeline.cli.options import global_options
 from capfilt.pipeline.cli.run import check, quickstart, run
+from capfilt.pipeline.cli.submit import stop, submit
 from capfilt.pipeline.cli.tools import clipart, convert, shapes
 from capfilt.pipeline.console.streams import flush_output
 
 FAMILIES: dict[str, tuple[Callable[..., None], ...]] = {
     "Run": (quickstart, run, check, ablate),
+    "On a cluster": (submit, stop),
     "Inspect a run": (status, show, report, verify),
     "Amend a run": (retry, rejudge),
     "Use a run": (export, card),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from capfilt.cluster.submission.address import SUBMITTED_BY
 from capfilt.pipeline.cli.exits import UserErrors, exit_now
 from capfilt.pipeline.cli.options import ConfigArgument, FreshOption, SetOption
 from capfilt.pipeline.console.commands import shell_command
@@ -39,7 +41,8 @@ def run(
     fresh: FreshOption = None,
 ) -> None:
     """Run a config, or resume it: finished nodes are skipped, unfinished ones continue."""
-    resume = shell_command(["capfilt", "run", config], set_ or [])
+    # In a submitted job: the command of the user, who does not see this one.
+    resume = os.environ.get(SUBMITTED_BY) or shell_command(["capfilt", "run", config], set_ or [])
     run_config(_load(config, set_, resume, fresh), resume, until=until, fresh=fresh)
 
 

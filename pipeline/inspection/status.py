@@ -18,6 +18,7 @@ from capfilt.pipeline.node import Node
 from capfilt.pipeline.rundir.lease import LAPSE_SECONDS, read_newest
 from capfilt.pipeline.rundir.ledger import NodeRecord, StartRecord
 from capfilt.pipeline.rundir.run_dir import RunDir
+from capfilt.pipeline.submission.record import JobRecord, find_job
 from capfilt.stages.manifest.index import read_index
 from capfilt.stages.shards.commit import find_commit
 from capfilt.stages.status import SUCCESS
@@ -89,6 +90,8 @@ class RunStatus:
     lease: LeaseStatus | None
     stopping: bool
     """A signal has asked the run to stop."""
+    job: JobRecord | None = None
+    """The last Ray job that has worked on the run."""
 
     @property
     def is_at_work(self) -> bool:
@@ -117,6 +120,7 @@ def read_status(run_dir: RunDir, now: float | None = None) -> RunStatus:
         nodes=nodes,
         lease=lease,
         stopping=at_work and run_dir.store.find(STOP_FILE) is not None,
+        job=find_job(run_dir.store),
     )
 
 

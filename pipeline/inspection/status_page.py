@@ -35,10 +35,15 @@ def status_block(status: RunStatus, resume: str) -> RenderableType:
         if node.error is not None:
             lines.append(field_line("last error", f"{node.node}: {node.error}"))
     lines.append(field_line("lease", _describe_lease(status.lease)))
+    if status.job is not None:
+        at = "" if status.job.address is None else f" at {status.job.address}"
+        lines.append(field_line("job", f"{status.job.job}{at}, since {status.job.since}"))
     if status.stopping:
         lines.append(field_line("", "stopping: shards in flight are being finished"))
     if not status.is_at_work:
         is_done = all(node.state == "done" for node in status.nodes)
+        if status.job is not None and status.job.command:
+            resume = status.job.command
         lines.append(field_line("done" if is_done else "resume", "every node" if is_done else resume))
     return Group(*lines)
 

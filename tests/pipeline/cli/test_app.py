@@ -19,6 +19,8 @@ COMMANDS = [
     "run",
     "check",
     "ablate",
+    "submit",
+    "stop",
     "status",
     "show",
     "report",
