@@ -99,7 +99,7 @@ def test_captioners_from_elsewhere_are_named(counted_run, tmp_path):
 def test_opt_outs_are_counted(counted_run):
     facts = collect_facts(counted_run)
     text = make_readme(replace(facts, status={"success": 24, "robots": 1234, "optout": 5}))
-    assert "| robots.txt | 1,234 |" in text and "| a header of the response | 5 |" in text
+    assert "| robots.txt | 1,234 |" in text and "| another opt-out of the site | 5 |" in text
     local = replace(facts, hosts=0, images=0, top_hosts=[])
     assert "No image has a web address, so no host could be asked." in make_readme(local)
     asked = make_readme(replace(local, status={"robots": 3}))
