@@ -18,6 +18,7 @@ TRAININGS = {
     "pretrain": PRETRAININGS,
     "captioner.finetune": "captioner.1",
     "filter.finetune": "filter.1",
+    "tasks.quiz.finetune": "finetune.quiz.1",
 }
 SAMPLING = {"captioner.generate.sampling": "bootstrap.1", "evaluate.caption.sampling": "evaluate.1"}
 CAPTIONS = {"captioner.generate": "bootstrap.1", "evaluate.caption": "evaluate.1"}
