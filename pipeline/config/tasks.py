@@ -191,7 +191,7 @@ class TaskSection(Section):
             if not self.data.train:
                 raise ValueError("data.train: empty, but there is a finetuning; give files to train on")
             losses = self.finetune.objective.losses
-            if losses != LOSSES[self.kind]:
+            if set(losses) != set(LOSSES[self.kind]):
                 raise ValueError(
                     f"finetune.objective.losses: {', '.join(losses)}; a task of kind {self.kind} trains with "
                     f"{', '.join(LOSSES[self.kind])}; remove the key"

@@ -67,7 +67,7 @@ def load_last_metrics(config: Config) -> RoundMetrics | None:
     store = Store(config.run.dir, config.run.storage_options)
     try:
         with suppress(StoreError):  # the command has already reported that the store cannot be reached
-            for round_ in range(config.last_round, -1, -1):
+            for round_ in range(config.run.rounds, -1, -1):
                 metrics = read_metrics(store, round_)
                 if metrics is not None:
                     return metrics
