@@ -245,8 +245,10 @@ def _write_tasks(config: ShapesConfig, root: Path) -> None:
         scene = compose_scene(_random_for(config, split, row, "scene"))
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         image = paint_scene(scene, config.image_size, _random_for(config, split, row, "paint"))
-        options = {"quality": JPEG_QUALITY, "subsampling": 0} if name.endswith(".jpg") else {}
-        image.save(root / name, **options)
+        if name.endswith(".jpg"):
+            image.save(root / name, quality=JPEG_QUALITY, subsampling=0)
+        else:
+            image.save(root / name)
         return scene
 
     random_for = partial(_random_for, config)

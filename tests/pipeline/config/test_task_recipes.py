@@ -1,4 +1,4 @@
-"""The recipes of the downstream tasks: the values of the paper's Table 14, and a tiny twin of each that runs."""
+"""The recipes of the downstream tasks: the values of Table 14, and a tiny twin of each that runs."""
 
 from pathlib import Path
 
