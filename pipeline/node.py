@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from capfilt.pipeline.evaluation.calibration import Calibration
 
@@ -18,6 +18,23 @@ if TYPE_CHECKING:
     from capfilt.pipeline.nodes.context import RunContext
     from capfilt.pipeline.rundir.fingerprints import Fingerprints
     from capfilt.stages.storage.store import Store
+
+
+class TaskResult(TypedDict):
+    """How well a model does a downstream task, beside the model that it starts from."""
+
+    name: str
+    """Name of the task in the config."""
+    kind: str
+    metric: str
+    """The figure by which models are compared."""
+    start: str
+    """The model that it starts from: a node, or the address of a checkpoint."""
+    samples: int
+    """Test samples that were evaluated."""
+    scores: dict[str, float]
+    """In percent: the metric and other figures; "chance", what a model that sees no image gets for the
+    metric; "start", the metric of the start without finetuning, and "start_<figure>" for the others."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +53,8 @@ class NodeResult:
     """Evaluation of each model."""
     calibration: Calibration | None = None
     """What a calibration has found."""
+    task: TaskResult | None = None
+    """What the evaluation of a downstream task has found."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +85,10 @@ class NodeKind:
     """The node commits shard by shard: it can be stopped, verified and repaired by shard."""
     judges: bool = False
     """The node makes candidates from corpus shards."""
-    trains: Literal["", "pretrain", "captioner", "filter", "shared"] = ""
+    trains: Literal["", "pretrain", "captioner", "filter", "shared", "task"] = ""
     """The node writes a checkpoint to `models/<node>/`, trained with the settings of this section of the
-    config ("shared": of `filter.finetune`, with the losses of both); empty for a node that trains nothing."""
+    config ("shared": of `filter.finetune`, with the losses of both; "task": of the task's `finetune`); empty
+    for a node that trains nothing."""
     summarizes: bool = False
     """The output describes the output of earlier nodes: it is stale as soon as one of them has work again."""
     measures_on: tuple[str, ...] = ()
@@ -100,6 +120,8 @@ class Node:
     """Names of the nodes whose output this one reads."""
     sources: tuple[str, ...] = ()
     """Sources whose shards the node fetches or judges."""
+    task: str = ""
+    """The downstream task that the node belongs to."""
 
     @property
     def outputs(self) -> list[str]:

@@ -19,6 +19,9 @@ needs only `fetch`, the others the candidates of `bootstrap.1`.
 `calibrate.r` measures the filter of round r on web images that no model was trained on, if there are some: as
 soon as images and filter are there, so that `bootstrap.r` can use the threshold that it suggests.
 
+A downstream task NAME has `data.NAME`, which reads its files, `finetune.NAME.r`, which starts from
+`pretrain.r` (`finetune.NAME` from a given checkpoint), and `task.NAME.r`, which evaluates both models.
+
 `export.R` writes what the last round has kept, if the config has that section.
 """
 
@@ -36,6 +39,7 @@ from capfilt.pipeline.nodes.evaluate import EVALUATE
 from capfilt.pipeline.nodes.fetch import FETCH
 from capfilt.pipeline.nodes.report import REPORT
 from capfilt.pipeline.nodes.train import CAPTIONER, CONTROLS, FILTER, PRETRAIN, SHARED
+from capfilt.pipeline.tasks.plan import plan_tasks
 from capfilt.stages.errors import UserError
 
 
@@ -53,16 +57,17 @@ def plan(config: Config) -> dict[str, Node]:
         nodes[name] = Node(name, kind, round_, planned, tuple(sources or ()))
 
     pretrains = config.pretrain is not None
-    both_given = (
-        config.run.rounds > 0
-        and config.captioner.checkpoint is not None
-        and config.filter.checkpoint is not None
-    )
+    both_given = config.gives_both_models
     # When both checkpoints are given, the bootstrap downloads the web images itself.
     in_one_pass = both_given and not config.filter.judge.is_automatic
     web = config.of_kind("web")
+    if config.only_tasks:
+        add(REPORT, 0, plan_tasks(config, nodes, 0))
+        return nodes
     if config.only_downloads:
         add(FETCH, 0, [], list(config.sources))
+        if tasks := plan_tasks(config, nodes, 0):
+            add(REPORT, 0, ["fetch", *tasks])
         return nodes
     fetched = config.of_kind("human", "test") if pretrains else []
     fetched += [] if in_one_pass else web
@@ -76,7 +81,7 @@ def plan(config: Config) -> dict[str, Node]:
         add(PRETRAIN, 0, ["fetch"])
     if config.run.rounds == 0:
         add(EVALUATE, 0, ["pretrain.0"])
-        add(REPORT, 0, ["evaluate.0"])
+        add(REPORT, 0, ["evaluate.0", *plan_tasks(config, nodes, 0)])
     for r in range(1, config.run.rounds + 1):
         last, bootstrap, evaluate = f"pretrain.{r - 1}", f"bootstrap.{r}", f"evaluate.{r}"
         calibrate = f"calibrate.{r}"
@@ -101,7 +106,8 @@ def plan(config: Config) -> dict[str, Node]:
                 add(CONTROLS[control], r, ["fetch"] if control == "human_only" else ["fetch", bootstrap])
             if config.of_kind("test"):
                 add(EVALUATE, r, [last if r == 1 else f"evaluate.{r - 1}", *controls, f"pretrain.{r}"])
-        add(REPORT, r, [bootstrap, calibrate, evaluate, f"report.{r - 1}"])
+        tasks = [name for own in ((0, 1) if r == 1 else (r,)) for name in plan_tasks(config, nodes, own)]
+        add(REPORT, r, [bootstrap, calibrate, evaluate, f"report.{r - 1}", *tasks])
     if config.export is not None:
         add(EXPORT, config.run.rounds, ["fetch", f"bootstrap.{config.run.rounds}"])
     order = TopologicalSorter({name: node.needs for name, node in nodes.items()}).static_order()

@@ -28,6 +28,7 @@ from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.pipeline.rundir.takeover import undo_interrupted
 from capfilt.pipeline.rundir.verdict_sets import check_verdict_sets
 from capfilt.pipeline.submission.record import record_job
+from capfilt.pipeline.tasks.inputs import check_task_files
 from capfilt.stages.carried.fields import has_extras
 from capfilt.stages.manifest.index import check_manifest, check_unchanged
 from capfilt.stages.storage.errors import explain_disk_errors
@@ -128,6 +129,7 @@ def prepare(
             tell(f"cutting the manifest of {name} into shards")
             cut_manifest(run_dir, name)
     check_unchanged_captions(config, store)
+    check_task_files(config, store)
     tell("comparing the run directory with the config, and reading checkpoints")
     state = states(run_dir)
     ledger.clear_starts(name for name in nodes if state[name] == "done")

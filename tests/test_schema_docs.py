@@ -19,6 +19,7 @@ from capfilt.pipeline.report.metrics_file import Funnel, StageTime
 from capfilt.pipeline.rundir.lease import hold
 from capfilt.pipeline.rundir.ledger import NodeRecord, StartRecord
 from capfilt.pipeline.submission.record import record_job
+from capfilt.pipeline.tasks.inputs import TaskDataRecord
 from capfilt.stages.bootstrap.duplicates import DUPLICATES_SCHEMA, SURPLUS_SCHEMA
 from capfilt.stages.foreign.join import JOINED_SCHEMA, UNMATCHED_SCHEMA, Joined
 from capfilt.stages.manifest.cut import INDEX_SCHEMA
@@ -27,6 +28,7 @@ from capfilt.stages.rows import CANDIDATE_SCHEMA, CORPUS_SCHEMA, ROW_SCHEMA, tab
 from capfilt.stages.shards.pack import Pack
 from capfilt.stages.shards.records import CandidatesRecord, CorpusRecord, ExportRecord, StagedShard
 from capfilt.stages.storage.store import Store
+from capfilt.stages.taskdata.rows import TASK_SCHEMA
 from capfilt.stages.verdicts.sets import VERDICTS_SCHEMA, VerdictSet, VerdictsRecord
 from tests.models.tiny_med import TOKENIZER
 from tests.models.tiny_med import build as build_med
@@ -41,6 +43,7 @@ SCHEMAS = {
     "duplicates/surplus.parquet": SURPLUS_SCHEMA,
     "rounds/1/web/000012.parquet": CANDIDATE_SCHEMA,
     "verdicts/NAME/1/web/000012.parquet": VERDICTS_SCHEMA,
+    "tasks/vqa/train/000012.parquet": TASK_SCHEMA,
     "reports/1/noise.parquet": build.NOISE_SCHEMA,
     "reports/1/captioners.parquet": build.CAPTIONER_SCHEMA,
     "reports/1/statuses.parquet": build.STATUS_SCHEMA,
@@ -58,6 +61,7 @@ RECORDS = {
     "replacing/web/000012.json": StagedShard,
     "exports/1/capfilt-export.json": ExportSummary,
     "exports/1/records/data/000012.json": ExportRecord,
+    "records/tasks/vqa/data.json": TaskDataRecord,
     "nodes/filter.1.started.json": StartRecord,
     "nodes/filter.1.json": NodeRecord,
 }

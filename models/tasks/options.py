@@ -1,4 +1,4 @@
-"""Options of the captioner and the matcher, and the only definition of their defaults. Does not import
+"""Options of the tasks, and the only definition of their defaults. Does not import
 torch."""
 
 from __future__ import annotations
@@ -17,6 +17,40 @@ RERANKED = 256
 Flickr30k)."""
 MAX_TOKENS = 35
 """Longest text that matching and retrieval read, in tokens, as in the reference's retrieval evaluation."""
+
+RANKED_ANSWERS = 128
+"""Answers whose exact likelihoods are compared for a question (reference: k_test of vqa.yaml)."""
+STATEMENT_TOKENS = 60
+"""Longest statement about a pair of images that is read, in tokens; the reference reads 40 words."""
+
+
+def _answer_sampling() -> SamplingConfig:
+    """The reference's models/blip_vqa.py: 3 beams, at most 10 tokens, of which [DEC] is one."""
+    return SamplingConfig(strategy="beam", num_beams=3, min_new_tokens=0, max_new_tokens=9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswererOptions:
+    """How `models.tasks.answerer.Answerer` answers questions."""
+
+    k: Annotated[int, Ge(1)] = RANKED_ANSWERS
+    """Candidates that are compared by their exact likelihood: those with the most probable first token."""
+    sampling: SamplingConfig = field(default_factory=_answer_sampling)
+    """Decoding of free answers."""
+    batch_size: Annotated[int, Ge(1)] = BATCH_SIZE
+    """Questions per forward pass; halved automatically when the device runs out of memory."""
+    precision: Precision = "auto"
+    """`auto`: bfloat16 on GPUs that support it, else float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeOptions:
+    """How `models.tasks.pair_judge.PairJudge` judges pairs of images."""
+
+    batch_size: Annotated[int, Ge(1)] = BATCH_SIZE
+    """Pairs per forward pass; halved automatically when the device runs out of memory."""
+    precision: Precision = "auto"
+    """`auto`: bfloat16 on GPUs that support it, else float32."""
 
 
 @dataclass(frozen=True, kw_only=True)

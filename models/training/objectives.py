@@ -80,7 +80,7 @@ class Objective(nn.Module):
 
     def __init__(self, med: MED, tokenizer: Tokenizer, config: ObjectiveConfig, seed: int = 0) -> None:
         super().__init__()
-        _check_parts(med, config)
+        self.check_parts(med, config)
         self.med = med
         self.tokenizer = tokenizer
         self.config = config
@@ -132,6 +132,20 @@ class Objective(nn.Module):
             self.step += 1
         loss = torch.stack(list(losses.values())).sum()
         return {"loss": loss, **{name: value.detach() for name, value in losses.items()}, **metrics}
+
+    @staticmethod
+    def check_parts(med: MED, config: ObjectiveConfig) -> None:
+        """Check that a model has the parts that the losses need.
+
+        Raises:
+            ValueError: it lacks one.
+        """
+        needs_encoder = "itc" in config.losses or "itm" in config.losses
+        if (needs_encoder and not med.has_encoder) or ("lm" in config.losses and not med.has_decoder):
+            raise ValueError(
+                f'losses {", ".join(config.losses)} cannot train a "{med.config.parts}": itc and itm need '
+                'parts "pretrain" or "filter", lm needs "pretrain" or "captioner"'
+            )
 
     def update_momentum(self) -> None:
         """Update the momentum encoder; call it once after every optimizer step."""
@@ -284,15 +298,6 @@ class Objective(nn.Module):
             label_smoothing=self.config.label_smoothing,
         )
         return total * world()[1] / sum_over_workers(total.new_tensor(max(len(positions_P), 1)))
-
-
-def _check_parts(med: MED, config: ObjectiveConfig) -> None:
-    needs_encoder = "itc" in config.losses or "itm" in config.losses
-    if (needs_encoder and not med.has_encoder) or ("lm" in config.losses and not med.has_decoder):
-        raise ValueError(
-            f'losses {", ".join(config.losses)} cannot train a "{med.config.parts}": itc and itm need '
-            'parts "pretrain" or "filter", lm needs "pretrain" or "captioner"'
-        )
 
 
 def _text_id(text: str) -> int:

@@ -11,6 +11,29 @@ if TYPE_CHECKING:
     from capfilt.pipeline.config.sections import CaptionerSection, FilterSection
 
 
+def check_tasks(config: Config) -> None:
+    """Check that every downstream task has a model to start from.
+
+    Raises:
+        ValueError: what is wrong, and what to do.
+    """
+    if config.only_tasks:
+        extra = next((n for n in ("pretrain", "export") if getattr(config, n) is not None), None)
+        if not config.tasks or extra is not None:
+            what = "sources: empty" if extra is None else f"{extra}: there are no sources"
+            raise ValueError(f"{what}; give sources, or only tasks with a checkpoint each")
+    pretrained = config.pretrained_rounds
+    for name, task in config.tasks.items():
+        if task.checkpoint is not None:
+            continue
+        if not pretrained:
+            raise ValueError(f"tasks.{name}.checkpoint: missing; this run pretrains no model to start from")
+        for round_ in task.rounds or ():
+            if round_ not in pretrained:
+                allowed = ", ".join(map(str, pretrained))
+                raise ValueError(f"tasks.{name}.rounds: no pretrain.{round_} in this run; allowed: {allowed}")
+
+
 def check_candidates(config: Config) -> None:
     """Check that candidates name their sources, files and keys.
 

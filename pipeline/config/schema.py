@@ -13,6 +13,7 @@ from capfilt.pipeline.config.checks import (
     check_candidates,
     check_controls,
     check_hashes,
+    check_tasks,
     check_texts,
     check_variants,
 )
@@ -27,10 +28,10 @@ from capfilt.pipeline.config.sections import (
     PretrainSection,
     ReportSection,
     RunSection,
-    Section,
     SourceSection,
-    TrainSection,
 )
+from capfilt.pipeline.config.tasks import TaskSection
+from capfilt.pipeline.config.training import Section, TrainSection
 from capfilt.pipeline.corpora.clipart import ClipartConfig
 from capfilt.pipeline.corpora.shapes import ShapesConfig
 from capfilt.stages.bootstrap.duplicates import DuplicatesConfig
@@ -56,8 +57,8 @@ class Config(Section):
     """Make the clip-art corpus in `clipart_dir` before the first node."""
     clipart_dir: str = "data/clipart"
     """Folder of the clip-art corpus."""
-    sources: dict[Annotated[str, Field(pattern=NAME)], SourceSection] = Field(min_length=1)
-    """Inputs by name: letters, digits, `-` and `_`."""
+    sources: dict[Annotated[str, Field(pattern=NAME)], SourceSection] = Field(default_factory=dict)
+    """Inputs by name: letters, digits, `-` and `_`. A run that only does downstream tasks has none."""
     candidates: dict[Annotated[str, Field(pattern=NAME)], CandidatesConfig] = Field(default_factory=dict)
     """Captions that somebody else has written, by the name of their captioner; they are judged as synthetic
     texts."""
@@ -92,6 +93,9 @@ class Config(Section):
     """The filter."""
     evaluate: EvaluateSection = EvaluateSection()
     """Evaluation of the pretrained models."""
+    tasks: dict[Annotated[str, Field(pattern=NAME)], TaskSection] = Field(default_factory=dict)
+    """Downstream tasks by name: finetuned from a pretrained model of the run or from a checkpoint, and
+    evaluated."""
     report: ReportSection = ReportSection()
     """The report page."""
     export: ExportSection | None = None
@@ -125,11 +129,34 @@ class Config(Section):
         return bool(joins) and self.sources[source].has_tars
 
     @property
+    def only_tasks(self) -> bool:
+        """Whether the config has no corpus, and only does downstream tasks with given checkpoints."""
+        return not self.sources
+
+    @property
+    def last_round(self) -> int:
+        """The last round that has a report."""
+        return 0 if self.only_tasks else self.run.rounds
+
+    @property
+    def pretrained_rounds(self) -> list[int]:
+        """Rounds that have a pretrained model; 0 is the one before the first round."""
+        if self.pretrain is None:
+            return []
+        return list(range(1 if self.gives_both_models else 0, self.run.rounds + 1))
+
+    @property
+    def gives_both_models(self) -> bool:
+        """Whether captioner and filter of the first round are given, so that nothing is pretrained before."""
+        given = self.captioner.checkpoint is not None and self.filter.checkpoint is not None
+        return self.run.rounds > 0 and given
+
+    @property
     def only_downloads(self) -> bool:
         """Whether the config asks for images and for no model: the only node is `fetch`."""
         # Compared by value: the config that a run writes into its directory has every section.
         has_models = (self.captioner, self.filter) != (CaptionerSection(), FilterSection())
-        return self.pretrain is None and not has_models
+        return self.pretrain is None and not has_models and not self.only_tasks
 
     def held_out_for(self, round_: int) -> float:
         """The share of the web images from which the filter of a round is calibrated: those that no training
@@ -230,6 +257,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check_sources_and_roles(self) -> Config:
+        if self.only_tasks:
+            return self  # check_tasks says what such a config may have
         if not self.of_kind("web"):
             raise ValueError("sources: no source of kind web; there is nothing to caption and filter")
         if self.only_downloads:
@@ -265,6 +294,14 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check_relations(self) -> Config:
-        for check in (check_candidates, check_hashes, check_controls, check_texts, check_variants):
+        checks = (
+            check_candidates,
+            check_hashes,
+            check_controls,
+            check_tasks,
+            check_texts,
+            check_variants,
+        )
+        for check in checks:
             check(self)
         return self

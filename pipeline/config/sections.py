@@ -8,24 +8,17 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from capfilt.cluster.config import WorkersConfig
-from capfilt.models.config import AugmentConfig, MedConfig, ObjectiveConfig, OptimizerConfig
+from capfilt.models.config import MedConfig
 from capfilt.models.tasks.options import RERANKED
+from capfilt.pipeline.config.training import Section, TrainSection
 from capfilt.stages.bootstrap.caption import CaptionConfig
 from capfilt.stages.bootstrap.filter import FilterConfig
 from capfilt.stages.export.forms import Form, Origin
 from capfilt.stages.fetch.config import FetchConfig
 from capfilt.stages.manifest.config import ManifestConfig
 from capfilt.stages.pairs.texts import TextsConfig
-
-
-class Section(BaseModel):
-    """Base of every section: unknown keys are errors, and values are immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
 
 CAPTIONER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 """What a captioner may be called."""
@@ -63,7 +56,7 @@ class RunSection(Section):
     grace_seconds: Annotated[float, Field(ge=0)] = 30
     """Seconds in which shards in flight may finish after SIGINT, SIGTERM or SIGHUP. `ray job stop` kills
     after 3 s unless RAY_JOB_STOP_WAIT_TIME_S is set on the cluster."""
-    storage_options: dict[str, Any] = {}
+    storage_options: dict[str, Any] = Field(default_factory=dict)
     """fsspec options for `run.dir` (endpoint_url, profile, anon), and for checkpoints on the same kind of
     store. Credentials are refused here: set them in the environment or in a profile."""
 
@@ -152,56 +145,6 @@ class ModelSection(Section):
             raise ValueError(
                 f'parts "{self.med.parts}" exists only after finetuning; remove the key, '
                 "because this model is pretrained"
-            )
-        return self
-
-
-class TrainSection(Section):
-    """One training: objective, optimizer, data and workers."""
-
-    objective: ObjectiveConfig
-    """The losses."""
-    optimizer: OptimizerConfig
-    """The optimizer and its schedule."""
-    augment: AugmentConfig = AugmentConfig()
-    """Augmentation of the images."""
-    batch_size: Annotated[int, Field(ge=2)] = 2400
-    """Pairs per optimizer step, over all workers (paper: 2,880 for ViT-B, 2,400 for ViT-L)."""
-    accumulate: Annotated[int, Field(ge=1)] = 1
-    """Gradient accumulation: number of pieces into which each worker's batch is divided, to save memory. ITC
-    and ITM compare pairs within a piece (and with the queue)."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of the matrix products; weights and losses are float32. `auto`: bfloat16 on GPUs that support
-    it."""
-    epochs: Annotated[float, Field(gt=0)] | None = None
-    """Passes over the pairs (paper: 20 for pretraining). Give either this or `steps`."""
-    steps: Annotated[int, Field(ge=1)] | None = None
-    """Optimizer steps. Give either this or `epochs`."""
-    image_size: Annotated[int, Field(ge=8)] | None = None
-    """Side of the square input in pixels. Default: that of the model it starts from."""
-    window_shards: Annotated[int, Field(ge=1)] = 16
-    """Number of shards whose pairs are shuffled together."""
-    decode_threads: Annotated[int, Field(ge=0)] = 4
-    """Threads that decode and augment the next batches during a step; 0: the training loop does it itself."""
-    sources: tuple[str, ...] | None = None
-    """Names of the sources to train on. Default: all human and web sources for pretraining, all human sources
-    for a finetuning (paper: only COCO)."""
-    checkpoint_layers: Annotated[int, Field(ge=0)] | None = None
-    """Number of last blocks of the image encoder that recompute their activations in the backward pass: saves
-    memory, costs time, does not change the result (reference: 0 to 12 by task and size). Default:
-    `model.med.vision.checkpoint_layers`."""
-    workers: WorkersConfig = WorkersConfig()
-    """Worker processes and their resources."""
-
-    @model_validator(mode="after")
-    def _check_length_and_batch(self) -> TrainSection:
-        if (self.epochs is None) == (self.steps is None):
-            raise ValueError("give either epochs or steps")
-        shares = self.workers.workers * self.accumulate
-        if self.batch_size % shares:
-            raise ValueError(
-                f"batch_size {self.batch_size} cannot be divided among {self.workers.workers} workers x "
-                f"{self.accumulate} pieces (accumulate); allowed: multiples of {shares}"
             )
         return self
 

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 RETRIEVAL_COLUMNS = ("itc_tr@1", "itc_ir@1", "tr@1", "tr@5", "tr@10", "ir@1", "ir@5", "ir@10")
 CAPTION_COLUMNS = ("cider", "bleu@4", "rouge_l")
 SOURCE_COLUMNS = ("itc_tr@1", "itc_ir@1", "cider")
+TASK_METRICS = ("vqa_score", "accuracy", "r_mean", "cider")
+"""Metrics of the kinds of downstream tasks (`pipeline.config.tasks.METRICS`)."""
 LABEL_WIDTH = 14
 
 
@@ -100,6 +102,7 @@ def summary_block(
             caption = metrics.caption_by_source.get(source, {})
             both = {model: {**scores, **caption.get(model, {})} for model, scores in retrieval.items()}
             parts += _score_table(f"on test source {source} (%)", both, SOURCE_COLUMNS)
+        parts += _task_table(metrics)
     parts += [field_line(name, place) for name, place in places]
     parts.append(field_line(next_step, command, style="bold"))
     return Group(*parts)
@@ -181,6 +184,25 @@ def _score_table(
     if len(models) > 1:
         gains = score_gains(scores[models[0]], scores[models[-1]])
         table.add_row("gain", *(_signed(gains.get(name)) for name in columns), style="bold")
+    return [Padding(table, (0, 0, 0, 2))]
+
+
+def _task_table(metrics: RoundMetrics) -> list[RenderableType]:
+    """One row per downstream task and model that it started from."""
+    if not metrics.tasks_by_start:
+        return []
+    table = Table(
+        title="downstream tasks (%)", title_justify="left", title_style="dim", box=None, pad_edge=False
+    )
+    for name in ("task", "start", "metric"):
+        table.add_column(name)
+    for name in ("finetuned", "at start", "chance"):
+        table.add_column(name, justify="right")
+    for task, of_starts in sorted(metrics.tasks_by_start.items()):
+        for start, scores in of_starts.items():
+            metric = next((name for name in scores if name in TASK_METRICS), "")
+            values = (scores.get(name) for name in (metric, "start", "chance"))
+            table.add_row(task, start, metric, *map(_percent, values))
     return [Padding(table, (0, 0, 0, 2))]
 
 

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import compress
 from pathlib import Path
 from random import Random
@@ -24,7 +25,8 @@ from annotated_types import Ge, Gt, Le
 from capfilt.pipeline.corpora.grammar import Grammar, PlainScenes
 from capfilt.pipeline.corpora.marker import check_same_config, read_marker
 from capfilt.pipeline.corpora.rich_scenes import RichScenes, RichWords
-from capfilt.pipeline.corpora.scenes import Vocabulary, choose
+from capfilt.pipeline.corpora.scenes import Scene, Vocabulary, choose, compose_scene, paint_scene
+from capfilt.pipeline.corpora.shapes_tasks import write_questions, write_statements
 
 BOILERPLATE = (
     "click here to see more pictures",
@@ -76,6 +78,12 @@ class ShapesConfig:
     less than 1 the rest are the long tail: concepts that only web images have, as the web reaches beyond
     COCO. Web and test images have all of them, and the test images are also listed apart, as
     `test/common.json` and `test/rare.json`."""
+    questions: Annotated[int, Ge(0)] = 0
+    """Images of plain scenes with three questions each, for a task of kind vqa; a quarter as many test
+    images. 0: none."""
+    statements: Annotated[int, Ge(0)] = 0
+    """Pairs of images of plain scenes with two statements each, for a task of kind nlvr2; a quarter as many
+    test pairs. 0: none."""
     seed: Annotated[int, Ge(0)] = 0
     """Another seed gives another corpus."""
     image_size: Annotated[int, Ge(32), Le(1024)] = 64
@@ -110,7 +118,8 @@ def make_shapes(config: ShapesConfig, folder: str | os.PathLike[str]) -> Path:
     are relative to the folder of the split. `truth` is clean, incomplete, mismatched, boilerplate or partial.
     With a long tail, `test/common.json` and `test/rare.json` divide the test images into those whose colors
     and shapes the human images show, and all others. `web/oracle.parquet` lists the web images with a true
-    text in place of the noisy one: what a perfect captioner and filter would make of them.
+    text in place of the noisy one: what a perfect captioner and filter would make of them. Questions are in
+    `vqa/`, in the layout of VQA v2, statements in `nlvr2/`, in that of NLVR2 (`shapes_tasks`).
 
     Returns:
         The folder.
@@ -132,6 +141,7 @@ def make_shapes(config: ShapesConfig, folder: str | os.PathLike[str]) -> Path:
     _write_annotated(config, root / "test", "test", make_test_scenes(config))
     _write_web(config, root / "web")
     _write_oracle(config, root)
+    _write_tasks(config, root)
     (root / MARKER).write_text(json.dumps(identity, indent=1) + "\n")
     return root
 
@@ -226,6 +236,26 @@ def _write_oracle(config: ShapesConfig, root: Path) -> None:
     temporary = root / f"{ORACLE}.tmp"
     pq.write_table(pa.Table.from_pylist(rows), temporary)
     temporary.rename(root / ORACLE)
+
+
+def _write_tasks(config: ShapesConfig, root: Path) -> None:
+    """Write the questions and the statements."""
+
+    def paint(split: str, row: int, name: str) -> Scene:
+        scene = compose_scene(_random_for(config, split, row, "scene"))
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        image = paint_scene(scene, config.image_size, _random_for(config, split, row, "paint"))
+        if name.endswith(".jpg"):
+            image.save(root / name, quality=JPEG_QUALITY, subsampling=0)
+        else:
+            image.save(root / name)
+        return scene
+
+    random_for = partial(_random_for, config)
+    if config.questions:
+        write_questions(root, config.questions, paint, random_for)
+    if config.statements:
+        write_statements(root, config.statements, paint, random_for)
 
 
 def _image_name(row: int) -> str:

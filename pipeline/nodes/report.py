@@ -10,6 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec import UNSET
+
 from capfilt import __version__
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.console.commands import (
@@ -104,6 +106,7 @@ def write_report(
             caption=scores["caption"],
             retrieval_by_source=scores_by_source(scores, "retrieval"),
             caption_by_source=scores_by_source(scores, "caption"),
+            tasks_by_start=collect_task_scores(run_dir, round_),
             seconds=_seconds(run_dir, round_),
             calibration=run_dir.calibration(round_),
             config=summarize_config(config, store, round_) | _summarize_set(found),
@@ -143,6 +146,16 @@ def collect_scores(run_dir: RunDir, round_: int) -> dict[str, Scores]:
                     for task in ("retrieval", "caption"):
                         scores.setdefault(f"{prefix}{task}", {})[model] = part[task]
     return scores
+
+
+def collect_task_scores(run_dir: RunDir, round_: int) -> dict[str, Scores]:
+    """{downstream task: {model it started from: figures}} up to this round."""
+    found: dict[str, Scores] = {}
+    for name, node in run_dir.nodes.items():
+        record = run_dir.ledger.node(name)
+        if record is not None and record.task is not UNSET and node.round <= round_:
+            found.setdefault(record.task["name"], {})[record.task["start"]] = record.task["scores"]
+    return found
 
 
 def scores_by_source(scores: dict[str, Scores], task: str) -> dict[str, Scores]:

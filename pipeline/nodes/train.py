@@ -6,8 +6,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from capfilt.pipeline.config.schema import Config
-from capfilt.pipeline.config.sections import ModelSection, TrainSection
+from capfilt.pipeline.config.sections import ModelSection
 from capfilt.pipeline.config.start_weights import check_start_weights, resolve_address
+from capfilt.pipeline.config.training import TrainSection
 from capfilt.pipeline.errors import NodeFailed
 from capfilt.pipeline.node import Node, NodeKind, NodeResult
 from capfilt.pipeline.nodes.training_data import (
@@ -34,12 +35,17 @@ from capfilt.stages.storage.layout import (
 from capfilt.stages.storage.store import Store
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from capfilt.cluster.training.trainer import Learner, TrainJob, Worker
+    from capfilt.pipeline.config.training import FinetuneSection
     from capfilt.pipeline.nodes.context import RunContext
     from capfilt.pipeline.rundir.fingerprints import Fingerprints
     from capfilt.pipeline.training.spec import LearnerSpec
 
 
-def _outputs(node: Node) -> list[str]:
+def outputs_of(node: Node) -> list[str]:
+    """Folders that a training writes."""
     return [model_folder(node.name), training_folder(node.name), log_folder(node.name)]
 
 
@@ -91,10 +97,8 @@ def _check_starts(config: Config, run_dir: Store) -> None:
 
 def run_training(context: RunContext, node: Node) -> NodeResult:
     """Pretrain or finetune a model and write its checkpoint to `models/<node>/`."""
-    from capfilt.cluster.training.trainer import TrainingStopped, fit
     from capfilt.pipeline.nodes.duplicates import ensure_counted
 
-    store = context.store
     train = context.config.training(node.kind.trains)
     if skips_surplus(context.config, node):
         context.progress.describe(node.name, "counting the copies of images")
@@ -103,21 +107,48 @@ def run_training(context: RunContext, node: Node) -> NodeResult:
     shards = training_shards(context, node)
     if shards.pairs < 2:
         raise NodeFailed(f"{node.name}: {shards.pairs} training pairs; a training needs at least 2")
+    from capfilt.pipeline.training.build import build_learner
+
     spec = _learner_spec(context, node, train, shards)
-    context.progress.set_total(node.name, spec.total_steps, unit="steps")
-    context.progress.describe(node.name, "starting the workers")
-    try:
-        fit(_training_job(context, spec, shards))
-    except TrainingStopped as stopped:
-        raise NodeFailed(str(stopped)) from stopped
-    if not store.exists(provenance_file(node.name)):
-        raise NodeFailed(f"{node.name}: training ended without a checkpoint in {model_folder(node.name)}")
-    store.remove(training_folder(node.name))
+    train_model(context, spec, shards.digest, partial(build_learner, spec))
     return NodeResult(
         f"{shards.pairs:,} pairs, {spec.total_steps:,} steps of {train.batch_size}",
         (model_folder(node.name),),
         {"pairs": shards.pairs, "steps": spec.total_steps},
     )
+
+
+def train_model(
+    context: RunContext, spec: LearnerSpec, content: str, build: Callable[[Worker], Learner]
+) -> None:
+    """Train the model of a node, or what is left of it, and write its checkpoint to `models/<node>/`.
+
+    Args:
+        content: digest of the data; a half-done training resumes only with the same.
+        build: makes the learner on a worker; picklable.
+
+    Raises:
+        NodeFailed: the training cannot go on.
+    """
+    from capfilt.cluster.training.trainer import TrainingStopped, fit
+
+    node, store = spec.node, context.store
+    context.progress.set_total(node, spec.total_steps, unit="steps")
+    context.progress.describe(node, "starting the workers")
+    try:
+        fit(_training_job(context, spec, content, build))
+    except TrainingStopped as stopped:
+        raise NodeFailed(str(stopped)) from stopped
+    if not store.exists(provenance_file(node)):
+        raise NodeFailed(f"{node}: training ended without a checkpoint in {model_folder(node)}")
+    store.remove(training_folder(node))
+
+
+def count_steps(train: FinetuneSection, pairs_per_epoch: float) -> tuple[int, int]:
+    """(steps per epoch, all steps) of a training."""
+    per_epoch = max(1, round(pairs_per_epoch) // train.batch_size)
+    steps = train.steps if train.steps is not None else max(1, round((train.epochs or 1) * per_epoch))
+    return per_epoch, steps
 
 
 def _learner_spec(
@@ -129,8 +160,7 @@ def _learner_spec(
     config = context.config
     # Epochs differ in size where a source trains in parts. Schedules and `epochs` use the average epoch,
     # which is exact over each full cycle of the parts.
-    per_epoch = max(1, round(shards.pairs_per_epoch) // train.batch_size)
-    steps = train.steps if train.steps is not None else max(1, round((train.epochs or 1) * per_epoch))
+    per_epoch, steps = count_steps(train, shards.pairs_per_epoch)
     start = _start_of(context, node)
     with context.vocabulary_lock:
         tokenizer = ensure_tokenizer(context.run_dir) if start is None else ""
@@ -139,7 +169,7 @@ def _learner_spec(
         kind=node.kind.trains,  # type: ignore[arg-type]
         run_dir=context.store,
         train=train,
-        model=_with_resolved_starts(config.model),
+        model=with_resolved_starts(config.model),
         start=start,
         tokenizer=tokenizer,
         shards=tuple(shards.refs),
@@ -158,21 +188,22 @@ def _learner_spec(
         provenance={
             "fingerprint": context.fingerprints.of(node.name),
             "pairs": shards.pairs,
-            "start": _relative_address(context.store, start),
+            "start": relative_address(context.store, start),
         },
     )
 
 
-def _training_job(context: RunContext, spec: LearnerSpec, shards: TrainingShards) -> Any:
+def _training_job(
+    context: RunContext, spec: LearnerSpec, content: str, build: Callable[[Worker], Learner]
+) -> TrainJob:
     from capfilt.cluster.training.trainer import TrainJob
     from capfilt.pipeline.console.logs import with_worker_logging
-    from capfilt.pipeline.training.build import build_learner
 
     store, workers = context.store, spec.train.workers
     gpus = workers.gpus_per_worker
     # The name identifies the data, so that a half-done training never resumes on shards that `capfilt retry`
     # changed.
-    began_with = {"node": context.fingerprints.of(spec.node), "content": shards.digest}
+    began_with = {"node": context.fingerprints.of(spec.node), "content": content}
     return TrainJob(
         node=spec.node,
         name=f"{spec.node}-{fingerprint(began_with)}",
@@ -180,19 +211,20 @@ def _training_job(context: RunContext, spec: LearnerSpec, shards: TrainingShards
         storage_filesystem=None if store.is_local else _arrow_filesystem(store),
         workers=workers,
         gpus_per_worker=gpus if gpus is not None else float(min(1.0, context.sizing().gpus)),
-        build=with_worker_logging(partial(build_learner, spec), node=spec.node),
+        build=with_worker_logging(build, node=spec.node),
         board=context.board,
     )
 
 
-def _with_resolved_starts(model: ModelSection) -> ModelSection:
+def with_resolved_starts(model: ModelSection) -> ModelSection:
+    """The section with addresses that every process resolves to the same files."""
     starts = {name: getattr(model, name) for name in ("vision_start", "text_start")}
     return model.model_copy(
         update={name: a if a is None else resolve_address(a) for name, a in starts.items()}
     )
 
 
-def _relative_address(store: Store, address: str | None) -> str | None:
+def relative_address(store: Store, address: str | None) -> str | None:
     """The address of a checkpoint as the provenance records it: relative if the checkpoint is in the run
     directory, so that the directory can be moved."""
     return None if address is None else address.removeprefix(store.address(""))
@@ -215,7 +247,7 @@ def _arrow_filesystem(store: Store) -> Any:
 
 PRETRAIN = NodeKind(
     "pretrain",
-    outputs=_outputs,
+    outputs=outputs_of,
     inputs=_pretrain_inputs,
     run=run_training,
     check_inputs=_check_starts,
@@ -223,17 +255,17 @@ PRETRAIN = NodeKind(
     trains="pretrain",
 )
 CAPTIONER = NodeKind(
-    "captioner", outputs=_outputs, inputs=_finetune_inputs, run=run_training, trains="captioner"
+    "captioner", outputs=outputs_of, inputs=_finetune_inputs, run=run_training, trains="captioner"
 )
-FILTER = NodeKind("filter", outputs=_outputs, inputs=_finetune_inputs, run=run_training, trains="filter")
-SHARED = NodeKind("shared", outputs=_outputs, inputs=_finetune_inputs, run=run_training, trains="shared")
+FILTER = NodeKind("filter", outputs=outputs_of, inputs=_finetune_inputs, run=run_training, trains="filter")
+SHARED = NodeKind("shared", outputs=outputs_of, inputs=_finetune_inputs, run=run_training, trains="shared")
 """Captioner and filter in one (paper, Table 4)."""
 
 
 def _control(name: str) -> NodeKind:
     return NodeKind(
         name,
-        outputs=_outputs,
+        outputs=outputs_of,
         inputs=_control_inputs,
         run=run_training,
         check_inputs=_check_starts,

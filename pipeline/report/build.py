@@ -142,6 +142,8 @@ def _compute_metrics(inputs: ReportInputs, tables: RoundTables, alarms: Sequence
         caption=inputs.caption,
         retrieval_by_source=dict(inputs.retrieval_by_source),
         caption_by_source=dict(inputs.caption_by_source),
+        tasks={name: list(of.values())[-1] for name, of in inputs.tasks_by_start.items()},
+        tasks_by_start=dict(inputs.tasks_by_start),
         seconds=dict(inputs.seconds),
         funnel=tables.funnel(inputs.web_sources) if inputs.round else None,  # round 0 keeps nothing
         stages=list(inputs.stages),

@@ -78,6 +78,8 @@ class ReportInputs:
     """The retrieval scores by test source."""
     caption_by_source: Mapping[str, Scores] = field(default_factory=dict)
     """The caption scores by test source."""
+    tasks_by_start: Mapping[str, Scores] = field(default_factory=dict)
+    """Figures of the downstream tasks: {task: {model it started from: scores}}, earlier rounds first."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Duration of each node."""
     config: Mapping[str, str] = field(default_factory=dict)

@@ -95,6 +95,11 @@ class RoundMetrics(BaseModel):
     source."""
     caption_by_source: dict[str, Scores] = {}
     """The caption scores on the images of each test source."""
+    tasks: Scores = {}
+    """{downstream task: {figure: percent}}: the metric of the task, "chance", "start" and other figures, of
+    the last round that the task belongs to."""
+    tasks_by_start: dict[str, Scores] = {}
+    """{downstream task: {model it started from: the same figures}}, to compare models."""
     seconds: dict[str, float] = {}
     """Duration of each node."""
     funnel: Funnel | None = None

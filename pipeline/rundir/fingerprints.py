@@ -14,8 +14,8 @@ from typing import Any
 from capfilt.models.checkpoints.files import combine_digests, file_digests
 from capfilt.pipeline.config.load import to_json_data
 from capfilt.pipeline.config.schema import Config
-from capfilt.pipeline.config.sections import TrainSection
 from capfilt.pipeline.config.start_weights import start_identity
+from capfilt.pipeline.config.training import FinetuneSection
 from capfilt.pipeline.node import Node
 from capfilt.pipeline.rundir.ledger import fingerprint
 from capfilt.stages.fetch.urls.blocklist import block_list_digest
@@ -79,7 +79,7 @@ class Fingerprints:
         return {"rows": rows, "place": place, "fetch": settings}
 
     def checkpoint(self, role: str) -> str:
-        """Digest of the checkpoint given for "captioner" or "filter"."""
+        """Digest of the checkpoint given for "captioner", "filter" or "tasks.<name>"."""
         files = self._given_checkpoint(role)["files"]
         return combine_digests({file["name"]: file["sha256"] for file in files})
 
@@ -90,7 +90,7 @@ class Fingerprints:
 
     def _given_checkpoint(self, role: str) -> dict[str, Any]:
         if role not in self._given:
-            address = getattr(self.config, role).checkpoint
+            address = self._section(role).checkpoint
             run_dir = Store(self.config.run.dir, self.config.run.storage_options)
             path = Path(ensure_local(address, f"{role}.checkpoint", run_dir))
             files = [
@@ -101,8 +101,12 @@ class Fingerprints:
         return self._given[role]
 
     def tokenizer(self, role: str) -> str | None:
-        """Identity of the tokenizer given for "captioner" or "filter", None where none is given."""
-        return start_identity(getattr(self.config, role).tokenizer)
+        """Identity of the tokenizer given for a role as in `checkpoint`, None where none is given."""
+        return start_identity(self._section(role).tokenizer)
+
+    def _section(self, role: str) -> Any:
+        section, _, task = role.partition(".")
+        return self.config.tasks[task] if task else getattr(self.config, section)
 
     def start_weights(self) -> dict[str, str | None]:
         """Identity of each file that a new model starts from, by its key in the section `model`."""
@@ -111,7 +115,7 @@ class Fingerprints:
             name: start_identity(getattr(model, name)) for name in ("vision_start", "text_start", "tokenizer")
         }
 
-    def training(self, section: TrainSection) -> dict[str, Any]:
+    def training(self, section: FinetuneSection) -> dict[str, Any]:
         """The settings of a training that determine the trained model."""
         left_out = (*TRAINING_SPEED_FIELDS, TEXTS_FIELD)
         settings = {k: v for k, v in to_json_data(section).items() if k not in left_out}

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from capfilt.pipeline.evaluation.calibration import Calibration
-from capfilt.pipeline.node import NodeResult
+from capfilt.pipeline.node import NodeResult, TaskResult
 from capfilt.pipeline.rundir.changes import Given, describe_change
 from capfilt.stages.errors import UserError
 from capfilt.stages.shards.records import CommitRecord, decode_commit
@@ -85,6 +85,8 @@ class NodeRecord(StartRecord, kw_only=True, frozen=True):
     """Of an evaluation, by model."""
     calibration: Calibration | UnsetType = UNSET
     """Of a calibration that had enough pairs."""
+    task: TaskResult | UnsetType = UNSET
+    """Of the evaluation of a downstream task."""
     version: Annotated[int, Meta(ge=1)] = RECORD_VERSION
 
 
@@ -206,6 +208,7 @@ class Ledger:
             models=UNSET if result.models is None else result.models,
             results=UNSET if result.results is None else result.results,
             calibration=UNSET if result.calibration is None else result.calibration,
+            task=UNSET if result.task is None else result.task,
         )
         self._put(node_record(node), record)
         self.store.remove_file(start_record(node))

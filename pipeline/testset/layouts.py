@@ -16,10 +16,9 @@ from capfilt.stages.manifest.files import ManifestFile, find_files
 from capfilt.stages.manifest.records import load_document, read_rows
 from capfilt.stages.manifest.row import ManifestRow
 from capfilt.stages.status import PENDING
+from capfilt.stages.taskdata.records import BAD_RECORD
 
 DEFAULT_SPLIT = "test"
-BAD_RECORD = "bad_record"
-"""Status of a record of the file that is no image of the test set; the others are those of fetching."""
 NUMBER = re.compile(r"(?:^|_)0*(\d+)$")
 """The number of an image in its file name: COCO_val2014_000000391895, 1007129816."""
 

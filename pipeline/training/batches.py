@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,13 +29,20 @@ PREFETCH_BATCHES = 2
 class Batch:
     """One worker's part of a global batch, in the pieces of gradient accumulation."""
 
-    pieces: list[PairBatch]
+    pieces: list[Any]
+    """A `PairBatch` each, or what the objective of a downstream task takes."""
     position: Position
     """Position of the stream after the global batch."""
 
 
+MapImages = Callable[..., Iterator[torch.Tensor]]
+"""`map`, or the same in threads."""
+MakePiece = Callable[[Sequence[Any], Sequence[int], MapImages], Any]
+"""Makes a piece of a batch from its samples and the seed of the augmentation of each."""
+
+
 def assemble_batches(
-    stream: PairStream, step: int, spec: LearnerSpec, worker: Worker, augment: TrainAugment
+    stream: PairStream, step: int, spec: LearnerSpec, worker: Worker, make_piece: MakePiece
 ) -> Iterator[Batch]:
     """Cut the stream into global batches and yield this worker's part of each.
 
@@ -48,29 +55,40 @@ def assemble_batches(
         step: number of the first batch; with the seed it determines the augmentation of each image.
         spec: batch size, accumulation, seed, decoder threads.
         worker: whose part to yield.
-        augment: applied to each image.
+        make_piece: decodes, augments and collects; `partial(make_pairs, augment)` for pairs.
     """
     batch_size, pairs = spec.train.batch_size, iter(stream)
     pool = ThreadPoolExecutor(spec.train.decode_threads) if spec.train.decode_threads else None
-    map_pairs: Callable[..., Any] = pool.map if pool is not None else map
+    map_images: MapImages = pool.map if pool is not None else map
     slice_size = batch_size // (spec.train.accumulate * worker.world_size)
     while global_batch := list(islice(pairs, batch_size)):
         position = replace(stream.position)
-        pieces: list[PairBatch] = []
+        pieces: list[Any] = []
         for number in range(spec.train.accumulate):
             first = (number * worker.world_size + worker.rank) * slice_size
             own = global_batch[first : first + slice_size]
             samples = range(step * batch_size + first, step * batch_size + first + slice_size)
             seeds = [derive_seed(spec.seed, "augment", sample) for sample in samples]
-            pixels = torch.stack(list(map_pairs(partial(_decode_and_augment, augment), own, seeds)))
-            image_ids = torch.tensor([pair.image_id for pair in own])
-            pieces.append({"pixels": pixels, "texts": [pair.text for pair in own], "image_ids": image_ids})
+            pieces.append(make_piece(own, seeds, map_images))
         yield Batch(pieces, position)
         step += 1
 
 
-def _decode_and_augment(augment: TrainAugment, pair: Pair, seed: int) -> torch.Tensor:
-    return augment(decode_image(pair.image), seed)
+def make_pairs(
+    augment: TrainAugment, pairs: Sequence[Pair], seeds: Sequence[int], map_images: MapImages
+) -> PairBatch:
+    """Pairs as the objective takes them."""
+    images = [pair.image for pair in pairs]
+    return {
+        "pixels": torch.stack(list(map_images(partial(decode_and_augment, augment), images, seeds))),
+        "texts": [pair.text for pair in pairs],
+        "image_ids": torch.tensor([pair.image_id for pair in pairs]),
+    }
+
+
+def decode_and_augment(augment: TrainAugment, image: bytes, seed: int) -> torch.Tensor:
+    """uint8 pixels [3, S, S] of an encoded image."""
+    return augment(decode_image(image), seed)
 
 
 def prefetch(batches: Iterator[Batch], depth: int = PREFETCH_BATCHES) -> Iterator[Batch]:

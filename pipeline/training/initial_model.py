@@ -25,6 +25,7 @@ def build_initial_model(spec: LearnerSpec) -> tuple[MED, Tokenizer]:
             ensure_local(spec.start, spec.node, spec.run_dir),
             parts=spec.parts,
             image_size=spec.train.image_size,
+            tokenizer=_given_tokenizer(spec),
             adapt=partial(_with_activation_checkpointing, layers=spec.train.checkpoint_layers),
         )
         return med, tokenizer
@@ -36,6 +37,13 @@ def build_initial_model(spec: LearnerSpec) -> tuple[MED, Tokenizer]:
         folder = ensure_local(spec.model.text_start, "model.text_start", spec.run_dir)
         load_text_start(med, folder, tokenizer, first_layers=spec.model.text_start_layers == "first")
     return med, tokenizer
+
+
+def _given_tokenizer(spec: LearnerSpec) -> str | None:
+    """Folder of the tokenizer for a start that brings none."""
+    if not spec.tokenizer:
+        return None
+    return ensure_local(spec.tokenizer, f"{spec.section.removesuffix('.finetune')}.tokenizer", spec.run_dir)
 
 
 def _new_config(spec: LearnerSpec, vocab_size: int) -> MedConfig:

@@ -25,13 +25,13 @@ from capfilt.models.training.collectives import average_gradients
 from capfilt.models.training.objectives import Objective, PairBatch
 from capfilt.models.training.optimizer import build_optimizer, clip_gradient, learning_rate, set_learning_rate
 from capfilt.models.training.throughput import peak_flops, training_flops
-from capfilt.pipeline.training.batches import Batch, assemble_batches, prefetch
+from capfilt.pipeline.training.batches import Batch, MakePiece, assemble_batches, make_pairs, prefetch
 from capfilt.pipeline.training.initial_model import build_initial_model
 from capfilt.pipeline.training.seeds import derive_seed
 from capfilt.pipeline.training.spec import LearnerSpec
 from capfilt.pipeline.training.step_metrics import StepMetrics, read_metrics
 from capfilt.stages.pairs.read import PairsConfig, ReadPairs
-from capfilt.stages.pairs.stream import PairStream, Position, StreamConfig
+from capfilt.stages.pairs.stream import PairStream, Position, StreamConfig, Unpack
 from capfilt.stages.storage.errors import explain_disk_errors
 from capfilt.stages.storage.layout import model_folder
 
@@ -49,13 +49,15 @@ class PairLearner:
         torch.manual_seed(spec.seed)
         self.med, self.tokenizer = build_initial_model(spec)
         self.image_size = spec.train.image_size or self.med.config.vision.image_size
-        self.objective = Objective(self.med, self.tokenizer, spec.train.objective, spec.seed).to(
-            worker.device
-        )
+        self.objective = self.build_objective().to(worker.device)
         self.optimizer = build_optimizer(self.med, spec.train.optimizer)
         self.bfloat16 = uses_bfloat16(spec.train.precision, worker.device)
         self.metrics = StepMetrics(spec, worker)
         self._batches: Iterator[Batch] | None = None
+
+    def build_objective(self) -> Objective:
+        """The losses of the training, with the model in them."""
+        return Objective(self.med, self.tokenizer, self.spec.train.objective, self.spec.seed)
 
     def train_step(self) -> Callable[[], dict[str, float]]:
         """Take one optimizer step on the next batch.
@@ -186,6 +188,17 @@ class PairLearner:
 
     def open_batches(self) -> Iterator[Batch]:
         """This worker's part of each global batch, from the current step and position on."""
+        spec, augment = self.spec, TrainAugment(self.image_size, self.spec.train.augment)
+        stream, make_piece = self.open_stream(), self.piece_maker(augment)
+        batches = assemble_batches(stream, self.step, spec, self.worker, make_piece)
+        return prefetch(batches) if spec.train.decode_threads else batches
+
+    def piece_maker(self, augment: TrainAugment) -> MakePiece:
+        """What makes pieces of batches from the samples of the stream."""
+        return partial(make_pairs, augment)
+
+    def open_stream(self) -> PairStream:
+        """The samples from the current position on."""
         spec = self.spec
         pairs = PairsConfig(
             run_dir=spec.run_dir,
@@ -199,17 +212,19 @@ class PairLearner:
             hold_out=spec.hold_out,
         )
         step = Step(name="pairs", make=partial(ReadPairs, pairs), kind="read", cpus=0.0)
-        stream = PairStream(
-            spec.shards,
+        return self.stream_of(step)
+
+    def stream_of(self, step: Step, unpack: Unpack | None = None) -> PairStream:
+        """The samples of the tables that a step reads."""
+        return PairStream(
+            self.spec.shards,
             partial(stream_blocks, step=step),
             StreamConfig(
-                seed=spec.seed,
-                window_shards=spec.train.window_shards,
-                per_image=spec.per_image,
-                sentences=spec.sentences,
+                seed=self.spec.seed,
+                window_shards=self.spec.train.window_shards,
+                per_image=self.spec.per_image,
+                sentences=self.spec.sentences,
             ),
             position=replace(self.position),
+            unpack=unpack,
         )
-        augment = TrainAugment(self.image_size, spec.train.augment)
-        batches = assemble_batches(stream, self.step, spec, self.worker, augment)
-        return prefetch(batches) if spec.train.decode_threads else batches

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from capfilt.pipeline.config.sections import ModelSection, TrainSection
+from capfilt.models.config import Parts
+from capfilt.pipeline.config.sections import ModelSection
+from capfilt.pipeline.config.tasks import PARTS, Kind
+from capfilt.pipeline.config.training import FinetuneSection
 from capfilt.stages.pairs.parts import ShardRef
 from capfilt.stages.pairs.read import Verdicts
 from capfilt.stages.pairs.texts import PerImage, Sentences
@@ -19,10 +22,10 @@ class LearnerSpec:
     """Everything that determines a training on a worker; picklable."""
 
     node: str
-    kind: Literal["pretrain", "captioner", "filter", "shared"]
+    kind: Literal["pretrain", "captioner", "filter", "shared", "task"]
     """The section of the config that `train` comes from; "shared": that of the filter, changed."""
     run_dir: Store
-    train: TrainSection
+    train: FinetuneSection
     model: ModelSection
     start: str | None
     """Checkpoint folder to start from; None = a new MED as described by `model`."""
@@ -59,6 +62,26 @@ class LearnerSpec:
         return {"pretrain": "pretrain", "shared": "filter.finetune"}.get(self.kind, f"{self.kind}.finetune")
 
     @property
-    def parts(self) -> Literal["pretrain", "captioner", "filter"]:
+    def parts(self) -> Parts:
         """The parts of a model that are trained."""
+        assert self.kind != "task", "a `TaskSpec` says which"
         return "pretrain" if self.kind == "shared" else self.kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSpec(LearnerSpec):
+    """Everything that determines the finetuning for a downstream task on a worker; picklable."""
+
+    task: str
+    """Name of the task in the config."""
+    task_kind: Kind
+
+    @property
+    def section(self) -> str:
+        """Path of `train` in the config."""
+        return f"tasks.{self.task}.finetune"
+
+    @property
+    def parts(self) -> Parts:
+        """The parts of a model that are trained."""
+        return PARTS[self.task_kind]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -68,6 +69,9 @@ ReadBlocks = Callable[[Sequence[dict[str, Any]]], Iterable[pa.Table]]
 """Reads one table of pairs per shard, in the order of the given shards; the engine reads ahead in other
 processes."""
 
+Unpack = Callable[[Iterable[pa.Table], int], Iterator[Any]]
+"""The samples of tables in an epoch, in their order."""
+
 Window = tuple[int, int, list[ShardRef]]
 """Epoch, number of the window in it, and its shards."""
 
@@ -82,6 +86,7 @@ class PairStream:
         read: reads tables of pairs (`stages.pairs.read.PAIRS_SCHEMA`).
         config: order and length.
         position: the first sample. The attribute `position` is the sample that follows the last one yielded.
+        unpack: the samples of tables; None: a `Pair` for each text of an image.
     """
 
     def __init__(
@@ -90,17 +95,19 @@ class PairStream:
         read: ReadBlocks,
         config: StreamConfig,
         position: Position | None = None,
+        unpack: Unpack | None = None,
     ) -> None:
         assert shards, "training needs at least one shard"
         self.shards = sorted(shards, key=lambda ref: (ref.source, ref.shard))
         self.read, self.config = read, config
         self.position = position or Position()
+        self.unpack: Unpack = unpack or partial(_iter_pairs, draw=config.draw)
         self._cached_tables: dict[ShardRef, pa.Table] = {}
 
-    def __iter__(self) -> Iterator[Pair]:
+    def __iter__(self) -> Iterator[Any]:
         skipped = self.position.offset
         for epoch, window, tables in self._read_windows():
-            pairs = list(_iter_pairs(tables, epoch, self.config.draw))
+            pairs = list(self.unpack(tables, epoch))
             order = self._rng(epoch, window).permutation(len(pairs))
             for offset in range(skipped, len(pairs)):
                 # Set before the sample is yielded, so that a checkpoint made after it resumes with the next

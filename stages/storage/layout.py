@@ -219,6 +219,40 @@ def report_folder(round_: int, verdicts: str = DEFAULT_VERDICTS) -> str:
     return folder if verdicts == DEFAULT_VERDICTS else f"{folder}/{VERDICTS}/{verdicts}"
 
 
+def task_folder(task: str) -> str:
+    """Folder of the data of a downstream task."""
+    return f"tasks/{task}"
+
+
+def task_shard(task: str, split: str, shard: int) -> str:
+    """Samples of a downstream task, with their images.
+
+    Args:
+        split: "train" or "test".
+    """
+    return f"{task_folder(task)}/{split}/{shard_digits(shard)}.parquet"
+
+
+def task_records(task: str) -> str:
+    """Folder of the records of a downstream task's data."""
+    return f"{RECORDS}/tasks/{task}"
+
+
+def task_record(task: str) -> str:
+    """Describes the data of a downstream task; written last."""
+    return f"{task_records(task)}/data{RECORD_SUFFIX}"
+
+
+def task_answers(task: str) -> str:
+    """The answers of a training on questions, most frequent first."""
+    return f"{task_records(task)}/answers{RECORD_SUFFIX}"
+
+
+def results_folder(node: str) -> str:
+    """Folder of what a finetuned model says to the test samples of its task."""
+    return f"results/{node}"
+
+
 def metrics_file(round_: int, verdicts: str = DEFAULT_VERDICTS) -> str:
     """Machine-readable metrics of a round, by a set of verdicts."""
     return f"{report_folder(round_, verdicts)}/metrics.json"

@@ -6,7 +6,8 @@ import pytest
 from annotated_types import Ge
 
 from capfilt.pipeline.config.schema import Config
-from capfilt.pipeline.config.sections import PretrainSection, SourceSection, TrainSection
+from capfilt.pipeline.config.sections import PretrainSection, SourceSection
+from capfilt.pipeline.config.training import TrainSection
 from capfilt.pipeline.config.tree import (
     accepts_list,
     accepts_null,

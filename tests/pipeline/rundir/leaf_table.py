@@ -6,8 +6,8 @@
 CONTROLS = "human_only filter_only captioner_only"
 PRETRAININGS = f"pretrain.0 {CONTROLS} pretrain.1"
 NODES = (
-    "fetch pretrain.0 human_only captioner.1 filter.1 bootstrap.1 calibrate.1 pretrain.1 "
-    "filter_only captioner_only export.1 evaluate.1 report.1"
+    "fetch data.quiz pretrain.0 human_only captioner.1 filter.1 bootstrap.1 calibrate.1 pretrain.1 "
+    "filter_only captioner_only export.1 finetune.quiz.1 evaluate.1 task.quiz.1 report.1"
 )
 """Nodes of the base config, in order."""
 
@@ -19,10 +19,72 @@ TRAININGS = {
     "captioner.finetune": "captioner.1",
     "filter.finetune": "filter.1",
 }
-SAMPLING = {"captioner.generate.sampling": "bootstrap.1", "evaluate.caption.sampling": "evaluate.1"}
-CAPTIONS = {"captioner.generate": "bootstrap.1", "evaluate.caption": "evaluate.1"}
+SAMPLING = {
+    "captioner.generate.sampling": "bootstrap.1",
+    "evaluate.caption.sampling": "evaluate.1",
+    "tasks.quiz.evaluate.caption.sampling": "task.quiz.1",
+}
+CAPTIONS = {
+    "captioner.generate": "bootstrap.1",
+    "evaluate.caption": "evaluate.1",
+    "tasks.quiz.evaluate.caption": "task.quiz.1",
+}
+TASK_DATA = "data.quiz finetune.quiz.1"
+TASK = "finetune.quiz.1 task.quiz.1"
+SETTINGS = {
+    "objective.queue_size": 16,
+    "objective.momentum": 0.9,
+    "objective.alpha": 0.2,
+    "objective.alpha_ramp_epochs": 1.0,
+    "objective.temp_min": 0.01,
+    "objective.temp_max": 0.4,
+    "objective.positives": "pairs",
+    "objective.contrast_all_workers": False,
+    "objective.negative_all_rank": True,
+    "objective.negative_floor": 0.1,
+    "objective.teacher_dropout": True,
+    "objective.label_smoothing": 0.2,
+    "objective.prompt": "a picture of ",
+    "objective.max_tokens": 20,
+    "objective.max_words": 20,
+    "optimizer.lr": 1e-2,
+    "optimizer.vision_lr_scale": 0.5,
+    "optimizer.weight_decay": 0.1,
+    "optimizer.decay_all": True,
+    "optimizer.betas": [0.8, 0.9],
+    "optimizer.warmup_steps": 7,
+    "optimizer.warmup_lr": 1e-5,
+    "optimizer.schedule": "linear",
+    "optimizer.decay_rate": 0.5,
+    "optimizer.decay_every": "epoch",
+    "optimizer.min_lr": 1e-5,
+    "optimizer.clip_grad": 0.5,
+    "augment.min_scale": 0.5,
+    "augment.hflip": True,
+    "augment.randaugment": True,
+    "augment.operations": 1,
+    "augment.magnitude": 3.0,
+    "batch_size": 64,
+    "accumulate": 2,
+    "precision": "bfloat16",
+    "epochs": 3.0,
+    "steps": 10,
+    "image_size": 64,
+    "window_shards": 4,
+}
+"""A new value for each key of a training that changes the model."""
+SPEED = {
+    "decode_threads": 0,
+    "checkpoint_layers": 1,
+    "workers.workers": 2,
+    "workers.cpus_per_worker": 2,
+    "workers.gpus_per_worker": 0,
+    "workers.max_failures": 0,
+    "workers.checkpoint_every": 10,
+}
+"""The same for keys that only change how fast it is."""
 TABLE = [
-    ({"run": f"{PRETRAININGS} captioner.1 filter.1 bootstrap.1 evaluate.1"}, {"seed": 7}),
+    ({"run": f"{PRETRAININGS} captioner.1 filter.1 bootstrap.1 evaluate.1 {TASK}"}, {"seed": 7}),
     ({"run": "report.1"}, {"name": "other"}),
     (
         {"run": ""},
@@ -45,6 +107,8 @@ TABLE = [
             "boilerplate": 0.2,
             "partial": 0.2,
             "incomplete": 0.5,
+            "questions": 4,
+            "statements": 4,
             "human_words": 0.5,
             "seed": 1,
             "image_size": 48,
@@ -168,62 +232,9 @@ TABLE = [
     ),
     (
         TRAININGS,
-        {
-            "objective.losses": ["itc"],
-            "objective.queue_size": 16,
-            "objective.momentum": 0.9,
-            "objective.alpha": 0.2,
-            "objective.alpha_ramp_epochs": 1.0,
-            "objective.temp_min": 0.01,
-            "objective.temp_max": 0.4,
-            "objective.positives": "pairs",
-            "objective.contrast_all_workers": False,
-            "objective.negative_all_rank": True,
-            "objective.negative_floor": 0.1,
-            "objective.teacher_dropout": True,
-            "objective.label_smoothing": 0.2,
-            "objective.prompt": "a picture of ",
-            "objective.max_tokens": 20,
-            "objective.max_words": 20,
-            "optimizer.lr": 1e-2,
-            "optimizer.vision_lr_scale": 0.5,
-            "optimizer.weight_decay": 0.1,
-            "optimizer.decay_all": True,
-            "optimizer.betas": [0.8, 0.9],
-            "optimizer.warmup_steps": 7,
-            "optimizer.warmup_lr": 1e-5,
-            "optimizer.schedule": "linear",
-            "optimizer.decay_rate": 0.5,
-            "optimizer.decay_every": "epoch",
-            "optimizer.min_lr": 1e-5,
-            "optimizer.clip_grad": 0.5,
-            "augment.min_scale": 0.5,
-            "augment.hflip": True,
-            "augment.randaugment": True,
-            "augment.operations": 1,
-            "augment.magnitude": 3.0,
-            "batch_size": 64,
-            "accumulate": 2,
-            "precision": "bfloat16",
-            "epochs": 3.0,
-            "steps": 10,
-            "image_size": 64,
-            "window_shards": 4,
-            "sources": ["human"],
-        },
+        {"objective.losses": ["itc"], "sources": ["human"]} | SETTINGS,
     ),
-    (
-        dict.fromkeys(TRAININGS, ""),
-        {
-            "decode_threads": 0,
-            "checkpoint_layers": 1,
-            "workers.workers": 2,
-            "workers.cpus_per_worker": 2,
-            "workers.gpus_per_worker": 0,
-            "workers.max_failures": 0,
-            "workers.checkpoint_every": 10,
-        },
-    ),
+    (dict.fromkeys(TRAININGS, ""), SPEED),
     ({"": "pretrain.1"}, {"continue_training": True}),
     (
         {"pretrain.texts": "filter_only captioner_only pretrain.1"},
@@ -266,7 +277,31 @@ TABLE = [
     ({"filter.judge": "bootstrap.1"}, {"threshold": 0.25, "language": True}),
     ({"filter.calibrate": "calibrate.1"}, {"pairs": 100}),
     ({"pretrain": PRETRAININGS}, {"hold_out": 0.5}),
-    ({"captioner.generate": "", "filter.judge": "", "evaluate.caption": ""}, {"batch_size": 4}),
+    (dict.fromkeys([*CAPTIONS, "filter.judge"], ""), {"batch_size": 4}),
+    ({"tasks.quiz": TASK_DATA}, {"kind": "retrieval"}),
+    (
+        {"tasks.quiz": "finetune.quiz task.quiz"},
+        {"checkpoint": "{dir}/second.pth", "tokenizer": "{dir}/tokenizer"},
+    ),
+    ({"tasks.quiz": ""}, {"rounds": None}),
+    (
+        {"tasks.quiz.data.train.shapes": "data.quiz", "tasks.quiz.data.test": "data.quiz"},
+        {
+            "file": "other.json",
+            "images": "other",
+            "split": "val",
+            "limit": 10,
+            "annotations": "answers.json",
+            "image_name": "{image_id}.png",
+        },
+    ),
+    ({"tasks.quiz.evaluate": "task.quiz.1"}, {"k": 8, "answers": "{dir}/answers.json"}),
+    (
+        {"tasks.quiz.finetune": "finetune.quiz.1"},
+        {"objective.losses": ["itm", "itc"]} | {k: v for k, v in SETTINGS.items() if k != "image_size"},
+    ),
+    ({"tasks.quiz.finetune": TASK}, {"image_size": 64}),
+    ({"tasks.quiz.finetune": ""}, SPEED),
     ({"evaluate": "evaluate.1"}, {"k": 8, "limit": 10}),
     ({"report": "report.1"}, {"examples": 3}),
     (
@@ -309,7 +344,20 @@ NEEDED = {
     "captioner.tokenizer": {"captioner.checkpoint": "{dir}/first.pth"},
     "filter.checkpoint": {"filter.checkpoint": "{dir}/first.pth"},
     "filter.tokenizer": {"filter.checkpoint": "{dir}/first.pth"},
-    **{f"{prefix}.epochs": {f"{prefix}.steps": None, f"{prefix}.epochs": 2} for prefix in TRAININGS},
+    **{
+        f"{prefix}.epochs": {f"{prefix}.steps": None, f"{prefix}.epochs": 2}
+        for prefix in (*TRAININGS, "tasks.quiz.finetune")
+    },
+    "tasks.quiz.finetune.objective.losses": {"tasks.quiz.kind": "retrieval"},
+    "tasks.quiz.evaluate.k": {"tasks.quiz.kind": "retrieval"},
+    "tasks.quiz.evaluate.answers": {"tasks.quiz.kind": "vqa"},
+    **{
+        f"tasks.quiz.data.{part}.{key}": {"tasks.quiz.kind": "vqa"}
+        for part in ("train.shapes", "test")
+        for key in ("annotations", "image_name")
+    },
+    "tasks.quiz.checkpoint": {"tasks.quiz.checkpoint": "{dir}/first.pth", "tasks.quiz.rounds": None},
+    "tasks.quiz.tokenizer": {"tasks.quiz.checkpoint": "{dir}/first.pth", "tasks.quiz.rounds": None},
     **{f"{prefix}.objective.alpha": {f"{prefix}.objective.queue_size": 16} for prefix in TRAININGS},
     "filter.finetune.objective.prompt": {"filter.finetune.objective.losses": ["lm"]},
     **{

@@ -26,6 +26,7 @@ def folder(tmp_path_factory):
     """Files that values of the table name."""
     folder = tmp_path_factory.mktemp("leaves")
     (folder / "blocked.txt").write_text("host.test\n")
+    (folder / "answers.json").write_text('["yes", "no"]')
     (folder / "first.pth").write_bytes(b"first")
     (folder / "second.pth").write_bytes(b"second")
     (folder / "tokenizer").mkdir()
@@ -41,6 +42,16 @@ def base():
     data["pretrain"]["hold_out"] = 0.25
     data["controls"] = CONTROLS.split()
     data["export"] = {"to": "hf"}
+    files = {"file": "captions.json", "images": "images"}
+    data["tasks"] = {
+        "quiz": {
+            "kind": "caption",
+            "data": {"train": {"shapes": files}, "test": files},
+            "finetune": data["captioner"]["finetune"] | {"objective": {"prompt": ""}},
+            "evaluate": {"caption": {"sampling": {"strategy": "greedy"}}},
+            "rounds": [1],
+        }
+    }
     data["sources"]["more"] = {
         "kind": "human",
         "rows": {"manifest": "more.csv"},
@@ -102,8 +113,9 @@ def test_key_changes_exactly_these_nodes_of_two_rounds(folder, path):
 
 
 def test_table_has_every_key_of_the_config():
-    sections = {"shapes", "clipart", "export", "sources.NAME.fetch"}
-    paths = {re.sub(r"^(sources|candidates)\.\w+\.", r"\1.NAME.", path) for path in ROWS_OF_TABLE}
+    sections = {"shapes", "clipart", "export", "sources.NAME.fetch", "tasks.NAME.finetune"}
+    named = re.compile(r"^(sources|candidates|tasks|tasks\.NAME\.data\.train)\.(?!NAME\.)\w+\.")
+    paths = {named.sub(r"\1.NAME.", named.sub(r"\1.NAME.", path)) for path in ROWS_OF_TABLE}
     assert sorted(paths - sections) == sorted(leaf_paths())
 
 

@@ -3,6 +3,7 @@
 import io
 import threading
 from dataclasses import replace
+from functools import partial
 from itertools import count, islice
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from capfilt.cluster.training.trainer import Worker
-from capfilt.pipeline.training.batches import PREFETCH_BATCHES, Batch, assemble_batches, prefetch
+from capfilt.pipeline.training.batches import PREFETCH_BATCHES, Batch, assemble_batches, make_pairs, prefetch
 from capfilt.pipeline.training.learner import PairLearner
 from capfilt.pipeline.training.seeds import derive_seed
 from capfilt.stages.pairs.stream import Pair, Position
@@ -69,7 +70,7 @@ def image():
 
 def test_batches_follow_the_stream_and_their_number_seeds_the_augmentation(scene, image):
     augment = RecordsSeeds()
-    batches = assemble_batches(NumberedStream(image), 5, scene.spec(), WORKER, augment)
+    batches = assemble_batches(NumberedStream(image), 5, scene.spec(), WORKER, partial(make_pairs, augment))
     for step in (5, 6):
         batch, first = next(batches), (step - 5) * BATCH_SIZE
         assert batch.pieces[0]["texts"] == [str(first + i) for i in range(BATCH_SIZE)]
@@ -84,7 +85,8 @@ def test_a_sample_has_the_same_seed_on_any_worker(scene, image):
         augment = RecordsSeeds()
         worker = replace(WORKER, rank=rank, world_size=2)
         spec = scene.spec(accumulate=2)
-        (piece, other) = next(assemble_batches(NumberedStream(image), 0, spec, worker, augment)).pieces
+        batches = assemble_batches(NumberedStream(image), 0, spec, worker, partial(make_pairs, augment))
+        (piece, other) = next(batches).pieces
         seeds |= dict(zip(piece["texts"] + other["texts"], augment.seeds, strict=True))
     assert seeds == {str(i): derive_seed(spec.seed, "augment", i) for i in range(BATCH_SIZE)}
 

@@ -7,7 +7,7 @@ import torch
 
 from capfilt.cluster.training.trainer import LocalTrainingStop, TrainingStopped, Worker
 from capfilt.models.checkpoints.load import load_checkpoint
-from capfilt.pipeline.config.sections import TrainSection
+from capfilt.pipeline.config.training import TrainSection
 from capfilt.pipeline.training.build import build_learner
 from capfilt.pipeline.training.learner import PairLearner
 from tests.pipeline.training.training_scene import WORKER

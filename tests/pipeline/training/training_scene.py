@@ -15,7 +15,8 @@ from capfilt.models.config import (
     VisionConfig,
 )
 from capfilt.models.network.tokenizer import Tokenizer
-from capfilt.pipeline.config.sections import ModelSection, TrainSection
+from capfilt.pipeline.config.sections import ModelSection
+from capfilt.pipeline.config.training import TrainSection
 from capfilt.pipeline.training.spec import LearnerSpec
 from capfilt.stages.storage.store import Store
 from tests.clean_pairs import clean_pairs

@@ -1,0 +1,144 @@
+"""The figures of a downstream task, from what a model says to its test samples, and the files of results."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from math import comb
+from statistics import fmean
+from typing import Any
+
+from capfilt.pipeline.config.tasks import METRICS, Kind
+from capfilt.pipeline.evaluation.caption_metrics import compute_caption_metrics
+from capfilt.pipeline.tasks.vqa_score import normalize_answer, score_answer
+from capfilt.stages.taskdata.records import NO_LABEL, TRUE
+
+Rows = Sequence[Mapping[str, Any]]
+"""What `predict` returns."""
+RECALL_AT = (1, 5, 10)
+
+
+def compute_figures(kind: Kind, rows: Rows) -> dict[str, float]:
+    """The figures of a model in percent, the metric of the kind first; {} without samples to score."""
+    match kind:
+        case "vqa":
+            return _score_answers(rows)
+        case "nlvr2":
+            judged = [row for row in rows if row["label"] != NO_LABEL]
+            return {"accuracy": 100 * fmean(map(_is_right, judged))} if judged else {}
+        case "caption":
+            scored = {row["id"]: row for row in rows if row["texts"]}
+            if not scored:
+                return {}
+            captions = {key: row["caption"] for key, row in scored.items()}
+            return compute_caption_metrics(captions, {key: row["texts"] for key, row in scored.items()})
+        case "retrieval":
+            found = dict(rows[0]["retrieval"])
+            return {"r_mean": found.pop("r_mean"), **found}
+
+
+def compute_chance(kind: Kind, rows: Rows, texts: Sequence[int] = ()) -> dict[str, float]:
+    """{"chance": the metric of a model that sees no image}, computed from the test samples.
+
+    * vqa: the one answer that scores best when it is given to every question.
+    * nlvr2: the more frequent label.
+    * caption: each image gets the first caption of the next one.
+    * retrieval: random ranks.
+
+    Args:
+        texts: retrieval: the number of texts of each image.
+    """
+    match kind:
+        case "vqa":
+            asked = [row["answers"] for row in rows if row["answers"]]
+            return {"chance": 100 * max(_constant_scores(asked).values())} if asked else {}
+        case "nlvr2":
+            labels = Counter(row["label"] for row in rows if row["label"] != NO_LABEL)
+            return {"chance": 100 * max(labels.values()) / labels.total()} if labels else {}
+        case "caption":
+            shown = [row for row in rows if row["texts"]]
+            moved = [
+                {**row, "caption": shown[(i + 1) % len(shown)]["texts"][0]} for i, row in enumerate(shown)
+            ]
+            return {"chance": compute_figures("caption", moved)["cider"]} if shown else {}
+        case "retrieval":
+            return {"chance": random_recall(texts)} if sum(texts) else {}
+
+
+def combine_figures(kind: Kind, model: Mapping[str, float], start: Mapping[str, float]) -> dict[str, float]:
+    """The figures of a model beside those of its start: "start" for the metric, "start_<figure>" for the
+    others."""
+    metric = METRICS[kind]
+    found = dict(model)
+    if metric in start:
+        found["start"] = start[metric]
+    return found | {f"start_{name}": value for name, value in start.items() if name != metric}
+
+
+def random_recall(texts: Sequence[int]) -> float:
+    """The mean of the six recalls of random ranks, in percent.
+
+    Args:
+        texts: the number of texts of each image.
+    """
+    queries = [positives for positives in texts if positives]
+    images, gallery = len(texts), sum(texts)
+
+    def found(positives: int, items: int, at: int) -> float:
+        return 1 - comb(items - positives, at) / comb(items, at) if at < items else 1.0
+
+    to_texts = [fmean(found(positives, gallery, at) for positives in queries) for at in RECALL_AT]
+    return 100 * fmean([*to_texts, *(found(1, images, at) for at in RECALL_AT)])
+
+
+def result_files(kind: Kind, rows: Rows) -> dict[str, str]:
+    """{name: content} of the files in the form of the challenges."""
+    match kind:
+        case "vqa":
+            return {
+                name: json.dumps(
+                    [{"question_id": _number(row["id"]), "answer": row[which]} for row in rows],
+                    ensure_ascii=False,
+                )
+                for name, which in (("answers.json", "ranked"), ("answers_generated.json", "generated"))
+            }
+        case "nlvr2":
+            lines = (f"{row['id']},{row['probability'] >= 0.5}\n" for row in rows)
+            return {"predictions.csv": "".join(lines)}
+        case "caption":
+            captions = [{"image_id": _number(row["id"]), "caption": row["caption"]} for row in rows]
+            return {"captions.json": json.dumps(captions, ensure_ascii=False)}
+        case "retrieval":
+            return {}
+
+
+def _score_answers(rows: Rows) -> dict[str, float]:
+    asked = [row for row in rows if row["answers"]]
+    if not asked:
+        return {}
+    scores = [score_answer(row["ranked"], row["answers"]) for row in asked]
+    figures = {"vqa_score": 100 * fmean(scores)}
+    figures["generated"] = 100 * fmean(score_answer(row["generated"], row["answers"]) for row in asked)
+    groups = sorted({row["group"] for row in asked} - {""})
+    for group in groups:
+        own = [score for row, score in zip(asked, scores, strict=True) if row["group"] == group]
+        figures[group] = 100 * fmean(own)
+    return figures
+
+
+def _constant_scores(asked: Sequence[Sequence[str]]) -> dict[str, float]:
+    """{answer: its mean score if it is given to every question} of the answers that annotators gave."""
+    totals: dict[str, float] = {}
+    for answers in asked:
+        for answer in sorted({normalize_answer(each) for each in answers}):
+            totals[answer] = totals.get(answer, 0.0) + score_answer(answer, answers)
+    return {answer: total / len(asked) for answer, total in totals.items()}
+
+
+def _is_right(row: Mapping[str, Any]) -> bool:
+    return (row["probability"] >= 0.5) == (row["label"] == TRUE)
+
+
+def _number(name: str) -> int | str:
+    return int(name) if name.isdigit() else name

@@ -1,0 +1,117 @@
+"""The learner of a downstream task: that of pairs, with other batches and another loss."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import torch
+
+from capfilt.cluster.chain.engine import Step
+from capfilt.cluster.training.trainer import Worker
+from capfilt.models.training.answering import AnswerBatch, AnswerObjective
+from capfilt.models.training.augment import TrainAugment
+from capfilt.models.training.objectives import Objective, PairBatch
+from capfilt.models.training.pair_judging import StatementBatch, StatementObjective, exchange_sides
+from capfilt.pipeline.config.tasks import Kind
+from capfilt.pipeline.training.batches import MakePiece, MapImages, decode_and_augment
+from capfilt.pipeline.training.learner import PairLearner
+from capfilt.pipeline.training.seeds import derive_seed
+from capfilt.pipeline.training.spec import TaskSpec
+from capfilt.stages.pairs.stream import PairStream
+from capfilt.stages.taskdata.rows import ReadTaskRows, TaskSample, iter_samples
+
+OBJECTIVES: Mapping[Kind, type[Objective]] = {
+    "vqa": AnswerObjective,
+    "nlvr2": StatementObjective,
+    "retrieval": Objective,
+    "caption": Objective,
+}
+
+
+class TaskLearner(PairLearner):
+    """Finetunes a model for a downstream task; resumes as exactly as `PairLearner` does."""
+
+    spec: TaskSpec
+
+    def __init__(self, spec: TaskSpec, worker: Worker) -> None:
+        super().__init__(spec, worker)
+
+    def build_objective(self) -> Objective:
+        """The losses of the task, with the model in them."""
+        objective = OBJECTIVES[self.spec.task_kind]
+        return objective(self.med, self.tokenizer, self.spec.train.objective, self.spec.seed)
+
+    def open_stream(self) -> PairStream:
+        """The samples from the current position on."""
+        step = Step(name="samples", make=partial(ReadTaskRows, self.spec.run_dir), kind="read", cpus=0.0)
+        kind = self.spec.task_kind
+        return self.stream_of(step, lambda tables, epoch: iter_samples(tables, kind))
+
+    def piece_maker(self, augment: TrainAugment) -> MakePiece:
+        """What makes pieces of batches from the samples of the stream."""
+        return partial(PIECES[self.spec.task_kind], augment)
+
+
+def make_questions(
+    augment: TrainAugment, samples: Sequence[TaskSample], seeds: Sequence[int], map_images: MapImages
+) -> AnswerBatch:
+    """Questions with their different answers. An answer's weight is the share of annotators who gave it,
+    times the weight of the sample."""
+    answers = [Counter(answer.lower() for answer in sample.answers) for sample in samples]
+    return {
+        "pixels": _pixels(augment, [sample.images[0] for sample in samples], seeds, map_images),
+        "questions": [sample.text for sample in samples],
+        "answers": [list(counts) for counts in answers],
+        "weights": [
+            [sample.weight * count / counts.total() for count in counts.values()]
+            for sample, counts in zip(samples, answers, strict=True)
+        ],
+    }
+
+
+def make_statements(
+    augment: TrainAugment, samples: Sequence[TaskSample], seeds: Sequence[int], map_images: MapImages
+) -> StatementBatch:
+    """Statements with their two images. In half of the samples the images change places, and "left" and
+    "right" in the sentence with them, as the reference trains."""
+    changed = [derive_seed(seed, "exchange") % 2 == 1 for seed in seeds]
+    pairs = [
+        sample.images[::-1] if change else sample.images
+        for sample, change in zip(samples, changed, strict=True)
+    ]
+    images = [pair[i] for i in (0, 1) for pair in pairs]
+    of_images = [derive_seed(seed, "image", i) for i in (0, 1) for seed in seeds]
+    texts = [
+        exchange_sides(sample.text) if change else sample.text
+        for sample, change in zip(samples, changed, strict=True)
+    ]
+    labels = torch.tensor([sample.label for sample in samples])
+    return {"pixels": _pixels(augment, images, of_images, map_images), "texts": texts, "labels": labels}
+
+
+def make_captioned(
+    augment: TrainAugment, samples: Sequence[TaskSample], seeds: Sequence[int], map_images: MapImages
+) -> PairBatch:
+    """Captions with their images."""
+    return {
+        "pixels": _pixels(augment, [sample.images[0] for sample in samples], seeds, map_images),
+        "texts": [sample.text for sample in samples],
+        "image_ids": torch.tensor([sample.image_id for sample in samples]),
+    }
+
+
+def _pixels(
+    augment: TrainAugment, images: Sequence[bytes], seeds: Sequence[int], map_images: MapImages
+) -> torch.Tensor:
+    return torch.stack(list(map_images(partial(decode_and_augment, augment), images, seeds)))
+
+
+Samples = Sequence[TaskSample]
+PIECES: Mapping[Kind, Callable[[TrainAugment, Samples, Sequence[int], MapImages], object]] = {
+    "vqa": make_questions,
+    "nlvr2": make_statements,
+    "retrieval": make_captioned,
+    "caption": make_captioned,
+}

@@ -1,0 +1,173 @@
+"""What a model says to the test samples of a downstream task; runs on a worker."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from capfilt.cluster.board import NodeStatus
+from capfilt.pipeline.config.tasks import PARTS, Kind
+from capfilt.stages.bootstrap.caption import CaptionConfig
+from capfilt.stages.storage.artifacts import ensure_local
+from capfilt.stages.storage.store import Store
+from capfilt.stages.taskdata.rows import ReadTaskRows
+
+if TYPE_CHECKING:
+    from capfilt.models.network.med import MED
+    from capfilt.models.network.tokenizer import Tokenizer
+    from capfilt.pipeline.evaluation.held_out import HeldOutImages
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictJob:
+    """A model and some of the test samples; picklable."""
+
+    label: str
+    """The model in messages."""
+    key: str
+    """The config key that names the checkpoint, for messages."""
+    run_dir: Store
+    task: str
+    kind: Kind
+    checkpoint: str
+    tokenizer: str
+    """Address of a tokenizer folder; "" for that of the checkpoint."""
+    image_size: int | None
+    """None: that of the checkpoint."""
+    shards: tuple[int, ...]
+    k: int
+    answers: tuple[str, ...]
+    """vqa: the answers that are ranked."""
+    caption: CaptionConfig
+    seed: int
+    status: NodeStatus | None = None
+    """Receives progress and notices; None sends notices to the log."""
+
+    def post(self, line: str) -> None:
+        """Show what is being done."""
+        if self.status is not None:
+            self.status.post(**{self.label: line})
+
+    def notify(self, line: str) -> None:
+        """Show a notice to the user."""
+        if self.status is None:
+            log.warning("%s: %s", self.label, line)
+        else:
+            self.status.add_notice(f"{self.label}: {line}")
+
+
+def predict(job: PredictJob) -> list[dict[str, Any]]:
+    """What the model says to each sample, in the order of the shards.
+
+    Returns:
+        vqa: {"id", "answers", "group", "ranked", "generated"} for each question. nlvr2: {"id", "label",
+        "probability"} for each statement. caption: {"id", "caption", "texts"} for each image. retrieval: one
+        row with the recalls, {"retrieval": {metric: percent}}.
+
+    Raises:
+        OutOfMemory: a single sample at a time does not fit.
+    """
+    import torch
+
+    from capfilt.models.checkpoints.load import load_checkpoint
+
+    job.post("reading the model")
+    torch.manual_seed(job.seed)  # a start lacks some tensors of the task's model, which are drawn
+    path = ensure_local(job.checkpoint, job.key, job.run_dir)
+    words = ensure_local(job.tokenizer, f"{job.key}.tokenizer", job.run_dir) if job.tokenizer else None
+    med, tokenizer, _ = load_checkpoint(path, PARTS[job.kind], image_size=job.image_size, tokenizer=words)
+    match job.kind:
+        case "vqa":
+            return list(_answer(job, med, tokenizer))
+        case "nlvr2":
+            return list(_judge(job, med, tokenizer))
+        case "retrieval":
+            return _retrieve(job, med, tokenizer)
+        case "caption":
+            return _caption(job, med, tokenizer)
+
+
+def _rows(job: PredictJob) -> Iterator[list[dict[str, Any]]]:
+    """The rows of each shard that have images."""
+    reader = ReadTaskRows(job.run_dir)
+    for number, shard in enumerate(job.shards):
+        job.post(f"{number:,} of {len(job.shards):,} shards")
+        yield reader.read(f"{job.task}/test", shard).to_pylist()
+
+
+def _answer(job: PredictJob, med: MED, tokenizer: Tokenizer) -> Iterator[dict[str, Any]]:
+    from capfilt.models.tasks.answerer import Answerer
+    from capfilt.models.tasks.options import AnswererOptions
+
+    options = AnswererOptions(k=job.k, batch_size=job.caption.batch_size, precision=job.caption.precision)
+    answerer = Answerer(med, tokenizer, options)
+    answerer.batches.on_notice = job.notify
+    for rows in _rows(job):
+        images, samples = _flatten(rows)
+        questions = [sample["text"] for sample in samples]
+        first = [pair[0] for pair in images]
+        ranked = answerer.rank(first, questions, job.answers)
+        generated = answerer.answer(first, questions)
+        for sample, best, free in zip(samples, ranked, generated, strict=True):
+            kept = {name: sample[name] for name in ("id", "answers", "group")}
+            yield kept | {"ranked": best.text, "generated": free.text}
+
+
+def _judge(job: PredictJob, med: MED, tokenizer: Tokenizer) -> Iterator[dict[str, Any]]:
+    from capfilt.models.tasks.options import JudgeOptions
+    from capfilt.models.tasks.pair_judge import PairJudge
+
+    options = JudgeOptions(batch_size=job.caption.batch_size, precision=job.caption.precision)
+    judge = PairJudge(med, tokenizer, options)
+    judge.batches.on_notice = job.notify
+    for rows in _rows(job):
+        images, samples = _flatten(rows)
+        found = judge.judge([(pair[0], pair[1]) for pair in images], [sample["text"] for sample in samples])
+        for sample, probability in zip(samples, found, strict=True):
+            yield {"id": sample["id"], "label": sample["label"], "probability": probability}
+
+
+def _flatten(rows: Sequence[dict[str, Any]]) -> tuple[list[list[bytes]], list[dict[str, Any]]]:
+    """The images of each sample, and the samples."""
+    pairs = [(row["images"], sample) for row in rows for sample in row["samples"]]
+    return [images for images, _ in pairs], [sample for _, sample in pairs]
+
+
+def _retrieve(job: PredictJob, med: MED, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    from capfilt.models.tasks.placement import prepare_model
+    from capfilt.pipeline.evaluation.held_out import Protocol, measure_retrieval
+
+    med = prepare_model(med, tokenizer, "auto", job.caption.precision)
+    protocol = Protocol(k=job.k, caption=job.caption, on_notice=job.notify, post=job.post)
+    return [{"retrieval": measure_retrieval(med, tokenizer, _held_out(job), protocol)}]
+
+
+def _caption(job: PredictJob, med: MED, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    from capfilt.pipeline.evaluation.held_out import Protocol, write_captions
+
+    held_out, caption = _held_out(job), replace(job.caption, captions_per_image=1)
+    protocol = Protocol(k=job.k, caption=caption, seed=job.seed, on_notice=job.notify, post=job.post)
+    captions = write_captions(med, tokenizer, held_out, protocol)
+    return [
+        {"id": key, "caption": captions[key], "texts": texts}
+        for key, texts in zip(held_out.keys, held_out.texts, strict=True)
+    ]
+
+
+def _held_out(job: PredictJob) -> HeldOutImages:
+    """All test images of the task with their captions."""
+    from capfilt.models.caption_text import normalize_caption
+    from capfilt.pipeline.evaluation.held_out import HeldOutImages
+
+    held_out = HeldOutImages()
+    for rows in _rows(job):
+        for row in rows:
+            held_out.images.append(row["images"][0])
+            held_out.texts.append([normalize_caption(sample["text"]) for sample in row["samples"]])
+            held_out.keys.append(row["key"])
+            held_out.sources.append("")
+    return held_out

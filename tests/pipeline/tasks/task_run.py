@@ -1,0 +1,125 @@
+"""Runs of downstream tasks in this process, without Ray: small data of shapes, and a tiny model."""
+
+import pyarrow as pa
+import torch
+
+from capfilt.cluster.chain import engine
+from capfilt.cluster.training import trainer
+from capfilt.cluster.training.trainer import Worker
+from capfilt.models.checkpoints.load import save_checkpoint
+from capfilt.models.config import MedConfig, TextConfig, VisionConfig
+from capfilt.models.network.med import MED
+from capfilt.models.network.tokenizer import Tokenizer
+from capfilt.pipeline.config.load import parse_config
+from capfilt.pipeline.corpora.shapes import ShapesConfig, make_shapes
+from capfilt.pipeline.tasks import inputs
+from capfilt.pipeline.training import learner as training
+from tests.local_run import local_run
+
+WORDS = (
+    "how many shapes are there? what color shape is the there a an in left right image has something one two "
+    "three red orange yellow green blue purple pink black circle disc square box triangle star cross plus "
+    "ring hoop and next to beside of yes no 1 2 3"
+)
+SHAPES = ShapesConfig(human=30, web=1, test=10, questions=24, statements=24, image_size=32)
+
+
+def make_data(folder):
+    """The shapes, and a pretrained model with random weights in `folder/start`."""
+    make_shapes(SHAPES, folder / "shapes")
+    torch.manual_seed(0)
+    tokenizer = Tokenizer.train([WORDS], vocab_size=300)
+    text = TextConfig(
+        vocab_size=tokenizer.vocab_size, width=16, depth=2, heads=2, ffn=32, max_positions=64, dropout=0.1
+    )
+    vision = VisionConfig(image_size=32, patch_size=16, width=24, depth=1, heads=2)
+    med = MED(MedConfig(text=text, vision=vision, embed_dim=8))
+    save_checkpoint(folder / "start", med, tokenizer, {})
+
+
+def task_data(folder, kind):
+    """Files of a task of this kind, as the config has them."""
+    shapes = folder / "shapes"
+    if kind == "vqa":
+        return {
+            split: {
+                "file": str(shapes / f"vqa/{split}_questions.json"),
+                "annotations": str(shapes / f"vqa/{split}_annotations.json"),
+                "images": str(shapes / "vqa" / split),
+                "image_name": "{image_id:06d}.jpg",
+            }
+            for split in ("train", "test")
+        }
+    if kind == "nlvr2":
+        return {
+            split: {"file": str(shapes / f"nlvr2/{split}.jsonl"), "images": str(shapes / "nlvr2/images")}
+            for split in ("train", "test")
+        }
+    return {
+        split: {"file": str(shapes / f"{source}/annotations.json"), "images": str(shapes / source)}
+        for split, source in (("train", "human"), ("test", "test"))
+    }
+
+
+def config_data(folder, kind, run="run", **finetune):
+    """Config data of one task named "quiz" that starts from the model in `folder/start`."""
+    data = task_data(folder, kind)
+    objective = {"queue_size": 0, "alpha": 0.0} if kind == "retrieval" else {}
+    return {
+        "run": {"dir": str(folder / run), "name": "tasks"},
+        "tasks": {
+            "quiz": {
+                "kind": kind,
+                "data": {"train": {"shapes": data["train"]}, "test": data["test"]},
+                "checkpoint": str(folder / "start"),
+                "finetune": {
+                    "steps": 4,
+                    "batch_size": 8,
+                    "image_size": 32,
+                    "decode_threads": 0,
+                    "objective": objective,
+                    "optimizer": {"lr": 1e-3},
+                    "workers": {"gpus_per_worker": 0},
+                    **finetune,
+                },
+            }
+        },
+    }
+
+
+def local_blocks(items, step):
+    """`cluster.chain.engine.stream_blocks` in this process."""
+    stage = step.make()
+    return (stage(pa.Table.from_pylist([item])) for item in items)
+
+
+class LocalTasks:
+    """Replaces Ray: shards, trainings and evaluations run in this process. `trained` has the learners."""
+
+    def __init__(self, monkeypatch):
+        self.trained = {}
+        monkeypatch.setattr(training, "stream_blocks", local_blocks)
+        monkeypatch.setattr(trainer, "fit", self.fit)
+        # Without the process that opens checkpoints beforehand, which imports torch again.
+        monkeypatch.setattr(inputs, "check_checkpoints", lambda openings: [None] * len(openings))
+        monkeypatch.setattr(engine, "map_remote", lambda work, items, cpus, gpus: [work(i) for i in items])
+
+    def fit(self, job):
+        learner = job.build(Worker(0, 1, torch.device("cpu")))
+        while learner.step < learner.total_steps:
+            learner.train_step()
+        learner.flush_metrics()
+        learner.finish()
+        self.trained[job.node] = learner
+
+
+def run_nodes(data, *names):
+    """Run nodes of a config in this process, all of them by default; returns the context."""
+    run = local_run(parse_config(data, "tasks.yaml"))
+    for name in names or run.run_dir.nodes:
+        run.progress.begin(name)
+        node = run.run_dir.nodes[name]
+        inputs = run.fingerprints.inputs(name)
+        run.ledger.start(name, inputs, run.fingerprints.given(name))
+        run.ledger.finish(name, inputs, node.kind.run(run, node), 1.0)
+    return run

@@ -1,0 +1,83 @@
+"""Figures of tasks, what chance is, and the files of the challenges."""
+
+import json
+
+import pytest
+import torch
+
+from capfilt.models.tasks.retrieval import recall_from_scores
+from capfilt.pipeline.tasks.figures import (
+    combine_figures,
+    compute_chance,
+    compute_figures,
+    random_recall,
+    result_files,
+)
+
+
+def question(number, answers, ranked, generated="", group=""):
+    row = {"id": str(number), "answers": answers, "ranked": ranked}
+    return row | {"generated": generated, "group": group}
+
+
+QUESTIONS = [
+    question(1, ["yes"] * 10, "yes", "yes", "yes/no"),
+    question(2, ["yes"] * 4 + ["no"] * 6, "no", "maybe", "yes/no"),
+    question(3, ["red"] * 10, "blue", "red", "other"),
+    question(4, [], "a", "b"),  # a question of the test without answers
+]
+
+
+def test_questions_are_scored_as_a_whole_and_by_type():
+    figures = compute_figures("vqa", QUESTIONS)
+    assert next(iter(figures)) == "vqa_score"
+    assert figures == pytest.approx({"vqa_score": 200 / 3, "generated": 200 / 3, "yes/no": 100, "other": 0})
+    assert compute_figures("vqa", QUESTIONS[3:]) == {}
+
+
+def test_chance_of_questions_is_the_best_answer_to_all_of_them():
+    assert compute_chance("vqa", QUESTIONS) == {"chance": pytest.approx(200 / 3)}  # "yes": 1, 1 and 0
+
+
+def test_statements_are_right_from_one_half_on_and_chance_is_the_frequent_label():
+    rows = [{"id": str(i), "label": label, "probability": p} for i, (label, p) in enumerate(
+        [(1, 0.5), (1, 0.4), (0, 0.1), (1, 0.9), (-1, 0.9)]
+    )]  # fmt: skip
+    assert compute_figures("nlvr2", rows) == {"accuracy": 75.0}
+    assert compute_chance("nlvr2", rows) == {"chance": 75.0}
+    assert result_files("nlvr2", rows)["predictions.csv"].splitlines()[:2] == ["0,True", "1,False"]
+
+
+@pytest.mark.parametrize("texts", [[1] * 12, [2, 3, 1, 0, 5, 1], [1]])
+def test_random_recall_is_what_random_scores_get(texts):
+    generator, images = torch.Generator().manual_seed(0), len(texts)
+    owners = torch.tensor([i for i, count in enumerate(texts) for _ in range(count)])
+    positive = owners[None] == torch.arange(images)[:, None]
+    runs = []
+    for _ in range(3000):
+        scores = torch.rand(positive.shape, generator=generator)
+        asked = positive.any(dim=1)
+        both = [*recall_from_scores(scores[asked], positive[asked]).values()]
+        both += recall_from_scores(scores.T, positive.T).values()
+        runs.append(sum(both) / 6)
+    assert random_recall(texts) == pytest.approx(sum(runs) / len(runs), abs=1.0)
+
+
+def test_chance_of_captions_is_that_of_other_images():
+    rows = [
+        {"id": str(i), "caption": text, "texts": [text]}
+        for i, text in enumerate(["a red dog on a hill", "two blue cars in rain", "one tree by the lake"])
+    ]
+    assert compute_figures("caption", rows)["cider"] == pytest.approx(1000)
+    assert compute_chance("caption", rows)["chance"] < 100
+
+
+def test_figures_of_the_start_stand_beside_those_of_the_model():
+    combined = combine_figures("vqa", {"vqa_score": 80.0, "other": 70.0}, {"vqa_score": 5.0, "other": 1.0})
+    assert combined == {"vqa_score": 80.0, "other": 70.0, "start": 5.0, "start_other": 1.0}
+
+
+def test_answers_are_written_in_the_form_of_the_challenge():
+    files = result_files("vqa", QUESTIONS)
+    assert json.loads(files["answers.json"])[0] == {"question_id": 1, "answer": "yes"}
+    assert json.loads(files["answers_generated.json"])[3] == {"question_id": 4, "answer": "b"}
