@@ -172,11 +172,11 @@ class NodeStatus:
         self.actor.add_notice.remote(self.node, line)
 
     def set_draining(self, draining: bool) -> None:
-        """Let the readers of the node skip shards that they have not begun, or no longer; does not wait."""
+        """Let the first steps of the node skip shards that they have not begun; does not wait."""
         self.actor.set_draining.remote(self.node, draining)
 
     def is_draining(self) -> bool:
-        """Whether readers skip shards; False if the board does not answer."""
+        """Whether the first steps skip shards; False if the board does not answer."""
         try:
             draining: bool = ray.get(self.actor.is_draining.remote(self.node), timeout=TIMEOUT_S)
         except UNAVAILABLE_ERRORS:

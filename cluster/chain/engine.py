@@ -57,6 +57,8 @@ class Step:
     """GPUs of each actor or task."""
     kind: Literal["read", "map", "write"] = "map"
     """Only the reader creates rows, only the writer consumes them; a `map` stage returns its input rows."""
+    begins: bool = False
+    """Work on a shard begins here: while the chain drains, the step skips shards."""
     rowwise: Callable[[], Stage] | None = None
     """Builds the part of a reader or writer that maps rows, while the stage itself is a `HasShardwisePart`:
     it runs after a reader's shardwise part and before a writer's. Without it, the stage itself is called."""
@@ -77,7 +79,7 @@ class StageRunner:
 
     A shard on which an earlier process died, for whatever reason, is processed in a subprocess: rows that
     kill the subprocess are found and marked, and this process survives. A table without rows passes through;
-    a reader returns one when the run has been asked to stop, or its node's chain drains.
+    a reader returns one when the run has been asked to stop, and a step that `begins` while the chain drains.
     """
 
     def __init__(self, step: Step) -> None:
@@ -113,7 +115,7 @@ class StageRunner:
     def _is_skipped(self) -> bool:
         """Whether the shard is left to a later pass."""
         status = self.step.node_status
-        return self.step.kind == "read" and status is not None and status.is_draining()
+        return self.step.begins and status is not None and status.is_draining()
 
     def _log_context(self, batch: pa.Table) -> AbstractContextManager[object]:
         step = self.step

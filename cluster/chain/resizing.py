@@ -1,8 +1,8 @@
 """End the pass of a chain early when the cluster has changed, so that the next pass is sized for it.
 
 Ray Data never changes a fixed actor pool: the actors of a lost node wait for resources, and nodes that join
-stay unused. A pass that is to end early drains: its readers skip the shards that they have not begun, those
-in flight are finished and committed, and the next pass runs over what is left in another size.
+stay unused. A pass that is to end early drains: its first steps skip the shards that they have not begun,
+those in flight are finished and committed, and the next pass runs over what is left in another size.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Resizing:
     can_grow: Callable[[Resources], bool]
     """Whether a chain that starts now would have more actors."""
     drain: Callable[[], None]
-    """Lets the readers skip the shards that they have not begun."""
+    """Lets the first steps skip the shards that they have not begun."""
     after: float
     """Seconds from the start of the pass in which it does not end for a larger cluster."""
     patience: Callable[[], float]

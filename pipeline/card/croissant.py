@@ -10,7 +10,7 @@ import pyarrow as pa
 from msgspec.structs import replace
 
 from capfilt.pipeline.card.facts import CardFacts
-from capfilt.pipeline.rundir.round_files import find_round_files
+from capfilt.pipeline.rundir.contents.round_files import find_round_files
 from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.stages.export.tables import IMAGE_TYPE
 from capfilt.stages.storage.layout import EXPORT_DATA, candidates_folder, rounds_folder

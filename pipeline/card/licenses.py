@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from capfilt.pipeline.rundir.round_files import find_round_files
+from capfilt.pipeline.rundir.contents.round_files import find_round_files
 from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.stages.rows import CANDIDATE_SCHEMA
 from capfilt.stages.storage.sql import open_database, open_parquet

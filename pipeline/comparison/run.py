@@ -10,7 +10,7 @@ from capfilt.pipeline.config.load import to_json_data
 from capfilt.pipeline.nodes.report import ImageReader, collect_scores
 from capfilt.pipeline.report.metrics_file import Scores
 from capfilt.pipeline.report.tables import RoundTables, Row
-from capfilt.pipeline.rundir.round_files import RoundFiles, find_round_files
+from capfilt.pipeline.rundir.contents.round_files import RoundFiles, find_round_files
 from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.stages.storage.layout import DEFAULT_VERDICTS
 

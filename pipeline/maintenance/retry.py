@@ -27,10 +27,10 @@ from capfilt.pipeline.nodes.failures import describe_failure, failure_causes
 from capfilt.pipeline.nodes.shards import Shard, ShardWork, stream_shards, writing_seconds
 from capfilt.pipeline.plan import downstream
 from capfilt.pipeline.prepare import make_corpora
+from capfilt.pipeline.rundir.contents.totals import status_summary
 from capfilt.pipeline.rundir.generations import clear_staging, find_replacements, is_stale, publish
 from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.pipeline.rundir.shared_paths import check_shared_paths
-from capfilt.pipeline.rundir.totals import status_summary
 from capfilt.stages.manifest.index import Index, read_index, read_shard
 from capfilt.stages.shards.records import StagedShard
 from capfilt.stages.shards.retry import RetryConfig

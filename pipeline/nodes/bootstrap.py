@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
+from capfilt.pipeline.config.files.start_weights import check_given_models, check_start_weights
 from capfilt.pipeline.config.load import ConfigError
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.config.sections import NO_CAPTIONER
-from capfilt.pipeline.config.start_weights import check_given_models, check_start_weights
 from capfilt.pipeline.errors import NodeFailed
 from capfilt.pipeline.node import Node, NodeKind, NodeResult
 from capfilt.stages.bootstrap.language import PACKAGE
@@ -121,7 +121,7 @@ def run_bootstrap(context: RunContext, node: Node) -> NodeResult:
     from capfilt.pipeline.nodes.duplicates import mark_round
     from capfilt.pipeline.nodes.failures import check_failed_fraction
     from capfilt.pipeline.nodes.shards import run_shards
-    from capfilt.pipeline.rundir.totals import count_records
+    from capfilt.pipeline.rundir.contents.totals import count_records
 
     downloaded_here = tuple(source for source in node.sources if not _has_fetch_node(context, source))
     roles = _roles(context.config)

@@ -28,7 +28,7 @@ def run_fetch(context: RunContext, node: Node) -> NodeResult:
     from capfilt.pipeline.nodes.duplicates import count_copies
     from capfilt.pipeline.nodes.failures import check_failed_fraction
     from capfilt.pipeline.nodes.shards import run_shards
-    from capfilt.pipeline.rundir.totals import count_records, status_summary
+    from capfilt.pipeline.rundir.contents.totals import count_records, status_summary
 
     config = context.config
     folders = {source: corpus_folder(source) for source in node.sources}

@@ -22,7 +22,7 @@ from capfilt.pipeline.console.commands import (
 )
 from capfilt.pipeline.evaluation.groups import check_properties
 from capfilt.pipeline.node import Node, NodeKind, NodeResult
-from capfilt.pipeline.rundir.round_files import find_round_files
+from capfilt.pipeline.rundir.contents.round_files import find_round_files
 from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.stages.bootstrap.filter import FilterConfig
 from capfilt.stages.rows import shard_of_key

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -184,10 +184,10 @@ def _run_once(context: RunContext, work: ShardWork, todo: list[Shard], stalls: i
     config = context.config.cluster
     try:
         sizing = context.sizing()
-        chain = [
+        chain = mark_first_steps(
             replace(with_step_logging(step, work.name), node_status=status, limits=sizing.limits)
             for step in work.steps(sizing)
-        ]
+        )
         work.throughput.stages = [stage_processes(step, sizing) for step in chain]
         status.set_draining(False)
         demand = chain_demand(chain)
@@ -206,6 +206,14 @@ def _run_once(context: RunContext, work: ShardWork, todo: list[Shard], stalls: i
     except Exception as error:  # the engine raises many types
         return EndOfPass(error)
     return EndOfPass(resized=resizing.reason)
+
+
+def mark_first_steps(steps: Iterable[Step]) -> list[Step]:
+    """The steps, of which the reader and the first one with actors skip shards while the chain drains: small
+    shards are read long before an actor works on them."""
+    steps = list(steps)
+    first = next((step.name for step in steps if step.actors), None)
+    return [replace(step, begins=step.kind == "read" or step.name == first) for step in steps]
 
 
 def patience(slowest: float) -> float:

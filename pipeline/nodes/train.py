@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from capfilt.pipeline.config.files.start_weights import check_start_weights, resolve_address
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.config.sections import ModelSection
-from capfilt.pipeline.config.start_weights import check_start_weights, resolve_address
 from capfilt.pipeline.config.training import TrainSection
 from capfilt.pipeline.errors import NodeFailed
 from capfilt.pipeline.node import Node, NodeKind, NodeResult

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.node import Node
-from capfilt.pipeline.rundir.trained_images import TrainedTexts, count_human_images, count_web_images
+from capfilt.pipeline.rundir.contents.trained_images import TrainedTexts, count_human_images, count_web_images
 from capfilt.pipeline.rundir.verdict_sets import verdicts_of, with_verdicts
 from capfilt.stages.pairs.parts import ShardRef, assign_parts
 from capfilt.stages.pairs.read import Verdicts

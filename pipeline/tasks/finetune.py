@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from capfilt.pipeline.config.files.start_weights import resolve_address
 from capfilt.pipeline.config.schema import Config
-from capfilt.pipeline.config.start_weights import resolve_address
 from capfilt.pipeline.node import Node, NodeKind, NodeResult
 from capfilt.pipeline.nodes.train import (
     count_steps,

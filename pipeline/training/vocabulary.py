@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from capfilt.models.caption_text import normalize_caption
 from capfilt.models.network.tokenizer import Tokenizer
-from capfilt.pipeline.config.start_weights import resolve_address
+from capfilt.pipeline.config.files.start_weights import resolve_address
 from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.stages.storage.layout import VOCABULARY, corpus_folder, corpus_shard
 

@@ -38,7 +38,9 @@ def shards_of(monkeypatch):
 
         counts = {"candidates": {}, "by_source": {"web": {"success": 1}}}
         monkeypatch.setattr("capfilt.pipeline.nodes.shards.run_shards", run_shards)
-        monkeypatch.setattr("capfilt.pipeline.rundir.totals.count_records", lambda ledger, folders: counts)
+        monkeypatch.setattr(
+            "capfilt.pipeline.rundir.contents.totals.count_records", lambda ledger, folders: counts
+        )
         monkeypatch.setattr(
             "capfilt.pipeline.nodes.duplicates.mark_round",
             lambda context, node, fetched: seen.update(fetched=fetched),

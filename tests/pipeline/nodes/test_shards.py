@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from capfilt.cluster.chain.engine import Step
 from capfilt.cluster.chain.resizing import ChainStalled, ClusterShrunk
 from capfilt.pipeline.config.load import parse_config
 from capfilt.pipeline.console.progress import Progress
@@ -15,12 +16,13 @@ from capfilt.pipeline.nodes import shards
 from capfilt.pipeline.nodes.shards import (
     ATTEMPTS,
     ShardWork,
+    mark_first_steps,
     missing_shards,
     patience,
     run_shards,
     stream_shards,
 )
-from capfilt.pipeline.rundir.totals import count_records, status_summary
+from capfilt.pipeline.rundir.contents.totals import count_records, status_summary
 from capfilt.stages.shards.records import CandidatesRecord, CorpusRecord, RowCounts
 from tests.runs import writable
 
@@ -157,6 +159,23 @@ def test_pass_that_has_stalled_is_repeated_with_more_patience(monkeypatch):
     with pytest.raises(ChainStalled):
         passes.run()
     assert passes.patience == [900.0, 1800.0, 3600.0]
+
+
+@pytest.mark.parametrize(
+    ("actors", "begins"),
+    [
+        ({"read": 0, "fetch": 2, "caption": 2, "write": 0}, ["read", "fetch"]),
+        ({"read": 0, "caption": 2, "filter": 1, "write": 0}, ["read", "caption"]),
+        ({"read": 0, "write": 0}, ["read"]),
+    ],
+)
+def test_reader_and_first_actors_skip_shards(actors, begins):
+    kinds = {"read": "read", "write": "write"}
+    steps = (
+        Step(name=name, make=object, actors=number, kind=kinds.get(name, "map"))
+        for name, number in actors.items()
+    )
+    assert [step.name for step in mark_first_steps(steps) if step.begins] == begins
 
 
 @pytest.mark.parametrize(

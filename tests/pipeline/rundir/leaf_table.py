@@ -237,7 +237,7 @@ TABLE = [
     (dict.fromkeys(TRAININGS, ""), SPEED),
     ({"": "pretrain.1"}, {"continue_training": True}),
     (
-        {"pretrain.texts": "filter_only captioner_only pretrain.1"},
+        {"pretrain.texts": "filter_only captioner_only pretrain.1 export.1"},
         {"human": 2, "web": 0.5, "synthetic": 0, "per_image": "one", "sentences": "sample"},
     ),
     ({"pretrain.texts": "filter_only pretrain.1"}, {"verdicts": "strict"}),
@@ -320,10 +320,14 @@ TABLE = [
             "stall_seconds": 10,
             "worker_memory_gb": 1.0,
             "object_store_gb": 1.0,
+            "wait_for": {"gpus": 1},
+            "resize_seconds": 10,
+            "allow_cpu": True,
         },
     ),
     # Optional sections as a whole.
     ({"": ""}, {"shapes": None, "clipart": None, "export": None}),
+    ({"cluster.wait_for": ""}, {"gpus": 2, "cpus": 3, "seconds": 10}),
     ({"sources.more": "fetch"}, {"fetch": None}),
 ]
 ROWS_OF_TABLE = {
