@@ -16,6 +16,7 @@ class UserError(Exception):
         ├── PartsError      stages/pairs/parts.py         a source has fewer shards than parts
         ├── PolicyError     stages/verdicts/rules.py      a rule of `capfilt rejudge` is wrong
         ├── StoreError      stages/storage/errors.py      a place cannot be reached, read or written
+        ├── TaskDataError   stages/taskdata/records.py    a file of a downstream task cannot be used
         ├── UnknownClass    stages/shards/retry.py        an unknown status in `capfilt retry --class`
         ├── VerdictSetError stages/verdicts/sets.py       a set of verdicts is missing, stale or damaged
         ├── CardError       pipeline/card/facts.py        a run that a card cannot describe

@@ -37,16 +37,15 @@ def headings_of(page: Page) -> list[str]:
 
 
 def test_navigation_lists_exactly_the_sections_of_the_page(page: Page) -> None:
-    assert (
-        links_of(page) == headings_of(page) == [f"#{section}" for section in SECTIONS if section != "groups"]
-    )
+    shown = [f"#{section}" for section in SECTIONS if section not in ("groups", "tasks")]
+    assert links_of(page) == headings_of(page) == shown
     assert [a.text for a in page.all("nav")[0].all("a")] == [h.text for h in page.all("h2")]
 
 
 def test_sections_without_content_are_left_out(inputs: ReportInputs, run: Path) -> None:
     build_report(replace(inputs, retrieval={}, caption={}), Store(str(run)))
     found = page_of(run)
-    without = {"#groups", "#models", "#drift", "#copies"}
+    without = {"#groups", "#models", "#tasks", "#drift", "#copies"}
     assert links_of(found) == headings_of(found) == [f"#{s}" for s in SECTIONS if f"#{s}" not in without]
     nothing = replace(inputs, candidate_files=[], corpus_files=[], retrieval={}, caption={})
     build_report(nothing, Store(str(run)))

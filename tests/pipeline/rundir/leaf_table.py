@@ -107,6 +107,7 @@ TABLE = [
             "boilerplate": 0.2,
             "partial": 0.2,
             "incomplete": 0.5,
+            "vocabulary": "rich",
             "questions": 4,
             "statements": 4,
             "human_words": 0.5,
