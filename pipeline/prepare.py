@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from capfilt.pipeline.config.files.paths import check_job_paths
 from capfilt.pipeline.config.load import ConfigError, dump_config
+from capfilt.pipeline.config.paths import check_job_paths
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.console.activity import Tell, tell_nobody
 from capfilt.pipeline.console.commands import resume_command

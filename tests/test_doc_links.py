@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from capfilt.pipeline.config.files.shipped import shipped_configs
 from capfilt.pipeline.config.load import load_config
+from capfilt.pipeline.config.shipped import shipped_configs
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")])

@@ -26,6 +26,10 @@ another, and a lost one may be replaced."""
 GRACE_S = 60.0
 """Seconds without a finished task after which a chain that no longer fits is stopped."""
 
+MIN_PATIENCE_S, PATIENCE_FACTOR = 900.0, 4.0
+"""A pass ends when no task has finished for this time, and this many times as long as the slowest shard took:
+its engine hangs. Before the first finished shard only the engine's own limit holds."""
+
 Resources = Mapping[str, float]
 """As `ray.cluster_resources()` returns them."""
 
@@ -132,6 +136,15 @@ class Resizing:
 
 def _describe(resources: Resources) -> str:
     return f"the cluster has {resources.get('CPU', 0.0):g} CPUs and {resources.get('GPU', 0.0):g} GPUs"
+
+
+def patience(slowest: float) -> float:
+    """Seconds without a finished task after which a pass is ended.
+
+    Args:
+        slowest: seconds of all stages together of the slowest shard so far, 0 before the first one.
+    """
+    return max(MIN_PATIENCE_S, PATIENCE_FACTOR * slowest) if slowest else float("inf")
 
 
 class ResizingCallback(ExecutionCallback):  # type: ignore[misc]

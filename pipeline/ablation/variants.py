@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from capfilt.pipeline.ablation.definitions import SHAPES_DIR, WEB, AblationTable, TableRow, Variant
-from capfilt.pipeline.config.files.paths import check_job_paths
 from capfilt.pipeline.config.load import ConfigError, load_config
+from capfilt.pipeline.config.paths import check_job_paths
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.prepare import check_sources, make_corpora, open_run, states
 from capfilt.stages.storage.layout import CONFIG, seed_folder

@@ -55,8 +55,8 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
 ) -> None:
     """Preflight: rows and samples of each source, hosts, store, devices, models, nodes; starts nothing."""
-    from capfilt.pipeline.config.files.paths import check_job_paths
     from capfilt.pipeline.config.load import load_config
+    from capfilt.pipeline.config.paths import check_job_paths
     from capfilt.pipeline.console.activity import Activity, hidden_activity
     from capfilt.pipeline.preflight.check import run_preflight
     from capfilt.pipeline.preflight.page import print_preflight

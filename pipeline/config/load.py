@@ -14,10 +14,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from capfilt.pipeline.config.credentials import find_credentials
-from capfilt.pipeline.config.files.shipped import resolve_shipped, shipped_configs
 from capfilt.pipeline.config.former_keys import move_former_keys
 from capfilt.pipeline.config.mistakes import explain_mistakes
 from capfilt.pipeline.config.schema import Config
+from capfilt.pipeline.config.shipped import resolve_shipped, shipped_configs
 from capfilt.pipeline.config.tree import accepts_list, accepts_null, accepts_text, annotation_at
 from capfilt.stages.errors import UserError
 from capfilt.stages.storage.store import Store

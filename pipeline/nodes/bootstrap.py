@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from capfilt.pipeline.config.files.start_weights import check_given_models, check_start_weights
 from capfilt.pipeline.config.load import ConfigError
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.config.sections import NO_CAPTIONER
 from capfilt.pipeline.errors import NodeFailed
 from capfilt.pipeline.node import Node, NodeKind, NodeResult
+from capfilt.pipeline.rundir.start_weights import check_given_models, check_start_weights
 from capfilt.stages.bootstrap.language import PACKAGE
 from capfilt.stages.bootstrap.model_source import ModelSource, Role
 from capfilt.stages.carried.fields import ColumnsError

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from capfilt.cluster.chain.engine import Step, chain_demand, run_chain
-from capfilt.cluster.chain.resizing import ChainStalled, ClusterShrunk, Resizing
+from capfilt.cluster.chain.resizing import ChainStalled, ClusterShrunk, Resizing, patience
 from capfilt.cluster.sizing import Sizing, can_grow
 from capfilt.pipeline.console.signals import NodeStopped
 from capfilt.pipeline.console.throughput import FinishedShard, StageProcesses, Throughput
@@ -37,9 +37,6 @@ from capfilt.stages.storage.store import StoreError
 
 Shard = dict[str, Any]
 """{"source", "shard"}: one item of a chain."""
-MIN_PATIENCE_S, PATIENCE_FACTOR = 900.0, 4.0
-"""A pass ends when no task has finished for this time, and this many times as long as the slowest shard took:
-its engine hangs. Before the first finished shard only the engine's own limit holds."""
 ATTEMPTS = 3
 """A node fails after this many passes in a row over its missing shards that complete none of them. While
 passes complete shards it continues: the engine may fail, and a machine that is lost uses up the retries of
@@ -216,20 +213,10 @@ def mark_first_steps(steps: Iterable[Step]) -> list[Step]:
     return [replace(step, begins=step.kind == "read" or step.name == first) for step in steps]
 
 
-def patience(slowest: float) -> float:
-    """Seconds without a finished task after which a pass is ended.
-
-    Args:
-        slowest: seconds of all stages together of the slowest shard so far, 0 before the first one.
-    """
-    return max(MIN_PATIENCE_S, PATIENCE_FACTOR * slowest) if slowest else float("inf")
-
-
 def stage_processes(step: Step, sizing: Sizing) -> StageProcesses:
     """How many processes of a stage can work side by side."""
-    if step.actors:
-        return StageProcesses(step.name, step.actors, long_lived=True)
-    return StageProcesses(step.name, max(1.0, sizing.cpus / step.cpus), long_lived=False)
+    number = step.actors or max(1.0, sizing.cpus / step.cpus)
+    return StageProcesses(step.name, number, long_lived=step.actors > 0)
 
 
 def missing_shards(

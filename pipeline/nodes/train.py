@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from capfilt.pipeline.config.files.start_weights import check_start_weights, resolve_address
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.config.sections import ModelSection
 from capfilt.pipeline.config.training import TrainSection
@@ -23,6 +22,7 @@ from capfilt.pipeline.nodes.training_data import (
     training_shards,
 )
 from capfilt.pipeline.rundir.ledger import fingerprint
+from capfilt.pipeline.rundir.start_weights import check_start_weights, resolve_address
 from capfilt.pipeline.rundir.verdict_sets import verdict_inputs, verdicts_of
 from capfilt.stages.pairs.texts import TextsConfig
 from capfilt.stages.storage.layout import (

@@ -10,7 +10,7 @@ from typing import Any
 MAX_LENGTH = 60
 """Characters of a value that a message shows."""
 _IDENTITY = re.compile(r"(.+) \(sha256 [0-9a-f]+\)")
-"""Start weights and tokenizers in fingerprints (`pipeline.config.files.start_weights.start_identity`)."""
+"""Start weights and tokenizers in fingerprints (`pipeline.rundir.start_weights.start_identity`)."""
 
 Given = Mapping[str, Mapping[str, Any]]
 """{"captioner" | "filter": {"address": …, "files": [{"name", "bytes", "sha256"}]}}, as node records hold the

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from capfilt.models.checkpoints.files import combine_digests, file_digests
-from capfilt.pipeline.config.files.start_weights import start_identity
 from capfilt.pipeline.config.load import to_json_data
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.config.training import FinetuneSection
 from capfilt.pipeline.node import Node
 from capfilt.pipeline.rundir.ledger import fingerprint
+from capfilt.pipeline.rundir.start_weights import start_identity
 from capfilt.stages.fetch.urls.blocklist import block_list_digest
 from capfilt.stages.manifest.config import EXTRA_KEYS
 from capfilt.stages.rows import SCHEMA_VERSION

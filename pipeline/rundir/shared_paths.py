@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from capfilt.pipeline.config.files.paths import SHARED_PLACES, check_absolute, named_paths
 from capfilt.pipeline.config.load import ConfigError
+from capfilt.pipeline.config.paths import SHARED_PLACES, check_absolute, named_paths
 from capfilt.pipeline.config.schema import Config
 from capfilt.stages.storage.local_files import TEMPORARY_PREFIX
 from capfilt.stages.storage.s3_errors import describe_error

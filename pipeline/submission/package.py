@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import capfilt
-from capfilt.pipeline.config.files.paths import SHARED_PLACES, named_paths
 from capfilt.pipeline.config.load import dump_config
+from capfilt.pipeline.config.paths import SHARED_PLACES, named_paths
 from capfilt.pipeline.config.schema import Config
 from capfilt.stages.errors import UserError
 from capfilt.stages.storage.layout import CONFIG

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from capfilt.pipeline.config.files.start_weights import resolve_address
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.node import Node, NodeKind, NodeResult
 from capfilt.pipeline.nodes.train import (
@@ -15,6 +14,7 @@ from capfilt.pipeline.nodes.train import (
     train_model,
     with_resolved_starts,
 )
+from capfilt.pipeline.rundir.start_weights import resolve_address
 from capfilt.pipeline.tasks.inputs import check_task_models, require_task_record
 from capfilt.stages.pairs.parts import ShardRef
 from capfilt.stages.storage.layout import model_folder

@@ -8,9 +8,9 @@ import msgspec
 from msgspec import Struct
 
 from capfilt.models.checkpoints.check import Opening, check_checkpoints
-from capfilt.pipeline.config.files.start_weights import resolve_address
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.config.tasks import TaskData, TaskSection
+from capfilt.pipeline.rundir.start_weights import resolve_address
 from capfilt.stages.storage.artifacts import ArtifactError, ensure_local
 from capfilt.stages.storage.layout import task_record
 from capfilt.stages.storage.store import DECODE_ERRORS, FileEntry, Store, sha256

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 
 from capfilt.models.caption_text import normalize_caption
 from capfilt.models.network.tokenizer import Tokenizer
-from capfilt.pipeline.config.files.start_weights import resolve_address
 from capfilt.pipeline.rundir.run_dir import RunDir
+from capfilt.pipeline.rundir.start_weights import resolve_address
 from capfilt.stages.storage.layout import VOCABULARY, corpus_folder, corpus_shard
 
 MAX_SHARDS_PER_SOURCE = 1000

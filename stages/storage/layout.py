@@ -33,10 +33,8 @@ SURPLUS = "duplicates/surplus.parquet"
 """The shards that hold surplus copies."""
 VOCABULARY = "models/tokenizer"
 """Folder of the tokenizer that the first pretraining trains on the corpus."""
-
 CROISSANT = "croissant.json"
 """Describes the candidates of a round for search engines and data loaders; `capfilt card` can write it."""
-
 VERDICTS = "verdicts"
 """Folder of the named sets of verdicts."""
 DEFAULT_VERDICTS = "default"
@@ -225,11 +223,7 @@ def task_folder(task: str) -> str:
 
 
 def task_shard(task: str, split: str, shard: int) -> str:
-    """Samples of a downstream task, with their images.
-
-    Args:
-        split: "train" or "test".
-    """
+    """Samples of a downstream task, "train" or "test", with their images."""
     return f"{task_folder(task)}/{split}/{shard_digits(shard)}.parquet"
 
 
@@ -320,9 +314,5 @@ def older_place(name: str) -> str:
 
 
 def has_older_layout(names: Collection[str]) -> bool:
-    """Whether a run directory is one of an earlier version.
-
-    Args:
-        names: what the run directory holds.
-    """
+    """Whether a run directory that holds these names is one of an earlier version."""
     return CONFIG in names and "corpus" in names and RECORDS not in names

@@ -17,6 +17,7 @@ from capfilt.cluster.chain.resizing import (
     Demand,
     Resizing,
     ResizingCallback,
+    patience,
 )
 
 EIGHT, FOUR = {"CPU": 8.0}, {"CPU": 4.0}
@@ -179,3 +180,10 @@ def test_executions_share_the_state_of_a_pass_and_workers_get_none():
     copy = deepcopy(SimpleNamespace(callbacks=[factory])).callbacks[0]
     assert factory().resizing is copy().resizing is state
     assert pickle.loads(pickle.dumps(factory)).resizing is None
+
+
+@pytest.mark.parametrize(
+    ("slowest", "seconds"), [(0.0, float("inf")), (1.0, 900.0), (225.0, 900.0), (226.0, 904.0)]
+)
+def test_patience_follows_the_slowest_shard(slowest, seconds):
+    assert patience(slowest) == seconds

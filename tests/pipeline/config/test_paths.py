@@ -6,8 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from capfilt.pipeline.cli.app import app
-from capfilt.pipeline.config.files.paths import check_job_paths, named_paths
 from capfilt.pipeline.config.load import ConfigError, load_config, parse_config
+from capfilt.pipeline.config.paths import check_job_paths, named_paths
 from tests.tiny import tiny_data, write_config
 
 IN_A_JOB = ("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")

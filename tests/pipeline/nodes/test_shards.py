@@ -18,7 +18,6 @@ from capfilt.pipeline.nodes.shards import (
     ShardWork,
     mark_first_steps,
     missing_shards,
-    patience,
     run_shards,
     stream_shards,
 )
@@ -176,13 +175,6 @@ def test_reader_and_first_actors_skip_shards(actors, begins):
         for name, number in actors.items()
     )
     assert [step.name for step in mark_first_steps(steps) if step.begins] == begins
-
-
-@pytest.mark.parametrize(
-    ("slowest", "seconds"), [(0.0, float("inf")), (1.0, 900.0), (225.0, 900.0), (226.0, 904.0)]
-)
-def test_patience_follows_the_slowest_shard(slowest, seconds):
-    assert patience(slowest) == seconds
 
 
 @pytest.mark.parametrize("stop_after", [0, 1])

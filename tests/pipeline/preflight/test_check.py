@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from capfilt.pipeline.config.files.shipped import resolve_shipped
 from capfilt.pipeline.config.load import load_config, parse_config
+from capfilt.pipeline.config.shipped import resolve_shipped
 from capfilt.pipeline.console.streams import SafeConsole
 from capfilt.pipeline.preflight import check as module
 from capfilt.pipeline.preflight.changes import changed_keys

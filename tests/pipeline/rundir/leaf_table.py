@@ -239,8 +239,9 @@ TABLE = [
     ({"": "pretrain.1"}, {"continue_training": True}),
     (
         {"pretrain.texts": "filter_only captioner_only pretrain.1 export.1"},
-        {"human": 2, "web": 0.5, "synthetic": 0, "per_image": "one", "sentences": "sample"},
+        {"human": 2, "web": 0.5, "synthetic": 0, "per_image": "one"},
     ),
+    ({"pretrain.texts": "filter_only captioner_only pretrain.1"}, {"sentences": "sample"}),
     ({"pretrain.texts": "filter_only pretrain.1"}, {"verdicts": "strict"}),
     ({"captioner": "captioner.1"}, {"web_share": 0.2}),
     ({"": "bootstrap.1 calibrate.1"}, {"shared_finetune": True}),
@@ -361,6 +362,7 @@ NEEDED = {
         for part in ("train.shapes", "test")
         for key in ("annotations", "image_name")
     },
+    **{f"cluster.wait_for.{key}": {"cluster.wait_for": {}} for key in ("gpus", "cpus", "seconds")},
     "tasks.quiz.checkpoint": {"tasks.quiz.checkpoint": "{dir}/first.pth", "tasks.quiz.rounds": None},
     "tasks.quiz.tokenizer": {"tasks.quiz.checkpoint": "{dir}/first.pth", "tasks.quiz.rounds": None},
     **{f"{prefix}.objective.alpha": {f"{prefix}.objective.queue_size": 16} for prefix in TRAININGS},
@@ -378,7 +380,7 @@ NEEDED = {
 TWO_ROUNDS = {  # with run.rounds 2: path -> new value, nodes
     "duplicates.max_copies": (3, "pretrain.0 bootstrap.1 calibrate.1 bootstrap.2 calibrate.2"),
     "continue_training": (True, "pretrain.1 pretrain.2"),
-    "pretrain.texts.web": (2, "filter_only captioner_only pretrain.1 pretrain.2"),
+    "pretrain.texts.web": (2, "filter_only captioner_only pretrain.1 pretrain.2 export.2"),
     "captioner.web_share": (0.2, "captioner.1 captioner.2"),
     "sources.web.parts": (2, "pretrain.0 filter_only captioner_only pretrain.1 pretrain.2"),
     "captioner.finetune.steps": (10, "captioner.1 captioner.2"),

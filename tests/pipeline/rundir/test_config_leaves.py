@@ -113,7 +113,14 @@ def test_key_changes_exactly_these_nodes_of_two_rounds(folder, path):
 
 
 def test_table_has_every_key_of_the_config():
-    sections = {"shapes", "clipart", "export", "sources.NAME.fetch", "tasks.NAME.finetune"}
+    sections = {
+        "shapes",
+        "clipart",
+        "export",
+        "sources.NAME.fetch",
+        "tasks.NAME.finetune",
+        "cluster.wait_for",
+    }
     named = re.compile(r"^(sources|candidates|tasks|tasks\.NAME\.data\.train)\.(?!NAME\.)\w+\.")
     paths = {named.sub(r"\1.NAME.", named.sub(r"\1.NAME.", path)) for path in ROWS_OF_TABLE}
     assert sorted(paths - sections) == sorted(leaf_paths())

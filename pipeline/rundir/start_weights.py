@@ -11,8 +11,8 @@ from pathlib import Path
 
 from capfilt.models.checkpoints.check import Opening, check_checkpoints
 from capfilt.models.checkpoints.files import checkpoint_digest
-from capfilt.pipeline.config.files.shipped import resolve_shipped
 from capfilt.pipeline.config.schema import Config
+from capfilt.pipeline.config.shipped import resolve_shipped
 from capfilt.stages.storage.artifacts import ArtifactError, absolute_address, check_artifact, ensure_local
 from capfilt.stages.storage.hub import HubError, check_cache
 from capfilt.stages.storage.store import Store

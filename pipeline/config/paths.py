@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from capfilt.cluster.config import is_ray_job
-from capfilt.pipeline.config.files.shipped import SHIPPED_ROOT
 from capfilt.pipeline.config.load import ConfigError
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.config.sections import NO_CAPTIONER
+from capfilt.pipeline.config.shipped import SHIPPED_ROOT
 from capfilt.stages.fetch.config import FetchConfig
 
 SHARED_PLACES = "a file system that all nodes share, or an object store (s3://, gs://)"

@@ -4,14 +4,14 @@ import re
 
 import pytest
 
-from capfilt.pipeline.config.files.shipped import SHIPPED_ROOT, resolve_shipped, shipped_configs
-from capfilt.pipeline.config.files.start_weights import (
+from capfilt.pipeline.config.load import parse_config
+from capfilt.pipeline.config.shipped import SHIPPED_ROOT, resolve_shipped, shipped_configs
+from capfilt.pipeline.rundir.start_weights import (
     check_given_models,
     check_start_weights,
     resolve_address,
     start_identity,
 )
-from capfilt.pipeline.config.load import parse_config
 from capfilt.stages.storage.artifacts import ArtifactError
 from capfilt.stages.storage.store import Store
 from tests.tiny import tiny_data
@@ -110,7 +110,7 @@ def test_given_checkpoints_are_opened_as_the_workers_will_open_them(tmp_path, mo
         opened.extend(openings)
         return [None, "broken"]
 
-    monkeypatch.setattr("capfilt.pipeline.config.files.start_weights.check_checkpoints", check)
+    monkeypatch.setattr("capfilt.pipeline.rundir.start_weights.check_checkpoints", check)
     data = tiny_data(tmp_path)
     for role in ("captioner", "filter"):
         (tmp_path / role).mkdir()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-SHIPPED_ROOT = Path(__file__).parents[3]
+SHIPPED_ROOT = Path(__file__).parents[2]
 """Folder that holds `configs/`: the repository root in a checkout, the package folder in an installed
 wheel."""
 
