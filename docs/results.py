@@ -5,6 +5,7 @@ Each folder is the run.dir of a `capfilt ablate`. Every figure of the page comes
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from capfilt.pipeline.ablation.page import load_summaries  # noqa: E402
 from capfilt.pipeline.ablation.tables import TABLES  # noqa: E402
 from capfilt.stages.storage.store import Store  # noqa: E402
 
-COMMAND = "capfilt ablate configs/quickstart.yaml"
+COMMAND = "capfilt ablate configs/long-tail.yaml"
 INTRODUCTION = """\
 # Results
 
@@ -29,6 +30,9 @@ by the similarity of image and text features only. The last rows are differences
 row in bold is ahead. Pairs are those of the pretraining. Noise is the share of texts of an origin that the
 filter dropped, kept the share of all texts that it kept.
 """
+
+PLACES = re.compile(r" --set [\w.]+=data/\S+")
+"""Options of a command that only say where the corpus is: the figures do not depend on it."""
 
 
 def render_page(folders: Sequence[str]) -> str:
@@ -47,7 +51,7 @@ def render_page(folders: Sequence[str]) -> str:
         parts.append(
             "\n".join(f"* {TABLES[name].title}: `{COMMAND} --table {name}`" for name in missing) + "\n"
         )
-    return "\n".join(parts)
+    return PLACES.sub("", "\n".join(parts))
 
 
 if __name__ == "__main__":
