@@ -33,7 +33,11 @@ PLACES = {
 OF_AN_ABLATION = {"tables/decoding.parquet"}
 """Described, and in no run directory."""
 ON_DEMAND = {"verdicts/NAME/1/web/000012.parquet", "reports/1/groups.parquet"}
-"""Parquet files that only a command of the user writes."""
+ON_DEMAND |= {"croissant.json", "lease/job.json"}
+"""Files that only a command of the user writes."""
+OF_TASKS = {"tasks/vqa/train/000012.parquet", "results/task.vqa.1/"}
+OF_TASKS |= {"records/tasks/vqa/data.json", "records/tasks/vqa/answers.json"}
+"""Files of runs with downstream tasks."""
 OF_FOREIGN_CAPTIONS = {"captions/web/parts/00000.parquet", "captions/web/unmatched/00000.parquet"}
 OF_FOREIGN_CAPTIONS |= {"captions/web/captions.json", "reports/1/captioners.parquet"}
 """Files of runs that judge captions from elsewhere."""
@@ -60,7 +64,7 @@ def test_every_file_has_a_heading_and_its_folder_a_line_in_the_tree(files):
     assert found - set(sections()) == WITHOUT_HEADING
     others = {h for h in sections() if "verdicts/NAME" in h or h.startswith("exports/")} | ON_DEMAND
     others |= {"replacing/web/000012.json", "lease/000001.json", "nodes/filter.1.started.json", "<key>.json"}
-    assert set(sections()) - found == others | OF_AN_ABLATION | OF_FOREIGN_CAPTIONS
+    assert set(sections()) - found == others | OF_AN_ABLATION | OF_FOREIGN_CAPTIONS | OF_TASKS
     for heading in found | others - {"<key>.json"}:
         assert any(heading.startswith(line) for line in tree()), heading
 
@@ -84,7 +88,7 @@ def test_parquet_files_have_the_documented_columns(files):
             columns = {field.name: arrow_name(field.type) for field in pq.read_schema(place)}
             assert columns == documented(heading), path
     found = {heading for path, _, heading in files if path.endswith(".parquet")}
-    missing = ON_DEMAND | OF_AN_ABLATION | OF_FOREIGN_CAPTIONS
+    missing = ON_DEMAND | OF_AN_ABLATION | OF_FOREIGN_CAPTIONS | OF_TASKS
     assert set(SCHEMAS) - found == {heading for heading in missing if heading.endswith(".parquet")}
 
 
