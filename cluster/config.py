@@ -47,7 +47,7 @@ class ClusterConfig:
     """Wait at the start of each node of the run until the cluster has these resources; for clusters whose
     machines come one after another. Machines that come later are used, too (`resize_seconds`)."""
     resize_seconds: Annotated[float, Ge(0)] = 600
-    """A bootstrap or download that has run for so many seconds is divided anew when the cluster has grown:
+    """A bootstrap or download that has run for so many seconds is resized when the cluster has grown:
     the shards in flight are finished, and the models are loaded again in as many replicas as fit. When
     machines are lost and the replicas no longer fit, that happens at once."""
     allow_cpu: bool | None = None

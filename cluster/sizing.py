@@ -54,12 +54,9 @@ class Sizing:
 
     def is_exceeded_by(self, other: Sizing) -> bool:
         """Whether another sizing has more actors in a stage and fewer in none."""
-        pairs = [(self.fetch, other.fetch), (self.caption, other.caption), (self.filter, other.filter)]
-        return (
-            other != self
-            and all(ours.actors <= theirs.actors for ours, theirs in pairs)
-            and any(ours.actors < theirs.actors for ours, theirs in pairs)
-        )
+        ours = (self.fetch.actors, self.caption.actors, self.filter.actors)
+        theirs = (other.fetch.actors, other.caption.actors, other.filter.actors)
+        return ours != theirs and all(few <= many for few, many in zip(ours, theirs, strict=True))
 
     def without_captioners(self, config: ClusterConfig) -> Sizing:
         """The same for a chain that only filters: filters take the place of captioners, unless the config

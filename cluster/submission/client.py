@@ -90,7 +90,7 @@ class JobClient:
         return [_job(each) for each in sorted(found, key=lambda each: -(each.start_time or 0))]
 
     def look(self, job_id: str) -> Job | None:
-        """A job; None if the cluster does not know it, for example because its head has been started anew."""
+        """A job; None if the cluster does not know it, for example because its head has been restarted."""
         with self._explained():
             try:
                 return _job(self._client.get_job_info(job_id))
@@ -152,8 +152,8 @@ class JobClient:
             job = self.look(job_id)
             if job is None:
                 raise ClusterError(
-                    f"{self.address}: the cluster does not know job {job_id} any more: its head was started "
-                    "anew; the same command submits the run again, and it resumes"
+                    f"{self.address}: the cluster does not know job {job_id} any more: its head was "
+                    "restarted; the same command submits the run again, and it resumes"
                 )
             if not job.is_active:
                 return job

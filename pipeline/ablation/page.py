@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import jinja2
-
 from capfilt import __version__
 from capfilt.pipeline.ablation.chart import draw_rows
 from capfilt.pipeline.ablation.console import format_spread, row_label
@@ -40,15 +38,8 @@ def write_page(store: Store, title: str) -> str:
 
 def render_tables(summaries: Sequence[TableSummary], title: str) -> str:
     """The page of some tables. The template escapes all values."""
-    folders = [Path(__file__).with_name("templates"), report_page.TEMPLATES]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folders),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= report_page.FILTERS | {
+    environment = report_page.make_environment(Path(__file__).with_name("templates"))
+    environment.filters |= {
         "label": column_title,
         "spread": _spread,
         "lead": lambda found, metric: _spread(found, metric, "+"),

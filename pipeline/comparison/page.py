@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
-
 from capfilt import __version__
 from capfilt.pipeline.comparison.compare import Comparison
 from capfilt.pipeline.comparison.shared import Disagreement
@@ -40,15 +38,8 @@ def write_comparison(found: Comparison, store: Store) -> str:
 
 def render_comparison(found: Comparison) -> str:
     """The page of a comparison. The template escapes all values."""
-    folders = [Path(__file__).with_name("templates"), report_page.TEMPLATES]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folders),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= report_page.FILTERS | {"figure": _format_figure, "change": _format_change}
+    environment = report_page.make_environment(Path(__file__).with_name("templates"))
+    environment.filters |= {"figure": _format_figure, "change": _format_change}
     return environment.get_template("comparison.html.j2").render(
         found=found,
         images=describe_images(found),

@@ -62,7 +62,9 @@ def run_calibrate(context: RunContext, node: Node) -> NodeResult:
         status=context.board.for_node(node.name),
     )
     context.progress.describe(node.name, f"scoring up to {task.size:,} texts with other images")
-    gpus = min(1.0, context.sizing().gpus)
+    sizing = context.sizing()
+    context.check_device({"filter": task.model}, sizing)
+    gpus = min(1.0, sizing.gpus)
     work = with_worker_logging(calibrate_filter, node=node.name)
     (found,) = map_remote(work, [task], cpus=1.0, gpus=gpus)
     if found is None:

@@ -64,16 +64,22 @@ FILTERS = {
 }
 
 
-def render_page(inputs: ReportInputs, tables: RoundTables, report: RoundReport) -> str:
-    """Render report.html. The template escapes all values."""
+def make_environment(*folders: Path) -> jinja2.Environment:
+    """The templates of these folders and of the report, with its filters. All values are escaped."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
+        loader=jinja2.FileSystemLoader([*folders, TEMPLATES]),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= FILTERS
+    return environment
+
+
+def render_page(inputs: ReportInputs, tables: RoundTables, report: RoundReport) -> str:
+    """Render report.html. The template escapes all values."""
+    environment = make_environment()
     values = {
         "inputs": inputs,
         "version": __version__,

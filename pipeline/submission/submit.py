@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from capfilt.cluster.config import ClusterError
 from capfilt.cluster.submission.address import SUBMITTED_BY, SUBMITTED_TO
 from capfilt.pipeline.config.load import dump_config
 from capfilt.pipeline.config.schema import Config
@@ -69,7 +70,7 @@ def submit_run(client: JobClient, config: Config, command: str, environment: Env
         )
         try:
             client.submit(submission)
-        except Exception:
+        except ClusterError:
             # Somebody else may have submitted it in this moment: ids are counted.
             if (active := _active(client.find(run))) is None:
                 raise

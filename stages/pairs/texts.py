@@ -1,7 +1,7 @@
 """Which texts of an image a training reads, and how often.
 
 With `per_image: all` every text is a pair of its own; with `one` an image is one pair, whose text is drawn
-anew in each epoch.
+again in each epoch.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class TextsConfig:
     """Set of verdicts that says which texts are kept. `default`: what the filter decided in the run. Other
     sets are made with `capfilt rejudge` once a round is bootstrapped."""
     sentences: Sentences = "whole"
-    """`whole`: a text as it is (paper). `sample`: of a text with several sentences one, drawn anew each time
+    """`whole`: a text as it is (paper). `sample`: of a text with several sentences one, drawn again each time
     that the pair occurs; for long captions."""
 
     def __post_init__(self) -> None:

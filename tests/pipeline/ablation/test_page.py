@@ -102,6 +102,14 @@ def test_the_page_of_results_has_the_measured_tables_and_names_the_others(tmp_pa
     page = render_page([str(tmp_path / "my tables")])
     assert "## my tables\n\n### Captioner and filter (paper, Table 1)\n" in page
     assert "| **both** | 55.0 ± 7.1 | 315.0 ± 21.2 |" in page
-    assert "capfilt ablate configs/quickstart.yaml --table decoding" in page and "--table capfilt" not in page
+    assert "capfilt ablate configs/long-tail.yaml --table decoding" in page and "--table capfilt" not in page
     with pytest.raises(SystemExit, match=r"error: .*/empty: has no tables"):
         render_page([str(tmp_path / "empty")])
+
+
+def test_commands_of_the_page_leave_out_where_the_corpus_was():
+    places = runpy.run_path(str(ROOT / "docs/results.py"))["PLACES"]
+    command = (
+        "capfilt ablate c.yaml --set shapes_dir=data/x --set sources.web.serve=data/x/web --set run.seed=1"
+    )
+    assert places.sub("", command) == "capfilt ablate c.yaml --set run.seed=1"

@@ -14,6 +14,7 @@ from capfilt.stages.storage.artifacts import (
     cache_folder,
     check_artifact,
     ensure_local,
+    measure_artifact,
 )
 from capfilt.stages.storage.store import Store
 from tests.s3_server import S3Fault
@@ -149,3 +150,15 @@ def test_a_copy_without_digests_is_made_again(run_dir):
     (copy / "model.safetensors").write_bytes(b"planted")
     ensure_local(run_dir.address("models/m"), "model", run_dir)
     assert (copy / "model.safetensors").read_bytes() == b"weights"
+
+
+def test_size_of_a_model_is_that_of_its_files(tmp_path, run_dir):
+    (tmp_path / "m/part").mkdir(parents=True)
+    (tmp_path / "m/a.bin").write_bytes(b"1" * 70)
+    (tmp_path / "m/part/b.bin").write_bytes(b"1" * 30)
+    assert measure_artifact(str(tmp_path / "m"), "filter.checkpoint") == 100
+    assert measure_artifact(str(tmp_path / "m/a.bin"), "filter.checkpoint") == 70
+    assert measure_artifact(run_dir.address("models/m"), "filter.checkpoint", run_dir) == len(b"weights{}")
+    assert measure_artifact("hf://org/name", "filter.checkpoint") is None
+    with pytest.raises(ArtifactError, match=r"filter\.checkpoint: nothing at"):
+        measure_artifact(str(tmp_path / "none"), "filter.checkpoint")
