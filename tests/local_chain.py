@@ -1,4 +1,4 @@
-"""A chain of stages without Ray."""
+"""Chains of stages and remote calls without Ray."""
 
 import pyarrow as pa
 
@@ -13,3 +13,8 @@ def run_local(items, steps):
         for runner in runners:
             batch = runner(batch)
         yield from batch.to_pylist()
+
+
+def map_local(function, items, *, cpus, gpus):
+    """`cluster.chain.engine.map_remote` in this process."""
+    return [function(item) for item in items]
