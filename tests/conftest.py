@@ -10,7 +10,7 @@ from tests.tiny import tiny_data
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # By default Ray gives its workers the lowest priority, so that a second test process would starve them.
 os.environ.setdefault("RAY_worker_niceness", "0")
-# A call of Ray outside `ray_session` is an error. By default it would start a second Ray with a default config.
+# A call of Ray outside `ray_session` is an error. By default it would start a Ray of its own.
 os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
 
 NICENESS_WITHOUT_RAY = 5

@@ -9,9 +9,10 @@ Shapes: M sequences, V vocabulary, T earlier tokens.
 import torch
 from torch import Tensor
 
-# The nucleus of a trained captioner has tens of tokens. Sorting this many instead of the whole vocabulary is
-# 10 times faster.
-SORTED_PREFIX = 1024
+# The nucleus of a trained captioner has tens of tokens. Selecting this many instead of sorting the vocabulary
+# is many times faster. Where the nucleus is larger, as for an untrained captioner, more are selected.
+PREFIX = 256
+GROWTH = 16
 
 
 def filter_logits(logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Tensor:
@@ -22,14 +23,33 @@ def filter_logits(logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_
     Tokens that tie with the least probable token of the nucleus are kept too, so that the result does not
     depend on the sorting order; ties are frequent in bfloat16.
     """
-    logits = logits / temperature
-    if 0 < top_k < logits.shape[-1]:
-        smallest = logits.topk(top_k, dim=-1).values[:, -1:]
-        logits = logits.masked_fill(logits < smallest, -torch.inf)
-    if top_p < 1:
-        probs = logits.softmax(-1)
-        logits = logits.masked_fill(probs < _nucleus_threshold(probs, top_p), -torch.inf)
-    return logits
+    logits = _keep_top_k(logits / temperature, top_k)
+    return _keep_nucleus(logits, logits.softmax(-1), top_p)
+
+
+def filter_candidates(
+    logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """`filter_logits` of the most probable tokens only, as many as may be kept.
+
+    Returns:
+        Filtered logits [M, C], -inf where a token is not kept, and the tokens [M, C], ascending. No other
+        token of the vocabulary is kept.
+    """
+    logits = _keep_top_k(logits / temperature, top_k)
+    probs, vocabulary, count = logits.softmax(-1), logits.shape[-1], PREFIX
+    # On a GPU, checking whether the selected tokens suffice would wait for the device.
+    selects = (top_k > 0 or top_p < 1) and not logits.is_cuda
+    while selects and count < vocabulary:
+        highest, tokens = probs.topk(count, dim=-1)
+        kept = highest >= _nucleus_threshold(highest, top_p) if top_p < 1 else highest > 0
+        if not bool(kept[:, -1].any()):  # otherwise further tokens may be kept, or tie with the last one
+            tokens, order = tokens.sort(dim=-1)
+            return logits.gather(-1, tokens).masked_fill(~kept.gather(-1, order), -torch.inf), tokens
+        count *= GROWTH
+    return _keep_nucleus(logits, probs, top_p), torch.arange(vocabulary, device=logits.device).expand_as(
+        logits
+    )
 
 
 def apply_repetition_penalty(logits: Tensor, ids: Tensor, penalty: float) -> Tensor:
@@ -44,18 +64,22 @@ def apply_repetition_penalty(logits: Tensor, ids: Tensor, penalty: float) -> Ten
     return torch.where(occurs, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
-def _nucleus_threshold(probs: Tensor, top_p: float) -> Tensor:
-    """The probability [M, 1] of the least probable token of each row's nucleus."""
-    # On a GPU, checking whether the prefix suffices would wait for the device.
-    if probs.is_cuda or probs.shape[-1] <= SORTED_PREFIX:
-        return _threshold_of_sorted(probs.sort(dim=-1, descending=True).values, top_p)
-    prefix = probs.topk(SORTED_PREFIX, dim=-1).values
-    if bool((prefix.sum(-1) < top_p).any()):
-        prefix = probs.sort(dim=-1, descending=True).values
-    return _threshold_of_sorted(prefix, top_p)
+def _keep_top_k(logits: Tensor, top_k: int) -> Tensor:
+    if not 0 < top_k < logits.shape[-1]:
+        return logits
+    smallest = logits.topk(top_k, dim=-1).values[:, -1:]
+    return logits.masked_fill(logits < smallest, -torch.inf)
 
 
-def _threshold_of_sorted(descending: Tensor, top_p: float) -> Tensor:
+def _keep_nucleus(logits: Tensor, probs: Tensor, top_p: float) -> Tensor:
+    if top_p == 1:
+        return logits
+    descending = probs.sort(dim=-1, descending=True).values
+    return logits.masked_fill(probs < _nucleus_threshold(descending, top_p), -torch.inf)
+
+
+def _nucleus_threshold(descending: Tensor, top_p: float) -> Tensor:
+    """The probability [M, 1] of the least probable token of each row's nucleus, of descending ones."""
     mass_before = descending.cumsum(-1) - descending
     last_kept = (mass_before < top_p).sum(-1, keepdim=True).clamp(min=1) - 1
     return descending.gather(-1, last_kept)

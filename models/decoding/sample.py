@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from capfilt.models.decoding.logits import filter_logits
+from capfilt.models.decoding.logits import filter_candidates
 from capfilt.models.decoding.state import DecodingState, Generated
 from capfilt.models.keyed_random import sample_categorical, uniform
 
@@ -24,7 +24,7 @@ def sample_tokens(state: DecodingState) -> Generated:
     state.expand(n)
     for step in range(length):
         tokens = _choose_tokens(state, logits, ids[active, :step], seeds[active])
-        token_logprobs = logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+        token_logprobs = logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
         was_finished = finished[active]
         ids[active, step] = tokens.masked_fill(was_finished, prompt.pad_id)
         logprobs[active] += token_logprobs.masked_fill(was_finished, 0)
@@ -46,5 +46,6 @@ def _choose_tokens(state: DecodingState, logits: Tensor, new_ids: Tensor, seeds:
     scores = state.process_scores(logits, new_ids)
     if sampling.strategy == "greedy":
         return scores.argmax(-1)
-    scores = filter_logits(scores, sampling.temperature, sampling.top_k, sampling.top_p)
-    return sample_categorical(scores.softmax(-1), uniform(seeds, new_ids.shape[1]))
+    kept, tokens = filter_candidates(scores, sampling.temperature, sampling.top_k, sampling.top_p)
+    drawn = sample_categorical(kept.softmax(-1), uniform(seeds, new_ids.shape[1]))
+    return tokens.gather(1, drawn[:, None])[:, 0]

@@ -1,16 +1,20 @@
 """Attention inputs: the cache of previous text tokens, and the assignment of texts to images.
 
 The reference computes the keys and values of an image again for every text and every generated token, and
-repeats the image for each beam. Here they exist once per image and layer, and all texts, samples and beams of
-the image share them.
+repeats the image for each beam. Here they exist at most once per image and layer, and all texts, samples and
+beams of the image share them. Where few text tokens attend to an image, they are not computed at all: texts
+attend to the image states themselves.
 
 Shape suffixes: B images, M texts, n texts per image at most, T tokens of a text, S cached + new tokens,
-N image tokens, H heads, K channels per head, Q = n*T queries of one image.
+N image tokens, W their width, D text width, H heads, K = D / H channels per head, Q = n*T queries of one
+image.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,32 +28,92 @@ MAX_SLOTS_PER_TEXT = 4
 CrossKV = list[tuple[Tensor, Tensor]]
 """Keys and values of the images for each layer, each [B, H, N, K]."""
 
+CrossStates = list[tuple[Tensor]]
+"""The states of the images [B, N, W], the same tensor for each layer: keys and values are not computed."""
+
+CrossInputs = Sequence[tuple[Tensor, ...]]
+"""What the cross-attention of each layer gets: a `CrossKV` or `CrossStates`."""
+
+
+def fewest_operations(shape: Sequence[int], width: int, heads: int, tokens: float) -> Literal["states", "kv"]:
+    """Whether attending to states or to their keys and values takes fewer operations.
+
+    Keys and values take 2 N W D multiplications an image and layer, once. Attending to states saves them, but
+    each text token takes 2 D W more to project its query and its result, and 2 N (H W - D) more to compare
+    and to average states of width W in each head, instead of keys and values of width D / H.
+
+    Args:
+        shape: of the states, [B, N, W].
+        width, heads: D and H.
+        tokens: text tokens per image.
+    """
+    _, count, source_width = shape
+    extra = count * (heads * source_width - width) + width * source_width
+    return "states" if tokens * extra < count * source_width * width else "kv"
+
+
+def select_images(cross: CrossInputs, images: Tensor) -> CrossInputs:
+    """The entries of these images (int64); a tensor that layers share is copied once."""
+    copies = {id(tensor): tensor for layer in cross for tensor in layer}
+    copies = {key: tensor.index_select(0, images) for key, tensor in copies.items()}
+    return [tuple(copies[id(tensor)] for tensor in layer) for layer in cross]
+
 
 class DecoderCache:
-    """Keys and values of the tokens that a decoder has read, for each layer [M, H, S, K]. `MED.decode`
-    appends."""
+    """Keys and values of the tokens that a decoder has read. `MED.decode` appends.
 
-    def __init__(self) -> None:
-        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+    Each layer has two buffers [M, H, capacity, K], made at its first tokens. Later ones are written into
+    them, so that a token loop neither allocates nor copies what is there already. For inference only.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        """`capacity` is the largest number of tokens per text."""
+        self.capacity = capacity
+        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self._lengths: dict[int, int] = {}
 
     @property
     def length(self) -> int:
         """Number of cached tokens per text, which is the position of the next token."""
-        return self.layers[0][0].shape[2] if self.layers else 0
+        return self._lengths.get(0, 0)
 
     def append(self, layer: int, key_MHTK: Tensor, value_MHTK: Tensor) -> tuple[Tensor, Tensor]:
-        """Add T tokens to a layer; returns all keys and values of that layer, each [M, H, S, K]."""
-        if layer in self.layers:
-            key, value = self.layers[layer]
-            key_MHTK = torch.cat([key, key_MHTK], dim=2)
-            value_MHTK = torch.cat([value, value_MHTK], dim=2)
-        self.layers[layer] = (key_MHTK, value_MHTK)
-        return self.layers[layer]
+        """Add T tokens to a layer.
+
+        Returns:
+            All keys and values of that layer, views of its buffers, each [M, H, S, K].
+
+        Raises:
+            ValueError: more tokens than `capacity`.
+        """
+        start = self._lengths.get(layer, 0)
+        end = start + key_MHTK.shape[2]
+        if end > self.capacity:
+            raise ValueError(f"{end} tokens, but the cache has room for {self.capacity}: make it larger")
+        if layer not in self._layers:
+            texts, heads, _, channels = key_MHTK.shape
+            size = (texts, heads, self.capacity, channels)
+            self._layers[layer] = key_MHTK.new_empty(size), value_MHTK.new_empty(size)
+        key, value = self._layers[layer]
+        key[:, :, start:end] = key_MHTK
+        value[:, :, start:end] = value_MHTK
+        self._lengths[layer] = end
+        return key[:, :, :end], value[:, :, :end]
 
     def select(self, rows: Tensor) -> None:
         """Keep, repeat or reorder texts: new row i is old row `rows[i]`."""
-        for layer, (key, value) in self.layers.items():
-            self.layers[layer] = (key.index_select(0, rows), value.index_select(0, rows))
+        for layer, buffers in self._layers.items():
+            key, value = (_select_rows(buffer, rows, self._lengths[layer]) for buffer in buffers)
+            self._layers[layer] = key, value
+
+
+def _select_rows(buffer: Tensor, rows: Tensor, length: int) -> Tensor:
+    """A buffer with the first `length` tokens of these rows: the same one if it has as many rows."""
+    selected = buffer[:, :, :length].index_select(0, rows)
+    if len(rows) != len(buffer):
+        buffer = buffer.new_empty((len(rows), *buffer.shape[1:]))
+    buffer[:, :, :length] = selected
+    return buffer
 
 
 @dataclass(frozen=True, kw_only=True)

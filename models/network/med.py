@@ -19,7 +19,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from capfilt.models.config import MedConfig, Parts, Sharing
-from capfilt.models.network.attention import CrossKV, DecoderCache, ImageRows, decoder_mask
+from capfilt.models.network.attention import (
+    CrossInputs,
+    CrossKV,
+    CrossStates,
+    DecoderCache,
+    ImageRows,
+    decoder_mask,
+    fewest_operations,
+)
 from capfilt.models.network.text import CrossAttention, TextDecoder, TextInputs, TextTransformer
 from capfilt.models.network.two_images import ImagePairCrossAttention, ImagePairKV
 from capfilt.models.network.vit import build_vit
@@ -40,7 +48,7 @@ SHARED_MODULES: dict[Sharing, tuple[str, ...]] = {
 class Questions:
     """Q questions that the decoder of a "vqa" attends to."""
 
-    kv: CrossKV
+    kv: CrossInputs
     """`MED.cross_kv` of the decoder for the question states; questions open with [ENC]."""
     mask_QN: Tensor | None
     """The mask that the questions were encoded with; None if there is no padding."""
@@ -140,11 +148,32 @@ class MED(nn.Module):
         text = self.text_encoder if which == "encoder" else self.text_decoder.bert
         return _keys_values(text, image_states)
 
+    def cross_states(self, image_states: Tensor) -> CrossStates:
+        """In place of `cross_kv` in `match` and `decode`: the texts attend to the image states themselves.
+
+        The results are those of `cross_kv` but for rounding. Raises ValueError in training mode, since
+        dropout of attention weights would not be the same.
+        """
+        if self.training:
+            raise ValueError("cross_states is for inference, but the model is in training mode: use cross_kv")
+        return [(image_states,)] * self.config.text.depth
+
+    def cross_inputs(
+        self, image_states: Tensor, which: Literal["encoder", "decoder"], tokens: float
+    ) -> CrossInputs:
+        """`cross_states` or `cross_kv`, whichever takes less work for so many text tokens per image."""
+        text = self.config.text
+        # On a GPU, attention in heads as wide as a state has no fast kernel.
+        by_states = fewest_operations(image_states.shape, text.width, text.heads, tokens) == "states"
+        if by_states and image_states.device.type == "cpu":
+            return self.cross_states(image_states)
+        return self.cross_kv(image_states, which)
+
     def encode_text(
         self,
         ids: Tensor,
         mask: Tensor | None,
-        cross_kv: CrossKV,
+        cross_kv: CrossInputs,
         image_index: Tensor | ImageRows | None = None,
     ) -> Tensor:
         """States [M, T, D] of texts that attend to their images; the arguments are those of `match`."""
@@ -156,7 +185,7 @@ class MED(nn.Module):
         self,
         ids: Tensor,
         mask: Tensor | None,
-        cross_kv: CrossKV,
+        cross_kv: CrossInputs,
         image_index: Tensor | ImageRows | None = None,
     ) -> Tensor:
         """ITM logits, float [M, 2]; class 1 is "matched".
@@ -164,7 +193,7 @@ class MED(nn.Module):
         Args:
             ids: [M, T], opening with [ENC] (paper, section 3.1).
             mask: [M, T], 1 for real tokens; None if there is no padding.
-            cross_kv: `cross_kv` of the encoder.
+            cross_kv: `cross_kv` of the encoder, or `cross_states`.
             image_index: [M], the image of each text, in any order; None assigns text m to image m.
         """
         self._require_parts("match", "pretrain", "filter")
@@ -219,7 +248,7 @@ class MED(nn.Module):
     def decode(
         self,
         ids: Tensor,
-        cross_kv: CrossKV,
+        cross_kv: CrossInputs,
         image_index: Tensor | ImageRows | None = None,
         mask: Tensor | None = None,
         cache: DecoderCache | None = None,
@@ -228,7 +257,7 @@ class MED(nn.Module):
 
         Args:
             ids: [M, T], opening with [DEC]; with a non-empty `cache`, the continuation of its tokens.
-            cross_kv: `cross_kv` of the decoder.
+            cross_kv: `cross_kv` of the decoder, or `cross_states`.
             image_index: as in `match`. In a token loop, plan it once (`ImageRows.plan`).
             mask: [M, S] over cached and new tokens; not needed for padding on the right.
             cache: the tokens before `ids`; `ids` are appended to it.
@@ -238,7 +267,7 @@ class MED(nn.Module):
     def decode_states(
         self,
         ids: Tensor,
-        cross_kv: CrossKV,
+        cross_kv: CrossInputs,
         image_index: Tensor | ImageRows | None = None,
         mask: Tensor | None = None,
         cache: DecoderCache | None = None,
@@ -269,7 +298,7 @@ def _padding_mask(mask_MT: Tensor | None) -> Tensor | None:
     return None if mask_MT is None else mask_MT.bool()[:, None, None, :]
 
 
-def _plan(image_index: Tensor | ImageRows | None, ids: Tensor, cross_kv: CrossKV | ImagePairKV) -> ImageRows:
+def _plan(image_index: Tensor | ImageRows | None, ids: Tensor, cross_kv: CrossInputs) -> ImageRows:
     if isinstance(image_index, ImageRows):
         return image_index
     return ImageRows.plan(image_index, ids.shape[0], cross_kv[0][0].shape[0], ids.device)

@@ -5,9 +5,9 @@ feed-forward, each followed by residual and norm (post-norm, as in BERT). The sa
 text only (no image, cross-attention skipped), image-grounded encoder, and image-grounded decoder (causal).
 Module names are BERT's, so tensors of BLIP and transformers load by name.
 
-The keys and values of the image are inputs: `MED.cross_kv` computes them once per image and layer. The class
-of the cross-attention is a parameter: the one below, or the one for two images in
-`models/network/two_images.py`.
+What a text attends to is an input: image states, or their keys and values, which `MED.cross_kv` computes once
+per image and layer. The class of the cross-attention is a parameter: the one below, or the one for two images
+in `models/network/two_images.py`.
 
 Shape suffixes: B images, M texts (M = B if each image has one), T tokens of a text, S cached + new tokens,
 N image tokens, D text width, W image width, H heads, K channels per head, V vocabulary.
@@ -15,7 +15,8 @@ N image tokens, D text width, W image width, H heads, K channels per head, V voc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from capfilt.models.config import TextConfig
-from capfilt.models.network.attention import DecoderCache, ImageRows
+from capfilt.models.network.attention import CrossInputs, DecoderCache, ImageRows
 
 
 class Projections(nn.Module):
@@ -47,6 +48,25 @@ class Projections(nn.Module):
         key_BNHK = self.key(source_BNW).unflatten(-1, (self.heads, -1))
         value_BNHK = self.value(source_BNW).unflatten(-1, (self.heads, -1))
         return key_BNHK.transpose(1, 2), value_BNHK.transpose(1, 2)
+
+    def attend_to_states(self, x_MTD: Tensor, states_BNW: Tensor, rows: ImageRows) -> Tensor:
+        """Attention to states whose keys and values are not computed, [M, T, H, K].
+
+        The score of query q and state s, q (A s + b), is (q A) s and a constant that softmax ignores: so the
+        queries are projected instead of the states. As weights add up to 1, the mean of the values is the
+        value of the mean state. DeepSeek-V2 (arXiv 2405.04434, section 2.1.2) calls this absorption.
+        """
+        key_HKW = self.key.weight.unflatten(0, (self.heads, -1))
+        value_HKW = self.value.weight.unflatten(0, (self.heads, -1))
+        query_MTHW = torch.einsum("mthk,hkw->mthw", self.queries(x_MTD), key_HKW)
+        query_MTHW = query_MTHW * math.sqrt(
+            key_HKW.shape[2] / key_HKW.shape[1]
+        )  # attention divides by sqrt(W)
+        states_B1NW = states_BNW[:, None]  # one head, for which the heads of a token are several tokens
+        mean = rows.attend(query_MTHW.flatten(1, 2)[:, :, None], states_B1NW, states_B1NW, dropout=0.0)
+        mean_MTHW = mean.view_as(query_MTHW)
+        value_MTHK = torch.einsum("mthw,hkw->mthk", mean_MTHW, value_HKW)
+        return value_MTHK + self.value.bias.unflatten(0, (self.heads, -1))
 
 
 class ResidualNorm(nn.Module):
@@ -90,7 +110,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention of texts to image tokens, whose keys and values are given."""
+    """Attention of texts to image tokens."""
 
     def __init__(self, config: TextConfig, image_width: int, layer: int) -> None:
         super().__init__()  # `layer` is unused: all layers are alike
@@ -102,11 +122,13 @@ class CrossAttention(nn.Module):
         """One layer's entry of a CrossKV, both [B, H, N, K]."""
         return self.self.keys_values(source_BNW)
 
-    def forward(self, x_MTD: Tensor, kv: tuple[Tensor, Tensor], rows: ImageRows) -> Tensor:
-        """[M, T, D]."""
-        key_BHNK, value_BHNK = kv
-        dropout = self.attention_dropout if self.training else 0.0
-        out_MTHK = rows.attend(self.self.queries(x_MTD), key_BHNK, value_BHNK, dropout)
+    def forward(self, x_MTD: Tensor, source: tuple[Tensor, ...], rows: ImageRows) -> Tensor:
+        """[M, T, D]; `source` is a layer's entry of a CrossKV or of CrossStates."""
+        if len(source) == 1:
+            out_MTHK = self.self.attend_to_states(x_MTD, source[0], rows)
+        else:
+            dropout = self.attention_dropout if self.training else 0.0
+            out_MTHK = rows.attend(self.self.queries(x_MTD), *source, dropout)
         return self.output(out_MTHK.flatten(2), x_MTD)
 
 
@@ -135,8 +157,8 @@ class TextInputs:
     """True where a token may attend; None: everywhere (with `causal`: to itself and previous tokens)."""
     causal: bool = False
     cache: DecoderCache | None = None
-    cross: Sequence[tuple[Tensor, ...]] | None = None
-    """Keys and values for the cross-attention of each layer: a CrossKV, or an ImagePairKV of
+    cross: CrossInputs | None = None
+    """What the cross-attention of each layer attends to: a CrossKV, CrossStates, or an ImagePairKV of
     `models/network/two_images.py`. None: text only, cross-attention is skipped."""
     rows: ImageRows | None = None
     """The image of each text; required with `cross`."""

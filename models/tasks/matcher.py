@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from capfilt.models.images.pixels import normalize
-from capfilt.models.network.attention import CrossKV
+from capfilt.models.network.attention import CrossInputs
 from capfilt.models.network.med import MED
 from capfilt.models.network.tokenizer import Tokenizer
 from capfilt.models.tasks.micro_batches import MicroBatches
@@ -138,16 +138,16 @@ class Matcher:
         weight = next(self.med.parameters())
         states = self.med.encode_image(normalize(pixels, weight.dtype, weight.device))
         features = self.med.image_feature(states)
-        cross_kv = self.med.cross_kv(states, which="encoder")
         image_of_text = torch.tensor([row for row, image_texts in enumerate(texts) for _ in image_texts])
         ids, mask = self.tokenizer.encode([text for image_texts in texts for text in image_texts], MAX_TOKENS)
+        cross = self.med.cross_inputs(states, "encoder", tokens=int(mask.sum()) / len(states))
         order = mask.sum(1).argsort(stable=True)  # texts of similar length share a pass, which avoids padding
         scores = torch.empty(len(ids), 2, device=weight.device)
         text_features = torch.empty(len(ids), features.shape[1], device=weight.device)
         for rows in order.split(size):
             length, places = int(mask[rows].sum(1).max()), rows.to(weight.device)
             scores[places], text_features[places] = self._score_texts(
-                ids[rows, :length], mask[rows, :length], image_of_text[rows], features, cross_kv
+                ids[rows, :length], mask[rows, :length], image_of_text[rows], features, cross
             )
         similar = _compare_texts(text_features, [len(of_image) for of_image in texts], compared[:size])
         found = (
@@ -157,7 +157,7 @@ class Matcher:
         return [[next(found) for _ in image_texts] for image_texts in texts]
 
     def _score_texts(
-        self, ids: Tensor, mask: Tensor, image_of_text: Tensor, features: Tensor, cross_kv: CrossKV
+        self, ids: Tensor, mask: Tensor, image_of_text: Tensor, features: Tensor, cross: CrossInputs
     ) -> tuple[Tensor, Tensor]:
         """ITM probability and ITC cosine, [M, 2], of texts `ids` and `mask` [M, T] that open with [CLS], and
         their ITC features [M, E]."""
@@ -166,7 +166,7 @@ class Matcher:
         text_features = self.med.text_feature(ids, mask)
         cosine = (text_features * features[image_of_text.to(device)]).sum(-1)
         ids[:, 0] = self.itm_id
-        matched = self.med.match(ids, mask, cross_kv, image_index=image_of_text).softmax(-1)[:, 1]
+        matched = self.med.match(ids, mask, cross, image_index=image_of_text).softmax(-1)[:, 1]
         return torch.stack([matched, cosine], dim=1), text_features
 
 

@@ -11,7 +11,13 @@ from transformers.generation import (
     TopPLogitsWarper,
 )
 
-from capfilt.models.decoding.logits import apply_repetition_penalty, filter_logits
+from capfilt.models.decoding.logits import (
+    GROWTH,
+    PREFIX,
+    apply_repetition_penalty,
+    filter_candidates,
+    filter_logits,
+)
 from capfilt.models.keyed_random import sample_categorical, sequence_seed, uniform
 
 
@@ -55,6 +61,38 @@ def test_the_nucleus_ends_when_its_mass_reaches_top_p(top_p, kept):
 def test_filter_logits_keeps_all_tokens_that_tie_with_the_last_one():
     kept = torch.isfinite(filter_logits(torch.tensor([[2.0, 1.0, 1.0, 1.0, -5.0]]), top_p=0.6))
     assert kept.tolist() == [[True, True, True, True, False]]
+
+
+def scattered(logits, **options):
+    """`filter_candidates`, put back into the vocabulary."""
+    kept, candidates = filter_candidates(logits, **options)
+    assert (candidates.diff(dim=-1) > 0).all(), "ascending"
+    return torch.full_like(logits, -torch.inf).scatter(-1, candidates, kept), candidates.shape[-1]
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+@pytest.mark.parametrize("top_k", [0, 50, PREFIX - 1, PREFIX, PREFIX + 1, 9000])
+@pytest.mark.parametrize("top_p", [0.05, 0.9, 1.0])
+@pytest.mark.parametrize(("vocab", "spread"), [(PREFIX, 1.0), (PREFIX + 1, 1.0), (9000, 5.0), (9000, 0.1)])
+def test_candidates_are_what_the_filter_keeps(temperature, top_k, top_p, vocab, spread):
+    logits = torch.randn(4, vocab, generator=torch.Generator().manual_seed(vocab)) * spread
+    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    assert torch.equal(scattered(logits, **options)[0], filter_logits(logits, **options))
+
+
+@pytest.mark.parametrize(("nucleus", "candidates"), [(PREFIX - 1, PREFIX), (PREFIX, PREFIX * GROWTH)])
+def test_more_candidates_are_selected_when_the_nucleus_fills_the_first_ones(nucleus, candidates):
+    logits = torch.full((2, 5000), -20.0)
+    logits[:, torch.arange(nucleus) * 3] = torch.linspace(0, 1, nucleus)
+    kept, count = scattered(logits, top_p=0.9999)
+    assert count == candidates
+    assert torch.equal(kept, filter_logits(logits, top_p=0.9999))
+
+
+def test_ties_beyond_the_first_candidates_are_kept():
+    logits = torch.zeros(1, 5000)
+    kept, _ = scattered(logits, top_p=0.5)
+    assert torch.equal(kept, logits)
 
 
 @pytest.mark.parametrize("penalty", [0.5, 1.1, 2.0])

@@ -151,7 +151,7 @@ def test_a_planned_index_equals_a_plain_index(med, states):
 @pytest.mark.parametrize("steps", [[6], [1] * 6, [4, 1, 1], [1, 3, 2]], ids=str)
 def test_decoding_in_steps_equals_decoding_at_once(med, states, steps):
     ids, kv = tokens(3), med.cross_kv(states, "decoder")
-    cache, out = DecoderCache(), []
+    cache, out = DecoderCache(8), []
     for chunk in ids.split(steps, dim=1):
         out.append(med.decode(chunk, kv, cache=cache))
     torch.testing.assert_close(torch.cat(out, 1), med.decode(ids, kv), **CLOSE)
@@ -160,7 +160,7 @@ def test_decoding_in_steps_equals_decoding_at_once(med, states, steps):
 
 def test_selected_cache_rows_continue_their_texts(med, states):
     ids, kv = tokens(3), med.cross_kv(states, "decoder")
-    cache, rows = DecoderCache(), torch.tensor([2, 0, 2, 1])
+    cache, rows = DecoderCache(8), torch.tensor([2, 0, 2, 1])
     med.decode(ids[:, :4], kv, cache=cache)
     cache.select(rows)
     out = med.decode(ids[rows, 4:], kv, rows, cache=cache)
@@ -194,7 +194,7 @@ def test_a_mask_can_hide_cached_tokens(med, states):
     mask = torch.ones(3, 6)
     mask[:, 0] = 0
     mask[0, 0] = 1
-    cache = DecoderCache()
+    cache = DecoderCache(8)
     med.decode(ids[:, :4], kv, mask=mask[:, :4], cache=cache)
     stepwise = med.decode(ids[:, 4:], kv, mask=mask, cache=cache)
     at_once = med.decode(ids, kv, mask=mask)[:, 4:]

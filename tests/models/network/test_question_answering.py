@@ -75,7 +75,7 @@ def test_question_padding_does_not_change_answers_in_any_layout(med, index):
 @torch.no_grad()
 def test_decoding_answers_in_steps_equals_decoding_at_once(med):
     states, mask = encode_questions(med, QUESTIONS, torch.randn(3, 3, 32, 32))
-    encoded, cache = Questions(kv=med.cross_kv(states, "decoder"), mask_QN=mask), DecoderCache()
+    encoded, cache = Questions(kv=med.cross_kv(states, "decoder"), mask_QN=mask), DecoderCache(8)
     answers, _ = TOKENIZER.encode(["two red dogs"] * 3, 8, first="dec")
     steps = [med.answer(answers[:, i : i + 1], encoded, cache=cache) for i in range(answers.shape[1])]
     torch.testing.assert_close(torch.cat(steps, 1), med.answer(answers, encoded), atol=1e-5, rtol=1e-5)
