@@ -15,7 +15,6 @@ import argparse
 import statistics
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import BlipForConditionalGeneration
@@ -48,16 +47,9 @@ class Captioning:
         )
         return Captioner.from_checkpoint(self.folder, options, device=self.model.device)
 
-    def encode(self) -> Any:
-        """The bare image encoder."""
-        with torch.inference_mode():
-            return self.encoder.med.encode_image(
-                normalize(self.pixels, self.hf.dtype, self.model.device)
-            ).cpu()
-
     def sides(self, sampling: SamplingConfig, captions: int) -> Sides:
         """All sides of a case."""
-        ours = self.encoder = self.captioner(sampling)
+        ours = self.captioner(sampling)
         keys = [str(row) for row in range(self.batch_size)]
         nucleus = {"do_sample": True, "top_p": 0.9, "top_k": 0, "num_return_sequences": captions}
         decoding = {"num_beams": 3} if sampling.strategy == "beam" else nucleus
@@ -73,18 +65,24 @@ class Captioning:
             out = self.hf.generate(pixel_values=pixels, input_ids=ids, **lengths, **decoding)
             return self.tokenizer.decode_batch([row.tolist() for row in out])
 
-        return {
-            "ours": lambda: ours.caption(self.pixels, keys, n=captions),
-            "vit": self.encode,
-            "transformers": theirs,
-        }
+        @torch.inference_mode()
+        def encode() -> torch.Tensor:
+            pixels = normalize(self.pixels, self.hf.dtype, self.model.device)
+            return ours.med.encode_image(pixels).cpu()
+
+        return Sides(
+            ours=lambda: ours.caption(self.pixels, keys, n=captions),
+            vit=encode,
+            transformers=theirs,
+            med=ours.med,
+        )
 
     def share_of_equal_texts(self) -> float:
         """The share of equal texts of both sides with beam search; those of transformers open with the
         prompt."""
         sides = self.sides(BEAM, 1)
         prompt = CaptionerOptions.prompt.strip()
-        pairs = zip(sides["ours"](), sides["transformers"](), strict=True)
+        pairs = zip(sides.ours(), sides.transformers(), strict=True)
         return statistics.fmean(
             captions[0].text == text.removeprefix(prompt).strip() for captions, text in pairs
         )
@@ -104,8 +102,8 @@ def main() -> None:
         print(f"beam search: {equal:.1%} of the texts are equal")
         for captions in options.captions:
             sides = captioning.sides(NUCLEUS, captions)
-            tokens = statistics.fmean(caption.tokens for found in sides["ours"]() for caption in found)
-            case = compare(sides, options.device, options.repeats)
+            tokens = statistics.fmean(caption.tokens for found in sides.ours() for caption in found)
+            case = compare(sides, options.repeats)
             cases[f"{captions} captions"] = case | {"tokens_per_caption": tokens, "equal_beam_texts": equal}
             print(f"{captions} captions per image: {case}")
     report(f"caption-{options.device}-{options.size}-{options.batch_size}", vars(options), cases)

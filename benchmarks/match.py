@@ -61,11 +61,12 @@ def matching(model: ModelOptions, batch_size: int, texts_per_image: int, folder:
     def encode() -> torch.Tensor:
         return ours.med.encode_image(normalize(pixels, hf.dtype, model.device)).cpu()
 
-    return {
-        "ours": lambda: [score.itm_prob for scores in ours.match(pixels, texts) for score in scores],
-        "vit": encode,
-        "transformers": theirs,
-    }
+    return Sides(
+        ours=lambda: [score.itm_prob for scores in ours.match(pixels, texts) for score in scores],
+        vit=encode,
+        transformers=theirs,
+        med=ours.med,
+    )
 
 
 def main() -> None:
@@ -77,10 +78,10 @@ def main() -> None:
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         sides = matching(model_options(options), options.batch_size, options.texts, Path(folder))
-        pairs = zip(sides["ours"](), sides["transformers"](), strict=True)
+        pairs = zip(sides.ours(), sides.transformers(), strict=True)
         difference = max(abs(ours - theirs) for ours, theirs in pairs)
         print(f"largest difference of a probability: {difference:.4f}")
-        case = compare(sides, options.device, options.repeats) | {"largest_difference": difference}
+        case = compare(sides, options.repeats) | {"largest_difference": difference}
     name = f"match-{options.device}-{options.size}-{options.batch_size}"
     report(name, vars(options), {f"{options.texts} texts": case})
 

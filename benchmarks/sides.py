@@ -5,25 +5,51 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from benchmarks.model_results import describe_machine, store_report
-
-Sides = Mapping[str, Callable[[], Any]]
-"""Name of a side → processes all images once; `ours`, `vit` and `transformers`."""
+from capfilt.models.network.med import MED
 
 
-def compare(sides: Sides, device: str, repeats: int) -> dict[str, Any]:
-    """Median seconds of each side in `repeats` alternating runs after a warm-up, and their ratios."""
-    for run in sides.values():
-        run()
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(repeats):
-        for name, run in sides.items():
-            seconds[name].append(_seconds_of(run, device))
+@dataclass(frozen=True, kw_only=True)
+class Sides:
+    """One task on all sides; each function processes all images once and waits for the results."""
+
+    ours: Callable[[], Any]
+    vit: Callable[[], Any]
+    """Our image encoder alone, which is timm's."""
+    transformers: Callable[[], Any]
+    med: MED
+    """The model of `ours` and `vit`."""
+
+    def measure(self, names: Sequence[str], repeats: int) -> dict[str, list[float]]:
+        """Seconds of each of these sides in alternating runs, after one that is not counted."""
+        seconds: dict[str, list[float]] = {name: [] for name in names}
+        for repeat in range(repeats + 1):
+            for name in names:
+                elapsed = self._seconds_of(getattr(self, name))
+                if repeat:
+                    seconds[name].append(elapsed)
+        return seconds
+
+    def _seconds_of(self, function: Callable[[], Any]) -> float:
+        on_gpu = next(self.med.parameters()).is_cuda
+        if on_gpu:
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        function()
+        if on_gpu:
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+
+def compare(sides: Sides, repeats: int) -> dict[str, Any]:
+    """Median seconds of each side in alternating runs, and their ratios."""
+    seconds = sides.measure(("ours", "vit", "transformers"), repeats)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     return {
         "seconds": median,
@@ -37,13 +63,3 @@ def report(name: str, options: dict[str, Any], cases: dict[str, dict[str, Any]])
     document = {"options": options, "machine": describe_machine(options["device"]), "cases": cases}
     store_report(name, document)
     print(json.dumps(document))
-
-
-def _seconds_of(function: Callable[[], Any], device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    function()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start

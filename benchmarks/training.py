@@ -84,14 +84,10 @@ def main() -> None:
     options = parse_options()
     torch.manual_seed(0)
     tokenizer = make_tokenizer()
-    vision, text = SIZES[options.size]
-    if options.image_size:
-        vision = VisionConfig(**{**vars(vision), "image_size": options.image_size})
-    text = TextConfig(**{**vars(text), "vocab_size": tokenizer.vocab_size, "dropout": 0.0})
-    med = MED(MedConfig(vision=vision, text=text))
+    med, image_size = make_med(options.size, options.image_size, tokenizer)
     per_text = copy.deepcopy(med)
     per_text.__class__ = PerTextMED
-    batches = [make_batch(options.batch_size, vision.image_size, seed) for seed in range(options.steps + 1)]
+    batches = [make_batch(options.batch_size, image_size, seed) for seed in range(options.steps + 1)]
     variants = {"shared": Variant(med, tokenizer, options), "per text": Variant(per_text, tokenizer, options)}
     agreement = compare_gradients(variants, batches[0])
     for variant in variants.values():
@@ -103,7 +99,7 @@ def main() -> None:
     ratio = results["per text"]["step_seconds"] / results["shared"]["step_seconds"]
     report = {
         "options": vars(options),
-        "pixels": vision.image_size,
+        "pixels": image_size,
         "machine": describe_machine(options.device),
         "results": results,
         "ratio": ratio,
@@ -112,7 +108,7 @@ def main() -> None:
     for name, result in results.items():
         print(format_line(name, result))
     print(f"shared keys and values: {ratio:.2f} x; largest relative difference of a gradient {agreement:.1e}")
-    store_report(f"training-{options.device}-{options.size}-{vision.image_size}", report)
+    store_report(f"training-{options.device}-{options.size}-{image_size}", report)
 
 
 def parse_options() -> argparse.Namespace:
@@ -130,6 +126,15 @@ def parse_options() -> argparse.Namespace:
     if options.threads:
         torch.set_num_threads(options.threads)
     return options
+
+
+def make_med(size: str, image_size: int | None, tokenizer: Tokenizer) -> tuple[MED, int]:
+    """A model with random weights and without dropout, and its image size."""
+    vision, text = SIZES[size]
+    if image_size:
+        vision = VisionConfig(**{**vars(vision), "image_size": image_size})
+    text = TextConfig(**{**vars(text), "vocab_size": tokenizer.vocab_size, "dropout": 0.0})
+    return MED(MedConfig(vision=vision, text=text)), vision.image_size
 
 
 class Variant:
