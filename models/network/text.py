@@ -128,7 +128,8 @@ class CrossAttention(nn.Module):
             out_MTHK = self.self.attend_to_states(x_MTD, source[0], rows)
         else:
             dropout = self.attention_dropout if self.training else 0.0
-            out_MTHK = rows.attend(self.self.queries(x_MTD), *source, dropout)
+            key_BHNK, value_BHNK = source
+            out_MTHK = rows.attend(self.self.queries(x_MTD), key_BHNK, value_BHNK, dropout)
         return self.output(out_MTHK.flatten(2), x_MTD)
 
 
