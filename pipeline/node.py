@@ -122,14 +122,23 @@ class Node:
     """Sources whose shards the node fetches or judges."""
     task: str = ""
     """The downstream task that the node belongs to."""
+    member: int = 1
+    """Number of the model in the ensemble of its round."""
 
     @property
     def outputs(self) -> list[str]:
         """Folders of the run directory that the node writes."""
         return self.kind.outputs(self)
 
-    def trained_model(self, role: str) -> str | None:
-        """The node of this round that trains the captioner or the filter which this node uses; None if the
-        config gives it."""
-        names = (f"{role}.{self.round}", f"shared.{self.round}")
-        return next((name for name in names if name in self.needs), None)
+    def trained_models(self, role: str) -> list[str]:
+        """The nodes of this round that train the captioner or the filter which this node uses: one, or those
+        of an ensemble in their order; [] if the config gives it."""
+        own, shared = f"{role}.{self.round}", f"shared.{self.round}"
+        return [need for need in self.needs if need in (own, shared) or need.startswith(f"{own}.")]
+
+
+def member_names(role: str, round_: int, count: int) -> list[str]:
+    """Names of the nodes that train the captioners or the filters of a round: `captioner.1`, `captioner.1.2`,
+    … The first has the name of an only one, so that a run with more of them can take it over."""
+    first = f"{role}.{round_}"
+    return [first, *(f"{first}.{member}" for member in range(2, count + 1))]

@@ -160,6 +160,8 @@ class PretrainSection(TrainSection):
     """Which texts are trained on from round 1 on, and how often."""
 
 
+EnsembleSize = Annotated[int, Field(ge=1)]
+"""Number of models that are finetuned with different seeds and work together."""
 NO_CAPTIONER = "none"
 """Value of `captioner.checkpoint` that says: the run has no captioner, on purpose."""
 
@@ -177,6 +179,9 @@ class CaptionerSection(Section):
     web_share: Annotated[float, Field(ge=0, lt=1)] = 0
     """Share of web pairs, as they came, among the pairs of the finetuning. Paper: 0; more lets the captioner
     keep what only the web shows, and teaches it the noise of the web."""
+    ensemble: EnsembleSize = 1
+    """Number of captioners in each round, finetuned with different seeds. Each writes
+    `generate.captions_per_image` texts for every image."""
     generate: CaptionConfig = CaptionConfig()
     """How captions are generated."""
 
@@ -200,6 +205,9 @@ class FilterSection(Section):
     """Tokenizer folder, for a checkpoint without one (BLIP .pth)."""
     finetune: TrainSection | None = None
     """Finetuning of the last pretrained model on the human pairs, with the ITC and ITM losses."""
+    ensemble: EnsembleSize = 1
+    """Number of filters in each round, finetuned with different seeds. The mean of their probabilities
+    judges."""
     judge: FilterConfig = FilterConfig()
     """How texts are scored and kept or dropped."""
     calibrate: CalibrateSection = CalibrateSection()

@@ -21,7 +21,7 @@ from capfilt.pipeline.console.commands import (
     resume_command,
 )
 from capfilt.pipeline.evaluation.groups import check_properties
-from capfilt.pipeline.node import Node, NodeKind, NodeResult
+from capfilt.pipeline.node import Node, NodeKind, NodeResult, member_names
 from capfilt.pipeline.rundir.contents.round_files import find_round_files
 from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.stages.bootstrap.filter import FilterConfig
@@ -109,7 +109,9 @@ def write_report(
             tasks_by_start=collect_task_scores(run_dir, round_),
             seconds=_seconds(run_dir, round_),
             calibration=run_dir.calibration(round_),
-            config=summarize_config(config, store, round_) | _summarize_set(found),
+            config=summarize_config(config, store, round_)
+            | _name_captioners(run_dir, round_)
+            | _summarize_set(found),
             verdicts=verdicts,
             by=by,
             candidate_schema=files.schema,
@@ -200,18 +202,28 @@ def summarize_config(config: Config, store: Store, round_: int) -> dict[str, str
     nucleus = f"top_p {sampling.top_p:g}" + (f", top_k {sampling.top_k}" if sampling.top_k else "")
     if round_ == 0:
         return {"seed": str(config.run.seed)}
-    trained = {role: "shared" if config.shared_finetune else role for role in ("captioner", "filter")}
+    sizes = {"captioner": config.captioner.ensemble, "filter": config.filter.ensemble}
+    trained = {role: ", ".join(member_names(role, round_, size)) for role, size in sizes.items()}
+    if config.shared_finetune:
+        trained = dict.fromkeys(trained, f"shared.{round_}")
     return {
         "captioner": (
             (config.captioner.checkpoint if is_first or not config.captions_itself else None)
-            or f"{trained['captioner']}.{round_}"
+            or trained["captioner"]
         ),
-        "filter": (config.filter.checkpoint if is_first else None) or f"{trained['filter']}.{round_}",
+        "filter": (config.filter.checkpoint if is_first else None) or trained["filter"],
         "threshold": _describe_thresholds(config.filter.judge),
         "decoding": f"nucleus, {nucleus}" if sampling.strategy == "nucleus" else sampling.strategy,
         "captions per image": str(config.captioner.generate.captions_per_image),
         "seed": str(config.run.seed),
     }
+
+
+def _name_captioners(run_dir: RunDir, round_: int) -> dict[str, str]:
+    """{node: digest} of the captioners of an ensemble, which the candidates name by their digests."""
+    size = run_dir.config.captioner.ensemble
+    names = member_names("captioner", round_, size) if round_ and size > 1 else []
+    return {name: run_dir.fingerprints.of(name) for name in names}
 
 
 def _describe_thresholds(judge: FilterConfig) -> str:

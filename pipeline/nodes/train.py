@@ -24,6 +24,7 @@ from capfilt.pipeline.nodes.training_data import (
 from capfilt.pipeline.rundir.ledger import fingerprint
 from capfilt.pipeline.rundir.start_weights import check_start_weights, resolve_address
 from capfilt.pipeline.rundir.verdict_sets import verdict_inputs, verdicts_of
+from capfilt.pipeline.training.seeds import derive_seed
 from capfilt.stages.pairs.texts import TextsConfig
 from capfilt.stages.storage.layout import (
     VOCABULARY,
@@ -84,6 +85,8 @@ def _finetune_inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
     kind, config = node.kind.name, fingerprints.config
     section: dict[str, Any] = {"finetune": fingerprints.training(config.training(kind))}
     inputs = {"seed": config.run.seed, kind: section}
+    if node.member > 1:
+        inputs["member"] = node.member
     if reads_web_beside(config, node):
         section["web_share"] = config.captioner.web_share
         section |= {"hold_out": share} if (share := hold_out(config, node)) else {}
@@ -182,7 +185,7 @@ def _learner_spec(
         sentences=texts_of(config, node).sentences,
         without_surplus=skips_surplus(context.config, node),
         hold_out=hold_out(context.config, node),
-        seed=config.run.seed * 1000 + node.round,
+        seed=_training_seed(config.run.seed * 1000 + node.round, node.member),
         total_steps=steps,
         steps_per_epoch=per_epoch,
         provenance={
@@ -191,6 +194,11 @@ def _learner_spec(
             "start": relative_address(context.store, start),
         },
     )
+
+
+def _training_seed(seed: int, member: int) -> int:
+    """Seed of a training: `seed` for the first model of an ensemble, another one for each further model."""
+    return seed if member == 1 else derive_seed(seed, "member", member)
 
 
 def _training_job(

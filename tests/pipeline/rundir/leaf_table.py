@@ -244,6 +244,7 @@ TABLE = [
     ({"pretrain.texts": "filter_only captioner_only pretrain.1"}, {"sentences": "sample"}),
     ({"pretrain.texts": "filter_only pretrain.1"}, {"verdicts": "strict"}),
     ({"captioner": "captioner.1"}, {"web_share": 0.2}),
+    ({"captioner": "bootstrap.1", "filter": "bootstrap.1 calibrate.1"}, {"ensemble": 2}),
     ({"": "bootstrap.1 calibrate.1"}, {"shared_finetune": True}),
     (
         {"captioner": "bootstrap.1", "filter": "bootstrap.1 calibrate.1"},
@@ -384,6 +385,8 @@ TWO_ROUNDS = {  # with run.rounds 2: path -> new value, nodes
     "captioner.web_share": (0.2, "captioner.1 captioner.2"),
     "sources.web.parts": (2, "pretrain.0 filter_only captioner_only pretrain.1 pretrain.2"),
     "captioner.finetune.steps": (10, "captioner.1 captioner.2"),
+    "captioner.ensemble": (2, "bootstrap.1 bootstrap.2"),
+    "filter.ensemble": (2, "bootstrap.1 calibrate.1 bootstrap.2 calibrate.2"),
     "captioner.checkpoint": ("{dir}/second.pth", "bootstrap.1"),
     "captioner.tokenizer": ("{dir}/tokenizer", "bootstrap.1"),
     "filter.judge.threshold": (0.25, "bootstrap.1 bootstrap.2"),
