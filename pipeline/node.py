@@ -38,6 +38,20 @@ class TaskResult(TypedDict):
 
 
 @dataclass(frozen=True)
+class ValidationResult:
+    """The losses of a training on human images that it has not read."""
+
+    pairs: int
+    """Pairs of these images."""
+    best_step: int
+    """The step with the lowest loss, whose weights are the model."""
+    steps: list[int]
+    """The validated steps."""
+    losses: list[float]
+    """The loss after each of them."""
+
+
+@dataclass(frozen=True)
 class NodeResult:
     """What a node has done, for its record and for the progress display."""
 
@@ -55,6 +69,8 @@ class NodeResult:
     """What a calibration has found."""
     task: TaskResult | None = None
     """What the evaluation of a downstream task has found."""
+    validation: ValidationResult | None = None
+    """How a training was validated."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -21,8 +21,9 @@ from capfilt.pipeline.console.commands import (
     resume_command,
 )
 from capfilt.pipeline.evaluation.groups import check_properties
-from capfilt.pipeline.node import Node, NodeKind, NodeResult, member_names
+from capfilt.pipeline.node import Node, NodeKind, NodeResult, ValidationResult, member_names
 from capfilt.pipeline.rundir.contents.round_files import find_round_files
+from capfilt.pipeline.rundir.ledger import NodeRecord
 from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.stages.bootstrap.filter import FilterConfig
 from capfilt.stages.rows import shard_of_key
@@ -107,7 +108,8 @@ def write_report(
             retrieval_by_source=scores_by_source(scores, "retrieval"),
             caption_by_source=scores_by_source(scores, "caption"),
             tasks_by_start=collect_task_scores(run_dir, round_),
-            seconds=_seconds(run_dir, round_),
+            seconds={name: record.seconds for name, record in _records_of_nodes(run_dir, round_).items()},
+            validation=collect_validations(_records_of_nodes(run_dir, round_)),
             calibration=run_dir.calibration(round_),
             config=summarize_config(config, store, round_)
             | _name_captioners(run_dir, round_)
@@ -166,11 +168,16 @@ def scores_by_source(scores: dict[str, Scores], task: str) -> dict[str, Scores]:
     return {key.removesuffix(suffix): of for key, of in scores.items() if key.endswith(suffix)}
 
 
-def _seconds(run_dir: RunDir, round_: int) -> dict[str, float]:
-    """Duration of every node up to this round that is done."""
+def _records_of_nodes(run_dir: RunDir, round_: int) -> dict[str, NodeRecord]:
+    """The record of every node up to this round that is done."""
     nodes = [name for name, node in run_dir.nodes.items() if node.round <= round_]
     records = {name: run_dir.ledger.node(name) for name in nodes}
-    return {name: record.seconds for name, record in records.items() if record is not None}
+    return {name: record for name, record in records.items() if record is not None}
+
+
+def collect_validations(records: Mapping[str, NodeRecord]) -> dict[str, ValidationResult]:
+    """{node: how its training was validated}, of the nodes that say so."""
+    return {name: each.validation for name, each in records.items() if each.validation is not UNSET}
 
 
 def _records(run_dir: RunDir, round_: int) -> Iterator[CommitRecord]:

@@ -80,6 +80,17 @@ def test_finetunings_read_human_sources_only(tmp_path):
     assert [ref.source for ref in shards_of(tmp_path, "captioner.1").refs] == ["human"]
 
 
+def test_a_finetuning_reads_the_share_of_the_human_pairs_that_is_not_validated_on(tmp_path):
+    def validate(data):
+        data["captioner"]["finetune"]["validation"] = {"share": 0.25}
+        data["captioner"]["web_share"] = 0.5
+
+    human = [corpus_record("human", 8, shard=shard) for shard in range(3)]
+    shards = shards_of(tmp_path, "captioner.1", change=validate, corpus_human=human)
+    assert (shards.pairs, shards.pairs_per_epoch) == (3 * 6 + 5, 2 * 3 * 6)
+    assert shards_of(tmp_path, "filter.1", change=validate, corpus_human=human).pairs == 3 * 8
+
+
 def test_web_texts_are_repeated_to_as_many_pairs_as_the_filter_has_kept(tmp_path):
     shards = shards_of(tmp_path, "web_repeated", rounds_1_web=[candidates_record(6), candidates_record(4)])
     assert shards.weights == {"web": 2.0}

@@ -236,6 +236,10 @@ TABLE = [
         {"objective.losses": ["itc"], "sources": ["human"]} | SETTINGS,
     ),
     (dict.fromkeys(TRAININGS, ""), SPEED),
+    (
+        {"captioner.finetune.validation": "captioner.1", "filter.finetune.validation": "filter.1"},
+        {"share": 0.2, "every": 10, "patience": 5},
+    ),
     ({"": "pretrain.1"}, {"continue_training": True}),
     (
         {"pretrain.texts": "filter_only captioner_only pretrain.1 export.1"},
@@ -363,6 +367,11 @@ NEEDED = {
         for part in ("train.shapes", "test")
         for key in ("annotations", "image_name")
     },
+    **{
+        f"{role}.finetune.validation.{key}": {f"{role}.finetune.validation": {}}
+        for role in ("captioner", "filter")
+        for key in ("share", "every", "patience")
+    },
     **{f"cluster.wait_for.{key}": {"cluster.wait_for": {}} for key in ("gpus", "cpus", "seconds")},
     "tasks.quiz.checkpoint": {"tasks.quiz.checkpoint": "{dir}/first.pth", "tasks.quiz.rounds": None},
     "tasks.quiz.tokenizer": {"tasks.quiz.checkpoint": "{dir}/first.pth", "tasks.quiz.rounds": None},
@@ -386,6 +395,7 @@ TWO_ROUNDS = {  # with run.rounds 2: path -> new value, nodes
     "sources.web.parts": (2, "pretrain.0 filter_only captioner_only pretrain.1 pretrain.2"),
     "captioner.finetune.steps": (10, "captioner.1 captioner.2"),
     "captioner.ensemble": (2, "bootstrap.1 bootstrap.2"),
+    "captioner.finetune.validation": ({"every": 5}, "captioner.1 captioner.2"),
     "filter.ensemble": (2, "bootstrap.1 calibrate.1 bootstrap.2 calibrate.2"),
     "captioner.checkpoint": ("{dir}/second.pth", "bootstrap.1"),
     "captioner.tokenizer": ("{dir}/tokenizer", "bootstrap.1"),
