@@ -28,6 +28,8 @@ RUN_KEY = "capfilt_run"
 """Metadata of a job: its run directory."""
 CONFIG_KEY = "capfilt_config"
 """Metadata of a job: digest of its config."""
+TALKATIVE_LOGGERS = ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
+"""Loggers of Ray that tell of the upload; the last two have a level of their own since their import."""
 ENDED = ("STOPPED", "SUCCEEDED", "FAILED")
 
 
@@ -75,7 +77,8 @@ class JobClient:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        logging.getLogger("ray").setLevel(logging.ERROR)  # Ray's lines about the upload
+        for name in TALKATIVE_LOGGERS:
+            logging.getLogger(name).setLevel(logging.ERROR)
         with self._explained():
             # Ray lets its variables override the address that it is given.
             with _variables_set({ADDRESS_VARIABLE: address}):

@@ -1,6 +1,7 @@
 """Ray's job client against a stub of the dashboard's HTTP interface: jobs, and refusals in one line."""
 
 import json
+import logging
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
@@ -223,3 +224,22 @@ def test_an_address_is_a_url(given, url):
 def test_an_address_of_another_server_is_refused(given):
     with pytest.raises(ClusterError, match=r"--address .*: give the dashboard of the head"):
         normalize_address(given)
+
+
+def test_ray_says_nothing_of_its_own_about_an_upload(dashboard, tmp_path):
+    """Two of its loggers set a level of their own when they are imported."""
+    (tmp_path / "config.yaml").write_text("run: {}\n")
+    dashboard.answers["/api/jobs/"] = [(200, {"job_id": "a", "submission_id": "a"})]
+    said = []
+    handler = logging.Handler()
+    handler.emit = said.append
+    logging.getLogger("ray").addHandler(handler)
+    try:
+        environment = {"working_dir": str(tmp_path)}
+        JobClient(dashboard.url).submit(
+            Submission(id="a", run="r", config="c", entrypoint="true", runtime_env=environment)
+        )
+    finally:
+        logging.getLogger("ray").removeHandler(handler)
+    assert any(path.startswith("/api/packages/") for _, path, _ in dashboard.requests)
+    assert [record.getMessage() for record in said] == []
