@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Gt
@@ -25,6 +25,45 @@ class WaitConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ActorRange:
+    """How many actors a stage may have. The cluster decides within these limits."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    min: Annotated[int, Ge(1)] = 1
+    """Fewer are refused, with one line; the same command goes on once the cluster is larger."""
+    max: Annotated[int, Ge(1)] | None = None
+    """More are not started, however large the cluster is; null = no limit."""
+
+    def __post_init__(self) -> None:
+        if self.max is not None and self.max < self.min:
+            raise ValueError(f"min {self.min} is above max {self.max}; lower min or raise max")
+
+    def clamp(self, number: int) -> int:
+        """The number of actors next to `number` that is allowed."""
+        number = max(self.min, number)
+        return number if self.max is None else min(self.max, number)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorsConfig:
+    """Limits of the actors of each stage."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    fetch: ActorRange = field(default_factory=ActorRange)
+    """Actors that fetch."""
+    captioner: ActorRange = field(default_factory=ActorRange)
+    """Captioner replicas. Those that `max` leaves out become filters."""
+    filter: ActorRange = field(default_factory=ActorRange)
+    """Filter replicas. Those that `max` leaves out become captioners."""
+
+
+FIXED_ACTORS = {"fetch": "fetch_actors", "captioner": "caption_actors", "filter": "filter_actors"}
+"""Keys of `ActorsConfig` → key of `ClusterConfig` that sets the number itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClusterConfig:
     """Where a run executes and how many actors each stage gets. The cluster determines values not given."""
 
@@ -40,6 +79,8 @@ class ClusterConfig:
     """Captioner replicas; default: about 60 % of the GPUs, or a third of the CPUs if there are no GPUs."""
     filter_actors: Annotated[int, Ge(1)] | None = None
     """Filter replicas; default: the remaining GPUs or CPUs."""
+    actors: ActorsConfig = field(default_factory=ActorsConfig)
+    """Limits within which the cluster determines the numbers of actors that are not given above."""
     gpus_per_actor: Annotated[float, Gt(0)] | None = None
     """GPUs (fractions allowed) requested by each captioner and filter replica; default: 1, or 0.5 if the
     cluster has a single GPU."""
@@ -51,8 +92,8 @@ class ClusterConfig:
     the shards in flight are finished, and the models are loaded again in as many replicas as fit. When
     machines are lost and the replicas no longer fit, that happens at once."""
     allow_cpu: bool | None = None
-    """Whether models of more than 200 MB may run on CPUs. By default only in a Ray instance started in this
-    process: a cluster without GPUs usually waits for its GPU machines."""
+    """Whether models of more than 200 MB may be trained, evaluated and used on CPUs. By default only in a Ray
+    instance started in this process: a cluster without GPUs usually waits for its GPU machines."""
     segment: Annotated[int, Ge(1)] = 2000
     """Shards per Ray Data execution; bounds the state that the driver holds at a time."""
     stall_seconds: Annotated[float, Ge(0)] = 900
@@ -63,6 +104,21 @@ class ClusterConfig:
     is searched for; default: the memory of the largest node as Ray reports it."""
     object_store_gb: Annotated[float, Gt(0)] | None = None
     """Object store of a Ray instance started in this process, in GB; default: Ray's own choice."""
+
+    def __post_init__(self) -> None:
+        for stage, key in FIXED_ACTORS.items():
+            if getattr(self, key) is not None and getattr(self.actors, stage) != ActorRange():
+                raise ValueError(f"{key} and actors.{stage} are both given; remove one of them")
+
+    def actor_range(self, stage: str) -> ActorRange:
+        """How many actors a stage may have.
+
+        Args:
+            stage: a key of `ActorsConfig`.
+        """
+        fixed: int | None = getattr(self, FIXED_ACTORS[stage])
+        limits: ActorRange = getattr(self.actors, stage)
+        return limits if fixed is None else ActorRange(min=fixed, max=fixed)
 
 
 def is_ray_job() -> bool:

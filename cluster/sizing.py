@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import ray
 
 from capfilt.cluster.chain.watchdog import Limits
-from capfilt.cluster.config import ClusterConfig, ClusterError
+from capfilt.cluster.config import FIXED_ACTORS, ClusterConfig, ClusterError
 
 CPUS_PER_FETCH_ACTOR = 4
 """CPUs of the cluster for each actor that fetches."""
@@ -63,7 +63,8 @@ class Sizing:
         says how many filters there are."""
         if config.filter_actors is not None:
             return self
-        return replace(self, filter=replace(self.filter, actors=self.caption.actors + self.filter.actors))
+        actors = config.actor_range("filter").clamp(self.caption.actors + self.filter.actors)
+        return replace(self, filter=replace(self.filter, actors=actors))
 
 
 def divide_cluster(config: ClusterConfig) -> Sizing:
@@ -115,7 +116,7 @@ def divide_resources(config: ClusterConfig, *, cpus: float, gpus: float) -> Sizi
     Raises:
         ClusterError: the config requests GPUs that the cluster does not have.
     """
-    fetch_actors = config.fetch_actors or max(1, int(cpus // CPUS_PER_FETCH_ACTOR))
+    fetch_actors = config.actor_range("fetch").clamp(max(1, int(cpus // CPUS_PER_FETCH_ACTOR)))
     fetch = ActorPool(fetch_actors, min(FETCH_CPUS, cpus / 8, cpus * FETCH_SHARE / fetch_actors), 0.0)
     if gpus > 0:
         caption, filter_ = _divide_gpus(config, gpus)
@@ -133,14 +134,13 @@ def _divide_gpus(config: ClusterConfig, gpus: float) -> tuple[ActorPool, ActorPo
     """Captioners and filters on the GPUs of a cluster."""
     each = config.gpus_per_actor or (1.0 if gpus >= 2 else 0.5)
     slots = max(2, int(gpus / each))
-    captioners = config.caption_actors or (math.ceil(slots * CAPTION_SHARE) if slots > 2 else 1)
-    filters = config.filter_actors or max(1, slots - captioners)
+    captioners, filters = _divide_slots(config, slots, math.ceil(slots * CAPTION_SHARE) if slots > 2 else 1)
     requested = (captioners + filters) * each
     if requested > gpus + 1e-6:
         raise ClusterError(
             f"cluster: {captioners} captioners and {filters} filters with {each:g} GPU each need "
-            f"{requested:g} GPUs, the cluster has {gpus:g}; lower cluster.caption_actors, "
-            "cluster.filter_actors or cluster.gpus_per_actor"
+            f"{requested:g} GPUs, the cluster has {gpus:g}; lower {_asking_key(config, 'captioner')}, "
+            f"{_asking_key(config, 'filter')} or cluster.gpus_per_actor"
         )
     return ActorPool(captioners, 0.0, each), ActorPool(filters, 0.0, each)
 
@@ -148,9 +148,30 @@ def _divide_gpus(config: ClusterConfig, gpus: float) -> tuple[ActorPool, ActorPo
 def _divide_cpus(config: ClusterConfig, cpus: float) -> tuple[ActorPool, ActorPool]:
     """Captioners and filters on so many CPUs of a cluster without GPUs."""
     slots = int(cpus)
-    captioners = config.caption_actors or max(1, slots // 2)
-    filters = config.filter_actors or max(1, slots - captioners if slots > 3 else 1)
+    # Of three, one stays idle rather than give one model two actors.
+    captioners, filters = _divide_slots(config, slots if slots > 3 else 2, max(1, slots // 2))
     # If the actors requested whole CPUs on a cluster of fewer than four, no CPU would be left for the tasks
     # that read and write, and the chain would wait forever.
     each = min(1.0, cpus / (captioners + filters))
     return ActorPool(captioners, each, 0.0), ActorPool(filters, each, 0.0)
+
+
+def _divide_slots(config: ClusterConfig, slots: int, captioners: int) -> tuple[int, int]:
+    """Captioners and filters in the limits of the config.
+
+    Args:
+        slots: actors for which there is room.
+        captioners: how many of them caption if the config sets no limit.
+    """
+    captioners = config.actor_range("captioner").clamp(captioners)
+    wanted = max(1, slots - captioners)
+    filters = config.actor_range("filter").clamp(wanted)
+    if filters != wanted and config.filter_actors is None:
+        captioners = config.actor_range("captioner").clamp(slots - filters)
+    return captioners, filters
+
+
+def _asking_key(config: ClusterConfig, stage: str) -> str:
+    """The key of the config by which a stage has too many actors."""
+    limited = getattr(config.actors, stage).min > 1
+    return f"cluster.actors.{stage}.min" if limited else f"cluster.{FIXED_ACTORS[stage]}"

@@ -4,7 +4,7 @@ import pytest
 
 from capfilt.cluster import sizing as module
 from capfilt.cluster.chain.watchdog import Limits
-from capfilt.cluster.config import ClusterConfig, ClusterError
+from capfilt.cluster.config import ActorRange, ActorsConfig, ClusterConfig, ClusterError
 from capfilt.cluster.sizing import ActorPool, can_grow, divide_cluster, divide_resources, process_limits
 
 
@@ -68,6 +68,76 @@ def test_the_config_determines_what_it_sets():
     assert (sizing.caption, sizing.filter) == (ActorPool(6, 0.0, 0.25), ActorPool(2, 0.0, 0.25))
     sizing = divide_resources(ClusterConfig(caption_actors=1, filter_actors=4), cpus=16, gpus=0)
     assert (sizing.caption.actors, sizing.filter.actors) == (1, 4)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "actors", "captioners", "filters"),
+    [
+        (8, {}, 5, 3),
+        (8, {"captioner": (1, 4)}, 4, 4),
+        (8, {"captioner": (6, None)}, 6, 2),
+        (8, {"captioner": (5, 5)}, 5, 3),
+        (8, {"filter": (1, 2)}, 6, 2),
+        (8, {"filter": (4, None)}, 4, 4),
+        (8, {"filter": (3, 3)}, 5, 3),
+        (8, {"captioner": (1, 2), "filter": (1, 3)}, 2, 3),  # three stay free
+        (8, {"captioner": (5, None), "filter": (1, 2)}, 6, 2),
+        (8, {"captioner": (4, None), "filter": (4, None)}, 4, 4),
+        (512, {"captioner": (1, 16), "filter": (1, 8)}, 16, 8),
+    ],
+)
+def test_actors_stay_in_the_limits_of_the_config(gpus, actors, captioners, filters):
+    limits = {stage: ActorRange(min=low, max=high) for stage, (low, high) in actors.items()}
+    config = ClusterConfig(actors=ActorsConfig(**limits))
+    sizing = divide_resources(config, cpus=64, gpus=gpus)
+    assert (sizing.caption.actors, sizing.filter.actors) == (captioners, filters)
+    alone = sizing.without_captioners(config).filter.actors
+    assert alone == min(captioners + filters, config.actors.filter.max or gpus)
+
+
+@pytest.mark.parametrize(("low", "high", "fetchers"), [(1, None, 4), (1, 3, 3), (5, None, 5), (4, 4, 4)])
+def test_limits_of_actors_that_fetch(low, high, fetchers):
+    config = ClusterConfig(actors=ActorsConfig(fetch=ActorRange(min=low, max=high)))
+    assert divide_resources(config, cpus=16, gpus=0).fetch.actors == fetchers
+
+
+def test_limits_on_cpus():
+    limits = ActorsConfig(captioner=ActorRange(max=1), filter=ActorRange(min=2))
+    sizing = divide_resources(ClusterConfig(actors=limits), cpus=16, gpus=0)
+    assert (sizing.caption.actors, sizing.filter.actors) == (1, 10 - 1)
+
+
+def test_fewer_actors_than_the_least_are_refused():
+    enough = ActorsConfig(captioner=ActorRange(min=3), filter=ActorRange(min=1))
+    assert divide_resources(ClusterConfig(actors=enough), cpus=16, gpus=4).caption.actors == 3
+    line = (
+        "3 captioners and 2 filters with 1 GPU each need 5 GPUs, the cluster has 4; lower "
+        "cluster.actors.captioner.min, cluster.actors.filter.min or cluster.gpus_per_actor"
+    )
+    limits = ActorsConfig(captioner=ActorRange(min=3), filter=ActorRange(min=2))
+    with pytest.raises(ClusterError, match=line):
+        divide_resources(ClusterConfig(actors=limits), cpus=16, gpus=4)
+
+
+def test_limits_that_contradict_each_other_are_refused():
+    assert ActorRange(min=2, max=2).clamp(9) == 2
+    with pytest.raises(ValueError, match="min 3 is above max 2; lower min or raise max"):
+        ActorRange(min=3, max=2)
+    limited = ActorsConfig(filter=ActorRange(max=2))
+    assert ClusterConfig(caption_actors=1, actors=limited).actor_range("captioner") == ActorRange(
+        min=1, max=1
+    )
+    with pytest.raises(ValueError, match=r"filter_actors and actors\.filter are both given; remove one"):
+        ClusterConfig(filter_actors=1, actors=limited)
+
+
+def test_chain_does_not_grow_beyond_the_limits():
+    limits = ActorsConfig(fetch=ActorRange(max=16), captioner=ActorRange(max=3), filter=ActorRange(max=2))
+    config = ClusterConfig(actors=limits)
+    sizing = divide_resources(config, cpus=64, gpus=4)
+    assert can_grow(config, sizing, {"CPU": 64.0, "GPU": 5.0})
+    full = divide_resources(config, cpus=64, gpus=5)
+    assert not can_grow(config, full, {"CPU": 640.0, "GPU": 50.0})
 
 
 @pytest.mark.parametrize("cpus", [1, 2, 4, 16])

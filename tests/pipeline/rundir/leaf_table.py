@@ -335,6 +335,7 @@ TABLE = [
     # Optional sections as a whole.
     ({"": ""}, {"shapes": None, "clipart": None, "export": None}),
     ({"cluster.wait_for": ""}, {"gpus": 2, "cpus": 3, "seconds": 10}),
+    ({f"cluster.actors.{stage}": "" for stage in ("fetch", "captioner", "filter")}, {"min": 2, "max": 3}),
     ({"sources.more": "fetch"}, {"fetch": None}),
 ]
 ROWS_OF_TABLE = {
