@@ -141,6 +141,20 @@ class MedConfig:
         return cls(**values)
 
 
+def estimate_bytes(config: MedConfig) -> int:
+    """About how many bytes the weights of a new model take in a checkpoint, in float32: matrices only."""
+    vision, text = config.vision, config.text
+    images = vision.depth * vision.width**2 * (4 + 2 * vision.mlp_ratio)
+    images += vision.width * (vision.tokens + 3 * vision.patch_size**2)
+    own, crossed = 4 * text.width**2, 2 * text.width * (text.width + vision.width)
+    layer = own + crossed + 2 * text.width * text.ffn
+    decoder = {"all_but_sa": own, "all_but_ca": crossed, "all": 0, "none": layer}[config.sharing]
+    layers = text.depth * (layer + (decoder if config.parts == "pretrain" else 0))
+    embeddings = text.width * (text.vocab_size + text.max_positions)
+    copies = 2 if config.parts == "pretrain" and config.sharing == "none" else 1
+    return int(4 * (images + layers + copies * embeddings))
+
+
 def _reject_unknown(section: str, config: type, values: dict[str, Any]) -> None:
     allowed = [f.name for f in fields(config)]
     unknown = sorted(set(values) - set(allowed))

@@ -15,6 +15,7 @@ from capfilt.cluster.sizing import Sizing, divide_cluster
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.console.progress import Progress
 from capfilt.pipeline.console.signals import StopSignal
+from capfilt.pipeline.metrics.run_metrics import RunMetrics
 from capfilt.pipeline.node import Node
 from capfilt.pipeline.rundir.fingerprints import Fingerprints
 from capfilt.pipeline.rundir.ledger import Ledger
@@ -36,6 +37,8 @@ class RunContext:
     progress: Progress
     board: StatusBoard
     stop: StopSignal
+    metrics: RunMetrics = field(default_factory=RunMetrics)
+    """By default not exported."""
     vocabulary_lock: threading.Lock = field(default_factory=threading.Lock)
     """Held while the vocabulary of new models is made: several pretrainings can begin at once."""
 
@@ -72,11 +75,11 @@ class RunContext:
             describe = partial(self.progress.describe, node)
             wait_for_resources(wanted, describe, lambda: self.stop.requested)
 
-    def check_device(self, models: Mapping[str, ModelSource], sizing: Sizing) -> None:
+    def check_device(self, models: Mapping[str, ModelSource | int], sizing: Sizing) -> None:
         """Check that no large model would run on CPUs, unless that is meant (`cluster.allow_cpu`).
 
         Args:
-            models: role → model.
+            models: role → model, or the bytes that its weights take.
 
         Raises:
             ClusterError: one would.
@@ -86,7 +89,7 @@ class RunContext:
         if sizing.gpus or allowed:
             return
         for role, model in models.items():
-            size = measure_artifact(model.checkpoint, f"{role}.checkpoint", model.run_dir)
+            size = model if isinstance(model, int) else _size_of(model, role)
             if size is None or size > LARGE_MODEL_BYTES:
                 about = "a model of the hub" if size is None else f"{size / 1e6:,.0f} MB"
                 raise ClusterError(
@@ -97,6 +100,11 @@ class RunContext:
     def serving_host(self) -> str:
         """Address of this machine at which every worker reaches what the driver serves."""
         return driver_address()
+
+
+def _size_of(model: ModelSource, role: str) -> int | None:
+    """Bytes of a checkpoint; None of a model of the hub."""
+    return measure_artifact(model.checkpoint, f"{role}.checkpoint", model.run_dir)
 
 
 def model_of(context: RunContext, node: Node, role: Role) -> ModelSource:

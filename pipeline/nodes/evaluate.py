@@ -7,8 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from capfilt.pipeline.node import Node, NodeKind, NodeResult
+from capfilt.stages.bootstrap.model_source import ModelSource
 from capfilt.stages.pairs.parts import ShardRef
-from capfilt.stages.storage.layout import corpus_folder
+from capfilt.stages.storage.layout import corpus_folder, model_folder
 
 if TYPE_CHECKING:
     from capfilt.pipeline.nodes.context import RunContext
@@ -67,7 +68,11 @@ def evaluate_models(context: RunContext, node: Node) -> dict[str, dict[str, Any]
         )
         for name in names
     ]
-    gpus = min(1.0, context.sizing().gpus)
+    sizing = context.sizing()
+    addresses = {name: context.store.address(model_folder(name)) for name in names}
+    models = {f"model {n}": ModelSource(checkpoint=a, run_dir=context.store) for n, a in addresses.items()}
+    context.check_device(models, sizing)
+    gpus = min(1.0, sizing.gpus)
     work = with_worker_logging(evaluate_model, node=node.name)
     return dict(zip(names, map_remote(work, tasks, cpus=1.0, gpus=gpus), strict=True))
 

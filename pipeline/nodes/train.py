@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from capfilt.models.config import estimate_bytes
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.config.sections import ModelSection
 from capfilt.pipeline.config.training import TrainSection
@@ -26,6 +27,7 @@ from capfilt.pipeline.rundir.ledger import fingerprint
 from capfilt.pipeline.rundir.start_weights import check_start_weights, resolve_address
 from capfilt.pipeline.rundir.verdict_sets import verdict_inputs, verdicts_of
 from capfilt.pipeline.training.seeds import derive_seed
+from capfilt.stages.bootstrap.model_source import ModelSource
 from capfilt.stages.pairs.texts import TextsConfig
 from capfilt.stages.storage.layout import (
     VOCABULARY,
@@ -142,10 +144,12 @@ def train_model(
 
     Raises:
         NodeFailed: the training cannot go on.
+        ClusterError: a large model would be trained on CPUs.
     """
     from capfilt.cluster.training.trainer import TrainingStopped, fit
 
     node, store = spec.node, context.store
+    _check_device(context, spec)
     context.progress.set_total(node, spec.total_steps, unit="steps")
     context.progress.describe(node, "starting the workers")
     try:
@@ -155,6 +159,24 @@ def train_model(
     if not store.exists(provenance_file(node)):
         raise NodeFailed(f"{node}: training ended without a checkpoint in {model_folder(node)}")
     store.remove(training_folder(node))
+
+
+def _check_device(context: RunContext, spec: LearnerSpec) -> None:
+    """Check that no large model is trained on CPUs, unless that is meant: by `cluster.allow_cpu`, or by
+    `workers.gpus_per_worker: 0`.
+
+    Raises:
+        ClusterError: one would be.
+    """
+    if spec.train.workers.gpus_per_worker == 0:
+        return
+    start = spec.start
+    model = (
+        estimate_bytes(spec.model.med)
+        if start is None
+        else ModelSource(checkpoint=start, run_dir=context.store)
+    )
+    context.check_device({f"model {spec.node}": model}, context.sizing())
 
 
 def count_steps(train: FinetuneSection, pairs_per_epoch: float) -> tuple[int, int]:

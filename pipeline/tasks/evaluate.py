@@ -11,6 +11,7 @@ from capfilt.pipeline.nodes.evaluate import describe_models
 from capfilt.pipeline.tasks.figures import combine_figures, compute_chance, compute_figures, result_files
 from capfilt.pipeline.tasks.finetune import start_address, start_inputs, start_tokenizer
 from capfilt.pipeline.tasks.inputs import check_task_models, require_task_record
+from capfilt.stages.bootstrap.model_source import ModelSource
 from capfilt.stages.status import SUCCESS
 from capfilt.stages.storage.artifacts import absolute_address, ensure_local
 from capfilt.stages.storage.layout import model_folder, results_folder, task_answers
@@ -62,7 +63,11 @@ def run_evaluate_task(context: RunContext, node: Node) -> NodeResult:
     jobs = _jobs(context, node)
     context.progress.describe(node.name, partial(describe_models, list(jobs)))
     flat = [job for of_model in jobs.values() for job in of_model]
-    gpus = min(1.0, context.sizing().gpus)
+    sizing = context.sizing()
+    addresses = {name: of_model[0].checkpoint for name, of_model in jobs.items()}
+    models = {f"model {n}": ModelSource(checkpoint=a, run_dir=context.store) for n, a in addresses.items()}
+    context.check_device(models, sizing)
+    gpus = min(1.0, sizing.gpus)
     found = iter(map_remote(with_worker_logging(predict, node=node.name), flat, cpus=1.0, gpus=gpus))
     rows = {name: [row for _ in of_model for row in next(found)] for name, of_model in jobs.items()}
     figures = {name: compute_figures(kind, of_model) for name, of_model in rows.items()}

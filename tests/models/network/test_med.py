@@ -8,7 +8,7 @@ import copy
 import pytest
 import torch
 
-from capfilt.models.config import MedConfig, TextConfig, VisionConfig
+from capfilt.models.config import MedConfig, TextConfig, VisionConfig, estimate_bytes
 from capfilt.models.network.attention import DecoderCache, ImageRows
 from capfilt.models.network.med import MED
 
@@ -49,6 +49,7 @@ def test_parameters_of_table_3(sharing, millions):
     with torch.device("meta"):
         whole = MED(MedConfig(sharing=sharing))
     assert round(sum(p.numel() for p in whole.parameters()) / 1e6) == millions
+    assert estimate_bytes(whole.config) == pytest.approx(4 * millions * 1e6, rel=0.02)
 
 
 @pytest.mark.parametrize(("parts", "millions"), [("captioner", 224.0), ("filter", 223.7)])
@@ -56,6 +57,7 @@ def test_parameters_of_the_finetuned_parts(parts, millions):
     with torch.device("meta"):
         part = MED(MedConfig(parts=parts, vision=VisionConfig(image_size=384)))
     assert round(sum(p.numel() for p in part.parameters()) / 1e6, 1) == millions
+    assert estimate_bytes(part.config) == pytest.approx(4 * millions * 1e6, rel=0.02)
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from capfilt.cluster.config import ClusterConfig, ClusterError
-from capfilt.cluster.sizing import divide_resources
 from capfilt.pipeline.config.load import ConfigError, parse_config
 from capfilt.pipeline.errors import NodeFailed
 from capfilt.pipeline.nodes.bootstrap import BOOTSTRAP, candidate_summary, run_bootstrap
 from capfilt.pipeline.nodes.context import RunContext
-from capfilt.stages.bootstrap.model_source import ModelSource
 from capfilt.stages.carried.fields import ColumnsError
 from capfilt.stages.manifest.index import build_index
 from capfilt.stages.shards.records import CorpusRecord, RowCounts, encode
@@ -151,32 +148,3 @@ def test_a_run_without_languages_has_the_fingerprint_of_earlier_versions(tmp_pat
 def test_summary_names_kept_and_judged_candidates_of_each_origin():
     counts = {"web": {"kept": 1200, "dropped": 34, "unjudged": 5}, "synthetic": {"dropped": 2}}
     assert candidate_summary(counts) == "web: kept 1,200 of 1,234, synthetic: kept 0 of 2"
-
-
-LARGE = 200_000_001
-CPUS, GPUS = (divide_resources(ClusterConfig(), cpus=8, gpus=gpus) for gpus in (0, 2))
-
-
-@pytest.mark.parametrize(
-    ("cluster", "size", "sizing", "refused"),
-    [
-        ({"address": "host:1"}, LARGE, CPUS, True),
-        ({"address": "host:1"}, LARGE - 1, CPUS, False),
-        ({"address": "host:1"}, LARGE, GPUS, False),
-        ({"address": "host:1", "allow_cpu": True}, LARGE, CPUS, False),
-        ({"address": "local"}, LARGE, CPUS, False),  # a laptop has no GPU that could come later
-        ({"address": "local", "allow_cpu": False}, LARGE, CPUS, True),
-    ],
-)
-def test_large_models_are_not_put_on_the_cpus_of_a_cluster(tmp_path, cluster, size, sizing, refused):
-    context = context_of(tmp_path, lambda data: data.update(cluster=cluster))
-    weights = tmp_path / "model.safetensors"
-    with weights.open("wb") as stream:
-        stream.truncate(size)  # sparse: takes no space
-    models = {"filter": ModelSource(checkpoint=str(weights))}
-    if refused:
-        line = r"^the cluster has 8 CPUs and no GPU, and the filter \(200 MB\) .*wait_for.*allow_cpu=true$"
-        with pytest.raises(ClusterError, match=line):
-            context.check_device(models, sizing)
-    else:
-        context.check_device(models, sizing)
