@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart tables-quick test pytest test-all install install-dev check fix clean
+.PHONY: quickstart tables-quick test pytest test-all test-alerts install install-dev check fix clean
 
 quickstart: install
 	$(BIN)/capfilt quickstart
@@ -22,6 +22,11 @@ pytest: install-dev
 # Also what takes minutes each: a whole run with poisoned rows, one on a busy S3 server whose bucket vanishes.
 test-all: install-dev check
 	$(BIN)/python -m pytest -n 2 -m 'long or not long'
+
+# When the alerts fire. promtool comes with Prometheus: `apt-get install prometheus`.
+test-alerts:
+	promtool check rules cluster/launch/monitoring/alerts.yaml
+	promtool test rules tests/cluster/launch/alerts.test.yaml
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev

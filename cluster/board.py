@@ -36,6 +36,8 @@ class _StatusActor:
         """(node, stage, shard) -> claims that were not released."""
         self._started: dict[str, dict[str, int]] = {}
         """node -> stage -> processes that have started."""
+        self._repeated: dict[str, dict[str, dict[str, int]]] = {}
+        """node -> stage -> why shards are processed again -> how often."""
         self._draining: set[str] = set()
 
     def set_draining(self, node: str, draining: bool) -> None:
@@ -51,6 +53,8 @@ class _StatusActor:
         board = {node: dict(values) for node, values in self._latest.items()}
         for node, started in self._started.items():
             board.setdefault(node, {})["started"] = dict(started)
+        for node, repeated in self._repeated.items():
+            board.setdefault(node, {})["repeated"] = {s: dict(causes) for s, causes in repeated.items()}
         for node, stage, _ in self._claims:
             at_work = board.setdefault(node, {}).setdefault("at_work", {})
             at_work[stage] = at_work.get(stage, 0) + 1
@@ -65,7 +69,9 @@ class _StatusActor:
         if line not in lines and len(lines) < MAX_NOTICES:
             lines.append(line)
 
-    def report_failure(self, node: str, cause: str, shard: str | None) -> None:
+    def report_failure(self, node: str, cause: str, shard: str | None, stage: str | None) -> None:
+        if stage is not None:
+            self._count_repeated(node, stage, "error")
         if shard is not None:
             self._failed_shards.setdefault(node, set()).add(shard)
         causes = self._causes.setdefault(node, {})
@@ -81,7 +87,13 @@ class _StatusActor:
     def claim(self, node: str, stage: str, shard: str) -> int:
         unreleased = self._claims.get((node, stage, shard), 0)
         self._claims[node, stage, shard] = unreleased + 1
+        if unreleased:
+            self._count_repeated(node, stage, "death")
         return unreleased
+
+    def _count_repeated(self, node: str, stage: str, cause: str) -> None:
+        causes = self._repeated.setdefault(node, {}).setdefault(stage, {})
+        causes[cause] = causes.get(cause, 0) + 1
 
     def release(self, node: str, stage: str, shard: str) -> None:
         self._claims.pop((node, stage, shard), None)
@@ -110,8 +122,9 @@ class StatusBoard:
         """Latest values per node; those of the last read if there is no answer in time.
 
         They are: what was posted, with the time "at" of the last post; "notices", the lines of
-        `NodeStatus.add_notice`; "started", {stage: processes that have started}; and "at_work", {stage:
-        shards that it works on}.
+        `NodeStatus.add_notice`; "started", {stage: processes that have started}; "at_work", {stage:
+        shards that it works on}; and "repeated", {stage: {"error": attempts that have raised, "death":
+        attempts after a process that died with the shard}}.
         """
         if self._pending is None:
             self._pending = self._actor.read.remote()
@@ -147,15 +160,18 @@ class NodeStatus:
     actor: Any
     node: str
 
-    def report_failure(self, cause: str, *, shard: str | None = None, wait: bool = False) -> None:
+    def report_failure(
+        self, cause: str, *, shard: str | None = None, stage: str | None = None, wait: bool = False
+    ) -> None:
         """Report why a task failed.
 
         Args:
             cause: one line.
             shard: name of the shard, if the stage raised on it.
+            stage: the stage that raised; None if something else has failed.
             wait: return only once the report has arrived; for a process that is about to exit.
         """
-        sent = self.actor.report_failure.remote(self.node, cause, shard)
+        sent = self.actor.report_failure.remote(self.node, cause, shard, stage)
         if wait:
             ray.wait([sent], timeout=TIMEOUT_S)
 

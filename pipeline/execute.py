@@ -17,6 +17,7 @@ from capfilt.pipeline.console.activity import Activity, hidden_activity
 from capfilt.pipeline.console.logs import log_context
 from capfilt.pipeline.console.progress import POLL_SECONDS, Progress
 from capfilt.pipeline.console.signals import Interrupted, NodeStopped, StopSignal
+from capfilt.pipeline.metrics.run_metrics import RunMetrics
 from capfilt.pipeline.node import Node
 from capfilt.pipeline.nodes.context import RunContext
 from capfilt.pipeline.nodes.failures import describe_failure
@@ -66,7 +67,7 @@ def execute(
         check_shared_paths(config, store, count_nodes(), ask_each_node)
         board = StatusBoard()
         progress.poll = partial(board.read, timeout=POLL_SECONDS)
-        context = RunContext(run_dir, progress, board, stop)
+        context = RunContext(run_dir, progress, board, stop, RunMetrics.exported(config.run.dir))
         activity.stop()
         try:
             with progress:
@@ -93,6 +94,7 @@ def _run_ready(context: RunContext, todo: dict[str, Node], state: dict[str, Stat
                 break
             finished, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
             context.progress.draw()
+            context.metrics.look(context.progress)
             for future in finished:
                 name = running.pop(future)
                 _record_end(context, name, future, outcome)
@@ -114,6 +116,7 @@ def _can_stop_now(context: RunContext, todo: dict[str, Node], running: dict[Futu
 
 def _record_end(context: RunContext, name: str, future: Future[str], outcome: Outcome) -> None:
     """Record in the outcome and the progress display how a node ended."""
+    context.metrics.end(name)
     error = future.exception()
     if error is None:
         outcome.done.append(name)
@@ -134,6 +137,7 @@ def _run_node(context: RunContext, node: Node, state: State) -> str:
     """
     store, ledger = context.store, context.ledger
     inputs = context.fingerprints.inputs(node.name)
+    context.metrics.begin(node.name)
     context.progress.begin(node.name, resumed="resuming where it stopped" if state == "half" else "")
     ledger.start(node.name, inputs, context.fingerprints.given(node.name))
     start = time.monotonic()

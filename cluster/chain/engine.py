@@ -21,7 +21,8 @@ from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
 from capfilt.cluster.board import NodeStatus
 from capfilt.cluster.chain.isolation import Isolation, RowIsolator, call_checked
-from capfilt.cluster.chain.resizing import CallbackFactory, Demand, Resizing
+from capfilt.cluster.chain.ray_internals import map_whole_blocks, watch_executions
+from capfilt.cluster.chain.resizing import Demand, Resizing
 from capfilt.cluster.chain.stage import HasShardwisePart, SendsNotices, Stage
 from capfilt.cluster.chain.subprocess_stage import SubprocessStage
 from capfilt.cluster.chain.watchdog import Limits, Watchdog
@@ -170,7 +171,7 @@ class StageRunner:
             line = " ".join(str(error).split())
             shard = None if self.step.isolation is None else self.step.isolation.shard_name(batch)
             cause = f"{self.step.name}: {type(error).__name__}: {line}"
-            self.step.node_status.report_failure(cause, shard=shard)
+            self.step.node_status.report_failure(cause, shard=shard, stage=self.step.name)
 
     def _report_limit_exceeded(self, cause: str) -> None:
         if self.step.node_status is not None:
@@ -218,7 +219,7 @@ def run_chain(
     while (resizing is None or resizing.reason is None) and (part := list(islice(pending, segment))):
         context = chain_context(len(part))
         if resizing is not None:
-            context.custom_execution_callback_classes = [CallbackFactory(resizing)]
+            watch_executions(context, resizing.look)
         with DataContext.current(context):
             dataset = ray.data.from_items(part, override_num_blocks=len(part))
             for step in steps:
@@ -269,13 +270,12 @@ def chain_context(shards: int) -> DataContext:
 
 
 def _apply(dataset: ray.data.Dataset, step: Step, *, tasks: int | None = None) -> ray.data.Dataset:
-    # The internal form of map_batches: the public one requires an integer batch size for GPU stages, which
-    # merges neighboring blocks as soon as a shard has fewer rows.
-    common: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "num_cpus": step.cpus}
+    common: dict[str, Any] = {"num_cpus": step.cpus}
     if step.gpus:
         common["num_gpus"] = step.gpus
     if step.actors:
-        return dataset.map_batches_internal(
+        return map_whole_blocks(
+            dataset,
             StageRunner,
             fn_constructor_args=(step,),
             compute=ActorPoolStrategy(size=step.actors),
@@ -283,7 +283,8 @@ def _apply(dataset: ray.data.Dataset, step: Step, *, tasks: int | None = None) -
             max_task_retries=MAX_TASK_RETRIES,
             **common,
         )
-    return dataset.map_batches_internal(
+    return map_whole_blocks(
+        dataset,
         run_task,
         fn_args=(step,),
         compute=TaskPoolStrategy(size=tasks),

@@ -8,15 +8,12 @@ those in flight are finished and committed, and the next pass runs over what is 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import ray
-from ray.data._internal.execution.execution_callback import ExecutionCallback
 
-if TYPE_CHECKING:
-    from ray.data._internal.execution.streaming_executor import StreamingExecutor
+from capfilt.cluster.chain.ray_internals import ExecutionState
 
 CHECK_INTERVAL_S = 2.0
 """Seconds between two checks of the cluster's resources."""
@@ -75,15 +72,30 @@ class Resizing:
     """Seconds from the start of the pass in which it does not end for a larger cluster."""
     patience: Callable[[], float]
     """Seconds without a finished task after which the chain counts as stalled."""
+    on_waiting: Callable[[Sequence[int]], None] = lambda waiting: None
+    """Receives how many shards wait before each step."""
     started: float = field(default_factory=time.monotonic)
     """Start of the pass, seconds of a monotonic clock."""
     reason: str | None = None
     """Why the pass drains; None while it does not."""
 
     def __post_init__(self) -> None:
-        self._finished, self._progress_at = -1, self.started
+        self._finished, self._progress_at, self._last_look = -1, self.started, self.started
         self._larger_since: float | None = None
         self._small_since: float | None = None
+
+    def look(self, state: ExecutionState) -> None:
+        """Check the cluster from time to time; called much more often.
+
+        Raises:
+            ClusterShrunk, ChainStalled: see `check`.
+        """
+        now = time.monotonic()
+        if now - self._last_look < CHECK_INTERVAL_S:
+            return
+        self._last_look = now
+        self.on_waiting(state.waiting)
+        self.check(now, state.finished, ray.cluster_resources())
 
     def check(self, now: float, finished: int, resources: Resources) -> None:
         """Check a state of the execution.
@@ -145,45 +157,3 @@ def patience(slowest: float) -> float:
         slowest: seconds of all stages together of the slowest shard so far, 0 before the first one.
     """
     return max(MIN_PATIENCE_S, PATIENCE_FACTOR * slowest) if slowest else float("inf")
-
-
-class ResizingCallback(ExecutionCallback):  # type: ignore[misc]
-    """Shows each execution of a pass to its `Resizing`. Ray Data calls it on the driver."""
-
-    def __init__(self, resizing: Resizing) -> None:
-        self.resizing = resizing
-        self._last_check = time.monotonic()
-
-    def on_execution_step(self, executor: StreamingExecutor) -> None:
-        """Check the cluster from time to time. Ray calls this several times a second.
-
-        Raises:
-            ClusterShrunk, ChainStalled: see `Resizing.check`.
-        """
-        now = time.monotonic()
-        if now - self._last_check < CHECK_INTERVAL_S:
-            return
-        self._last_check = now
-        finished = sum(operator.metrics.num_tasks_finished for operator in executor._topology)
-        self.resizing.check(now, finished, ray.cluster_resources())
-
-
-class CallbackFactory:
-    """Makes the callback of each execution of a pass; what Ray Data's settings hold.
-
-    Ray Data copies its settings for each dataset and sends them to its workers. The copies on the driver
-    share the state of the pass; those that are sent, where no execution is ever watched, have none.
-    """
-
-    def __init__(self, resizing: Resizing | None) -> None:
-        self.resizing = resizing
-
-    def __call__(self) -> ResizingCallback:
-        assert self.resizing is not None, "executions run on the driver"
-        return ResizingCallback(self.resizing)
-
-    def __deepcopy__(self, memo: object) -> CallbackFactory:
-        return self
-
-    def __reduce__(self) -> tuple[type[CallbackFactory], tuple[None]]:
-        return CallbackFactory, (None,)

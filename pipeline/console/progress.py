@@ -113,6 +113,19 @@ class Progress:
         """Print that a node was done by an earlier command."""
         self._print(node, Text("done before", style="dim"), style="bold")
 
+    @property
+    def board(self) -> dict[str, dict[str, Any]]:
+        """What the workers of each node had posted when the state was drawn last."""
+        return self._board
+
+    def amounts(self) -> dict[str, tuple[str, int, int]]:
+        """{node: (unit, done, total)} of the running nodes whose total is known."""
+        with self._lock:
+            nodes = self._nodes.items()
+            return {
+                name: (each.unit, each.done, each.total) for name, each in nodes if each.total is not None
+            }
+
     def draw(self) -> None:
         """Show the present state; the main thread calls it every `POLL_SECONDS`."""
         if self.poll is not None:

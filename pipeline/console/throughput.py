@@ -40,6 +40,8 @@ class StageProcesses:
     """How many can work side by side."""
     long_lived: bool
     """They start once and may load a model, instead of being short tasks."""
+    gpus: float = 0.0
+    """GPUs that all of them hold."""
 
 
 class Throughput:

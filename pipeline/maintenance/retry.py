@@ -21,6 +21,7 @@ from capfilt.pipeline.console.activity import Activity, hidden_activity
 from capfilt.pipeline.console.progress import POLL_SECONDS, Progress
 from capfilt.pipeline.console.signals import Interrupted, StopSignal
 from capfilt.pipeline.console.throughput import FinishedShard, Throughput
+from capfilt.pipeline.metrics.run_metrics import RunMetrics
 from capfilt.pipeline.nodes.chain import fetch_configs, retry_steps
 from capfilt.pipeline.nodes.context import RunContext
 from capfilt.pipeline.nodes.failures import describe_failure, failure_causes
@@ -100,7 +101,7 @@ def retry_rows(
             check_shared_paths(config, store, count_nodes(), ask_each_node)
             progress, board = Progress(console), StatusBoard()
             progress.poll = partial(board.read, timeout=POLL_SECONDS)
-            context = RunContext(run_dir, progress, board, stop)
+            context = RunContext(run_dir, progress, board, stop, RunMetrics.exported(config.run.dir))
             retry = RetryConfig(run_dir=store, classes=classes)
             activity.stop()
             result.failed = _fetch_again(context, retry, rows)
@@ -168,9 +169,11 @@ def _fetch_again(context: RunContext, config: RetryConfig, rows: dict[tuple[str,
     try:
         with progress:
             progress.begin(NAME)
+            context.metrics.begin(NAME)
             work = pool.submit(_stage_shards, context, config, rows)
             _wait_for(context, work)
     finally:
+        context.metrics.end(NAME)
         pool.shutdown(wait=False, cancel_futures=True)  # for the reason given in `pipeline.execute`
     if context.stop.signum is not None:
         progress.end(NAME, "downloaded shards are kept", "stopped")
@@ -200,6 +203,7 @@ def _wait_for(context: RunContext, work: Future[list[Shard]]) -> None:
             raise Interrupted(context.stop.signum or 0)
         wait([work], timeout=POLL_SECONDS)
         context.progress.draw()
+        context.metrics.look(context.progress)
 
 
 def _stage_shards(context: RunContext, config: RetryConfig, rows: dict[tuple[str, int], int]) -> list[Shard]:
@@ -225,14 +229,16 @@ def _stage_shards(context: RunContext, config: RetryConfig, rows: dict[tuple[str
     def on_result(result: dict[str, Any]) -> None:
         staged = msgspec.json.decode(result["records"], type=dict[str, StagedShard])["retry"]
         done.update(staged.status)
-        seconds = {} if staged.record is None else staged.record.seconds
+        seconds = ({} if staged.record is None else staged.record.seconds) | writing_seconds(result)
+        records = [] if staged.record is None else [staged.record]
+        context.metrics.count_shard(NAME, records, staged.status, seconds)
         throughput.add(
             FinishedShard(
                 units=staged.asked,
                 rows=staged.asked,
                 images=staged.status.get(SUCCESS, 0),
                 verdicts={},
-                seconds=seconds | writing_seconds(result),
+                seconds=seconds,
             )
         )
         context.progress.advance(NAME, before + done.total())

@@ -3,7 +3,7 @@ write."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -15,6 +15,7 @@ from capfilt.cluster.sizing import ActorPool, Sizing
 from capfilt.models.out_of_memory import OutOfMemory
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.console.logs import shard_log_context, with_worker_logging
+from capfilt.pipeline.console.throughput import StageProcesses
 from capfilt.pipeline.corpora.serve import LOOPBACK, serve_folder
 from capfilt.pipeline.node import Node
 from capfilt.pipeline.nodes.context import RunContext
@@ -186,3 +187,17 @@ def _model_step(name: str, make: Callable[[], Stage], share: ActorPool) -> Step:
 
 def _write_step(config: WriteConfig) -> Step:
     return Step(name="write", make=partial(Write, config), kind="write", rowwise=Pack, isolation=ISOLATION)
+
+
+def mark_first_steps(steps: Iterable[Step]) -> list[Step]:
+    """The steps, of which the reader and the first one with actors skip shards while the chain drains: small
+    shards are read long before an actor works on them."""
+    steps = list(steps)
+    first = next((step.name for step in steps if step.actors), None)
+    return [replace(step, begins=step.kind == "read" or step.name == first) for step in steps]
+
+
+def stage_processes(step: Step, sizing: Sizing) -> StageProcesses:
+    """How many processes of a stage can work side by side."""
+    number = step.actors or max(1.0, sizing.cpus / step.cpus)
+    return StageProcesses(step.name, number, long_lived=step.actors > 0, gpus=step.actors * step.gpus)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,10 +15,10 @@ from capfilt.cluster.chain.engine import Step, chain_demand, run_chain
 from capfilt.cluster.chain.resizing import ChainStalled, ClusterShrunk, Resizing, patience
 from capfilt.cluster.sizing import Sizing, can_grow
 from capfilt.pipeline.console.signals import NodeStopped
-from capfilt.pipeline.console.throughput import FinishedShard, StageProcesses, Throughput
+from capfilt.pipeline.console.throughput import FinishedShard, Throughput
 from capfilt.pipeline.errors import NodeFailed, root_cause
 from capfilt.pipeline.node import Node
-from capfilt.pipeline.nodes.chain import with_step_logging
+from capfilt.pipeline.nodes.chain import mark_first_steps, stage_processes, with_step_logging
 from capfilt.pipeline.nodes.context import RunContext
 from capfilt.pipeline.nodes.failures import check_failed_fraction, failure_causes
 from capfilt.pipeline.rundir.cutting import cut_manifest
@@ -144,6 +144,7 @@ def stream_shards(context: RunContext, work: ShardWork) -> list[Shard]:
             break
         if left and idle_passes < ATTEMPTS and not context.stop.requested:
             context.progress.say(work.name, f"{ended.cause[:200]}; continuing with {len(left)} shards")
+            context.metrics.count_pass(work.name, ended.kind)
     if left and ended.error is not None:
         raise ended.error
     return left
@@ -162,6 +163,13 @@ class EndOfPass:
     def may_be_repeated(self) -> bool:
         """Whether another pass may complete shards although this one has completed none."""
         return self.resized is not None or isinstance(self.error, ClusterShrunk | ChainStalled)
+
+    @property
+    def kind(self) -> str:
+        """Label of the metric that counts repeated passes."""
+        if self.resized is not None or isinstance(self.error, ClusterShrunk):
+            return "resized"
+        return "failed" if self.error is None else "error"
 
     @property
     def cause(self) -> str:
@@ -185,7 +193,8 @@ def _run_once(context: RunContext, work: ShardWork, todo: list[Shard], stalls: i
             replace(with_step_logging(step, work.name), node_status=status, limits=sizing.limits)
             for step in work.steps(sizing)
         )
-        work.throughput.stages = [stage_processes(step, sizing) for step in chain]
+        work.throughput.stages = stages = [stage_processes(step, sizing) for step in chain]
+        context.metrics.set_stages(work.name, stages)
         status.set_draining(False)
         demand = chain_demand(chain)
         resizing = Resizing(
@@ -195,6 +204,7 @@ def _run_once(context: RunContext, work: ShardWork, todo: list[Shard], stalls: i
             drain=partial(status.set_draining, True),
             after=config.resize_seconds,
             patience=lambda: patience(work.throughput.slowest) * 2**stalls,
+            on_waiting=partial(context.metrics.set_waiting, work.name),
         )
         for result in run_chain(todo, chain, segment=config.segment, name=work.name, resizing=resizing):
             work.on_result(result)
@@ -203,20 +213,6 @@ def _run_once(context: RunContext, work: ShardWork, todo: list[Shard], stalls: i
     except Exception as error:  # the engine raises many types
         return EndOfPass(error)
     return EndOfPass(resized=resizing.reason)
-
-
-def mark_first_steps(steps: Iterable[Step]) -> list[Step]:
-    """The steps, of which the reader and the first one with actors skip shards while the chain drains: small
-    shards are read long before an actor works on them."""
-    steps = list(steps)
-    first = next((step.name for step in steps if step.actors), None)
-    return [replace(step, begins=step.kind == "read" or step.name == first) for step in steps]
-
-
-def stage_processes(step: Step, sizing: Sizing) -> StageProcesses:
-    """How many processes of a stage can work side by side."""
-    number = step.actors or max(1.0, sizing.cpus / step.cpus)
-    return StageProcesses(step.name, number, long_lived=step.actors > 0)
 
 
 def missing_shards(
@@ -282,13 +278,15 @@ class ShardProgress:
         status.update(record.rows.status)
         if status.total() >= max(EARLY_ROWS, EARLY_SHARE * self.rows):
             check_failed_fraction(self.context.config, record.source, status)
+        seconds = record.seconds | writing_seconds(result)
+        self.context.metrics.count_shard(self.node.name, records, record.rows.status, seconds)
         self.throughput.add(
             FinishedShard(
                 units=1 if self.in_shards else record.rows.read,
                 rows=record.rows.read,
                 images=record.rows.status.get(SUCCESS, 0),
                 verdicts=record.candidates if isinstance(record, CandidatesRecord) else {},
-                seconds=record.seconds | writing_seconds(result),
+                seconds=seconds,
             )
         )
         self.done = self.done_before + (self.new_shards if self.in_shards else self.new_rows)

@@ -41,6 +41,17 @@ def test_stages_show_what_they_work_on_and_which_processes_started(actor):
     assert actor.read()["n"]["at_work"] == {"caption": 2} and actor.read()["n"]["total"] == 5
 
 
+def test_shards_that_are_processed_again_are_counted_by_stage_and_cause(actor):
+    """A process that is ended for its memory has died: its next attempt counts, not its report."""
+    actor.report_failure("n", "caption: the worker process used 2 GB", None, None)
+    assert actor.read() == {}
+    for stage in ("caption", "caption", "filter"):
+        actor.report_failure("n", "a cause", "web/000001", stage)
+    for _ in range(3):
+        actor.claim("n", "caption", "web/000002")
+    assert actor.read()["n"]["repeated"] == {"caption": {"error": 2, "death": 2}, "filter": {"error": 1}}
+
+
 def test_nodes_drain_apart_until_they_start_again(actor):
     actor.set_draining("n", True)
     actor.set_draining("n", True)
@@ -52,8 +63,8 @@ def test_nodes_drain_apart_until_they_start_again(actor):
 
 def test_failures_are_counted_by_cause(actor):
     for shard in ("web/000001", "web/000002", "web/000001", None):
-        actor.report_failure("n", "caption: OSError", shard)
-    actor.report_failure("n", "fetch: killed", None)
+        actor.report_failure("n", "caption: OSError", shard, "caption")
+    actor.report_failure("n", "fetch: killed", None, None)
     assert actor.failures("n") == {"caption: OSError": 4, "fetch: killed": 1}
     assert actor.failed_shards("n") == {"web/000001", "web/000002"}
     assert actor.failures("other") == {} and actor.failed_shards("other") == set()
@@ -61,8 +72,8 @@ def test_failures_are_counted_by_cause(actor):
 
 def test_the_number_of_causes_is_bounded(actor):
     for number in range(MAX_CAUSES + 5):
-        actor.report_failure("n", f"cause {number}", f"web/{number:06d}")
-    actor.report_failure("n", "cause 0", None)
+        actor.report_failure("n", f"cause {number}", f"web/{number:06d}", None)
+    actor.report_failure("n", "cause 0", None, None)
     assert actor.failures("n") == {f"cause {i}": 2 if i == 0 else 1 for i in range(MAX_CAUSES)}
     assert len(actor.failed_shards("n")) == MAX_CAUSES + 5
 

@@ -31,8 +31,8 @@ class RecordingStatus:
     def release(self, stage, shard):
         self.calls.append(("release", stage, shard))
 
-    def report_failure(self, cause, *, shard=None, wait=False):
-        self.calls.append(("report_failure", cause, shard, wait))
+    def report_failure(self, cause, *, shard=None, stage=None, wait=False):
+        self.calls.append(("report_failure", cause, shard, stage, wait))
 
     def report_start(self, stage):
         self.calls.append(("report_start", stage))
@@ -69,7 +69,7 @@ def test_a_shard_that_fails_with_an_exception_is_released_and_reported(deaths):
     runner, status = make_runner(Poisoned, deaths)
     with pytest.raises(ValueError, match="cannot process it"):
         runner(batch(*["raise"] * 4))
-    failure = ("report_failure", "p: ValueError: cannot process it", "s/000007", False)
+    failure = ("report_failure", "p: ValueError: cannot process it", "s/000007", "p", False)
     assert status.calls == [CLAIMED, RELEASED, failure]
 
 
@@ -81,13 +81,15 @@ def test_a_reported_cause_is_one_line():
     status = RecordingStatus(0)
     with pytest.raises(OSError, match="first"):
         StageRunner(Step(name="p", make=Raises, node_status=status))(batch("a"))
-    assert status.calls == [("report_failure", "p: OSError: first second", None, False)]
+    assert status.calls == [("report_failure", "p: OSError: first second", None, "p", False)]
 
 
 def test_an_exceeded_memory_limit_is_reported_before_the_process_exits():
     runner, status = make_runner(Poisoned, deaths=0)
     runner.watchdog.on_limit_exceeded("used 2.0 GB of memory")
-    assert status.calls == [("report_failure", "p: the worker process used 2.0 GB of memory", None, True)]
+    assert status.calls == [
+        ("report_failure", "p: the worker process used 2.0 GB of memory", None, None, True)
+    ]
 
 
 def test_a_table_without_rows_passes_through():
@@ -254,7 +256,7 @@ def test_a_chain_is_executed_in_segments(executions):
 
 
 def test_a_chain_that_drains_starts_no_further_segment(executions):
-    resizing = SimpleNamespace(reason=None)
+    resizing = SimpleNamespace(reason=None, look=print)
     items = [{"shard": i} for i in range(5)]
     chain = run_chain(items, [Step(name="read", make=Poisoned)], segment=2, resizing=resizing)
     done = []
@@ -263,8 +265,8 @@ def test_a_chain_that_drains_starts_no_further_segment(executions):
         if len(done) == 3:
             resizing.reason = "the cluster has grown"
     assert done == items[:4] and executions.sizes == [2, 2], "what was begun is finished"
-    watched = [make().resizing for callbacks in executions.callbacks for make in callbacks]
-    assert watched == [resizing] * 2
+    watches = [make().watch for callbacks in executions.callbacks for make in callbacks]
+    assert watches == [resizing.look] * 2
 
 
 def test_a_chain_is_executed_without_callbacks_if_nothing_resizes_it(executions):

@@ -1,22 +1,19 @@
 """When a chain ends early because its cluster has changed, and when not. The tests set the time."""
 
-import pickle
-from copy import deepcopy
 from types import SimpleNamespace
 
 import pytest
 
 from capfilt.cluster.chain import resizing as module
+from capfilt.cluster.chain.ray_internals import ExecutionState
 from capfilt.cluster.chain.resizing import (
     CHECK_INTERVAL_S,
     GRACE_S,
     SETTLE_S,
-    CallbackFactory,
     ChainStalled,
     ClusterShrunk,
     Demand,
     Resizing,
-    ResizingCallback,
     patience,
 )
 
@@ -158,8 +155,11 @@ def test_the_cluster_is_checked_at_intervals(monkeypatch):
     monkeypatch.setattr(module.time, "monotonic", lambda: clock.now)
     asked, checked = [], []
     monkeypatch.setattr(module.ray, "cluster_resources", lambda: asked.append(clock.now) or FOUR)
-    operators = [SimpleNamespace(metrics=SimpleNamespace(num_tasks_finished=n)) for n in (3, 4)]
-    callback = ResizingCallback(SimpleNamespace(check=lambda *state: checked.append(state)))
+    resizing = Pass().state
+    waiting = []
+    monkeypatch.setattr(resizing, "check", lambda *state: checked.append(state))
+    monkeypatch.setattr(resizing, "on_waiting", waiting.append)
+    resizing._last_look = 100.0
     for elapsed in (
         0.0,
         CHECK_INTERVAL_S - 0.1,
@@ -168,18 +168,9 @@ def test_the_cluster_is_checked_at_intervals(monkeypatch):
         2 * CHECK_INTERVAL_S,
     ):
         clock.now = 100.0 + elapsed
-        callback.on_execution_step(SimpleNamespace(_topology=operators))
+        resizing.look(ExecutionState(7, (2, 0)))
     times = [100.0 + CHECK_INTERVAL_S, 100.0 + 2 * CHECK_INTERVAL_S]
-    assert asked == times and checked == [(now, 7, FOUR) for now in times]
-
-
-def test_executions_share_the_state_of_a_pass_and_workers_get_none():
-    """Ray Data copies its settings for each dataset, and pickles them for its workers."""
-    state = Pass().state
-    factory = CallbackFactory(state)
-    copy = deepcopy(SimpleNamespace(callbacks=[factory])).callbacks[0]
-    assert factory().resizing is copy().resizing is state
-    assert pickle.loads(pickle.dumps(factory)).resizing is None
+    assert asked == times and checked == [(now, 7, FOUR) for now in times] and waiting == [(2, 0)] * 2
 
 
 @pytest.mark.parametrize(

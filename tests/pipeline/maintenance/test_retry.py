@@ -34,7 +34,7 @@ class Board:
     def for_node(self, node):
         return self
 
-    def report_failure(self, cause, *, shard=None, wait=False):
+    def report_failure(self, cause, *, shard=None, stage=None, wait=False):
         self.causes[cause] = 1
         self.failed.add(shard)
 

@@ -7,12 +7,14 @@ import pytest
 
 from capfilt.pipeline.config.load import parse_config
 from capfilt.pipeline.errors import NodeFailed
+from capfilt.pipeline.metrics.run_metrics import RunMetrics
 from capfilt.pipeline.node import Node
 from capfilt.pipeline.nodes.bootstrap import BOOTSTRAP
 from capfilt.pipeline.nodes.shards import ShardProgress, describe_source_without_texts
 from capfilt.stages.manifest.index import Index, build_index
 from capfilt.stages.shards.records import CandidatesRecord, CorpusRecord, RowCounts
 from capfilt.stages.storage.store import Store
+from tests.pipeline.metrics.received import Received
 from tests.stages.shards.test_odd_tars import make_tar
 
 
@@ -52,7 +54,8 @@ def progress_of(*files, rows, shards, committed=(0,), other_rows=0, column=None,
         "filter": {"checkpoint": "f", "calibrate": {"pairs": 0}},
     }
     ledger = SimpleNamespace(committed_shards=lambda folder: list(committed))
-    context = SimpleNamespace(config=parse_config(data, "test"), ledger=ledger, progress=Display())
+    config, metrics = parse_config(data, "test"), RunMetrics(Received())
+    context = SimpleNamespace(config=config, ledger=ledger, progress=Display(), metrics=metrics)
     node = Node(name="bootstrap.1", kind=BOOTSTRAP, round=1, needs=(), sources=tuple(indexes))
     return ShardProgress(context, node, indexes, dict.fromkeys(indexes, "rounds/1")), context.progress
 
@@ -84,6 +87,19 @@ def test_progress_counts_rows_or_shards_if_there_are_tars(files, rows, shards, b
     throughput = progress.throughput
     assert (throughput.rows, throughput.images, dict(throughput.seconds)) == (50, 50, {"read": 2, "write": 3})
     assert "images/s  success 100.0%  kept web 50.0%" in display.note({})
+
+
+def test_a_finished_shard_is_counted_once_by_status_verdict_and_stage():
+    """Rows and seconds of a shard that is downloaded and judged in one pass are those of the candidates."""
+    progress, _ = progress_of("urls.csv", rows=250, shards=3)
+    for _ in range(2):
+        progress(result(50))
+    received = progress.context.metrics.receiver
+    assert received.sum("capfilt_shards") == {("bootstrap.1",): 2}
+    assert received.sum("capfilt_rows") == {("bootstrap.1", "success"): 100}
+    verdicts = {("bootstrap.1", "web", "kept"): 50, ("bootstrap.1", "web", "dropped"): 50}
+    assert received.sum("capfilt_texts") == verdicts
+    assert received.sum("capfilt_stage_seconds") == {("bootstrap.1", "read"): 4, ("bootstrap.1", "write"): 6}
 
 
 def test_last_shard_may_be_smaller():

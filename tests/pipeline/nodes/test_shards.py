@@ -12,17 +12,19 @@ from capfilt.pipeline.console.progress import Progress
 from capfilt.pipeline.console.signals import NodeStopped
 from capfilt.pipeline.console.throughput import Throughput
 from capfilt.pipeline.errors import NodeFailed
+from capfilt.pipeline.metrics.run_metrics import RunMetrics
 from capfilt.pipeline.nodes import shards
+from capfilt.pipeline.nodes.chain import mark_first_steps
 from capfilt.pipeline.nodes.shards import (
     ATTEMPTS,
     ShardWork,
-    mark_first_steps,
     missing_shards,
     run_shards,
     stream_shards,
 )
 from capfilt.pipeline.rundir.contents.totals import count_records, status_summary
 from capfilt.stages.shards.records import CandidatesRecord, CorpusRecord, RowCounts
+from tests.pipeline.metrics.received import Received
 from tests.runs import writable
 
 SHRUNK, BROKEN = ClusterShrunk("half of the cluster is gone"), RuntimeError("the engine broke down\nat night")
@@ -46,6 +48,7 @@ class Passes:
     def __init__(self, monkeypatch, *script, shards_in_all=3, stop_after=99):
         self.script, self.order, self.lines, self.patience = list(script), [], [], []
         self.draining = []
+        self.received = Received()
         self.left, self.failed = list(range(shards_in_all)), set()
         self.stop = SimpleNamespace(requested=stop_after == 0)
         self.stop_after = stop_after
@@ -76,6 +79,7 @@ class Passes:
             board=board,
             stop=self.stop,
             progress=SimpleNamespace(say=lambda name, line: self.lines.append(line)),
+            metrics=RunMetrics(self.received),
             sizing=lambda: SimpleNamespace(limits=None, resources={}),
             config=parse_config(CONFIG, "test"),
         )
@@ -98,6 +102,7 @@ def test_passes_are_repeated_while_they_complete_shards(monkeypatch):
     passes = Passes(monkeypatch, *one_each, shards_in_all=5)
     assert passes.run() == [] and len(passes.order) == 5
     assert passes.lines[0] == "shards failed; continuing with 4 shards"
+    assert passes.received.sum("capfilt_repeated_passes") == {("n", "failed"): 4}
 
 
 def test_pass_that_completes_nothing_is_the_last_one(monkeypatch):
@@ -115,6 +120,8 @@ def test_error_of_the_engine_is_raised_if_shards_are_left(monkeypatch, error):
     assert len(passes.order) == 1 + idle
     if error is BROKEN:
         assert passes.lines == ["RuntimeError: at night; continuing with 2 shards"]
+    (label,) = passes.received.sum("capfilt_repeated_passes")
+    assert label == ("n", "resized" if error is SHRUNK else "error")
 
 
 def test_error_of_the_engine_does_not_matter_if_all_shards_are_done(monkeypatch):
@@ -149,6 +156,7 @@ def test_pass_that_ends_for_a_larger_cluster_is_followed_by_another(monkeypatch)
     assert passes.run() == [] and passes.order == [[0, 1, 2], [1, 2], [1, 2]]
     assert passes.lines == [f"{GROWN}; continuing with 2 shards"] * 2
     assert passes.draining == [False] * 3, "readers work again"
+    assert passes.received.sum("capfilt_repeated_passes") == {("n", "resized"): 2}
 
 
 def test_pass_that_has_stalled_is_repeated_with_more_patience(monkeypatch):
@@ -250,6 +258,7 @@ class TestRunShards:
                 ledger=run_dir.ledger,
                 board=board,
                 progress=progress,
+                metrics=RunMetrics(),
                 stop=SimpleNamespace(requested=stop),
             )
             left = [{"source": "web", "shard": shard} for shard in range(completed, 2)]

@@ -1,0 +1,84 @@
+"""The parts of Ray Data without a public form that a chain needs; nothing else of capfilt uses any.
+
+There are three: a map whose task takes a whole block on a GPU (the public `map_batches` requires a batch size
+there, which merges neighboring blocks as soon as a shard has fewer rows), a callback while an execution runs,
+and the state of the execution that it sees. `tests/end_to_end/test_ray_internals.py` holds each against the
+installed Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ray.data import DataContext, Dataset
+from ray.data._internal.execution.execution_callback import ExecutionCallback
+
+
+@dataclass(frozen=True)
+class ExecutionState:
+    """How far an execution is."""
+
+    finished: int
+    """Tasks that have finished, of all operators."""
+    waiting: tuple[int, ...]
+    """Blocks that wait before each map, in the order of the maps."""
+
+
+Watch = Callable[[ExecutionState], None]
+"""Called several times a second while an execution runs; what it raises ends the execution."""
+
+
+def map_whole_blocks(dataset: Dataset, function: Any, **options: Any) -> Dataset:
+    """Map each block of a dataset as one Arrow table, on CPUs or GPUs.
+
+    Args:
+        function: a function of a table, or a class that is built once per actor.
+        options: those of `Dataset.map_batches`; others are options of Ray's tasks and actors.
+    """
+    return dataset.map_batches_internal(function, batch_size=None, batch_format="pyarrow", **options)
+
+
+def watch_executions(context: DataContext, watch: Watch) -> None:
+    """Let the executions of a context's datasets call `watch`, on the driver."""
+    context.custom_execution_callback_classes = [_CallbackFactory(watch)]
+
+
+def read_state(executor: Any) -> ExecutionState:
+    """The state of Ray Data's `StreamingExecutor`."""
+    maps = [state for operator, state in executor._topology.items() if operator.input_dependencies]
+    return ExecutionState(
+        finished=sum(operator.metrics.num_tasks_finished for operator in executor._topology),
+        waiting=tuple(state.total_enqueued_input_blocks() for state in maps),
+    )
+
+
+class _Callback(ExecutionCallback):  # type: ignore[misc]
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+
+    def on_execution_step(self, executor: Any) -> None:
+        """Ray calls this several times a second."""
+        self.watch(read_state(executor))
+
+
+class _CallbackFactory:
+    """Makes the callback of each execution; what Ray Data's settings hold.
+
+    Ray Data copies its settings for each dataset and sends them to its workers. The copies on the driver
+    share `watch`; those that are sent, where no execution is ever watched, have none.
+    """
+
+    def __init__(self, watch: Watch | None) -> None:
+        self.watch = watch
+
+    def __call__(self) -> _Callback:
+        assert self.watch is not None, "executions run on the driver"
+        return _Callback(self.watch)
+
+    def __deepcopy__(self, memo: object) -> _CallbackFactory:
+        return self
+
+    def __reduce__(self) -> tuple[type[_CallbackFactory], tuple[None]]:
+        return _CallbackFactory, (None,)
