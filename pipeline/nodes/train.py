@@ -170,12 +170,9 @@ def _check_device(context: RunContext, spec: LearnerSpec) -> None:
     """
     if spec.train.workers.gpus_per_worker == 0:
         return
-    start = spec.start
-    model = (
-        estimate_bytes(spec.model.med)
-        if start is None
-        else ModelSource(checkpoint=start, run_dir=context.store)
-    )
+    model: ModelSource | int = estimate_bytes(spec.model.med)
+    if spec.start is not None:
+        model = ModelSource(checkpoint=spec.start, run_dir=context.store)
     context.check_device({f"model {spec.node}": model}, context.sizing())
 
 
