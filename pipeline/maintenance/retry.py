@@ -24,7 +24,7 @@ from capfilt.pipeline.console.throughput import FinishedShard, Throughput
 from capfilt.pipeline.nodes.chain import fetch_configs, retry_steps
 from capfilt.pipeline.nodes.context import RunContext
 from capfilt.pipeline.nodes.failures import describe_failure, failure_causes
-from capfilt.pipeline.nodes.shards import Shard, ShardWork, stream_shards, writing_seconds
+from capfilt.pipeline.nodes.shards import Shard, ShardWork, stage_seconds_of, stream_shards
 from capfilt.pipeline.plan import downstream
 from capfilt.pipeline.prepare import make_corpora
 from capfilt.pipeline.rundir.contents.totals import status_summary
@@ -232,7 +232,7 @@ def _stage_shards(context: RunContext, config: RetryConfig, rows: dict[tuple[str
                 rows=staged.asked,
                 images=staged.status.get(SUCCESS, 0),
                 verdicts={},
-                seconds=seconds | writing_seconds(result),
+                seconds=seconds | stage_seconds_of(result),
             )
         )
         context.progress.advance(NAME, before + done.total())

@@ -288,7 +288,7 @@ class ShardProgress:
                 rows=record.rows.read,
                 images=record.rows.status.get(SUCCESS, 0),
                 verdicts=record.candidates if isinstance(record, CandidatesRecord) else {},
-                seconds=record.seconds | writing_seconds(result),
+                seconds=record.seconds | stage_seconds_of(result),
             )
         )
         self.done = self.done_before + (self.new_shards if self.in_shards else self.new_rows)
@@ -309,7 +309,11 @@ class ShardProgress:
         ]
 
 
-def writing_seconds(result: Mapping[str, Any]) -> dict[str, float]:
-    """{"write": seconds} of what a chain returned for a shard; its record, made before, lacks them."""
-    seconds = result.get(f"{SECONDS_PREFIX}write")
-    return {} if seconds is None else {"write": seconds}
+def stage_seconds_of(result: Mapping[str, Any]) -> dict[str, float]:
+    """{stage: seconds} of what a chain returned for a shard: those of its last stage, which the record lacks
+    because that stage has made it."""
+    return {
+        name.removeprefix(SECONDS_PREFIX): seconds
+        for name, seconds in result.items()
+        if name.startswith(SECONDS_PREFIX) and seconds is not None
+    }
