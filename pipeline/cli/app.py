@@ -12,6 +12,7 @@ import typer
 
 from capfilt.pipeline.cli.ablate import ablate
 from capfilt.pipeline.cli.amend import rejudge, retry
+from capfilt.pipeline.cli.estimate import plan
 from capfilt.pipeline.cli.evaluate import evaluate
 from capfilt.pipeline.cli.export import card, export
 from capfilt.pipeline.cli.inspect import report, verify
@@ -23,7 +24,7 @@ from capfilt.pipeline.cli.tools import clipart, convert, shapes
 from capfilt.pipeline.console.streams import flush_output
 
 FAMILIES: dict[str, tuple[Callable[..., None], ...]] = {
-    "Run": (quickstart, run, check, ablate),
+    "Run": (quickstart, run, check, plan, ablate),
     "On a cluster": (submit, stop),
     "Inspect a run": (status, show, report, verify),
     "Amend a run": (retry, rejudge),
