@@ -16,7 +16,7 @@ class MeasuredShard:
     seconds: Mapping[str, float]
     """{stage: seconds that its process worked on the shard}."""
     bytes: Mapping[str, int] = field(default_factory=dict)
-    """By what they are (`pipeline.rundir.totals.record_bytes`)."""
+    """By what they are (`pipeline.rundir.contents.totals.record_bytes`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
