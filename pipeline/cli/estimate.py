@@ -29,8 +29,13 @@ TargetArgument = Annotated[
 def plan(
     target: TargetArgument,
     rows: Annotated[
-        int, typer.Option("--rows", metavar="N", help="Rows of each source in the small run.")
-    ] = 256,
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Rows of each source in the small run. Default: 256; on GPUs 16 batches of the models.",
+            show_default=False,
+        ),
+    ] = None,
     steps: Annotated[
         int, typer.Option("--steps", metavar="N", help="Steps of each training in the small run.")
     ] = 40,

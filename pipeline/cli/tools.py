@@ -1,4 +1,5 @@
-"""Commands that need no run: `convert` for checkpoints, `shapes` and `clipart` for demonstration corpora."""
+"""Commands that need no run: `evaluate` and `convert` for checkpoints, `shapes` and `clipart` for demonstration
+corpora."""
 
 from __future__ import annotations
 
@@ -7,11 +8,140 @@ from typing import Annotated, Literal
 
 import typer
 
+from capfilt.models.config import Precision
+from capfilt.models.tasks.options import RERANKED, CaptionerOptions
 from capfilt.pipeline.cli.exits import UserErrors
 from capfilt.pipeline.console.activity import Activity
+from capfilt.pipeline.console.evaluation_table import print_evaluation
 from capfilt.pipeline.console.streams import make_console
 
 FolderArgument = Annotated[str, typer.Argument(metavar="FOLDER", help="The folder to make.")]
+
+
+def evaluate(
+    checkpoint: Annotated[
+        str,
+        typer.Argument(
+            metavar="CHECKPOINT",
+            help="capfilt or transformers folder, BLIP or LAVIS .pth, or hf://org/name; local or any fsspec "
+            "URL.",
+        ),
+    ],
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE",
+            help="COCO captions, Karpathy, BLIP or NoCaps json, or a manifest (Parquet, CSV, TSV, JSONL) "
+            "with columns url and text.",
+        ),
+    ],
+    images: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Where the paths of FILE begin, also a URL. Default: beside FILE.",
+        ),
+    ] = None,
+    task: Annotated[
+        Literal["retrieval", "caption"] | None,
+        typer.Option(help="Default: both, as far as the checkpoint can."),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Split of Karpathy's json. Default: test.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Only the first N images. Default: all.")
+    ] = None,
+    k: Annotated[
+        int,
+        typer.Option(min=1, metavar="N", help="ITC candidates that ITM ranks again (Flickr30k: 128)."),
+    ] = RERANKED,
+    itm_token: Annotated[
+        Literal["enc", "cls"],
+        typer.Option(help="First token for ITM: enc as in training, cls as in transformers."),
+    ] = "enc",
+    prompt: Annotated[
+        str, typer.Option(metavar="TEXT", help="Text that captions continue.")
+    ] = CaptionerOptions.prompt,
+    beams: Annotated[int, typer.Option(min=1, metavar="N", help="Beams of the captioning; 1: greedy.")] = 3,
+    repetition_penalty: Annotated[
+        float,
+        typer.Option(metavar="X", help="Above 1: fewer repeated tokens (BLIP on NoCaps: 1.1)."),
+    ] = 1.0,
+    image_size: Annotated[
+        int | None, typer.Option(min=8, metavar="PIXELS", help="Default: that of the checkpoint.")
+    ] = None,
+    precision: Annotated[Precision, typer.Option(help="auto: bfloat16 on GPUs that support it.")] = "auto",
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Images, texts or pairs per forward pass; halved when memory runs out. Default: 64, on a "
+            "GPU 256.",
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="Tokenizer, for a checkpoint without one (BLIP .pth)."),
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER", help="Where the files go. Default: evaluations/CHECKPOINT-FILE, by their names."
+        ),
+    ] = None,
+) -> None:
+    """Evaluate a checkpoint on a test set: retrieval by ITC and ITM, captions by beam search."""
+    from capfilt.models.decoding.config import SamplingConfig
+    from capfilt.pipeline.config.load import ConfigError, refuse_credentials
+    from capfilt.pipeline.testset.evaluate import (
+        EvaluationRequest,
+        check_request,
+        evaluate_checkpoint,
+    )
+    from capfilt.pipeline.testset.results import default_folder, write_results
+    from capfilt.stages.bootstrap.caption import CaptionConfig
+    from capfilt.stages.storage.store import Store
+
+    console = make_console()
+    with UserErrors(), Activity(console) as activity:
+        if repetition_penalty <= 0:
+            raise ConfigError(
+                f"--repetition-penalty {repetition_penalty:g}: it must be above 0; 1 has no effect"
+            )
+        sampling = SamplingConfig(
+            strategy="beam" if beams > 1 else "greedy",
+            num_beams=max(2, beams),
+            repetition_penalty=repetition_penalty,
+            penalty_scope="all",
+        )
+        request = EvaluationRequest(
+            checkpoint=checkpoint,
+            data=data,
+            images=images,
+            task=task,
+            split=split,
+            limit=limit,
+            k=k,
+            itm_token=itm_token,
+            caption=CaptionConfig(
+                prompt=prompt,
+                sampling=sampling,
+                precision=precision,
+                image_size=image_size,
+            ),
+            batch_size=batch_size,
+            tokenizer=tokenizer,
+        )
+        refuse_credentials(out or "", "--out")
+        test_set = check_request(request, activity)
+        activity("loading torch")
+        found = evaluate_checkpoint(request, test_set, activity.update)
+        activity("writing the results")
+        files = write_results(found, Store(out or default_folder(request)))
+        activity.stop()
+        print_evaluation(console, found, files)
 
 
 def convert(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from capfilt.pipeline.config.schema import Config
+from msgspec.structs import replace
+
+from capfilt.cluster.config import WorkersConfig
+from capfilt.pipeline.estimate.amounts import Setting, planned_steps, planned_units
 from capfilt.pipeline.estimate.costs import ShardCost, fit_cost
-from capfilt.pipeline.estimate.measured import Machines, MeasuredNode, MeasuredShard, SourceSize
+from capfilt.pipeline.estimate.measured import Machines, MeasuredNode, MeasuredShard
 from capfilt.pipeline.estimate.nodes import (
     Schedule,
     StageLoad,
@@ -26,35 +28,13 @@ from capfilt.pipeline.estimate.spans import Span, add_spans
 from capfilt.pipeline.node import Node
 
 if TYPE_CHECKING:
-    from capfilt.cluster.sizing import ActorPool, Sizing
+    from capfilt.cluster.sizing import ActorPool
 
 FEWEST_SHARDS = 3
 """The first shard of a source also warms processes up. It counts only where fewer others are left."""
 TASK_CPUS = 0.25
 """CPUs of a task that reads or writes (`cluster.chain.engine.Step`)."""
 SECONDS_PER_HOUR = 3600.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """The run, and the machines of the small run and of the run."""
-
-    config: Config
-    nodes: Mapping[str, Node]
-    probe: Mapping[str, MeasuredNode]
-    """Nodes of the small run, which has at most one round."""
-    sources: Mapping[str, SourceSize]
-    probed_on: Machines
-    planned_on: Machines
-    sizing: Sizing
-    """How the planned machines are divided."""
-    unknown_stages: frozenset[str] = field(default_factory=frozenset)
-    """Stages that the small run could not measure."""
-
-    def measured(self, node: Node) -> MeasuredNode | None:
-        """The node of the small run that stands for this one: that of the first round for every later one."""
-        name = f"{node.kind.name}.{min(1, node.round)}"
-        return self.probe.get(node.name) or self.probe.get(name)
 
 
 def plan_nodes(setting: Setting) -> list[PlannedNode]:
@@ -68,8 +48,28 @@ def plan_time(setting: Setting, planned: Sequence[PlannedNode]) -> Schedule:
     for each in planned:
         seconds = Span(0.0) if each.seconds is None else to_span(each.seconds)
         needs = setting.nodes[each.node].needs
-        tasks.append(Task(name=each.node, seconds=seconds, needs=needs, cpus=each.cpus, gpus=each.gpus))
-    return schedule(tasks, setting.planned_on.cpus, setting.planned_on.gpus)
+        cores = _busy_cores(setting, setting.nodes[each.node], each)
+        tasks.append(
+            Task(name=each.node, seconds=seconds, needs=needs, cpus=each.cpus, gpus=each.gpus, cores=cores)
+        )
+    machines = setting.planned_on
+    return schedule(tasks, machines.cpus, machines.gpus, machines.cores)
+
+
+def _busy_cores(setting: Setting, node: Node, planned: PlannedNode) -> float:
+    """Cores that a node keeps busy: every worker of a training has as many threads as CPUs."""
+    if planned.gpus or node.kind.summarizes:
+        return 0.0
+    cores = setting.planned_on.cores
+    return cores if node.kind.streams_shards and node.kind.judges else min(cores, planned.cpus)
+
+
+def stretch(planned: PlannedNode, timed: Schedule) -> PlannedNode:
+    """The node with the time that it takes beside the others, instead of alone."""
+    factor = timed.stretched.get(planned.node, 1.0)
+    if planned.seconds is None or factor == 1.0:
+        return planned
+    return replace(planned, seconds=interval(to_span(planned.seconds) * factor))
 
 
 def plan_money(
@@ -101,20 +101,31 @@ def _plan_node(setting: Setting, node: Node) -> PlannedNode:
         return _plan_chain(setting, node, measured)
     if node.kind.trains:
         steps = planned_steps(setting, node, measured)
-        work = training_work(measured.step_seconds, measured.steps, steps)
+        work = training_work(measured.step_seconds, measured.steps, steps, _alike(setting, node))
         seconds = node_seconds(measured.seconds, work)
         return PlannedNode(
-            node=node.name, units=steps, unit="steps", seconds=interval(seconds), cpus=cpus, gpus=gpus
+            node=node.name,
+            units=round(steps.value),
+            unit="steps",
+            seconds=interval(seconds),
+            cpus=cpus,
+            gpus=gpus,
         )
-    units = _planned_units(setting, node, measured)
-    growth = units / measured.units if units is not None and measured.units else 1.0
+    counted = planned_units(setting, node, measured)
+    growth = counted / measured.units if counted is not None and measured.units else 1.0
     side_by_side = setting.planned_on.gpus if gpus else setting.planned_on.cores
     work = shared_work(measured.parts, side_by_side, growth)
     seconds = node_seconds(measured.seconds, work)
     unit = {"evaluate": "images", "calibrate": "texts", "export": "images"}.get(node.kind.name, "")
     return PlannedNode(
-        node=node.name, units=units, unit=unit, seconds=interval(seconds), cpus=cpus, gpus=gpus
+        node=node.name, units=counted, unit=unit, seconds=interval(seconds), cpus=cpus, gpus=gpus
     )
+
+
+def _alike(setting: Setting, node: Node) -> list[float]:
+    """Seconds of a step in all trainings of the small run with the settings of this one."""
+    alike = {name for name, other in setting.nodes.items() if other.kind.trains == node.kind.trains}
+    return [each for name, found in setting.probe.items() if name in alike for each in found.step_seconds]
 
 
 def _plan_chain(setting: Setting, node: Node, measured: MeasuredNode) -> PlannedNode:
@@ -123,10 +134,16 @@ def _plan_chain(setting: Setting, node: Node, measured: MeasuredNode) -> Planned
     stages = sorted({stage for shard in measured.shards for stage in shard.seconds})
     known = [stage for stage in stages if stage not in setting.unknown_stages]
     pools = _pools(setting)
-    busy = {stage: _total(measured.shards, sources, "seconds", stage) for stage in known}
-    probed = {stage: Span(sum(s.seconds.get(stage, 0.0) for s in measured.shards)) for stage in known}
+    amounts = {name: (size.shards, size.rows) for name, size in sources.items()}
+    busy = {stage: _total(measured.shards, amounts, "seconds", stage) for stage in known}
     planned_loads = [_load(stage, busy[stage], pools, setting.planned_on) for stage in known]
-    probed_loads = [_load(stage, probed[stage], None, setting.probed_on) for stage in known]
+    # The small run by the same model, without what the first calls of a process take beside: that belongs to
+    # what does not grow.
+    tried = _amounts(measured.shards)
+    probed_loads = [
+        _load(stage, _total(measured.shards, tried, "seconds", stage), None, setting.probed_on)
+        for stage in known
+    ]
     shards = sum(size.shards for size in sources.values())
     work = Work(
         probed=chain_seconds(probed_loads, len(measured.shards), setting.probed_on.cores),
@@ -142,23 +159,36 @@ def _plan_chain(setting: Setting, node: Node, measured: MeasuredNode) -> Planned
         cpus=cpus,
         gpus=gpus,
         stages={stage: interval(span) for stage, span in busy.items()},
-        bytes={kind: interval(_total(measured.shards, sources, "bytes", kind), 0) for kind in kinds},
+        bytes={kind: interval(_total(measured.shards, amounts, "bytes", kind), 0) for kind in kinds},
         bottleneck=bottleneck(planned_loads, shards),
     )
 
 
-def _total(shards: Sequence[MeasuredShard], sources: Mapping[str, SourceSize], what: str, name: str) -> Span:
-    """Seconds of a stage, or bytes of a kind, over all shards of the run.
+def _amounts(shards: Sequence[MeasuredShard]) -> dict[str, tuple[float, float]]:
+    """{source: (shards, rows)} of the small run."""
+    found: dict[str, tuple[float, float]] = {}
+    for each in shards:
+        count, rows = found.get(each.source, (0.0, 0.0))
+        found[each.source] = (count + 1, rows + each.rows)
+    return found
+
+
+def _total(
+    shards: Sequence[MeasuredShard], amounts: Mapping[str, tuple[float, float]], what: str, name: str
+) -> Span:
+    """Seconds of a stage, or bytes of a kind, over so many shards and rows.
 
     Args:
+        shards: those that were measured.
+        amounts: {source: (shards, rows)}.
         what: "seconds" or "bytes".
         name: stage or kind.
     """
     spans = []
-    for source, size in sources.items():
+    for source, (count, rows) in amounts.items():
         own = [shard for shard in shards if shard.source == source]
         if own:
-            spans.append(_fit(own, what, name).total(size.shards, size.rows))
+            spans.append(_fit(own, what, name).total(count, rows))
     return add_spans(spans)
 
 
@@ -189,7 +219,8 @@ def _held(setting: Setting, node: Node) -> tuple[float, float]:
     config, machines = setting.config, setting.planned_on
     whole = min(1.0, machines.gpus)
     if node.kind.trains:
-        workers = config.training(node.kind.trains).workers
+        section = config.tasks[node.task].finetune if node.task else config.training(node.kind.trains)
+        workers = WorkersConfig() if section is None else section.workers
         each = whole if workers.gpus_per_worker is None else workers.gpus_per_worker
         return workers.workers * workers.cpus_per_worker, workers.workers * each
     if node.kind.streams_shards:
@@ -200,41 +231,3 @@ def _held(setting: Setting, node: Node) -> tuple[float, float]:
         held = [pools[name] for name in names]
         return sum(p.actors * p.cpus for p in held), sum(p.actors * p.gpus for p in held)
     return (1.0, whole) if node.kind.name in ("evaluate", "calibrate") else (1.0, 0.0)
-
-
-def planned_steps(setting: Setting, node: Node, measured: MeasuredNode) -> float:
-    """Optimizer steps of a training: those of the config, or of its epochs over as many pairs as the small
-    run lets expect."""
-    train = setting.config.training(node.kind.trains)
-    if train.steps is not None:
-        return train.steps
-    kinds = {name: setting.config.sources[name].kind for name in setting.config.trains_on(node.kind.trains)}
-    human = [setting.sources[name] for name, kind in kinds.items() if kind == "human"]
-    web = [name for name, kind in kinds.items() if kind == "web"]
-    own = sum(size.probed_texts for size in human)
-    pairs = sum(size.probed_texts * size.growth for size in human)
-    if web:
-        # An epoch reads one of the parts of a source.
-        read = sum(setting.sources[name].rows / setting.config.sources[name].parts for name in web)
-        pairs += (
-            max(0, measured.pairs - own) * read / max(1, sum(setting.sources[n].probed_rows for n in web))
-        )
-    return max(1.0, round((train.epochs or 1) * max(1, round(pairs) // train.batch_size)))
-
-
-def _planned_units(setting: Setting, node: Node, measured: MeasuredNode) -> float | None:
-    """Images or texts of a node with other parts; None where nothing is counted."""
-    config, kind = setting.config, node.kind.name
-    if kind == "evaluate":
-        names = config.of_kind("test")
-        images = sum(s.probed_images * s.growth for s in (setting.sources[name] for name in names))
-        return min(images, config.evaluate.limit or images)
-    if kind == "calibrate":
-        names = config.of_kind("web")
-        texts = sum(s.probed_texts * s.growth for s in (setting.sources[name] for name in names))
-        held_out = config.held_out_for(node.round) or 1.0
-        return min(config.filter.calibrate.pairs, texts * held_out)
-    if kind == "export" and measured.units:
-        web = [setting.sources[name] for name in config.of_kind("web")]
-        return measured.units * sum(s.rows for s in web) / max(1, sum(s.probed_rows for s in web))
-    return None

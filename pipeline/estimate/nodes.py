@@ -8,6 +8,7 @@ and a time that does. The small run shows the sum; what does not grow is the sum
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -71,16 +72,19 @@ def node_seconds(measured: float, work: Work) -> Span:
     return Span(max(0.0, measured - work.probed.value)) + work.planned
 
 
-def training_work(steps: Sequence[float], probed: int, planned: float) -> Work:
+def training_work(own: Sequence[float], probed: int, planned: Span, alike: Sequence[float] = ()) -> Work:
     """What grows of a training.
 
     Args:
-        steps: seconds of a step, measured on several pieces of the small training.
+        own: seconds of a step, measured on several pieces of the small training.
         probed: steps of the small training.
         planned: steps of the training.
+        alike: seconds of a step in all small trainings with the same settings, which stand for those of this
+            one; it is only one of several times at which a step was measured.
     """
-    step = mean_span(steps)
-    return Work(probed=step * probed, planned=step * planned)
+    step = mean_span(alike or own)
+    more = Span(0.0, step.value * planned.error)
+    return Work(probed=mean_span(own) * probed, planned=step * planned.value + more)
 
 
 def shared_work(seconds: Mapping[str, float], side_by_side: float, growth: float) -> Work:
@@ -107,6 +111,8 @@ class Task:
     cpus: float = 0.0
     """CPUs and GPUs that it holds."""
     gpus: float = 0.0
+    cores: float = 0.0
+    """Cores that it keeps busy while it has them for itself; 0 where it mostly waits for a GPU."""
 
 
 @dataclass(frozen=True)
@@ -117,39 +123,61 @@ class Schedule:
     """From the start of the first to the end of the last."""
     path: list[str] = field(default_factory=list)
     """The nodes that determine this time: each starts when the one before it ends."""
+    stretched: dict[str, float] = field(default_factory=dict)
+    """Node → its time in this schedule / its time alone; above 1 where nodes share the cores."""
 
 
-def schedule(tasks: Sequence[Task], cpus: float, gpus: float) -> Schedule:
+def schedule(tasks: Sequence[Task], cpus: float, gpus: float, cores: float = math.inf) -> Schedule:
     """Let every node start as soon as the nodes that it needs are done and the cluster has room, in the order
     of the list.
 
-    A node that requests more than the cluster has gets all of it. The errors of the nodes on the path add.
+    A node that requests more than the cluster has gets all of it. Nodes that together would keep more cores
+    busy than there are share them evenly. The errors of the nodes on the path add.
+
+    Args:
+        cpus, gpus: that nodes hold: on a small machine Ray gives away more CPUs than there are cores.
+        cores: of the cluster.
     """
+    begins: dict[str, float] = {}
     ends: dict[str, float] = {}
     before: dict[str, str | None] = {}
-    running: dict[str, Task] = {}
+    left: dict[str, float] = {}
+    by_name = {task.name: task for task in tasks}
     waiting, now, last = list(tasks), 0.0, None
-    while waiting or running:
+    while waiting or left:
+        running = [by_name[name] for name in left]
         for task in list(waiting):
-            free_cpus = cpus - sum(min(each.cpus, cpus) for each in running.values())
-            free_gpus = gpus - sum(min(each.gpus, gpus) for each in running.values())
-            ready = all(need in ends and need not in running for need in task.needs if _is_task(need, tasks))
-            fits = min(task.cpus, cpus) <= free_cpus + 1e-9 and min(task.gpus, gpus) <= free_gpus + 1e-9
-            if ready and fits:
-                running[task.name], ends[task.name] = task, now + task.seconds.value
-                before[task.name] = last
+            ready = all(need in ends for need in task.needs if need in by_name)
+            if ready and _has_room(task, running, cpus, gpus):
+                running.append(task)
+                begins[task.name], left[task.name], before[task.name] = now, task.seconds.value, last
                 waiting.remove(task)
-        last = min(running, key=lambda name: ends[name])
-        now = ends[last]
-        del running[last]
+        speeds = _speeds(running, cores)
+        step = min(left[name] / speeds[name] for name in left)
+        last = min(left, key=lambda name: left[name] / speeds[name])
+        now += step
+        left = {name: rest - step * speeds[name] for name, rest in left.items() if name != last}
+        ends[last] = now
     path: list[str] = []
     name = max(ends, key=lambda each: ends[each], default=None)
     while name is not None:
         path.insert(0, name)
         name = before[name]
-    seconds = {task.name: task.seconds for task in tasks}
-    return Schedule(add_spans(seconds[each] for each in path), path)
+    stretched = {
+        name: (ends[name] - begins[name]) / alone if (alone := by_name[name].seconds.value) else 1.0
+        for name in ends
+    }
+    return Schedule(add_spans(by_name[each].seconds * stretched[each] for each in path), path, stretched)
 
 
-def _is_task(name: str, tasks: Sequence[Task]) -> bool:
-    return any(task.name == name for task in tasks)
+def _has_room(task: Task, running: Sequence[Task], cpus: float, gpus: float) -> bool:
+    free_cpus = cpus - sum(min(each.cpus, cpus) for each in running)
+    free_gpus = gpus - sum(min(each.gpus, gpus) for each in running)
+    return min(task.cpus, cpus) <= free_cpus + 1e-9 and min(task.gpus, gpus) <= free_gpus + 1e-9
+
+
+def _speeds(running: Sequence[Task], cores: float) -> dict[str, float]:
+    """Node → how fast it works, as a share of its speed alone."""
+    busy = sum(task.cores for task in running)
+    shared = min(1.0, cores / busy) if busy else 1.0
+    return {task.name: shared if task.cores else 1.0 for task in running}

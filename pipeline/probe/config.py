@@ -1,4 +1,7 @@
-"""The config of the small run: that of the run with less to do, and with one process of each stage."""
+"""The config of the small run: that of the run with less to do, and with one process of each stage.
+
+Downstream tasks are left out: their data cannot be read in part.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +41,7 @@ def probe_config(config: Config, steps: int) -> Config:
     changes = {
         "run": config.run.model_copy(update=run),
         "sources": sources,
+        "tasks": {},
         "pretrain": pretrain,
         "captioner": config.captioner.model_copy(update=captioner),
         "filter": config.filter.model_copy(update=filter_),

@@ -10,9 +10,9 @@ from typing import Any
 from capfilt.pipeline.estimate.measured import MeasuredNode, MeasuredShard, SourceSize
 from capfilt.pipeline.node import Node
 from capfilt.pipeline.preflight.rows import SourceRows
+from capfilt.pipeline.rundir.contents.totals import record_bytes
 from capfilt.pipeline.rundir.ledger import NodeRecord
 from capfilt.pipeline.rundir.run_dir import RunDir
-from capfilt.pipeline.rundir.contents.totals import record_bytes
 from capfilt.stages.shards.records import CorpusRecord
 from capfilt.stages.status import SUCCESS
 from capfilt.stages.storage.layout import candidates_folder, corpus_folder, log_folder

@@ -22,6 +22,8 @@ BYTES = {
     "candidates": "candidates",
 }
 """Kinds of bytes, in words."""
+ONCE = "measured once"
+"""In place of an interval that is not known."""
 
 
 def print_plan(console: Console, plan: Plan, run_dir: str, command: str) -> None:
@@ -121,7 +123,7 @@ def _amount(node: PlannedNode) -> str:
 def _times(seconds: Interval | None) -> tuple[str, str]:
     if seconds is None:
         return "–", ""
-    return format_duration(seconds.value), _limits(seconds, format_duration)
+    return format_duration(seconds.value), _limits(seconds, format_duration) or ONCE
 
 
 def _hours(node: PlannedNode, on_gpus: bool) -> str:
@@ -176,6 +178,7 @@ def _interval(found: Interval, show: Callable[[float], str]) -> str:
 
 
 def _limits(found: Interval, show: Callable[[float], str]) -> str:
+    """The interval in words; empty where it is not known, as after a single measurement."""
     if found.low >= found.high:
         return ""
     low, high = show(found.low), show(found.high)

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,8 @@ from capfilt.pipeline.config.load import dump_config
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.console.activity import Activity
 from capfilt.pipeline.errors import NodeFailed
-from capfilt.pipeline.estimate.assemble import Setting, plan_money, plan_nodes, plan_time
+from capfilt.pipeline.estimate.amounts import Setting
+from capfilt.pipeline.estimate.assemble import plan_money, plan_nodes, plan_time, stretch
 from capfilt.pipeline.estimate.measured import Machines, SourceSize
 from capfilt.pipeline.estimate.record import Plan, PlanError, PlannedSource, interval, write_plan
 from capfilt.pipeline.preflight.check import find_devices, run_preflight
@@ -38,14 +39,19 @@ log = logging.getLogger(__name__)
 
 FEWEST_ROWS = 14
 """With fewer, the shards of a small run would not differ in size."""
+ROWS = 256
+"""Rows of each source in a small run on CPUs."""
+BATCHES_ON_GPUS = 16
+"""Batches of a model in a small run on GPUs. A GPU takes about as long for a part of a batch as for a whole
+one, so the smallest shard, a sixteenth of the rows, has to fill one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRequest:
     """What the user asks for."""
 
-    rows: int = 256
-    """Rows of each source in the small run."""
+    rows: int | None = None
+    """Rows of each source in the small run; None: `default_rows`."""
     steps: int = 40
     """Steps of each training in the small run."""
     network: bool = True
@@ -83,12 +89,16 @@ def make_plan(config: Config, request: PlanRequest, console: Console, tell: Acti
         tell: shows what is done before and after.
 
     Raises:
-        PlanError: a number is out of range, or the run is done.
+        PlanError: a number is out of range, the run is done, or it has no corpus.
         NodeFailed: the small run fails.
         Interrupted: a signal came.
         UserError: as in a preflight.
     """
     request.check()
+    if config.only_tasks:
+        raise PlanError(
+            "sources: none, and a small run has no part of a downstream task; a plan needs a source of rows"
+        )
     tell("making the demonstration corpus")
     make_corpora(config)
     preflight = run_preflight(config, tell)
@@ -107,6 +117,7 @@ def make_plan(config: Config, request: PlanRequest, console: Console, tell: Acti
     with session(config.cluster):
         probed_on = find_machines(config)
         planned_on, sizing = assume_machines(config, request, probed_on)
+        request = replace(request, rows=request.rows or default_rows(config, probed_on))
         start = time.monotonic()
         small = probe_config(config, request.steps)
         with placeholders(small, on_web) as small, small_run(small, request, on_web) as probe:
@@ -139,10 +150,11 @@ def assemble(setting: Setting, request: PlanRequest, seconds: float, *, network:
     """
     planned = plan_nodes(setting)
     timed = plan_time(setting, planned)
+    planned = [stretch(each, timed) for each in planned]
     money = plan_money(timed.seconds, setting.planned_on, request.gpu_price, request.cpu_price)
     return Plan(
         made=datetime.now(UTC).isoformat(timespec="seconds"),
-        rows=request.rows,
+        rows=request.rows or ROWS,
         steps=request.steps,
         network=network,
         probe_seconds=round(seconds, 1),
@@ -166,6 +178,14 @@ def _describe(size: SourceSize) -> PlannedSource:
         probed_rows=size.probed_rows,
         stored=round(size.probed_images / size.probed_rows, 4) if size.probed_rows else 0.0,
     )
+
+
+def default_rows(config: Config, machines: Machines) -> int:
+    """Rows of each source in the small run, if the user names no number."""
+    if not machines.gpus or config.only_downloads:
+        return ROWS
+    largest = max(config.captioner.generate.batch_size, config.filter.judge.batch_size)
+    return max(ROWS, BATCHES_ON_GPUS * largest)
 
 
 def find_machines(config: Config) -> Machines:
@@ -216,7 +236,7 @@ def small_run(config: Config, request: PlanRequest, on_web: Sequence[str]) -> It
             run_dir.ledger.save_config(dump_config(config))
             for name, source in config.sources.items():
                 change = take_placeholder if name in on_web else None
-                sample = Sample(request.rows, seed=config.run.seed, change=change)
+                sample = Sample(request.rows or ROWS, seed=config.run.seed, change=change)
                 build_index(source.rows, store / index_folder(name), source=name, cut=sample)
             yield run_dir
     except LeaseError:
@@ -236,6 +256,7 @@ def run_nodes(run_dir: RunDir, console: Console, tell: Activity) -> None:
     prepared = prepare(run_dir, tell=tell)
     from capfilt.pipeline.execute import execute
 
-    outcome = execute(prepared, console, activity=tell)
+    # One node after another: how fast it is alone. `estimate.nodes.schedule` knows which share the cores.
+    outcome = execute(prepared, console, activity=tell, side_by_side=False)
     for line in outcome.failed.values():
         raise NodeFailed(f"the small run by which the time is measured fails: {line}")

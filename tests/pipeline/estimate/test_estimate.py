@@ -78,7 +78,7 @@ def test_stages_that_compute_share_the_cores():
 
 
 def test_what_does_not_grow_is_the_rest_of_the_small_run():
-    work = training_work([0.5, 0.5], 40, 1000)
+    work = training_work([0.5, 0.5], 40, Span(1000))
     assert node_seconds(30.0, work) == Span(10 + 500)
     assert node_seconds(1.0, Work(probed=Span(2.0), planned=Span(5.0))) == Span(5.0), (
         "never less than nothing"
