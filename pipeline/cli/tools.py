@@ -1,5 +1,5 @@
-"""Commands that need no run: `evaluate` and `convert` for checkpoints, `shapes` and `clipart` for demonstration
-corpora."""
+"""Commands that need no run: `evaluate` and `convert` for checkpoints, `shapes` and `clipart` for
+demonstration corpora."""
 
 from __future__ import annotations
 
