@@ -87,6 +87,9 @@ class Plan(Struct, kw_only=True, frozen=True):
     """The nodes that determine this time."""
     money: Interval | None
     """Price of the whole cluster for this time."""
+    load: float | None = None
+    """Processes that wanted a core of this machine in the minute before the small run, per core; None if the
+    run works on other machines."""
     version: Annotated[int, Meta(ge=1)] = VERSION
 
 

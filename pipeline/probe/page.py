@@ -22,6 +22,8 @@ BYTES = {
     "candidates": "candidates",
 }
 """Kinds of bytes, in words."""
+BUSY = 0.3
+"""Load of other processes, per core, above which the page warns."""
 ONCE = "measured once"
 """In place of an interval that is not known."""
 
@@ -48,6 +50,14 @@ def print_plan(console: Console, plan: Plan, run_dir: str, command: str) -> None
         fields.append(("not included", "downloads from the web (--no-network)"))
     if unknown:
         fields.append(("not known", ", ".join(unknown)))
+    if plan.load is not None and plan.load > BUSY:
+        fields.append(
+            (
+                "busy",
+                f"other processes wanted {plan.load:.1f} times the cores of this machine before the small "
+                "run; the times hold for a run beside as many, so plan again when it is idle",
+            )
+        )
     fields += [
         ("measured", f"by a small run of {format_duration(plan.probe_seconds)}: {_small_run(plan)}"),
         ("plan", f"{run_dir.rstrip('/')}/plan.json"),

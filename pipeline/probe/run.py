@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from msgspec import structs
 from rich.console import Console
 
 from capfilt.pipeline.config.load import dump_config
@@ -99,6 +100,7 @@ def make_plan(config: Config, request: PlanRequest, console: Console, tell: Acti
         raise PlanError(
             "sources: none, and a small run has no part of a downstream task; a plan needs a source of rows"
         )
+    load = os.getloadavg()[0] / len(os.sched_getaffinity(0))
     tell("making the demonstration corpus")
     make_corpora(config)
     preflight = run_preflight(config, tell)
@@ -137,6 +139,8 @@ def make_plan(config: Config, request: PlanRequest, console: Console, tell: Acti
         unknown_stages=frozenset(["fetch"] if on_web else []),
     )
     plan = assemble(setting, request, seconds, network=not on_web)
+    if find_devices(config)["cluster"] is None:
+        plan = structs.replace(plan, load=round(load, 2))
     write_plan(run_dir.store, plan)
     return plan
 

@@ -107,7 +107,7 @@ def test_the_comparison_is_printed(nodes):
     assert "fetch 2 min 50 s to 3 min 50 s +100%" in lines
     assert "pretrain.0 50 s 25 s to 2 min 2 min -50%" in lines
     assert "run 2 min 2 min to 3 min 2 min +0%" in lines
-    assert "stored images 1 kB, planned 900 B (800 B to 1 kB)" in lines
+    assert "stored images 1.0 kB, planned 900 bytes (800 bytes to 1.0 kB)" in lines
     assert "price 0.30, planned 0.30 (0.20 to 0.40)" in lines
     lines = printed(print_comparison, compare(None, nodes, RECORDS), None, "runs/x")
     assert lines[-1].startswith("plan none: capfilt plan CONFIG makes one")
@@ -121,6 +121,9 @@ def test_the_plan_is_printed():
     assert "bottleneck fetch with 67% of the time" in lines
     assert "not known report.1" in lines
     assert "run capfilt run c.yaml" in lines
+    assert not any(line.startswith("busy") for line in lines)
+    busy = printed(print_plan, replace(PLAN, load=4.4), "runs/x", "run")
+    assert any(line.startswith("busy other processes wanted 4.4 times the cores") for line in busy)
     single = replace(PLAN, nodes=[replace(PLAN.nodes[1], seconds=Interval(5, 5, 5))])
     assert "pretrain.0 10 rows 5 s measured once 0.00278" in printed(print_plan, single, "runs/x", "run")
 
