@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from capfilt.pipeline.config.schema import Config
-from capfilt.pipeline.config.sections import TrainSection
+from capfilt.pipeline.config.training import TrainSection
 from capfilt.stages.storage.layout import DEFAULT_VERDICTS
 
 SUFFIX = ".probe"

@@ -21,8 +21,9 @@ REQUEST = PlanRequest(rows=42, steps=4, cpu_price=1.0)
 def test_plan_run_compare(tiny, tmp_path, ray_session):
     _, data = tiny
     data = json.loads(json.dumps(data))
-    data["run"]["dir"] = str(tmp_path / "run")
-    del data["filter"]["judge"], data["pretrain"]["hold_out"]
+    # A chain, a training and an evaluation; the fewer nodes start processes, the shorter.
+    data["run"] |= {"dir": str(tmp_path / "run"), "rounds": 0}
+    del data["captioner"], data["filter"], data["pretrain"]["hold_out"]
     config = parse_config(data, "tiny")
     made = make_plan(config, REQUEST, Console(quiet=True), hidden_activity())
     store = Store(config.run.dir)
@@ -37,10 +38,6 @@ def test_plan_run_compare(tiny, tmp_path, ray_session):
     assert {each.node: each.units for each in made.nodes if each.unit in ("steps", "rows")} == {
         "fetch": 126,
         "pretrain.0": 6,
-        "captioner.1": 6,
-        "filter.1": 6,
-        "bootstrap.1": 90,
-        "pretrain.1": 6,
     }
     outcome = run_dag(config, Console(quiet=True))
     assert outcome.failed == {}
@@ -66,7 +63,7 @@ def test_plan_run_compare(tiny, tmp_path, ray_session):
         (["--rows", "3"], "error: --rows 3: give a number of at least 14"),
         (["--steps", "0"], "error: --steps 0: give a number of at least 2"),
         (["--gpus", "1000"], "error: --gpus 1000: the machine that measures"),
-        (["--set", "run.speed=1"], "error: run.speed: unknown key"),
+        (["--set", "run.speed=1"], "run.speed: unknown key"),
     ],
 )
 def test_mistake_is_one_line_with_code_2_and_leaves_nothing(tiny, tmp_path, ray_session, words, part):
