@@ -33,7 +33,7 @@ PLACES = {
 OF_AN_ABLATION = {"tables/decoding.parquet"}
 """Described, and in no run directory."""
 ON_DEMAND = {"verdicts/NAME/1/web/000012.parquet", "reports/1/groups.parquet"}
-ON_DEMAND |= {"croissant.json", "lease/job.json"}
+ON_DEMAND |= {"croissant.json", "lease/job.json", "plan.json"}
 """Files that only a command of the user writes."""
 OF_TASKS = {"tasks/vqa/train/000012.parquet", "results/task.vqa.1/"}
 OF_TASKS |= {"records/tasks/vqa/data.json", "records/tasks/vqa/answers.json"}
