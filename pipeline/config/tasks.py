@@ -12,14 +12,21 @@ from capfilt.models.tasks.options import RANKED_ANSWERS, RERANKED
 from capfilt.pipeline.config.training import FinetuneSection, Section
 from capfilt.stages.bootstrap.caption import CaptionConfig
 
-Kind = Literal["vqa", "nlvr2", "retrieval", "caption"]
-PARTS: dict[Kind, Parts] = {"vqa": "vqa", "nlvr2": "nlvr", "retrieval": "filter", "caption": "captioner"}
+Kind = Literal["vqa", "nlvr2", "retrieval", "caption", "classification"]
+PARTS: dict[Kind, Parts] = {
+    "vqa": "vqa",
+    "nlvr2": "nlvr",
+    "retrieval": "filter",
+    "caption": "captioner",
+    "classification": "filter",
+}
 """The parts of a model that do a task."""
 METRICS: dict[Kind, str] = {
     "vqa": "vqa_score",
     "nlvr2": "accuracy",
     "retrieval": "r_mean",
     "caption": "cider",
+    "classification": "top1",
 }
 """The figure by which models are compared, in percent."""
 LOSSES: dict[Kind, tuple[Loss, ...]] = {
@@ -27,6 +34,7 @@ LOSSES: dict[Kind, tuple[Loss, ...]] = {
     "nlvr2": ("itm",),
     "retrieval": ("itc", "itm"),
     "caption": ("lm",),
+    "classification": (),
 }
 _PAPER: dict[Kind, dict[str, Any]] = {
     "vqa": {"lr": 2e-5, "epochs": 10, "image_size": 480, "objective": {"max_tokens": 35}},
@@ -53,6 +61,8 @@ _PAPER: dict[Kind, dict[str, Any]] = {
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 """What a file of the training may be called."""
 PAPER_BATCH = 256
+TEMPLATES = ("a picture of a {}",)
+"""Prompts of a class."""
 MAX_ANSWERS = 3128
 """Answers that are ranked if the config gives no list: the size of the paper's (section 5.3)."""
 
@@ -84,7 +94,9 @@ class TaskData(Section):
 
     file: str
     """vqa: questions of VQA v2, of Visual Genome, or of BLIP. nlvr2: JSON lines of NLVR2, or BLIP's list.
-    retrieval and caption: COCO, Karpathy, BLIP or NoCaps json, or a manifest with url and text."""
+    retrieval and caption: COCO, Karpathy, BLIP or NoCaps json, or a manifest with url and text.
+    classification: a folder with a folder for each class (default: `images`), a list with image and label
+    (CSV, TSV, JSON), or COCO's instances."""
     annotations: str | None = None
     """vqa: the annotations of VQA v2."""
     images: str
@@ -129,10 +141,16 @@ class TaskEvaluateSection(Section):
 
     k: Annotated[int, Field(ge=1)] | None = None
     """vqa: answers whose exact likelihoods are compared, 128 by default. retrieval: best ITC candidates that
-    ITM ranks again, 256 by default (paper: COCO 256, Flickr30k 128)."""
+    ITM ranks again, 256 by default (paper: COCO 256, Flickr30k 128). classification: best classes by ITC that
+    ITM ranks again, by default none."""
     answers: str | None = None
     """vqa: JSON list of the answers that are ranked. Default: the 3,128 most frequent answers of the
     training."""
+    classes: str | None = None
+    """classification: JSON list of the classes, or object from labels to classes. A label that is a number is
+    a place in the list, from 0. Default: the labels of the test images, `_` as space."""
+    templates: tuple[str, ...] = TEMPLATES
+    """classification: texts with `{}` for the class; the features of several are averaged."""
     caption: CaptionConfig = Field(default_factory=_beams)
     """caption: how captions are generated. Its batch size, precision and image size are those of all
     kinds."""
@@ -143,7 +161,7 @@ class TaskSection(Section):
 
     kind: Kind
     """`vqa`: questions about images. `nlvr2`: statements about pairs of images. `retrieval`: images and
-    texts. `caption`: captions."""
+    texts. `caption`: captions. `classification`: classes of images, zero-shot."""
     data: TaskDataSection
     """Files of the task."""
     finetune: FinetuneSection | None = None
@@ -172,12 +190,16 @@ class TaskSection(Section):
     @property
     def k(self) -> int:
         """`evaluate.k`, or its default."""
+        if self.kind == "classification":
+            return self.evaluate.k or 0
         return self.evaluate.k or (RANKED_ANSWERS if self.kind == "vqa" else RERANKED)
 
     @model_validator(mode="before")
     @classmethod
     def _complete(cls, data: Any) -> Any:
         """Fill in the paper's values; a section with a mistake is left as it is."""
+        if isinstance(data, dict) and data.get("kind") == "classification":
+            return _with_folder_of_classes(data)
         if not isinstance(data, dict) or data.get("kind") not in _PAPER:
             return data
         finetune = data.get("finetune")
@@ -187,6 +209,9 @@ class TaskSection(Section):
 
     @model_validator(mode="after")
     def _check(self) -> TaskSection:
+        if self.kind == "classification" and (self.finetune is not None or self.data.train):
+            name = "finetune" if self.finetune is not None else "data.train"
+            raise ValueError(f"{name}: a task of kind classification trains nothing; remove the key")
         if self.finetune is not None:
             if not self.data.train:
                 raise ValueError("data.train: empty, but there is a finetuning; give files to train on")
@@ -222,7 +247,32 @@ class TaskSection(Section):
                     )
         if self.evaluate.answers is not None and self.kind != "vqa":
             raise ValueError("evaluate.answers: only for kind vqa; remove the key")
-        if self.evaluate.k is not None and self.kind not in ("vqa", "retrieval"):
-            raise ValueError("evaluate.k: only for kinds vqa and retrieval; remove the key")
+        if self.evaluate.k is not None and self.kind not in ("vqa", "retrieval", "classification"):
+            raise ValueError("evaluate.k: only for kinds vqa, retrieval and classification; remove the key")
+        self._check_classes()
         if self.kind == "vqa" and self.evaluate.answers is None and not self.data.train:
             raise ValueError("evaluate.answers: missing; without data.train there are no answers to rank")
+
+    def _check_classes(self) -> None:
+        evaluate = self.evaluate
+        given = {"classes": evaluate.classes is not None, "templates": evaluate.templates != TEMPLATES}
+        for name, is_given in given.items():
+            if is_given and self.kind != "classification":
+                raise ValueError(f"evaluate.{name}: only for kind classification; remove the key")
+        for template in self.evaluate.templates:
+            if "{}" not in template:
+                raise ValueError(
+                    f"evaluate.templates: {template!r} has no {{}} for the class; give texts as "
+                    f"{TEMPLATES[0]!r}"
+                )
+        if not self.evaluate.templates:
+            raise ValueError(f"evaluate.templates: empty; give texts as {TEMPLATES[0]!r}, or remove the key")
+
+
+def _with_folder_of_classes(data: dict[str, Any]) -> dict[str, Any]:
+    """The section of a classification, whose folder of images is also its file if none is given."""
+    files = data.get("data")
+    test = files.get("test") if isinstance(files, dict) else None
+    if not isinstance(files, dict) or not isinstance(test, dict) or "images" not in test or "file" in test:
+        return data
+    return data | {"data": files | {"test": test | {"file": test["images"]}}}

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import compress
+from itertools import compress, count
 from pathlib import Path
 from random import Random
 from typing import Annotated, Any, ClassVar, Literal
@@ -84,6 +84,8 @@ class ShapesConfig:
     statements: Annotated[int, Ge(0)] = 0
     """Pairs of images of plain scenes with two statements each, for a task of kind nlvr2; a quarter as many
     test pairs. 0: none."""
+    labeled: Annotated[int, Ge(0)] = 0
+    """Images of one object, in folders by its color and shape, for a task of kind classification. 0: none."""
     seed: Annotated[int, Ge(0)] = 0
     """Another seed gives another corpus."""
     image_size: Annotated[int, Ge(32), Le(1024)] = 64
@@ -119,7 +121,8 @@ def make_shapes(config: ShapesConfig, folder: str | os.PathLike[str]) -> Path:
     With a long tail, `test/common.json` and `test/rare.json` divide the test images into those whose colors
     and shapes the human images show, and all others. `web/oracle.parquet` lists the web images with a true
     text in place of the noisy one: what a perfect captioner and filter would make of them. Questions are in
-    `vqa/`, in the layout of VQA v2, statements in `nlvr2/`, in that of NLVR2 (`shapes_tasks`).
+    `vqa/`, in the layout of VQA v2, statements in `nlvr2/`, in that of NLVR2 (`shapes_tasks`). Images with a
+    label are in `labeled/<label>/`.
 
     Returns:
         The folder.
@@ -256,6 +259,21 @@ def _write_tasks(config: ShapesConfig, root: Path) -> None:
         write_questions(root, config.questions, paint, random_for)
     if config.statements:
         write_statements(root, config.statements, paint, random_for)
+    _write_labeled(config, root / "labeled")
+
+
+def _write_labeled(config: ShapesConfig, folder: Path) -> None:
+    """Write images of one object into `folder/<color> <shape>/`."""
+    rows = count()
+    for number in range(config.labeled):
+        scene: Scene = ()
+        while len(scene) != 1:
+            row = next(rows)
+            scene = compose_scene(_random_for(config, "labeled", row, "scene"))
+        place = folder / f"{scene[0].color} {scene[0].shape}"
+        place.mkdir(parents=True, exist_ok=True)
+        image = paint_scene(scene, config.image_size, _random_for(config, "labeled", row, "paint"))
+        image.save(place / f"{number:06d}.jpg", quality=JPEG_QUALITY, subsampling=0)
 
 
 def _image_name(row: int) -> str:

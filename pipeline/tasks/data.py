@@ -15,10 +15,17 @@ from capfilt.pipeline.console.signals import NodeStopped
 from capfilt.pipeline.errors import NodeFailed
 from capfilt.pipeline.node import Node, NodeKind, NodeResult
 from capfilt.pipeline.tasks.captions import read_captions
-from capfilt.pipeline.tasks.inputs import SplitRecord, TaskDataRecord, identity_of, parts_of
+from capfilt.pipeline.tasks.inputs import (
+    SplitRecord,
+    TaskDataRecord,
+    identity_of,
+    parts_of,
+    require_task_record,
+)
 from capfilt.pipeline.tasks.shards import ShardJob, ShardResult, write_shard
 from capfilt.stages.status import PENDING, SUCCESS
 from capfilt.stages.storage.layout import task_answers, task_folder, task_record, task_records
+from capfilt.stages.taskdata.labels import labels_of, read_labels
 from capfilt.stages.taskdata.questions import read_questions
 from capfilt.stages.taskdata.records import TaskRecord
 from capfilt.stages.taskdata.statements import read_statements
@@ -26,6 +33,7 @@ from capfilt.stages.taskdata.statements import read_statements
 if TYPE_CHECKING:
     from capfilt.pipeline.nodes.context import RunContext
     from capfilt.pipeline.rundir.fingerprints import Fingerprints
+    from capfilt.stages.storage.store import FileEntry, Store
 
 SHARD_RECORDS = 256
 """Images, or pairs of images, in a shard."""
@@ -48,16 +56,28 @@ def _required_files(node: Node) -> list[str]:
     return [task_record(node.task)]
 
 
+def _listed_files(store: Store, node: Node) -> dict[str, FileEntry]:
+    splits = require_task_record(store, node.task).splits
+    return {
+        f"{task_folder(node.task)}/{split}/{file.name}": file
+        for split, record in splits.items()
+        for file in record.files
+    }
+
+
 def run_data(context: RunContext, node: Node) -> NodeResult:
     """Read the files of a task, and write its samples with their images in shards."""
     task, section = context.config.tasks[node.task], f"tasks.{node.task}"
     identity, splits = identity_of(task, section), dict[str, SplitRecord]()
     for split in SPLITS:
         context.progress.describe(node.name, f"reading the files of the {split} split")
-        records = list(_read_split(task, split, section))
+        records = list(read_split(task, split, section))
         splits[split] = _write_split(context, node, _jobs(context, node, split, records, identity))
         if split == "train" and task.kind == "vqa":
             _write_answers(context, node, [record for _, record in records])
+        if split == "test" and task.kind == "classification":
+            labels = labels_of(record for _, record in records)
+            context.store.put(task_answers(node.task), json.dumps(labels, ensure_ascii=False).encode())
         _check_usable(context, node, split, splits[split], [record for _, record in records])
     record = TaskDataRecord(identity, splits)
     context.store.put_json(task_record(node.task), msgspec.to_builtins(record))
@@ -66,7 +86,7 @@ def run_data(context: RunContext, node: Node) -> NodeResult:
     return NodeResult(f"usable samples: {shown}", tuple(node.outputs), {"samples": counts})
 
 
-def _read_split(task: TaskSection, split: str, section: str) -> Iterator[tuple[TaskData, TaskRecord]]:
+def read_split(task: TaskSection, split: str, section: str) -> Iterator[tuple[TaskData, TaskRecord]]:
     """The records of a split, with the part of the config from which each comes."""
     for name, part in parts_of(task, split):
         key = f"{section}.data.{name}"
@@ -77,6 +97,8 @@ def _read_split(task: TaskSection, split: str, section: str) -> Iterator[tuple[T
                 records = read_statements(part.file, key)
             case "retrieval" | "caption":
                 records = read_captions(part.file, part.split, split, key)
+            case "classification":
+                records = read_labels(part.file, key)
         yield from ((part, record) for record in records[: part.limit])
 
 
@@ -168,5 +190,12 @@ def _check_usable(
         )
 
 
-DATA = NodeKind("data", outputs=_outputs, inputs=_inputs, run=run_data, required_files=_required_files)
+DATA = NodeKind(
+    "data",
+    outputs=_outputs,
+    inputs=_inputs,
+    run=run_data,
+    required_files=_required_files,
+    listed_files=_listed_files,
+)
 """The data of a downstream task."""

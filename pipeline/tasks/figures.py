@@ -36,6 +36,8 @@ def compute_figures(kind: Kind, rows: Rows) -> dict[str, float]:
         case "retrieval":
             found = dict(rows[0]["retrieval"])
             return {"r_mean": found.pop("r_mean"), **found}
+        case "classification":
+            return _score_classes(rows)
 
 
 def compute_chance(kind: Kind, rows: Rows, texts: Sequence[int] = ()) -> dict[str, float]:
@@ -45,6 +47,7 @@ def compute_chance(kind: Kind, rows: Rows, texts: Sequence[int] = ()) -> dict[st
     * nlvr2: the more frequent label.
     * caption: each image gets the first caption of the next one.
     * retrieval: random ranks.
+    * classification: the most frequent class.
 
     Args:
         texts: retrieval: the number of texts of each image.
@@ -64,6 +67,9 @@ def compute_chance(kind: Kind, rows: Rows, texts: Sequence[int] = ()) -> dict[st
             return {"chance": compute_figures("caption", moved)["cider"]} if shown else {}
         case "retrieval":
             return {"chance": random_recall(texts)} if sum(texts) else {}
+        case "classification":
+            of_images = Counter(label for row in rows for label in row["answers"])
+            return {"chance": 100 * max(of_images.values()) / len(rows)} if of_images else {}
 
 
 def combine_figures(kind: Kind, model: Mapping[str, float], start: Mapping[str, float]) -> dict[str, float]:
@@ -109,6 +115,9 @@ def result_files(kind: Kind, rows: Rows) -> dict[str, str]:
         case "caption":
             captions = [{"image_id": _number(row["id"]), "caption": row["caption"]} for row in rows]
             return {"captions.json": json.dumps(captions, ensure_ascii=False)}
+        case "classification":
+            named = ({name: row[name] for name in ("id", "answers", "ranked")} for row in rows)
+            return {"predictions.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in named)}
         case "retrieval":
             return {}
 
@@ -124,6 +133,26 @@ def _score_answers(rows: Rows) -> dict[str, float]:
     for group in groups:
         own = [score for row, score in zip(asked, scores, strict=True) if row["group"] == group]
         figures[group] = 100 * fmean(own)
+    return figures
+
+
+def _score_classes(rows: Rows) -> dict[str, float]:
+    """Share of the images whose best class, or one of the best five, is right; "class_mean" is the mean over
+    classes of the first share; "itc_" is without ITM."""
+    if not rows:
+        return {}
+
+    def share(which: str, places: int) -> float:
+        return 100 * fmean(not set(row["answers"]).isdisjoint(row[which][:places]) for row in rows)
+
+    by_class: dict[str, list[bool]] = {}
+    for row in rows:
+        for label in row["answers"]:
+            by_class.setdefault(label, []).append(row["ranked"][0] in row["answers"])
+    figures = {"top1": share("ranked", 1), "top5": share("ranked", 5)}
+    figures["class_mean"] = 100 * fmean(map(fmean, by_class.values()))
+    if rows[0]["itc"] is not None:
+        figures |= {"itc_top1": share("itc", 1), "itc_top5": share("itc", 5)}
     return figures
 
 

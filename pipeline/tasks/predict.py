@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+NAMED_CLASSES = 5
+"""Classes of an image that are kept, for the share that is right among the best five."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PredictJob:
@@ -42,6 +45,10 @@ class PredictJob:
     k: int
     answers: tuple[str, ...]
     """vqa: the answers that are ranked."""
+    classes: tuple[tuple[str, str], ...] = ()
+    """classification: (label, class) of all classes."""
+    templates: tuple[str, ...] = ()
+    """classification: prompts of a class."""
     caption: CaptionConfig
     seed: int
     status: NodeStatus | None = None
@@ -66,7 +73,9 @@ def predict(job: PredictJob) -> list[dict[str, Any]]:
     Returns:
         vqa: {"id", "answers", "group", "ranked", "generated"} for each question. nlvr2: {"id", "label",
         "probability"} for each statement. caption: {"id", "caption", "texts"} for each image. retrieval: one
-        row with the recalls, {"retrieval": {metric: percent}}.
+        row with the recalls, {"retrieval": {metric: percent}}. classification: {"id", "answers", "ranked",
+        "itc"} for each image: its labels, and the best five of the model; "itc" those without ITM, None if it
+        ranked none.
 
     Raises:
         OutOfMemory: a single sample at a time does not fit.
@@ -80,6 +89,11 @@ def predict(job: PredictJob) -> list[dict[str, Any]]:
     path = ensure_local(job.checkpoint, job.key, job.run_dir)
     words = ensure_local(job.tokenizer, f"{job.key}.tokenizer", job.run_dir) if job.tokenizer else None
     med, tokenizer, _ = load_checkpoint(path, PARTS[job.kind], image_size=job.image_size, tokenizer=words)
+    return predict_with(job, med, tokenizer)
+
+
+def predict_with(job: PredictJob, med: MED, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """As `predict`, with a model that is loaded and has the parts of the task."""
     match job.kind:
         case "vqa":
             return list(_answer(job, med, tokenizer))
@@ -89,6 +103,8 @@ def predict(job: PredictJob) -> list[dict[str, Any]]:
             return _retrieve(job, med, tokenizer)
         case "caption":
             return _caption(job, med, tokenizer)
+        case "classification":
+            return list(_classify(job, med, tokenizer))
 
 
 def _rows(job: PredictJob) -> Iterator[list[dict[str, Any]]]:
@@ -156,6 +172,25 @@ def _caption(job: PredictJob, med: MED, tokenizer: Tokenizer) -> list[dict[str, 
         {"id": key, "caption": captions[key], "texts": texts}
         for key, texts in zip(held_out.keys, held_out.texts, strict=True)
     ]
+
+
+def _classify(job: PredictJob, med: MED, tokenizer: Tokenizer) -> Iterator[dict[str, Any]]:
+    from capfilt.models.tasks.options import MatcherOptions
+    from capfilt.models.tasks.ranker import Ranker, fill_templates
+
+    options = MatcherOptions(batch_size=job.caption.batch_size, precision=job.caption.precision)
+    ranker = Ranker(med, tokenizer, options)
+    ranker.batches.on_notice = job.notify
+    labels = [label for label, _ in job.classes]
+    candidates = ranker.encode(fill_templates([name for _, name in job.classes], job.templates))
+    for rows in _rows(job):
+        images, samples = _flatten(rows)
+        found = ranker.rank([each[0] for each in images], candidates, k=job.k, top=max(job.k, NAMED_CLASSES))
+        for sample, ranked in zip(samples, found, strict=True):
+            by_itc = sorted(ranked, key=lambda each: -each.itc_sim)
+            best, itc = ([labels[each.index] for each in order[:NAMED_CLASSES]] for order in (ranked, by_itc))
+            kept = {name: sample[name] for name in ("id", "answers")}
+            yield kept | {"ranked": best, "itc": itc if job.k else None}
 
 
 def _held_out(job: PredictJob) -> HeldOutImages:

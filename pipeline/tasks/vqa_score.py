@@ -19,19 +19,22 @@ NUMBERS = {word: str(number) for number, word in enumerate(_WORDS)} | {"none": "
 ARTICLES = ("a", "an", "the")
 FULL_AGREEMENT = 3
 """Annotators who make an answer fully right."""
-PUNCTUATION = ";/[]\"{}()=+\\_-><@`,?!"
+PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 """Characters that become a space, or nothing; others, such as `:`, `'` and `&`, stay."""
 _DIGIT_COMMA = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
 _CONTRACTED = (
-    "ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd how'll "
-    "how's isn't it'd it'll ma'am might've mightn't must've mustn't needn't not've o'clock oughtn't shan't "
-    "should've shouldn't somebody'll somebody's someone'd someone'll someone's something'd something'll that's "
-    "there'd there're there's they'd they'll they're they've 'twas wasn't we've weren't what'll what're what's "
-    "what've when's where'd where's where've who'd who'll who's who've why'll why're why's won't would've "
-    "wouldn't y'all you'd you'll you're you've"
-).split()
-_TWICE = [f"{word}'d've" for word in "he it she somebody someone something there they we who you".split()]
+    "ain't", "aren't", "can't", "could've", "couldn't", "didn't", "doesn't", "don't", "hadn't", "hasn't",
+    "haven't", "he'd", "he's", "how'd", "how'll", "how's", "isn't", "it'd", "it'll", "ma'am", "might've",
+    "mightn't", "must've", "mustn't", "needn't", "not've", "o'clock", "oughtn't", "shan't", "should've",
+    "shouldn't", "somebody'll", "somebody's", "someone'd", "someone'll", "someone's", "something'd",
+    "something'll", "that's", "there'd", "there're", "there's", "they'd", "they'll", "they're", "they've",
+    "'twas", "wasn't", "we've", "weren't", "what'll", "what're", "what's", "what've", "when's", "where'd",
+    "where's", "where've", "who'd", "who'll", "who's", "who've", "why'll", "why're", "why's", "won't",
+    "would've", "wouldn't", "y'all", "you'd", "you'll", "you're", "you've",
+)  # fmt: skip
+_HAD = ("he", "it", "she", "somebody", "someone", "something", "there", "they", "we", "who", "you")
+_TWICE = [f"{word}'d've" for word in _HAD]
 _TWICE += [f"{word}n't've" for word in ("could", "had", "might", "should", "would")]
 _TWICE += ["y'all'll", "y'all'd've", "'ow's'at"]
 
@@ -51,8 +54,8 @@ CONTRACTIONS |= {"yall'd've": "y'all'd've", "somebody'd": "somebodyd"}
 def normalize_answer(answer: str) -> str:
     """The form in which answers are compared.
 
-    A punctuation mark that stands beside a space anywhere in the answer is removed everywhere; so are all marks
-    if there is a number as 1,000. Other marks become spaces. Periods stay before digits only.
+    A punctuation mark that stands beside a space anywhere in the answer is removed everywhere; so are all
+    marks if there is a number as 1,000. Other marks become spaces. Periods stay before digits only.
     """
     text = answer.replace("\n", " ").replace("\t", " ").strip()
     has_long_number, found = _DIGIT_COMMA.search(text) is not None, text
