@@ -9,9 +9,7 @@ import typer
 from capfilt.models.config import Precision
 from capfilt.models.tasks.options import CaptionerOptions
 from capfilt.pipeline.cli.exits import UserErrors
-from capfilt.pipeline.use.command import run_command
-from capfilt.pipeline.use.models import CHECKPOINT_VARIABLE, ModelRequest
-from capfilt.pipeline.use.texts import read_texts
+from capfilt.pipeline.use.request import CHECKPOINT_VARIABLE, ModelRequest
 
 if TYPE_CHECKING:
     from capfilt.models.network.med import MED
@@ -107,6 +105,7 @@ def caption(
     with its status and reason, and the exit code is 1.
     """
     from capfilt.models.decoding.config import SamplingConfig
+    from capfilt.pipeline.use.command import run_command
     from capfilt.stages.errors import UserError
 
     request = ModelRequest(checkpoint, tokenizer, image_size, device, precision, batch_size)
@@ -153,6 +152,9 @@ def match(
     One JSON line for each pair: image, status, text, itm_prob (probability of "matched"), itc_sim (cosine). A
     picture that cannot be read is a line with its status and reason, and the exit code is 1.
     """
+    from capfilt.pipeline.use.command import run_command
+    from capfilt.pipeline.use.texts import read_texts
+
     request = ModelRequest(checkpoint, tokenizer, image_size, device, precision, batch_size)
 
     def make(model: tuple[MED, Tokenizer], chosen: ChosenModel, size: int) -> Describer:
@@ -197,6 +199,9 @@ def answer(
     One JSON line for each question: image, status, question, answer, logprob. A picture that cannot be read
     is a line with its status and reason, and the exit code is 1.
     """
+    from capfilt.pipeline.use.command import run_command
+    from capfilt.pipeline.use.texts import read_texts
+
     request = ModelRequest(checkpoint, tokenizer, image_size, device, precision, batch_size)
 
     def make(model: tuple[MED, Tokenizer], chosen: ChosenModel, size: int) -> Describer:
@@ -248,6 +253,9 @@ def rank(
     One JSON line for each place: image, status, rank, text, itc_sim, itm_prob (null where ITM did not rank).
     A picture that cannot be read is a line with its status and reason, and the exit code is 1.
     """
+    from capfilt.pipeline.use.command import run_command
+    from capfilt.pipeline.use.texts import read_texts
+
     request = ModelRequest(checkpoint, tokenizer, image_size, device, precision, batch_size)
 
     def make(model: tuple[MED, Tokenizer], chosen: ChosenModel, size: int) -> Describer:

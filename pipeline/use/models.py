@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from capfilt.models.config import Parts, Precision
+from capfilt.models.config import Parts
+from capfilt.pipeline.use.request import CHECKPOINT_VARIABLE, ModelRequest
 from capfilt.stages.errors import UserError
 from capfilt.stages.storage.artifacts import check_artifact, ensure_local
 from capfilt.stages.storage.hub import is_on_hub
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from capfilt.models.network.med import MED
     from capfilt.models.network.tokenizer import Tokenizer
 
-CHECKPOINT_VARIABLE = "CAPFILT_CHECKPOINT"
-"""Environment variable with the checkpoint of commands that are given none."""
 Work = Literal["caption", "match", "answer"]
 PARTS: dict[Work, tuple[Parts, ...]] = {
     "caption": ("captioner", "pretrain"),
@@ -41,18 +40,6 @@ _TRAINED = re.compile(r"^(?P<kind>pretrain|captioner|filter|shared|finetune)(\..
 
 class ModelError(UserError):
     """No model can be used; the message names the checkpoint and says what to give."""
-
-
-@dataclass(frozen=True)
-class ModelRequest:
-    """The model that the user asks for."""
-
-    checkpoint: str | None
-    tokenizer: str | None = None
-    image_size: int | None = None
-    device: str = "auto"
-    precision: Precision = "auto"
-    batch_size: int | None = None
 
 
 @dataclass(frozen=True)
