@@ -199,6 +199,8 @@ class TaskSection(Section):
     def _complete(cls, data: Any) -> Any:
         """Fill in the paper's values; a section with a mistake is left as it is."""
         if isinstance(data, dict) and data.get("kind") == "classification":
+            if data.get("finetune") is not None:
+                raise ValueError("finetune: a task of kind classification trains nothing; remove the key")
             return _with_folder_of_classes(data)
         if not isinstance(data, dict) or data.get("kind") not in _PAPER:
             return data
@@ -209,9 +211,8 @@ class TaskSection(Section):
 
     @model_validator(mode="after")
     def _check(self) -> TaskSection:
-        if self.kind == "classification" and (self.finetune is not None or self.data.train):
-            name = "finetune" if self.finetune is not None else "data.train"
-            raise ValueError(f"{name}: a task of kind classification trains nothing; remove the key")
+        if self.kind == "classification" and self.data.train:
+            raise ValueError("data.train: a task of kind classification trains nothing; remove the key")
         if self.finetune is not None:
             if not self.data.train:
                 raise ValueError("data.train: empty, but there is a finetuning; give files to train on")

