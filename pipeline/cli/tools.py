@@ -147,7 +147,7 @@ def evaluate(
     from capfilt.stages.storage.store import Store
 
     console = make_console()
-    if task in ("vqa", "nlvr2", "classification"):
+    if task == "vqa" or task == "nlvr2" or task == "classification":  # mypy narrows by ==
         with UserErrors(), Activity(console) as activity:
             refuse_credentials(out or "", "--out")
             if split is not None:

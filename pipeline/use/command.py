@@ -10,7 +10,6 @@ from capfilt.pipeline.console.activity import Activity
 from capfilt.pipeline.console.streams import make_console, make_error_console, print_labeled
 from capfilt.pipeline.use.models import (
     ChosenModel,
-    ModelRequest,
     Work,
     check_device,
     choose_model,
@@ -18,6 +17,7 @@ from capfilt.pipeline.use.models import (
 )
 from capfilt.pipeline.use.output import Lines, print_all
 from capfilt.pipeline.use.pictures import find_pictures, read_pictures
+from capfilt.pipeline.use.request import ModelRequest
 
 if TYPE_CHECKING:
     from capfilt.models.network.med import MED
