@@ -236,7 +236,7 @@ def test_an_image_that_may_be_at_several_places_is_found_at_the_next(folder, tmp
     (tmp_path / "val2014").mkdir()
     (tmp_path / "val2014/a.jpg").write_bytes(image)
     records = tuple(TaskRecord(key=str(i), images=paths[:1], alternatives=paths[1 : 3 - i]) for i in (0, 1))
-    store = Store.at(str(tmp_path / "run"))
+    store = Store(str(tmp_path / "run"))
     job = ShardJob(
         run_dir=store, task="t", kind="caption", split="test", shard=0, records=records,
         images=str(tmp_path), identity="x",
