@@ -117,7 +117,7 @@ def write_dialogs(folder: Path, images: int, paint: PaintScene, random_for: Make
                 paint(f"visdial-{split}", row, f"visdial/{split}/{IMAGE_NAME}".format(image_id=row))
             )
             random = random_for(f"visdial-{split}", row, "dialog")
-            rounds = []
+            rounds: list[dict[str, Any]] = []
             for question, answer in hold_dialog(facts, random):
                 chosen = _candidates(answer, answers, random)
                 rounds.append(
