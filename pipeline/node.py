@@ -38,6 +38,20 @@ class TaskResult(TypedDict):
 
 
 @dataclass(frozen=True)
+class ValidationResult:
+    """The losses of a training on human images that it has not read."""
+
+    pairs: int
+    """Pairs of these images."""
+    best_step: int
+    """The step with the lowest loss, whose weights are the model."""
+    steps: list[int]
+    """The validated steps."""
+    losses: list[float]
+    """The loss after each of them."""
+
+
+@dataclass(frozen=True)
 class NodeResult:
     """What a node has done, for its record and for the progress display."""
 
@@ -55,6 +69,8 @@ class NodeResult:
     """What a calibration has found."""
     task: TaskResult | None = None
     """What the evaluation of a downstream task has found."""
+    validation: ValidationResult | None = None
+    """How a training was validated."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,14 +141,23 @@ class Node:
     """Sources whose shards the node fetches or judges."""
     task: str = ""
     """The downstream task that the node belongs to."""
+    member: int = 1
+    """Number of the model in the ensemble of its round."""
 
     @property
     def outputs(self) -> list[str]:
         """Folders of the run directory that the node writes."""
         return self.kind.outputs(self)
 
-    def trained_model(self, role: str) -> str | None:
-        """The node of this round that trains the captioner or the filter which this node uses; None if the
-        config gives it."""
-        names = (f"{role}.{self.round}", f"shared.{self.round}")
-        return next((name for name in names if name in self.needs), None)
+    def trained_models(self, role: str) -> list[str]:
+        """The nodes of this round that train the captioner or the filter which this node uses: one, or those
+        of an ensemble in their order; [] if the config gives it."""
+        own, shared = f"{role}.{self.round}", f"shared.{self.round}"
+        return [need for need in self.needs if need in (own, shared) or need.startswith(f"{own}.")]
+
+
+def member_names(role: str, round_: int, count: int) -> list[str]:
+    """Names of the nodes that train the captioners or the filters of a round: `captioner.1`, `captioner.1.2`,
+    … The first has the name of an only one, so that a run with more of them can take it over."""
+    first = f"{role}.{round_}"
+    return [first, *(f"{first}.{member}" for member in range(2, count + 1))]

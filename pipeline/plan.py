@@ -10,6 +10,9 @@ first. When it gives no model at all, only
 Captions from elsewhere (`candidates`) are joined to their images by the node `join`, which every bootstrap
 needs. Where these are in tars, `fetch` unpacks them before. Without a captioner a round has no `captioner.r`.
 
+With `ensemble: n` a round has several captioners or filters: `captioner.r`, `captioner.r.2` …
+`captioner.r.n`.
+
 With `run.rounds: 0` only `fetch → pretrain.0 → evaluate.0 → report.0` remain. With `shared_finetune` one node
 `shared.r` stands for `captioner.r` and `filter.r`.
 
@@ -27,12 +30,13 @@ A downstream task NAME has `data.NAME`, which reads its files, `finetune.NAME.r`
 
 from __future__ import annotations
 
+from dataclasses import replace
 from graphlib import TopologicalSorter
 
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.export.node import EXPORT
 from capfilt.pipeline.foreign.node import JOIN
-from capfilt.pipeline.node import Node, NodeKind
+from capfilt.pipeline.node import Node, NodeKind, member_names
 from capfilt.pipeline.nodes.bootstrap import BOOTSTRAP
 from capfilt.pipeline.nodes.calibrate import CALIBRATE
 from capfilt.pipeline.nodes.evaluate import EVALUATE
@@ -55,6 +59,11 @@ def plan(config: Config) -> dict[str, Node]:
         name = kind.name if kind in (FETCH, JOIN, *CONTROLS.values()) else f"{kind.name}.{round_}"
         planned = tuple(need for need in needs if need in nodes)  # the config may have no such node
         nodes[name] = Node(name, kind, round_, planned, tuple(sources or ()))
+
+    def add_ensemble(kind: NodeKind, round_: int, needs: list[str], names: list[str]) -> None:
+        add(kind, round_, needs)
+        for member, name in enumerate(names[1:], start=2):
+            nodes[name] = replace(nodes[names[0]], name=name, member=member)
 
     pretrains = config.pretrain is not None
     both_given = config.gives_both_models
@@ -85,17 +94,19 @@ def plan(config: Config) -> dict[str, Node]:
     for r in range(1, config.run.rounds + 1):
         last, bootstrap, evaluate = f"pretrain.{r - 1}", f"bootstrap.{r}", f"evaluate.{r}"
         calibrate = f"calibrate.{r}"
+        captioners = member_names("captioner", r, config.captioner.ensemble)
+        filters = member_names("filter", r, config.filter.ensemble)
         if config.shared_finetune:
             add(SHARED, r, [last])
         elif config.captions_itself and (r > 1 or config.captioner.checkpoint is None):
-            add(CAPTIONER, r, [last])
+            add_ensemble(CAPTIONER, r, [last], captioners)
         if not config.shared_finetune and (r > 1 or config.filter.checkpoint is None):
-            add(FILTER, r, [last])
+            add_ensemble(FILTER, r, [last], filters)
         uses_suggestion = config.filter.judge.is_automatic
-        judge = [f"filter.{r}", f"shared.{r}"]
+        judge = [*filters, f"shared.{r}"]
         if uses_suggestion:
             add(CALIBRATE, r, ["fetch", *judge], web)
-        models = [f"captioner.{r}", *judge, f"bootstrap.{r - 1}", "join"]
+        models = [*captioners, *judge, f"bootstrap.{r - 1}", "join"]
         add(BOOTSTRAP, r, [*models, *([calibrate] if uses_suggestion else [])], web)
         if config.calibrates(r) and not uses_suggestion:
             add(CALIBRATE, r, [*judge, "fetch" if not in_one_pass else bootstrap], web)

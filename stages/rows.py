@@ -28,10 +28,11 @@ CAPTION_TYPE = pa.struct(
         ("seed", pa.int64()),
         ("logprob", pa.float32()),
         ("tokens", pa.int32()),
+        ("captioner", pa.string()),
     ]
 )
 """One synthetic text of an image, between captioner and filter. `logprob` and `tokens` may be null: not every
-captioner tells them."""
+captioner tells them. `captioner` is the digest of the model, null where the run has only one captioner."""
 
 CANDIDATE_TYPE = pa.struct(
     [
@@ -50,8 +51,8 @@ CANDIDATE_TYPE = pa.struct(
         ("language", pa.string()),
     ]
 )
-"""One text of an image with its scores, between filter and writer. `captioner` is set for captions from
-elsewhere only, `language` where the config asks for it."""
+"""One text of an image with its scores, between filter and writer. `captioner` is set for captions
+from elsewhere and for those of an ensemble, `language` where the config asks for it."""
 
 FOREIGN_TYPE = pa.struct([("captioner", pa.string()), ("text", pa.string())])
 """A caption that somebody else has written, with the name of its captioner."""

@@ -14,6 +14,7 @@ from capfilt.pipeline.ablation.scores import SCORES_SCHEMA
 from capfilt.pipeline.evaluation.drift import TextDrift
 from capfilt.pipeline.evaluation.filter_quality import FilterQuality
 from capfilt.pipeline.export.target import ExportSummary
+from capfilt.pipeline.node import ValidationResult
 from capfilt.pipeline.report import build
 from capfilt.pipeline.report.metrics_file import Funnel, StageTime
 from capfilt.pipeline.rundir.lease import hold
@@ -147,6 +148,8 @@ def test_keys_of_metrics(report):
         names = {name: str(field.annotation) for name, field in model.model_fields.items()}
         kinds = {"<class 'int'>": "integer", "<class 'float'>": "number"}
         assert inside == {name: kinds.get(kind, "string") for name, kind in names.items()}
+    (inside,) = nested("reports/1/metrics.json", "validation")
+    assert inside == {k: json_name(kind) for k, kind in typing.get_type_hints(ValidationResult).items()}
     of_filter = {name.removeprefix("filter."): kind for name, kind in shown.items() if "." in name}
     assert of_filter == {name: json_name(kind) for name, kind in typing.get_type_hints(FilterQuality).items()}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -99,9 +99,16 @@ class Captioner:
         return self.med.config.vision.image_size
 
     def caption(
-        self, images: Images, keys: Sequence[str], *, n: int = 1, run_seed: int = 0, round: int = 0
+        self,
+        images: Images,
+        keys: Sequence[str],
+        *,
+        n: int = 1,
+        first: int = 0,
+        run_seed: int = 0,
+        round: int = 0,
     ) -> list[list[Caption]]:
-        """Write n captions for each image.
+        """Write n captions for each image, numbered from `first` on.
 
         `keys` are the ids of the images in their source. Together with run seed, round and caption index they
         determine every random draw. Encoded images are decoded while the device processes the previous batch.
@@ -111,8 +118,13 @@ class Captioner:
         captions: list[list[Caption]] = []
         for pixels in load_pixel_batches(images, self.image_size, self.batches.size):
             batch_keys = keys[len(captions) : len(captions) + len(pixels)]
-            seeds = [[sequence_seed(run_seed, round, key, i) for i in range(n)] for key in batch_keys]
+            seeds = [[sequence_seed(run_seed, round, key, first + i) for i in range(n)] for key in batch_keys]
             captions += self.batches.run(partial(self._caption_slice, pixels, seeds), len(pixels))
+        if first:
+            captions = [
+                [replace(caption, caption_index=first + caption.caption_index) for caption in of_image]
+                for of_image in captions
+            ]
         return captions
 
     @torch.inference_mode()

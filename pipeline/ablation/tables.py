@@ -66,6 +66,13 @@ def _web_share(share: float) -> TableRow:
     return TableRow(f"{share:.0%} web", _variant(f"web-share-{share:g}", f"captioner.web_share={share:g}"))
 
 
+def _ensemble(label: str, name: str, captioners: int, filters: int) -> TableRow:
+    sizes = f"captioner.ensemble={captioners}", f"filter.ensemble={filters}"
+    return TableRow(label, _variant(name, *sizes))
+
+
+ONE_OF_EACH = _ensemble("one of each", "ensembles-1", 1, 1)
+
 TABLES: dict[str, AblationTable] = {
     "capfilt": AblationTable(
         "Captioner and filter (paper, Table 1)",
@@ -178,6 +185,20 @@ TABLES: dict[str, AblationTable] = {
         "Do more synthetic texts help? The paper leaves it open.",
         "1 per image",
         (row_without_bootstrap(_captions(1).variant), _captions(1), _captions(2), _captions(4)),
+    ),
+    "ensemble": AblationTable(
+        "Several captioners and filters",
+        "Do captioners and filters with different seeds do more together? The paper leaves it open. Two "
+        "captioners write two texts per image, so the row with two texts of one captioner belongs to them.",
+        "one of each",
+        (
+            row_without_bootstrap(ONE_OF_EACH.variant),
+            ONE_OF_EACH,
+            TableRow("one of each, 2 texts", _captions(2).variant),
+            _ensemble("2 captioners", "captioners-2", 2, 1),
+            _ensemble("2 filters", "filters-2", 1, 2),
+            _ensemble("2 captioners, 2 filters", "ensembles-2", 2, 2),
+        ),
     ),
     "threshold": AblationTable(
         "Threshold of the filter",

@@ -28,6 +28,12 @@ def check_tasks(config: Config) -> None:
             continue
         if not pretrained:
             raise ValueError(f"tasks.{name}.checkpoint: missing; this run pretrains no model to start from")
+        med = config.model.med
+        if task.kind == "visdial" and med.vision.width != med.text.width:
+            raise ValueError(
+                f"tasks.{name}.kind: visdial concatenates states of image and caption, which needs equal "
+                f"widths; model.med.vision.width is {med.vision.width}, model.med.text.width {med.text.width}"
+            )
         for round_ in task.rounds or ():
             if round_ not in pretrained:
                 allowed = ", ".join(map(str, pretrained))
@@ -130,6 +136,14 @@ def check_variants(config: Config) -> None:
             f"shared_finetune: one model is finetuned as captioner and filter, but {problem}; give "
             "captioner.finetune and filter.finetune, and no checkpoint"
         )
+    for name, section in sections.items():
+        if section.ensemble > 1 and (section.checkpoint is not None or section.finetune is None):
+            raise ValueError(
+                f"{name}.ensemble: the models of an ensemble are finetuned; give {name}.finetune and no "
+                f"{name}.checkpoint, or remove the key"
+            )
+        if section.ensemble > 1 and config.shared_finetune:
+            raise ValueError(f"{name}.ensemble: with shared_finetune there is one model; remove one of them")
     if config.captioner.web_share and config.captioner.finetune is None:
         raise ValueError("captioner.web_share: no captioner is finetuned; give captioner.finetune")
     if config.captioner.web_share and config.shared_finetune:

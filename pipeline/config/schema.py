@@ -31,7 +31,7 @@ from capfilt.pipeline.config.sections import (
     SourceSection,
 )
 from capfilt.pipeline.config.tasks import TaskSection
-from capfilt.pipeline.config.training import Section, TrainSection
+from capfilt.pipeline.config.training import RoleSection, Section, TrainSection
 from capfilt.pipeline.corpora.clipart import ClipartConfig
 from capfilt.pipeline.corpora.shapes import ShapesConfig
 from capfilt.stages.bootstrap.duplicates import DuplicatesConfig
@@ -176,7 +176,7 @@ class Config(Section):
         return set(self.trains_on("pretrain")).isdisjoint(self.of_kind("web"))
 
     @property
-    def shared_section(self) -> TrainSection:
+    def shared_section(self) -> RoleSection:
         """The settings of a finetuning as captioner and filter in one."""
         captioner, judge = self.captioner.finetune, self.filter.finetune
         assert captioner is not None and judge is not None, "checked with shared_finetune"

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from capfilt.models.config import MedConfig
 from capfilt.models.tasks.options import RERANKED
-from capfilt.pipeline.config.training import Section, TrainSection
+from capfilt.pipeline.config.training import RoleSection, Section, TrainSection
 from capfilt.stages.bootstrap.caption import CaptionConfig
 from capfilt.stages.bootstrap.filter import FilterConfig
 from capfilt.stages.export.forms import Form, Origin
@@ -160,6 +160,8 @@ class PretrainSection(TrainSection):
     """Which texts are trained on from round 1 on, and how often."""
 
 
+EnsembleSize = Annotated[int, Field(ge=1)]
+"""Number of models that are finetuned with different seeds and work together."""
 NO_CAPTIONER = "none"
 """Value of `captioner.checkpoint` that says: the run has no captioner, on purpose."""
 
@@ -172,11 +174,14 @@ class CaptionerSection(Section):
     .pth file. `none`: the run has no captioner and only filters (also written `captioner: none`)."""
     tokenizer: str | None = None
     """Tokenizer folder, for a checkpoint without one (BLIP .pth)."""
-    finetune: TrainSection | None = None
+    finetune: RoleSection | None = None
     """Finetuning of the last pretrained model on the human pairs, with the LM loss."""
     web_share: Annotated[float, Field(ge=0, lt=1)] = 0
     """Share of web pairs, as they came, among the pairs of the finetuning. Paper: 0; more lets the captioner
     keep what only the web shows, and teaches it the noise of the web."""
+    ensemble: EnsembleSize = 1
+    """Number of captioners in each round, finetuned with different seeds. Each writes
+    `generate.captions_per_image` texts for every image."""
     generate: CaptionConfig = CaptionConfig()
     """How captions are generated."""
 
@@ -198,8 +203,11 @@ class FilterSection(Section):
     .pth file."""
     tokenizer: str | None = None
     """Tokenizer folder, for a checkpoint without one (BLIP .pth)."""
-    finetune: TrainSection | None = None
+    finetune: RoleSection | None = None
     """Finetuning of the last pretrained model on the human pairs, with the ITC and ITM losses."""
+    ensemble: EnsembleSize = 1
+    """Number of filters in each round, finetuned with different seeds. The mean of their probabilities
+    judges."""
     judge: FilterConfig = FilterConfig()
     """How texts are scored and kept or dropped."""
     calibrate: CalibrateSection = CalibrateSection()

@@ -12,13 +12,20 @@ from capfilt.models.tasks.options import RANKED_ANSWERS, RERANKED
 from capfilt.pipeline.config.training import FinetuneSection, Section
 from capfilt.stages.bootstrap.caption import CaptionConfig
 
-Kind = Literal["vqa", "nlvr2", "retrieval", "caption", "classification"]
+Kind = Literal[
+    "vqa", "nlvr2", "retrieval", "caption", "classification", "visdial", "video_retrieval", "video_qa"
+]
+VIDEO_KINDS: tuple[Kind, ...] = ("video_retrieval", "video_qa")
+RANKING_KINDS: tuple[Kind, ...] = ("vqa", "retrieval", "classification", *VIDEO_KINDS)
 PARTS: dict[Kind, Parts] = {
     "vqa": "vqa",
     "nlvr2": "nlvr",
     "retrieval": "filter",
     "caption": "captioner",
     "classification": "filter",
+    "visdial": "filter",
+    "video_retrieval": "filter",
+    "video_qa": "vqa",
 }
 """The parts of a model that do a task."""
 METRICS: dict[Kind, str] = {
@@ -27,6 +34,9 @@ METRICS: dict[Kind, str] = {
     "retrieval": "r_mean",
     "caption": "cider",
     "classification": "top1",
+    "visdial": "mrr",
+    "video_retrieval": "r@1",
+    "video_qa": "accuracy",
 }
 """The figure by which models are compared, in percent."""
 LOSSES: dict[Kind, tuple[Loss, ...]] = {
@@ -35,6 +45,9 @@ LOSSES: dict[Kind, tuple[Loss, ...]] = {
     "retrieval": ("itc", "itm"),
     "caption": ("lm",),
     "classification": (),
+    "visdial": ("itm",),
+    "video_retrieval": ("itc", "itm"),
+    "video_qa": ("lm",),
 }
 _PAPER: dict[Kind, dict[str, Any]] = {
     "vqa": {"lr": 2e-5, "epochs": 10, "image_size": 480, "objective": {"max_tokens": 35}},
@@ -56,8 +69,18 @@ _PAPER: dict[Kind, dict[str, Any]] = {
         "image_size": 384,
         "objective": {"max_tokens": 40, "prompt": "a picture of "},
     },
+    "visdial": {
+        "lr": 2e-5,
+        "epochs": 20,
+        "image_size": 384,
+        "batch_size": 240,
+        "objective": {"max_tokens": 256},
+    },
 }
-"""Table 14 of the paper for ViT-B; lengths, prompt, ramp and negatives are those of the reference code."""
+_PAPER["video_retrieval"], _PAPER["video_qa"] = _PAPER["retrieval"], _PAPER["vqa"]
+"""Table 14 of the paper for ViT-B; lengths, prompt, ramp and negatives are those of the reference code. Of
+visdial neither has the image size, which is that of the other tasks but vqa, nor the length, which is
+VD-ViLBERT's. It finetunes on no video; the values are those of the same task on images."""
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 """What a file of the training may be called."""
 PAPER_BATCH = 256
@@ -65,6 +88,12 @@ TEMPLATES = ("a picture of a {}",)
 """Prompts of a class."""
 MAX_ANSWERS = 3128
 """Answers that are ranked if the config gives no list: the size of the paper's (section 5.3)."""
+FRAMES: dict[Kind, int] = {"video_retrieval": 8, "video_qa": 16}
+"""Frames of a video (section 5.6)."""
+VIDEO_RERANKED = 128
+"""Best ITC candidates that ITM ranks again (reference: k_test of retrieval_msrvtt.yaml)."""
+NEGATIVES = 1
+"""False answers that are drawn for each question of a dialog: as many as VD-ViLBERT draws."""
 
 
 def complete_finetuning(kind: Kind, given: dict[str, Any]) -> dict[str, Any]:
@@ -78,7 +107,7 @@ def complete_finetuning(kind: Kind, given: dict[str, Any]) -> dict[str, Any]:
         "warmup_lr": 0.0,
         "min_lr": 0.0,
     }
-    data = {"batch_size": PAPER_BATCH, "image_size": paper["image_size"], **given}
+    data = {"batch_size": paper.get("batch_size", PAPER_BATCH), "image_size": paper["image_size"], **given}
     if data.get("steps") is None and data.get("epochs") is None:
         data["epochs"] = paper["epochs"]
     objective = {"losses": list(LOSSES[kind]), **paper["objective"]}
@@ -94,30 +123,35 @@ class TaskData(Section):
 
     file: str
     """vqa: questions of VQA v2, of Visual Genome, or of BLIP. nlvr2: JSON lines of NLVR2, or BLIP's list.
-    retrieval and caption: COCO, Karpathy, BLIP or NoCaps json, or a manifest with url and text.
-    classification: a folder with a folder for each class (default: `images`), a list with image and label
-    (CSV, TSV, JSON), or COCO's instances."""
+    visdial: dialogs of VisDial 1.0. video_retrieval: MSRVTT's json, or a csv or list of videos with texts.
+    video_qa: questions of MSRVTT-QA or MSVD-QA. retrieval and caption: COCO, Karpathy, BLIP or NoCaps json,
+    or a manifest with url and text. classification: a folder with a folder for each class (default:
+    `images`), a list with image and label (CSV, TSV, JSON), or COCO's instances."""
     annotations: str | None = None
-    """vqa: the annotations of VQA v2."""
+    """vqa: the annotations of VQA v2. visdial: the dense annotations. video_retrieval: MSRVTT's json, for a
+    csv that only names videos."""
     images: str
-    """Folder (any fsspec URL) in which the paths of the images begin."""
+    """Folder (any fsspec URL) in which the paths of the images, or of the videos, begin."""
     image_name: str | None = None
-    """vqa: file name of an image of VQA v2 or Visual Genome, with `{image_id}` and `{subtype}`. Default:
-    `COCO_{subtype}_{image_id:012d}.jpg`, `{image_id}.jpg`."""
+    """vqa, visdial: file name of an image, with `{image_id}` and `{subtype}`; video_retrieval, video_qa: of a
+    video, with `{video_id}`. Default: VQA v2 `COCO_{subtype}_{image_id:012d}.jpg`, Visual Genome
+    `{image_id}.jpg`, VisDial `VisualDialog_{subtype}_{image_id:012d}.jpg`, in its training the names of both
+    splits of COCO; videos `{video_id}.mp4`, `video7.mp4` for the number 7."""
     split: str | None = None
-    """retrieval and caption: part of Karpathy's json. Default: `train` in a training, else `test`."""
+    """retrieval and caption: part of Karpathy's json. Default: `train` in a training, else `test`.
+    video_retrieval: part of MSRVTT's json. Default: all."""
     limit: Annotated[int, Field(ge=1)] | None = None
-    """Read only the first images, or pairs of images. Default: all."""
+    """Read only the first images, pairs of images, or videos. Default: all."""
 
     @model_validator(mode="after")
     def _check_image_name(self) -> TaskData:
         if self.image_name is not None:
             try:
-                self.image_name.format(image_id=1, subtype="train2014")
+                self.image_name.format(image_id=1, video_id=1, subtype="train2014")
             except (KeyError, IndexError, ValueError, AttributeError) as error:
                 raise ValueError(
                     f"image_name {self.image_name!r} is no pattern of file names ({error}); allowed: text "
-                    "with {image_id}, {image_id:012d} and {subtype}"
+                    "with {image_id}, {image_id:012d}, {video_id} and {subtype}"
                 ) from error
         return self
 
@@ -141,11 +175,11 @@ class TaskEvaluateSection(Section):
 
     k: Annotated[int, Field(ge=1)] | None = None
     """vqa: answers whose exact likelihoods are compared, 128 by default. retrieval: best ITC candidates that
-    ITM ranks again, 256 by default (paper: COCO 256, Flickr30k 128). classification: best classes by ITC that
-    ITM ranks again, by default none."""
+    ITM ranks again, 256 by default (paper: COCO 256, Flickr30k 128), of videos 128. classification: best
+    classes by ITC that ITM ranks again, by default none."""
     answers: str | None = None
-    """vqa: JSON list of the answers that are ranked. Default: the 3,128 most frequent answers of the
-    training."""
+    """vqa, video_qa: JSON list of the answers that are ranked. Default: the 3,128 most frequent answers of
+    the training. video_qa without both: no answers are ranked."""
     classes: str | None = None
     """classification: JSON list of the classes, or object from labels to classes. A label that is a number is
     a place in the list, from 0. Default: the labels of the test images, `_` as space."""
@@ -161,7 +195,8 @@ class TaskSection(Section):
 
     kind: Kind
     """`vqa`: questions about images. `nlvr2`: statements about pairs of images. `retrieval`: images and
-    texts. `caption`: captions. `classification`: classes of images, zero-shot."""
+    texts. `caption`: captions. `classification`: classes of images, zero-shot. `visdial`: questions in
+    dialogs about images. `video_retrieval`: videos and texts. `video_qa`: questions about videos."""
     data: TaskDataSection
     """Files of the task."""
     finetune: FinetuneSection | None = None
@@ -174,6 +209,12 @@ class TaskSection(Section):
     Default: the pretrained models of the run."""
     tokenizer: str | None = None
     """Tokenizer folder, for a checkpoint without one (BLIP .pth)."""
+    negatives: Annotated[int, Field(ge=1)] | None = None
+    """visdial: false answers that are drawn from the candidates for each question of the training. Default:
+    1, as in VD-ViLBERT; the paper does not say."""
+    frames: Annotated[int, Field(ge=1, le=64)] | None = None
+    """video_retrieval, video_qa: frames of each video, evenly spaced. Default: 8 for retrieval and 16 for
+    questions, as in the paper."""
     rounds: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     """Rounds whose pretrained model is finetuned and evaluated, to compare them. Default: the last."""
 
@@ -192,7 +233,20 @@ class TaskSection(Section):
         """`evaluate.k`, or its default."""
         if self.kind == "classification":
             return self.evaluate.k or 0
-        return self.evaluate.k or (RANKED_ANSWERS if self.kind == "vqa" else RERANKED)
+        default = {"retrieval": RERANKED, "video_retrieval": VIDEO_RERANKED}.get(self.kind, RANKED_ANSWERS)
+        return self.evaluate.k or default
+
+    @property
+    def frames_per_video(self) -> int:
+        """`frames`, or its default; 0 for images."""
+        return self.frames or FRAMES.get(self.kind, 0)
+
+    @property
+    def ranks_answers(self) -> bool:
+        """Whether answers are ranked: where there are some."""
+        return self.kind == "vqa" or (
+            self.kind == "video_qa" and (self.evaluate.answers is not None or bool(self.data.train))
+        )
 
     @model_validator(mode="before")
     @classmethod
@@ -238,36 +292,32 @@ class TaskSection(Section):
             *((f"train.{name}", each) for name, each in self.data.train.items()),
         ):
             for name, kinds in (
-                ("annotations", ("vqa",)),
-                ("image_name", ("vqa",)),
-                ("split", ("retrieval", "caption")),
+                ("annotations", ("vqa", "visdial", "video_retrieval")),
+                ("image_name", ("vqa", "visdial", *VIDEO_KINDS)),
+                ("split", ("retrieval", "caption", "video_retrieval")),
             ):
                 if getattr(files, name) is not None and self.kind not in kinds:
-                    raise ValueError(
-                        f"data.{where}.{name}: only for kind {' and '.join(kinds)}; remove the key"
-                    )
-        if self.evaluate.answers is not None and self.kind != "vqa":
-            raise ValueError("evaluate.answers: only for kind vqa; remove the key")
-        if self.evaluate.k is not None and self.kind not in ("vqa", "retrieval", "classification"):
-            raise ValueError("evaluate.k: only for kinds vqa, retrieval and classification; remove the key")
-        self._check_classes()
-        if self.kind == "vqa" and self.evaluate.answers is None and not self.data.train:
-            raise ValueError("evaluate.answers: missing; without data.train there are no answers to rank")
-
-    def _check_classes(self) -> None:
+                    raise ValueError(f"data.{where}.{name}: only for kind {', '.join(kinds)}; remove the key")
         evaluate = self.evaluate
-        given = {"classes": evaluate.classes is not None, "templates": evaluate.templates != TEMPLATES}
-        for name, is_given in given.items():
-            if is_given and self.kind != "classification":
-                raise ValueError(f"evaluate.{name}: only for kind classification; remove the key")
-        for template in self.evaluate.templates:
-            if "{}" not in template:
-                raise ValueError(
-                    f"evaluate.templates: {template!r} has no {{}} for the class; give texts as "
-                    f"{TEMPLATES[0]!r}"
-                )
-        if not self.evaluate.templates:
-            raise ValueError(f"evaluate.templates: empty; give texts as {TEMPLATES[0]!r}, or remove the key")
+        for name, is_given, kinds in (
+            ("evaluate.answers", evaluate.answers is not None, ("vqa", "video_qa")),
+            ("evaluate.k", evaluate.k is not None, RANKING_KINDS),
+            ("evaluate.classes", evaluate.classes is not None, ("classification",)),
+            ("evaluate.templates", evaluate.templates != TEMPLATES, ("classification",)),
+            ("frames", self.frames is not None, VIDEO_KINDS),
+            ("negatives", self.negatives is not None, ("visdial",)),
+        ):
+            if is_given and self.kind not in kinds:
+                raise ValueError(f"{name}: only for kind {', '.join(kinds)}; remove the key")
+        if self.negatives is not None and self.finetune is None:
+            raise ValueError("negatives: only for a finetuning; remove the key")
+        if self.kind == "vqa" and evaluate.answers is None and not self.data.train:
+            raise ValueError("evaluate.answers: missing; without data.train there are no answers to rank")
+        if not evaluate.templates or any("{}" not in template for template in evaluate.templates):
+            raise ValueError(
+                f"evaluate.templates: {list(evaluate.templates)}; give texts with {{}} for the class, as "
+                f"{TEMPLATES[0]!r}"
+            )
 
 
 def _with_folder_of_classes(data: dict[str, Any]) -> dict[str, Any]:

@@ -69,3 +69,23 @@ class TrainSection(FinetuneSection):
     sources: tuple[str, ...] | None = None
     """Names of the sources to train on. Default: all human and web sources for pretraining, all human sources
     for a finetuning (paper: only COCO)."""
+
+
+class ValidationSection(Section):
+    """Early stop of a finetuning: which of its steps is kept, by the loss on images that it does not read."""
+
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the human images that are held out, chosen by their keys. Their texts are not trained on."""
+    every: Annotated[int, Field(ge=1)] = 50
+    """Steps from one validation to the next; the last step is validated too. The mean of the losses is taken
+    without augmentation, dropout, label smoothing, queue and momentum encoder."""
+    patience: Annotated[int, Field(ge=1)] = 3
+    """Validations in a row without a lower loss after which the training ends."""
+
+
+class RoleSection(TrainSection):
+    """The finetuning of the captioner or of the filter."""
+
+    validation: ValidationSection | None = None
+    """Keep the weights of the step with the lowest loss on held-out human images, and end early. Default: the
+    last step is kept, and all human images are read."""

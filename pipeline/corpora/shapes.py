@@ -21,12 +21,23 @@ from typing import Annotated, Any, ClassVar, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 from annotated_types import Ge, Gt, Le
+from PIL import Image
 
 from capfilt.pipeline.corpora.grammar import Grammar, PlainScenes
 from capfilt.pipeline.corpora.marker import check_same_config, read_marker
+from capfilt.pipeline.corpora.moving.scenes import MOVING_RADIUS, MovingShape, MovingWords, write_videos
 from capfilt.pipeline.corpora.rich_scenes import RichScenes, RichWords
-from capfilt.pipeline.corpora.scenes import Scene, Vocabulary, choose, compose_scene, paint_scene
-from capfilt.pipeline.corpora.shapes_tasks import write_questions, write_statements
+from capfilt.pipeline.corpora.scenes import (
+    COLORS,
+    SHAPES,
+    Scene,
+    SceneObject,
+    Vocabulary,
+    choose,
+    compose_scene,
+    paint_scene,
+)
+from capfilt.pipeline.corpora.shapes_tasks import write_dialogs, write_questions, write_statements
 
 BOILERPLATE = (
     "click here to see more pictures",
@@ -86,6 +97,12 @@ class ShapesConfig:
     test pairs. 0: none."""
     labeled: Annotated[int, Ge(0)] = 0
     """Images of one object, in folders by its color and shape, for a task of kind classification. 0: none."""
+    dialogs: Annotated[int, Ge(0)] = 0
+    """Images of plain scenes with a dialog of two or four questions each, for a task of kind visdial; a
+    quarter as many test images. 0: none."""
+    videos: Annotated[int, Ge(0)] = 0
+    """Videos of a moving shape with a text and questions, for tasks of the kinds video_retrieval and
+    video_qa; a quarter as many test videos, at most 96. Needs the extra `video`. 0: none."""
     seed: Annotated[int, Ge(0)] = 0
     """Another seed gives another corpus."""
     image_size: Annotated[int, Ge(32), Le(1024)] = 64
@@ -121,8 +138,8 @@ def make_shapes(config: ShapesConfig, folder: str | os.PathLike[str]) -> Path:
     With a long tail, `test/common.json` and `test/rare.json` divide the test images into those whose colors
     and shapes the human images show, and all others. `web/oracle.parquet` lists the web images with a true
     text in place of the noisy one: what a perfect captioner and filter would make of them. Questions are in
-    `vqa/`, in the layout of VQA v2, statements in `nlvr2/`, in that of NLVR2 (`shapes_tasks`). Images with a
-    label are in `labeled/<label>/`.
+    `vqa/`, in the layout of VQA v2, statements in `nlvr2/`, in that of NLVR2, dialogs in `visdial/`, in that
+    of VisDial 1.0 (`shapes_tasks`). Images with a label are in `labeled/<label>/`.
 
     Returns:
         The folder.
@@ -242,7 +259,7 @@ def _write_oracle(config: ShapesConfig, root: Path) -> None:
 
 
 def _write_tasks(config: ShapesConfig, root: Path) -> None:
-    """Write the questions and the statements."""
+    """Write the data of the downstream tasks."""
 
     def paint(split: str, row: int, name: str) -> Scene:
         scene = compose_scene(_random_for(config, split, row, "scene"))
@@ -259,7 +276,20 @@ def _write_tasks(config: ShapesConfig, root: Path) -> None:
         write_questions(root, config.questions, paint, random_for)
     if config.statements:
         write_statements(root, config.statements, paint, random_for)
+    if config.dialogs:
+        write_dialogs(root, config.dialogs, paint, random_for)
+    if config.videos:
+        words = MovingWords(tuple(COLORS), SHAPES, partial(_paint_frame, config))
+        write_videos(root, config.videos, words, random_for)
     _write_labeled(config, root / "labeled")
+
+
+def _paint_frame(
+    config: ShapesConfig, item: MovingShape, place: tuple[float, float], name: str
+) -> Image.Image:
+    """One frame of a video; the background is that of its name."""
+    scene = (SceneObject(item.color, item.shape, *place, MOVING_RADIUS),)
+    return paint_scene(scene, config.image_size, Random(f"{config.seed}/{name}/paint"))
 
 
 def _write_labeled(config: ShapesConfig, folder: Path) -> None:

@@ -14,7 +14,7 @@ from capfilt.cluster.board import NodeStatus
 from capfilt.models.caption_text import normalize_caption
 from capfilt.pipeline.evaluation.calibration import Calibration
 from capfilt.pipeline.evaluation.ranks import PairScores, calibrate
-from capfilt.stages.bootstrap.filter import FilterConfig
+from capfilt.stages.bootstrap.filter import FilterConfig, load_matcher
 from capfilt.stages.bootstrap.model_source import ModelSource
 from capfilt.stages.pairs.hold_out import is_held_out
 from capfilt.stages.pairs.parts import ShardRef
@@ -97,22 +97,9 @@ def _eligible(task: CalibrationTask, shard: ShardRef) -> Iterator[dict[str, Any]
 def score_sample(task: CalibrationTask, sample: Sequence[dict[str, Any]]) -> PairScores:
     """Score the texts of a sample with their own and with other images."""
     texts = [normalize_caption(row["texts"][0], task.judge.max_words) for row in sample]
-    return score_swapped(_load_matcher(task), [row["image"] for row in sample], texts)
-
-
-def _load_matcher(task: CalibrationTask) -> Any:
-    # Imports torch, which the driver, which lists the tasks, does not need.
-    from capfilt.models.tasks.matcher import Matcher
-
-    matcher = Matcher.from_checkpoint(
-        task.model.local_checkpoint("filter"),
-        task.judge,
-        tokenizer=task.model.local_tokenizer("filter"),
-        image_size=task.judge.image_size,
-        device=task.model.device,
-    )
-    matcher.batches.on_notice = log.warning if task.status is None else task.status.add_notice
-    return matcher
+    matcher = load_matcher(task.judge, task.model)
+    matcher.on_notice(log.warning if task.status is None else task.status.add_notice)
+    return score_swapped(matcher, [row["image"] for row in sample], texts)
 
 
 def score_swapped(matcher: Any, images: Sequence[bytes], texts: Sequence[str]) -> PairScores:
@@ -122,7 +109,7 @@ def score_swapped(matcher: Any, images: Sequence[bytes], texts: Sequence[str]) -
     follow it in a fixed random order.
 
     Args:
-        matcher: a `models.tasks.matcher.Matcher`.
+        matcher: a `models.tasks.matcher.Matcher` or an ensemble of them.
         images: n encoded images, n > `OTHERS`.
         texts: the text of each, normalized.
     """

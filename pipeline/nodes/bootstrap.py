@@ -52,13 +52,14 @@ def _inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
     if not judge["language"]:  # earlier versions knew no languages
         del judge["language"]
     given: dict[str, str | None] = {
-        role: fingerprints.checkpoint(role) for role in roles if node.trained_model(role) is None
+        role: fingerprints.checkpoint(role) for role in roles if not node.trained_models(role)
     }
     for role in list(given):
         if (tokenizer := fingerprints.tokenizer(role)) is not None:
             given[f"{role}_tokenizer"] = tokenizer
-    shared = {"shared_finetune": True} if fingerprints.config.shared_finetune else {}
-    return shared | {
+    combined: dict[str, Any] = {"shared_finetune": True} if fingerprints.config.shared_finetune else {}
+    combined |= {f"{role}_ensemble": n for role in ROLES if (n := data[role]["ensemble"]) > 1}
+    return combined | {
         "seed": fingerprints.config.run.seed,
         "captioner": captioner,
         "filter": {"judge": judge},
@@ -140,7 +141,7 @@ def run_bootstrap(context: RunContext, node: Node) -> NodeResult:
         candidate_summary(counts["candidates"]),
         tuple(node.outputs),
         counts,
-        models={role: model.digest for role, model in models.items()},
+        models={role: model.digests for role, model in models.items()},
     )
 
 

@@ -24,10 +24,11 @@ def _inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
     data = fingerprints.config_data["filter"]
     judge = {k: v for k, v in data["judge"].items() if k not in ("batch_size", "threshold", "language")}
     given: dict[str, str | None] = {}
-    if node.trained_model("filter") is None:
+    if not node.trained_models("filter"):
         given = {"filter": fingerprints.checkpoint("filter"), "tokenizer": fingerprints.tokenizer("filter")}
-    shared = {"shared_finetune": True} if fingerprints.config.shared_finetune else {}
-    return shared | {
+    combined: dict[str, Any] = {"shared_finetune": True} if fingerprints.config.shared_finetune else {}
+    combined |= {"filter_ensemble": data["ensemble"]} if data["ensemble"] > 1 else {}
+    return combined | {
         "calibrate": data["calibrate"],
         "judge": judge,
         "checkpoints": given,

@@ -140,9 +140,11 @@ def _write_config(
     context: RunContext, node: Node, models: Mapping[str, ModelSource], configs: Mapping[str, FetchConfig]
 ) -> WriteConfig:
     sampling = context.config.captioner.generate.sampling
+    captioners = [each.digest for each in models["captioner"].members] if "captioner" in models else []
     provenance = Provenance(
-        captioner=models["captioner"].digest if "captioner" in models else None,
-        filter=models["filter"].digest,
+        captioner=captioners[0] if captioners else None,
+        other_captioners=tuple(captioners[1:]),
+        filter=models["filter"].digests,
         top_p=sampling.top_p,
         top_k=sampling.top_k,
         repetition_penalty=sampling.repetition_penalty,

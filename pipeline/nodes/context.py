@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from capfilt.cluster.board import StatusBoard
@@ -100,12 +100,17 @@ class RunContext:
 
 
 def model_of(context: RunContext, node: Node, role: Role) -> ModelSource:
-    """The captioner or the filter: the one that this round has trained, else the given one."""
-    trained = node.trained_model(role)
-    if trained is not None:
-        address = context.store.address(model_folder(trained))
-        digest = context.fingerprints.of(trained)
-        return ModelSource(checkpoint=address, digest=digest, run_dir=context.store)
+    """The captioner or the filter: what this round has trained, else the given one."""
+    trained = [
+        ModelSource(
+            checkpoint=context.store.address(model_folder(name)),
+            digest=context.fingerprints.of(name),
+            run_dir=context.store,
+        )
+        for name in node.trained_models(role)
+    ]
+    if trained:
+        return replace(trained[0], others=tuple(trained[1:]))
     section = getattr(context.config, role)
     tokenizer = absolute_address(section.tokenizer) if section.tokenizer is not None else None
     return ModelSource(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -21,8 +21,9 @@ from capfilt.pipeline.console.commands import (
     resume_command,
 )
 from capfilt.pipeline.evaluation.groups import check_properties
-from capfilt.pipeline.node import Node, NodeKind, NodeResult
+from capfilt.pipeline.node import Node, NodeKind, NodeResult, ValidationResult, member_names
 from capfilt.pipeline.rundir.contents.round_files import find_round_files
+from capfilt.pipeline.rundir.ledger import NodeRecord
 from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.stages.bootstrap.filter import FilterConfig
 from capfilt.stages.rows import shard_of_key
@@ -107,9 +108,12 @@ def write_report(
             retrieval_by_source=scores_by_source(scores, "retrieval"),
             caption_by_source=scores_by_source(scores, "caption"),
             tasks_by_start=collect_task_scores(run_dir, round_),
-            seconds=_seconds(run_dir, round_),
+            seconds={name: record.seconds for name, record in _records_of_nodes(run_dir, round_).items()},
+            validation=collect_validations(_records_of_nodes(run_dir, round_)),
             calibration=run_dir.calibration(round_),
-            config=summarize_config(config, store, round_) | _summarize_set(found),
+            config=summarize_config(config, store, round_)
+            | _name_captioners(run_dir, round_)
+            | _summarize_set(found),
             verdicts=verdicts,
             by=by,
             candidate_schema=files.schema,
@@ -164,11 +168,16 @@ def scores_by_source(scores: dict[str, Scores], task: str) -> dict[str, Scores]:
     return {key.removesuffix(suffix): of for key, of in scores.items() if key.endswith(suffix)}
 
 
-def _seconds(run_dir: RunDir, round_: int) -> dict[str, float]:
-    """Duration of every node up to this round that is done."""
+def _records_of_nodes(run_dir: RunDir, round_: int) -> dict[str, NodeRecord]:
+    """The record of every node up to this round that is done."""
     nodes = [name for name, node in run_dir.nodes.items() if node.round <= round_]
     records = {name: run_dir.ledger.node(name) for name in nodes}
-    return {name: record.seconds for name, record in records.items() if record is not None}
+    return {name: record for name, record in records.items() if record is not None}
+
+
+def collect_validations(records: Mapping[str, NodeRecord]) -> dict[str, ValidationResult]:
+    """{node: how its training was validated}, of the nodes that say so."""
+    return {name: each.validation for name, each in records.items() if each.validation is not UNSET}
 
 
 def _records(run_dir: RunDir, round_: int) -> Iterator[CommitRecord]:
@@ -200,18 +209,28 @@ def summarize_config(config: Config, store: Store, round_: int) -> dict[str, str
     nucleus = f"top_p {sampling.top_p:g}" + (f", top_k {sampling.top_k}" if sampling.top_k else "")
     if round_ == 0:
         return {"seed": str(config.run.seed)}
-    trained = {role: "shared" if config.shared_finetune else role for role in ("captioner", "filter")}
+    sizes = {"captioner": config.captioner.ensemble, "filter": config.filter.ensemble}
+    trained = {role: ", ".join(member_names(role, round_, size)) for role, size in sizes.items()}
+    if config.shared_finetune:
+        trained = dict.fromkeys(trained, f"shared.{round_}")
     return {
         "captioner": (
             (config.captioner.checkpoint if is_first or not config.captions_itself else None)
-            or f"{trained['captioner']}.{round_}"
+            or trained["captioner"]
         ),
-        "filter": (config.filter.checkpoint if is_first else None) or f"{trained['filter']}.{round_}",
+        "filter": (config.filter.checkpoint if is_first else None) or trained["filter"],
         "threshold": _describe_thresholds(config.filter.judge),
         "decoding": f"nucleus, {nucleus}" if sampling.strategy == "nucleus" else sampling.strategy,
         "captions per image": str(config.captioner.generate.captions_per_image),
         "seed": str(config.run.seed),
     }
+
+
+def _name_captioners(run_dir: RunDir, round_: int) -> dict[str, str]:
+    """{node: digest} of the captioners of an ensemble, which the candidates name by their digests."""
+    size = run_dir.config.captioner.ensemble
+    names = member_names("captioner", round_, size) if round_ and size > 1 else []
+    return {name: run_dir.fingerprints.of(name) for name in names}
 
 
 def _describe_thresholds(judge: FilterConfig) -> str:

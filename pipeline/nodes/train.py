@@ -9,7 +9,7 @@ from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.config.sections import ModelSection
 from capfilt.pipeline.config.training import TrainSection
 from capfilt.pipeline.errors import NodeFailed
-from capfilt.pipeline.node import Node, NodeKind, NodeResult
+from capfilt.pipeline.node import Node, NodeKind, NodeResult, ValidationResult
 from capfilt.pipeline.nodes.training_data import (
     VERDICTS,
     TrainingShards,
@@ -20,10 +20,12 @@ from capfilt.pipeline.nodes.training_data import (
     sources_of,
     texts_of,
     training_shards,
+    validation_of,
 )
 from capfilt.pipeline.rundir.ledger import fingerprint
 from capfilt.pipeline.rundir.start_weights import check_start_weights, resolve_address
 from capfilt.pipeline.rundir.verdict_sets import verdict_inputs, verdicts_of
+from capfilt.pipeline.training.seeds import derive_seed
 from capfilt.stages.pairs.texts import TextsConfig
 from capfilt.stages.storage.layout import (
     VOCABULARY,
@@ -84,6 +86,8 @@ def _finetune_inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
     kind, config = node.kind.name, fingerprints.config
     section: dict[str, Any] = {"finetune": fingerprints.training(config.training(kind))}
     inputs = {"seed": config.run.seed, kind: section}
+    if node.member > 1:
+        inputs["member"] = node.member
     if reads_web_beside(config, node):
         section["web_share"] = config.captioner.web_share
         section |= {"hold_out": share} if (share := hold_out(config, node)) else {}
@@ -111,11 +115,20 @@ def run_training(context: RunContext, node: Node) -> NodeResult:
 
     spec = _learner_spec(context, node, train, shards)
     train_model(context, spec, shards.digest, partial(build_learner, spec))
-    return NodeResult(
-        f"{shards.pairs:,} pairs, {spec.total_steps:,} steps of {train.batch_size}",
-        (model_folder(node.name),),
-        {"pairs": shards.pairs, "steps": spec.total_steps},
-    )
+    return describe_training(context.store, node, shards.pairs, train.batch_size)
+
+
+def describe_training(store: Store, node: Node, pairs: int, batch_size: int) -> NodeResult:
+    """What a training has done, by the provenance of its model."""
+    provenance: Any = store.read_json(provenance_file(node.name))
+    steps, summary = provenance["steps"], f"{pairs:,} pairs, {provenance['steps']:,} steps of {batch_size}"
+    validation = None
+    if "validation" in provenance:
+        validation = ValidationResult(**provenance["validation"])
+        least = validation.losses[validation.steps.index(validation.best_step)]
+        summary += f", kept step {validation.best_step:,} (validation loss {least:.4g})"
+    counts = {"pairs": pairs, "steps": steps}
+    return NodeResult(summary, (model_folder(node.name),), counts, validation=validation)
 
 
 def train_model(
@@ -182,7 +195,8 @@ def _learner_spec(
         sentences=texts_of(config, node).sentences,
         without_surplus=skips_surplus(context.config, node),
         hold_out=hold_out(context.config, node),
-        seed=config.run.seed * 1000 + node.round,
+        validation=validation_of(context.config, node),
+        seed=_training_seed(config.run.seed * 1000 + node.round, node.member),
         total_steps=steps,
         steps_per_epoch=per_epoch,
         provenance={
@@ -191,6 +205,11 @@ def _learner_spec(
             "start": relative_address(context.store, start),
         },
     )
+
+
+def _training_seed(seed: int, member: int) -> int:
+    """Seed of a training: `seed` for the first model of an ensemble, another one for each further model."""
+    return seed if member == 1 else derive_seed(seed, "member", member)
 
 
 def _training_job(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from capfilt.pipeline.config.schema import Config
+from capfilt.pipeline.config.training import RoleSection, ValidationSection
 from capfilt.pipeline.node import Node
 from capfilt.pipeline.rundir.contents.trained_images import TrainedTexts, count_human_images, count_web_images
 from capfilt.pipeline.rundir.verdict_sets import verdicts_of, with_verdicts
@@ -174,6 +175,18 @@ def hold_out(config: Config, node: Node) -> float:
     return config.pretrain.hold_out if config.pretrain is not None and reads_web else 0.0
 
 
+def validation_of(config: Config, node: Node) -> ValidationSection | None:
+    """How the training of a node is validated; None if it is not."""
+    section = config.training(node.kind.trains)
+    return section.validation if isinstance(section, RoleSection) else None
+
+
+def validation_share(config: Config, node: Node) -> float:
+    """The share of the human images that a training does not read, because it is validated on them."""
+    validation = validation_of(config, node)
+    return 0.0 if validation is None else validation.share
+
+
 def _pairs_by_shard(
     context: RunContext, node: Node, source: str, digest: hashlib._Hash, top: TopItc | None
 ) -> dict[int, dict[str, int]]:
@@ -184,7 +197,7 @@ def _pairs_by_shard(
     judged = kind == "web" and candidates_round(node) > 0
     folder = candidates_folder(node.round, source) if judged else corpus_folder(source)
     surplus = surplus_texts(context.store) if kind == "web" and skips_surplus(context.config, node) else {}
-    used = 1 - hold_out(context.config, node) if kind == "web" else 1
+    held_out = hold_out(context.config, node) if kind == "web" else validation_share(context.config, node)
     name = verdicts_of(context.config, node)
     found = {}
     for committed in context.ledger.records(folder):
@@ -196,7 +209,7 @@ def _pairs_by_shard(
             pairs = {kind: pairs[kind] - surplus.get((source, record.shard), 0)}
         if count := sum(pairs.values()):
             # The records count the texts of held-out images, too.
-            found[record.shard] = {origin: round(number * used) for origin, number in pairs.items()}
+            found[record.shard] = {origin: round(number * (1 - held_out)) for origin, number in pairs.items()}
             hashes = [file.sha256 for file in record.files]
             digest.update(encode_json([source, record.shard, count, hashes]))
     return found

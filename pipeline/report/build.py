@@ -145,6 +145,7 @@ def _compute_metrics(inputs: ReportInputs, tables: RoundTables, alarms: Sequence
         tasks={name: list(of.values())[-1] for name, of in inputs.tasks_by_start.items()},
         tasks_by_start=dict(inputs.tasks_by_start),
         seconds=dict(inputs.seconds),
+        validation=dict(inputs.validation),
         funnel=tables.funnel(inputs.web_sources) if inputs.round else None,  # round 0 keeps nothing
         stages=list(inputs.stages),
         alarms=list(alarms),

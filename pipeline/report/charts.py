@@ -11,9 +11,12 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from capfilt.pipeline.node import ValidationResult
+
 WIDTH, HEIGHT = 520, 250
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 14, 36
 PLOT_WIDTH, PLOT_HEIGHT = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+TREND_WIDTH, TREND_HEIGHT, TREND_MARGIN = 120, 22, 4
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,29 @@ def draw_curves(lines: Sequence[Line], x_label: str, threshold: float | None) ->
             parts += _dot(line, threshold)
     names = ", ".join(line.name for line in lines)
     return _svg(parts, f"curves over the {x_label}: {names}; the table below has their values")
+
+
+def draw_trend(found: ValidationResult) -> Markup:
+    """Draw the losses of a training over its steps, the highest on top, small enough for a cell of a table;
+    a dot marks the lowest."""
+    low, high = min(found.losses), max(found.losses)
+    first, last = found.steps[0], found.steps[-1]
+    points = [
+        (
+            TREND_MARGIN + (step - first) / max(1, last - first) * TREND_WIDTH,
+            TREND_MARGIN + (high - loss) / ((high - low) or 1.0) * TREND_HEIGHT,
+        )
+        for step, loss in zip(found.steps, found.losses, strict=True)
+    ]
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    x, y = points[found.steps.index(found.best_step)]
+    size = f"0 0 {TREND_WIDTH + 2 * TREND_MARGIN} {TREND_HEIGHT + 2 * TREND_MARGIN}"
+    label = f"loss after {len(points)} steps, lowest after step {found.best_step}"
+    return Markup(
+        f'<svg class="trend" viewBox="{size}" role="img" aria-label="{label}">'
+        f'<polyline class="line web" points="{path}"/>'
+        f'<circle class="lowest" cx="{x:.1f}" cy="{y:.1f}" r="3"/></svg>'
+    )
 
 
 def _svg(parts: Iterable[str], label: str) -> Markup:

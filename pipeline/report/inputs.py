@@ -10,6 +10,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from capfilt.pipeline.evaluation.calibration import Calibration
+from capfilt.pipeline.node import ValidationResult
 from capfilt.pipeline.report.metrics_file import (
     MetricsError,
     RoundMetrics,
@@ -82,6 +83,8 @@ class ReportInputs:
     """Figures of the downstream tasks: {task: {model it started from: scores}}, earlier rounds first."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Duration of each node."""
+    validation: Mapping[str, ValidationResult] = field(default_factory=dict)
+    """Of each training that was validated."""
     config: Mapping[str, str] = field(default_factory=dict)
     """Settings to show, in order: label → value."""
     previous: Sequence[RoundReport] = ()

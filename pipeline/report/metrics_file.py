@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from capfilt.pipeline.evaluation.calibration import Calibration
 from capfilt.pipeline.evaluation.filter_quality import FilterQuality
+from capfilt.pipeline.node import ValidationResult
 from capfilt.stages.errors import UserError
 from capfilt.stages.storage.layout import DEFAULT_VERDICTS, metrics_file
 from capfilt.stages.storage.store import Store
@@ -102,6 +103,8 @@ class RoundMetrics(BaseModel):
     """{downstream task: {model it started from: the same figures}}, to compare models."""
     seconds: dict[str, float] = {}
     """Duration of each node."""
+    validation: dict[str, ValidationResult] = {}
+    """Of each training that was validated."""
     funnel: Funnel | None = None
     """None in files of versions before there was a funnel."""
     stages: list[StageTime] = []

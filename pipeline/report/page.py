@@ -10,6 +10,7 @@ import jinja2
 
 from capfilt import __version__
 from capfilt.pipeline.evaluation.scores import build_score_table
+from capfilt.pipeline.report.charts import draw_trend
 from capfilt.pipeline.report.database import SAMPLED_FILES
 from capfilt.pipeline.report.formats.values import (
     format_count,
@@ -61,6 +62,7 @@ FILTERS = {
     "probability": format_probability,
     "rate": format_rate,
     "signed": format_signed,
+    "trend": draw_trend,
 }
 
 

@@ -32,6 +32,9 @@ TRAINING_SPEED_FIELDS = ("workers", "decode_threads", "checkpoint_layers")
 TEXTS_FIELD = "texts"
 """Setting of the pretraining of which the node's inputs hold only what differs from the defaults."""
 
+HOLDING_OUT_FIELDS = ("hold_out", "validation")
+"""Training settings that hold images out."""
+
 
 class Fingerprints:
     """Inputs and fingerprints of the nodes of a config. Checkpoints and block lists are read at most once."""
@@ -120,7 +123,7 @@ class Fingerprints:
         left_out = (*TRAINING_SPEED_FIELDS, TEXTS_FIELD)
         settings = {k: v for k, v in to_json_data(section).items() if k not in left_out}
         # Left out where nothing is held out, as in runs of versions that could not.
-        return {k: v for k, v in settings.items() if k != "hold_out" or v}
+        return {k: v for k, v in settings.items() if k not in HOLDING_OUT_FIELDS or v}
 
     def _block_lists(self, addresses: tuple[str, ...]) -> str | None:
         """Digest of the contents of block lists, whatever their names are; None for no list."""

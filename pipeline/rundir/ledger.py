@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from capfilt.pipeline.evaluation.calibration import Calibration
-from capfilt.pipeline.node import NodeResult, TaskResult
+from capfilt.pipeline.node import NodeResult, TaskResult, ValidationResult
 from capfilt.pipeline.rundir.changes import Given, describe_change
 from capfilt.stages.errors import UserError
 from capfilt.stages.shards.records import CommitRecord, decode_commit
@@ -87,6 +87,8 @@ class NodeRecord(StartRecord, kw_only=True, frozen=True):
     """Of a calibration that had enough pairs."""
     task: TaskResult | UnsetType = UNSET
     """Of the evaluation of a downstream task."""
+    validation: ValidationResult | UnsetType = UNSET
+    """Of a training that was validated."""
     version: Annotated[int, Meta(ge=1)] = RECORD_VERSION
 
 
@@ -209,6 +211,7 @@ class Ledger:
             results=UNSET if result.results is None else result.results,
             calibration=UNSET if result.calibration is None else result.calibration,
             task=UNSET if result.task is None else result.task,
+            validation=UNSET if result.validation is None else result.validation,
         )
         self._put(node_record(node), record)
         self.store.remove_file(start_record(node))

@@ -95,10 +95,10 @@ def _jobs(context: RunContext, node: Node) -> dict[str, list[PredictJob]]:
     if finetuned is not None:
         models[finetuned] = (context.store.address(model_folder(finetuned)), "")
     shards = range(len(record.splits["test"].files))
-    whole = task.kind in ("retrieval", "caption")  # metrics of all images together
+    whole = task.kind in ("retrieval", "caption", "video_retrieval")  # metrics of all images together
     groups = 1 if whole else max(1, min(GROUPS, len(shards)))
     size = task.evaluate.caption.image_size or (task.finetune.image_size if task.finetune else None)
-    answers = tuple(_answers(context, node)) if task.kind == "vqa" else ()
+    answers = tuple(_answers(context, node)) if task.ranks_answers else ()
     classes = _classes(context, node) if task.kind == "classification" else {}
     return {
         name: [
@@ -111,6 +111,7 @@ def _jobs(context: RunContext, node: Node) -> dict[str, list[PredictJob]]:
                 checkpoint=address,
                 tokenizer=words,
                 image_size=size,
+                frames=task.frames_per_video,
                 shards=tuple(shards[group::groups]) if not whole else tuple(shards),
                 k=task.k,
                 answers=answers,
@@ -146,10 +147,10 @@ def _classes(context: RunContext, node: Node) -> dict[str, str]:
 
 
 def _texts_of_images(context: RunContext, node: Node) -> list[int]:
-    """Retrieval: the number of texts of each test image."""
+    """Retrieval: the number of texts of each test image or video."""
     from capfilt.stages.taskdata.rows import ReadTaskRows
 
-    if context.config.tasks[node.task].kind != "retrieval":
+    if context.config.tasks[node.task].kind not in ("retrieval", "video_retrieval"):
         return []
     record = require_task_record(context.store, node.task)
     reader, found = ReadTaskRows(context.store), list[int]()

@@ -16,6 +16,7 @@ from capfilt.stages.storage.layout import task_record
 from capfilt.stages.storage.store import DECODE_ERRORS, FileEntry, Store, sha256
 from capfilt.stages.taskdata.labels import list_classes
 from capfilt.stages.taskdata.records import TaskDataError, find_file
+from capfilt.stages.videos.support import load_av
 
 
 class SplitRecord(Struct, frozen=True):
@@ -89,9 +90,12 @@ def check_task_files(config: Config, store: Store) -> None:
 
     Raises:
         ManifestError, TaskDataError: the first that is not.
+        VideoSupportMissing: a task has videos, but what decodes them is not installed.
     """
     for name, task in config.tasks.items():
         section = f"tasks.{name}"
+        if task.frames_per_video:
+            load_av()
         for key, address in files_of(task, section):
             _versions_of(task, address, key)
         record = read_task_record(store, name)
@@ -152,6 +156,7 @@ def check_task_models(config: Config, run_dir: Store, *, finetuned: bool) -> Non
             parts=task.parts,
             image_size=None if task.finetune is None else task.finetune.image_size,
             tokenizer=words,
+            for_dialogs=task.kind == "visdial",
         )
     found = check_checkpoints(list(openings.values()))
     for key, problem in zip(openings, found, strict=True):

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
-from typing import Any
+from itertools import cycle, islice
+from typing import Any, Protocol
 
 import torch
 
@@ -41,8 +41,49 @@ MakePiece = Callable[[Sequence[Any], Sequence[int], MapImages], Any]
 """Makes a piece of a batch from its samples and the seed of the augmentation of each."""
 
 
+class Samples(Protocol):
+    """A stream of samples, and the position after the last one."""
+
+    @property
+    def position(self) -> Position: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+class FilledEpoch:
+    """The pairs of one epoch, in the same order each time. The first ones follow again at the end, until the
+    last batch is full: each worker gets an equal part of it.
+
+    Args:
+        stream: of one epoch.
+        batch_size: pairs of a batch.
+    """
+
+    def __init__(self, stream: PairStream, batch_size: int) -> None:
+        self.stream, self.batch_size = stream, batch_size
+        self.pairs = 0
+        """Pairs of the epoch; known once it has been read."""
+
+    @property
+    def position(self) -> Position:
+        return self.stream.position
+
+    def __iter__(self) -> Iterator[Pair]:
+        first: list[Pair] = []
+        count = 0
+        self.stream.position = Position()
+        for pair in self.stream:
+            if len(first) < self.batch_size:
+                first.append(pair)
+            count += 1
+            yield pair
+        self.pairs = count
+        if first:
+            yield from islice(cycle(first), -count % self.batch_size)
+
+
 def assemble_batches(
-    stream: PairStream, step: int, spec: LearnerSpec, worker: Worker, make_piece: MakePiece
+    stream: Samples, step: int, spec: LearnerSpec, worker: Worker, make_piece: MakePiece
 ) -> Iterator[Batch]:
     """Cut the stream into global batches and yield this worker's part of each.
 

@@ -18,6 +18,7 @@ import torch
 from capfilt.cluster.chain.engine import Step, stream_blocks
 from capfilt.cluster.training.trainer import LocalTrainingStop, Worker
 from capfilt.models.checkpoints.load import save_checkpoint
+from capfilt.models.config import AugmentConfig
 from capfilt.models.precision import uses_bfloat16
 from capfilt.models.tasks.micro_batches import is_out_of_memory
 from capfilt.models.training.augment import TrainAugment
@@ -25,12 +26,20 @@ from capfilt.models.training.collectives import average_gradients
 from capfilt.models.training.objectives import Objective, PairBatch
 from capfilt.models.training.optimizer import build_optimizer, clip_gradient, learning_rate, set_learning_rate
 from capfilt.models.training.throughput import peak_flops, training_flops
-from capfilt.pipeline.training.batches import Batch, MakePiece, assemble_batches, make_pairs, prefetch
+from capfilt.pipeline.training.batches import (
+    Batch,
+    FilledEpoch,
+    MakePiece,
+    assemble_batches,
+    make_pairs,
+    prefetch,
+)
 from capfilt.pipeline.training.initial_model import build_initial_model
 from capfilt.pipeline.training.seeds import derive_seed
 from capfilt.pipeline.training.spec import LearnerSpec
 from capfilt.pipeline.training.step_metrics import StepMetrics, read_metrics
-from capfilt.stages.pairs.read import PairsConfig, ReadPairs
+from capfilt.pipeline.training.validation import Validation
+from capfilt.stages.pairs.read import PairsConfig, Part, ReadPairs
 from capfilt.stages.pairs.stream import PairStream, Position, StreamConfig, Unpack
 from capfilt.stages.storage.errors import explain_disk_errors
 from capfilt.stages.storage.layout import model_folder
@@ -53,6 +62,10 @@ class PairLearner:
         self.optimizer = build_optimizer(self.med, spec.train.optimizer)
         self.bfloat16 = uses_bfloat16(spec.train.precision, worker.device)
         self.metrics = StepMetrics(spec, worker)
+        self.validation: Validation | None = None
+        if spec.validation is not None:
+            self.validation = Validation(spec.validation, spec, worker, self.med, self.tokenizer)
+            self._held_out = self.open_held_out()
         self._batches: Iterator[Batch] | None = None
 
     def build_objective(self) -> Objective:
@@ -96,8 +109,19 @@ class PairLearner:
         self.objective.update_momentum()
         self.step += 1
         self.position = batch.position
+        if self.validation is not None and self.validation.is_due(self.step):
+            self._validate(self.validation)
         self.metrics.add(self.step, lr, losses)
         return partial(read_metrics, losses, lr)
+
+    def _validate(self, validation: Validation) -> None:
+        """Measure the model on held-out pairs. If the loss has not fallen for long, this step is the last."""
+        plain = TrainAugment(self.image_size, AugmentConfig(min_scale=1.0, hflip=False, randaugment=False))
+        batches = assemble_batches(self._held_out, 0, self.spec, self.worker, partial(make_pairs, plain))
+        losses = validation.measure(batches, self._autocast())
+        self.metrics.add_validation(self.step, losses)
+        if validation.record(self.step, losses["loss"]):
+            self.total_steps = self.step
 
     def _out_of_memory_advice(self, *, reading: bool) -> str:
         """What did not fit into memory, and which settings reduce it."""
@@ -137,6 +161,8 @@ class PairLearner:
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
+        if self.validation is not None:
+            state["validation"] = self.validation.state()
         path = os.path.join(folder, STATE_FILE)
         with explain_disk_errors(path), open(path, "wb") as stream:  # given a path, torch hides the cause
             torch.save(state, stream)
@@ -148,6 +174,8 @@ class PairLearner:
         self.step, self.position = state["step"], Position(**state["position"])
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.validation is not None:
+            self.validation.load_state(state["validation"])
         self._batches = None
 
     def finish(self) -> None:
@@ -155,6 +183,9 @@ class PairLearner:
         target = self.spec.run_dir / model_folder(self.spec.node)
         with tempfile.TemporaryDirectory(prefix="capfilt-") as folder:
             provenance = self.spec.provenance | {"steps": self.step, "node": self.spec.node}
+            if self.validation is not None:
+                self.validation.restore_best()
+                provenance["validation"] = self.validation.result(self._held_out.pairs)
             save_checkpoint(folder, self.med, self.tokenizer, provenance)
             files = []
             for name in sorted(set(os.listdir(folder)) - {"provenance.json"}):
@@ -199,6 +230,17 @@ class PairLearner:
 
     def open_stream(self) -> PairStream:
         """The samples from the current position on."""
+        return self.stream_of(self._read_step("training"))
+
+    def open_held_out(self) -> FilledEpoch:
+        """The held-out pairs."""
+        human = tuple(ref for ref in self.spec.shards if ref.kind == "human")
+        config = StreamConfig(seed=self.spec.seed, window_shards=self.spec.train.window_shards, epochs=1)
+        read = partial(stream_blocks, step=self._read_step("validation"))
+        return FilledEpoch(PairStream(human, read, config), self.spec.train.batch_size)
+
+    def _read_step(self, part: Part) -> Step:
+        """Reads pairs in other processes."""
         spec = self.spec
         pairs = PairsConfig(
             run_dir=spec.run_dir,
@@ -210,9 +252,10 @@ class PairLearner:
             per_image=spec.per_image,
             without_surplus=spec.without_surplus,
             hold_out=spec.hold_out,
+            validation=0.0 if spec.validation is None else spec.validation.share,
+            part=part,
         )
-        step = Step(name="pairs", make=partial(ReadPairs, pairs), kind="read", cpus=0.0)
-        return self.stream_of(step)
+        return Step(name="pairs", make=partial(ReadPairs, pairs), kind="read", cpus=0.0)
 
     def stream_of(self, step: Step, unpack: Unpack | None = None) -> PairStream:
         """The samples of the tables that a step reads."""

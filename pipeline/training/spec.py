@@ -9,7 +9,7 @@ from typing import Any, Literal
 from capfilt.models.config import Parts
 from capfilt.pipeline.config.sections import ModelSection
 from capfilt.pipeline.config.tasks import PARTS, Kind
-from capfilt.pipeline.config.training import FinetuneSection
+from capfilt.pipeline.config.training import FinetuneSection, ValidationSection
 from capfilt.stages.pairs.parts import ShardRef
 from capfilt.stages.pairs.read import Verdicts
 from capfilt.stages.pairs.texts import PerImage, Sentences
@@ -50,6 +50,8 @@ class LearnerSpec:
     """Leave surplus copies of duplicate images out; see `stages.pairs.read.PairsConfig`."""
     hold_out: float = 0.0
     """Share of the web images that is left out; see `stages.pairs.hold_out`."""
+    validation: ValidationSection | None = None
+    """How the training is validated on human images that it does not read."""
     seed: int
     total_steps: int
     steps_per_epoch: int
@@ -75,6 +77,8 @@ class TaskSpec(LearnerSpec):
     task: str
     """Name of the task in the config."""
     task_kind: Kind
+    negatives: int = 1
+    """visdial: false answers that are drawn for each question."""
 
     @property
     def section(self) -> str:

@@ -33,6 +33,8 @@ class StepMetrics:
         self._steps: list[tuple[int, float]] = []
         """(step, learning rate) of the steps in `_losses`."""
         self._losses: list[dict[str, torch.Tensor]] = []
+        self._validated: dict[int, dict[str, float]] = {}
+        """Step → losses of a validation after it, until they are logged."""
         self._last_read = time.monotonic()
         self._log: StepLog | None = None
 
@@ -52,6 +54,10 @@ class StepMetrics:
         if len(self._steps) >= STEPS_PER_READ:
             self.log_pending()
 
+    def add_validation(self, step: int, losses: dict[str, float]) -> None:
+        """Add the losses of a validation after a step, before the step itself."""
+        self._validated[step] = {f"validation_{name}": loss for name, loss in losses.items()}
+
     def log_pending(self, *, flush: bool = False) -> None:
         """Read the losses of the steps added since the last call and log them.
 
@@ -70,7 +76,8 @@ class StepMetrics:
             for (step, lr), row in zip(self._steps, means, strict=True):
                 epoch = step / self.spec.steps_per_epoch
                 losses = dict(zip(names, row, strict=True))
-                self._write({"step": step, "epoch": epoch, **losses, "lr": lr, **speed, "time": now})
+                measured = losses | self._validated.pop(step, {})
+                self._write({"step": step, "epoch": epoch, **measured, "lr": lr, **speed, "time": now})
                 self._check_finite(step, losses)
             self._steps, self._losses, self._last_read = [], [], time.monotonic()
         if flush and self._log is not None:

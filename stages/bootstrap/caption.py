@@ -19,7 +19,8 @@ class CaptionConfig(CaptionerOptions):
     """How synthetic texts are written."""
 
     captions_per_image: Annotated[int, Ge(0)] = 1
-    """Texts written for each image; the paper writes one. With 0 only the web texts are judged."""
+    """Texts that a captioner writes for each image; the paper writes one. With 0 only the web texts are
+    judged."""
     image_size: Annotated[int, Ge(8)] | None = None
     """Side of the square input in pixels, for which positions are interpolated; the checkpoint's own if not
     given."""
@@ -30,7 +31,7 @@ class Caption:
 
     Args:
         config: settings of captioning.
-        model: the captioner.
+        model: the captioner, or several (`ModelSource.others`), which each write `captions_per_image` texts.
         seed: seed of the run.
         round: round of the bootstrap. Seed, round, a row's key and the index of the caption determine every
             random draw.
@@ -41,35 +42,46 @@ class Caption:
         from capfilt.models.tasks.captioner import Captioner
 
         self.config, self.seed, self.round = config, seed, round
-        self.captioner = Captioner.from_checkpoint(
-            model.local_checkpoint("captioner"),
-            config,
-            tokenizer=model.local_tokenizer("captioner"),
-            image_size=config.image_size,
-            device=model.device,
-        )
+        self.captioners = [
+            Captioner.from_checkpoint(
+                member.local_checkpoint("captioner"),
+                config,
+                tokenizer=member.local_tokenizer("captioner"),
+                image_size=config.image_size,
+                device=member.device,
+            )
+            for member in model.members
+        ]
+        # With an only captioner the writer knows which one it is.
+        self._names = [member.digest for member in model.members] if model.others else [None]
 
     def on_progress(self, callback: Callable[[], None]) -> None:
         """Call `callback` after each micro-batch."""
-        self.captioner.batches.on_progress = callback
+        for captioner in self.captioners:
+            captioner.batches.on_progress = callback
 
     def on_notice(self, callback: Callable[[str], None]) -> None:
         """Call `callback` with a line when the batch size is halved for lack of memory."""
-        self.captioner.batches.on_notice = callback
+        for captioner in self.captioners:
+            captioner.batches.on_notice = callback
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """The same rows with the column `captions`."""
         images, keys = batch["image"].to_pylist(), batch["key"].to_pylist()
         active = [i for i, image in enumerate(images) if image is not None]
         captions: list[list[dict[str, object]]] = [[] for _ in images]
-        if active and self.config.captions_per_image:
-            written = self.captioner.caption(
+        count = self.config.captions_per_image
+        for number, (captioner, name) in enumerate(zip(self.captioners, self._names, strict=True)):
+            if not active or not count:
+                break
+            written = captioner.caption(
                 [images[i] for i in active],
                 [keys[i] for i in active],
-                n=self.config.captions_per_image,
+                n=count,
+                first=number * count,
                 run_seed=self.seed,
                 round=self.round,
             )
             for i, texts in zip(active, written, strict=True):
-                captions[i] = [asdict(caption) for caption in texts]
+                captions[i] += [asdict(caption) | {"captioner": name} for caption in texts]
         return with_column(batch, "captions", captions, pa.list_(CAPTION_TYPE))

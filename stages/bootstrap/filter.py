@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import pyarrow as pa
 from annotated_types import Ge, Le
@@ -20,6 +20,9 @@ from capfilt.stages.bootstrap.candidates import EMPTY, gather_candidates
 from capfilt.stages.bootstrap.language import LanguageGuesser
 from capfilt.stages.bootstrap.model_source import ModelSource
 from capfilt.stages.rows import CANDIDATE_TYPE, JOINED, with_column, without_images
+
+if TYPE_CHECKING:
+    from capfilt.models.tasks.ensemble import MatcherEnsemble
 
 Threshold = Annotated[float, Ge(0), Le(1)] | Literal["auto"]
 """A probability, or the one that the calibration of the filter suggests."""
@@ -90,31 +93,22 @@ class Filter:
 
     Args:
         config: settings of scoring, and the thresholds, none of them automatic.
-        model: the filter.
+        model: the filter, or several (`ModelSource.others`), whose scores are averaged.
         keep_images: keep the images, for a writer that writes the corpus in the same pass.
     """
 
     def __init__(self, config: FilterConfig, model: ModelSource, *, keep_images: bool = False) -> None:
-        # Imports torch, which only the processes that run the stage need.
-        from capfilt.models.tasks.matcher import Matcher
-
         self._guesser = LanguageGuesser() if config.language else None
         self.config, self.keep_images = config, keep_images
-        self.matcher = Matcher.from_checkpoint(
-            model.local_checkpoint("filter"),
-            config,
-            tokenizer=model.local_tokenizer("filter"),
-            image_size=config.image_size,
-            device=model.device,
-        )
+        self.matcher = load_matcher(config, model)
 
     def on_progress(self, callback: Callable[[], None]) -> None:
         """Call `callback` after each micro-batch."""
-        self.matcher.batches.on_progress = callback
+        self.matcher.on_progress(callback)
 
     def on_notice(self, callback: Callable[[str], None]) -> None:
         """Call `callback` with a line when the batch size is halved for lack of memory."""
-        self.matcher.batches.on_notice = callback
+        self.matcher.on_notice(callback)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """The same rows with the column `candidates`."""
@@ -145,6 +139,26 @@ class Filter:
                 candidate["itm_prob"], candidate["itc_sim"] = score.itm_prob, score.itc_sim
                 candidate["text_sim"] = score.text_sim
                 candidate["kept"] = score.itm_prob >= thresholds[candidate["origin"]]
+
+
+def load_matcher(config: FilterConfig, model: ModelSource) -> MatcherEnsemble:
+    """Load the filter, or all filters of an ensemble."""
+    # Imports torch, which only the processes that score texts need.
+    from capfilt.models.tasks.ensemble import MatcherEnsemble
+    from capfilt.models.tasks.matcher import Matcher
+
+    return MatcherEnsemble(
+        [
+            Matcher.from_checkpoint(
+                member.local_checkpoint("filter"),
+                config,
+                tokenizer=member.local_tokenizer("filter"),
+                image_size=config.image_size,
+                device=member.device,
+            )
+            for member in model.members
+        ]
+    )
 
 
 def _lists(batch: pa.Table, name: str) -> list[list[dict[str, Any]]]:

@@ -26,6 +26,18 @@ class ModelSource:
     """The run directory; its storage options open checkpoints with the same protocol."""
     device: str = "auto"
     """Device of the model; "auto": the GPU that is assigned to the process, else the CPU."""
+    others: tuple[ModelSource, ...] = ()
+    """The further models of an ensemble, of which this is the first."""
+
+    @property
+    def members(self) -> tuple[ModelSource, ...]:
+        """All models of the ensemble; only this one if there is none."""
+        return (self, *self.others)
+
+    @property
+    def digests(self) -> str:
+        """The digests of all models, joined by "+"."""
+        return "+".join(member.digest for member in self.members)
 
     def local_checkpoint(self, role: Role) -> str:
         """Local path of the checkpoint, copied to this machine if necessary.

@@ -43,6 +43,9 @@ Verdicts = Literal["kept", "kept_web", "all", "itc"]
 """Which candidates of a round are trained on: those that the filter kept, the web texts among them, all that
 it judged, whatever it decided, or the judged web texts with at least a given ITC similarity."""
 
+Part = Literal["training", "validation"]
+"""Of the human images: those that a finetuning trains on, or those that it is validated on."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PairsConfig:
@@ -69,6 +72,10 @@ class PairsConfig:
     verdicts do that."""
     hold_out: float = 0.0
     """Leave out this share of the web images (`stages.pairs.hold_out`)."""
+    validation: float = 0.0
+    """Leave out this share of the human images, likewise."""
+    part: Part = "training"
+    """`validation`: of the human images only those that are left out."""
 
 
 class ReadPairs:
@@ -85,14 +92,15 @@ class ReadPairs:
         rows = read_corpus_shard(self.config.run_dir, corpus_shard(ref.source, ref.shard))
         kept = self._read_candidates(ref) if ref.kind == "web" and self.config.round > 0 else None
         surplus = self._surplus_copies if ref.kind == "web" and self.config.without_surplus else None
-        hold_out = self.config.hold_out if ref.kind == "web" else 0.0
+        share = self.config.hold_out if ref.kind == "web" else self.config.validation
+        is_read = self.config.part == "validation"  # of a row that is held out
         pairs = []
         for row in rows.select(PAIR_COLUMNS).to_pylist():
             own: list[tuple[str, str]] = [(ref.kind, text) for text in row["texts"] or []]
             chosen = own if kept is None else kept.get(row["key"], [])
             texts = [(origin, text) for origin, text in chosen if text.strip()]
             is_used = row["status"] == SUCCESS and not (surplus is not None and surplus.contains(row))
-            is_used = is_used and not is_held_out(row["source"], row["key"], hold_out)
+            is_used = is_used and is_held_out(row["source"], row["key"], share) == is_read
             if texts and is_used:
                 identity = row["sha256"] or f"{row['source']}/{row['key']}"
                 image = {name: row[name] for name in ("key", "source", "image")}

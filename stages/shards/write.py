@@ -60,6 +60,8 @@ class Provenance:
     """The filter's threshold of each origin."""
     language: bool = False
     """Whether the candidates have the column `language`."""
+    other_captioners: tuple[str, ...] = ()
+    """Digests of the further captioners of an ensemble, whose texts name them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,8 +160,8 @@ class Write:
             "filter": provenance.filter,
             "version": SCHEMA_VERSION,
         }
-        synthetic = {
-            "captioner": provenance.captioner,
+        own_captioners = (provenance.captioner, *provenance.other_captioners)
+        sampling = {
             "top_p": provenance.top_p,
             "top_k": provenance.top_k,
             "repetition_penalty": provenance.repetition_penalty,
@@ -170,9 +172,11 @@ class Write:
                 continue
             image = {name: row[name] for name in IMAGE_COLUMNS}
             for candidate in row["candidates"]:
-                is_own = candidate["origin"] == "synthetic" and candidate["captioner"] is None
-                judged = {"threshold": provenance.thresholds[candidate["origin"]]}
-                made = image | candidate | common | judged | (synthetic if is_own else {})
+                made = image | candidate | common
+                made["threshold"] = provenance.thresholds[candidate["origin"]]
+                captioner = candidate["captioner"] or provenance.captioner
+                if candidate["origin"] == "synthetic" and captioner in own_captioners:
+                    made |= sampling | {"captioner": captioner}
                 if not provenance.language:
                     made.pop(LANGUAGE.name, None)
                 rows.append(made)

@@ -27,8 +27,11 @@ CHANGED = {
     "mixing-one-2-8": {f"pretrain.texts.{key}" for key in ("web", "synthetic", "per_image")},
     "mixing-sentences": {"pretrain.texts.sentences"},
     "web-share-0.5": {"captioner.web_share"},
+    "captioners-2": {"captioner.ensemble"},
+    "filters-2": {"filter.ensemble"},
+    "ensembles-2": {"captioner.ensemble", "filter.ensemble"},
     **dict.fromkeys(("", "selection", "repetition", "rounds", "captions-1", "nucleus-0.9"), frozenset()),
-    **dict.fromkeys(("decoupled", "new-model", "mixing-equal"), frozenset()),
+    **dict.fromkeys(("decoupled", "new-model", "mixing-equal", "ensembles-1"), frozenset()),
 }
 
 
@@ -100,6 +103,14 @@ def test_variants_share_the_nodes_that_their_keys_do_not_reach(ablation):
     assert prints("rounds", "rounds")["pretrain.1"] == base["pretrain.1"]
     assert prints("mixing", "mixing-human-2")["bootstrap.1"] == base["bootstrap.1"]
     assert prints("captioner_data", "web-share-0.5")["filter.1"] == base["filter.1"]
+    assert prints("ensemble", "ensembles-1") == base
+    both, captioners, filters = (
+        prints("ensemble", name) for name in ("ensembles-2", "captioners-2", "filters-2")
+    )
+    assert {n for n in base if base[n] == both[n]} == {"fetch", "pretrain.0", "captioner.1", "filter.1"}
+    assert both["captioner.1.2"] == captioners["captioner.1.2"] != both["captioner.1"]
+    assert both["filter.1.2"] == filters["filter.1.2"] != both["filter.1"]
+    assert both["calibrate.1"] == filters["calibrate.1"] and captioners["calibrate.1"] == base["calibrate.1"]
 
 
 def test_figures_of_the_paper_are_those_of_the_same_model():

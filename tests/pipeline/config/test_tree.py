@@ -7,7 +7,7 @@ from annotated_types import Ge
 
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.config.sections import PretrainSection, SourceSection
-from capfilt.pipeline.config.training import TrainSection
+from capfilt.pipeline.config.training import RoleSection
 from capfilt.pipeline.config.tree import (
     accepts_list,
     accepts_null,
@@ -29,7 +29,7 @@ from tests.config_keys import leaf_paths
         ("sources.any", SourceSection),
         ("sources.any.fetch", FetchConfig),
         ("pretrain", PretrainSection),
-        ("captioner.finetune", TrainSection),
+        ("captioner.finetune", RoleSection),
         ("run.dir", None),
         ("run.storage_options", None),
         ("run.unknown", None),

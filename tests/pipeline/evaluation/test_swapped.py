@@ -92,6 +92,9 @@ class FakeMatcher:
     def __init__(self):
         self.images = 0
 
+    def on_notice(self, callback):
+        pass
+
     def match(self, images, texts):
         self.images += len(images)
         return [[fake_score(image, text) for text in of] for image, of in zip(images, texts, strict=True)]
@@ -121,7 +124,9 @@ def test_every_text_is_scored_with_its_own_and_sixteen_other_images():
 
 @pytest.mark.parametrize(("pairs", "estimated"), [(63, False), (64, True)])
 def test_too_few_texts_give_no_estimate(task, monkeypatch, pairs, estimated):
-    monkeypatch.setattr("capfilt.pipeline.evaluation.swapped._load_matcher", lambda task: FakeMatcher())
+    monkeypatch.setattr(
+        "capfilt.pipeline.evaluation.swapped.load_matcher", lambda judge, model: FakeMatcher()
+    )
     found = calibrate_filter(replace(task, shards=task.shards[:12], size=pairs))
     assert (found is not None) == estimated
     if found is not None:

@@ -49,7 +49,7 @@ def shards_of(monkeypatch):
             lambda context, node, fetched: seen.update(fetched=fetched),
         )
         result = run_bootstrap(context, context.run_dir.nodes[name])
-        assert result.models == {role: model.digest for role, model in seen["models"].items()}
+        assert result.models == {role: model.digests for role, model in seen["models"].items()}
         return SimpleNamespace(**seen)
 
     return call
@@ -75,6 +75,19 @@ def test_trained_models_are_those_of_the_round(tmp_path, shards_of):
         assert model.checkpoint == f"{tmp_path}/run/models/{role}.2" and model.tokenizer is None
         assert model.digest == context.fingerprints.of(f"{role}.2")
     assert seen.downloads == [] and seen.fetched is False and seen.folders == {"web": "rounds/2/web"}
+
+
+def test_models_of_an_ensemble_are_used_together(tmp_path, shards_of):
+    def change(data):
+        data["captioner"]["ensemble"], data["filter"]["ensemble"] = 2, 3
+
+    context = context_of(tmp_path, change)
+    models = shards_of(context, "bootstrap.1").models
+    for role, count in (("captioner", 2), ("filter", 3)):
+        names = [f"{role}.1", *(f"{role}.1.{member}" for member in range(2, count + 1))]
+        members = models[role].members
+        assert [each.checkpoint for each in members] == [f"{tmp_path}/run/models/{name}" for name in names]
+        assert models[role].digests == "+".join(context.fingerprints.of(name) for name in names)
 
 
 def test_given_models_serve_the_first_round_which_downloads_the_web_images(tmp_path, shards_of):

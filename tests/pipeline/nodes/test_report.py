@@ -11,6 +11,7 @@ from rich.console import Console
 
 from capfilt.pipeline.config.load import parse_config
 from capfilt.pipeline.console.progress import Progress
+from capfilt.pipeline.node import NodeResult, ValidationResult
 from capfilt.pipeline.nodes import report
 from capfilt.pipeline.nodes.report import collect_scores, scores_by_source
 from capfilt.pipeline.prepare import open_run
@@ -62,6 +63,20 @@ def test_funnel_counts_web_sources_and_stages_count_all(run_dir: RunDir) -> None
         ("candidates", "caption", 1, 5, 4.0),
         ("candidates", "filter", 1, 5, 1.0),
     ]
+
+
+def test_validations_of_trainings_are_in_the_metrics_and_on_the_page(
+    run_dir: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = ValidationResult(pairs=17, best_step=100, steps=[50, 100, 150], losses=[2.5, 1.25, 1.75])
+    run_dir.ledger.finish("bootstrap.1", {}, NodeResult("", validation=found), 1.0)
+    report.write_report(run_dir, 1)
+    metrics = read_metrics(run_dir.store, 1)
+    assert metrics is not None and metrics.validation == {"bootstrap.1": found}
+    page = (Path(run_dir.store.path("")) / "reports/1/report.html").read_text()
+    table = page.partition("Validation of the trainings")[2].partition("</table>")[0]
+    assert "loss after 3 steps, lowest after step 100" in table
+    assert all(f"<td>{value}</td>" in table for value in ("2.500", "1.250", "100", "150", "17"))
 
 
 def test_page_says_how_it_was_made(run_dir: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:

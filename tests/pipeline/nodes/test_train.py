@@ -80,6 +80,17 @@ def test_finetunings_read_human_sources_only(tmp_path):
     assert [ref.source for ref in shards_of(tmp_path, "captioner.1").refs] == ["human"]
 
 
+def test_a_finetuning_reads_the_share_of_the_human_pairs_that_is_not_validated_on(tmp_path):
+    def validate(data):
+        data["captioner"]["finetune"]["validation"] = {"share": 0.25}
+        data["captioner"]["web_share"] = 0.5
+
+    human = [corpus_record("human", 8, shard=shard) for shard in range(3)]
+    shards = shards_of(tmp_path, "captioner.1", change=validate, corpus_human=human)
+    assert (shards.pairs, shards.pairs_per_epoch) == (3 * 6 + 5, 2 * 3 * 6)
+    assert shards_of(tmp_path, "filter.1", change=validate, corpus_human=human).pairs == 3 * 8
+
+
 def test_web_texts_are_repeated_to_as_many_pairs_as_the_filter_has_kept(tmp_path):
     shards = shards_of(tmp_path, "web_repeated", rounds_1_web=[candidates_record(6), candidates_record(4)])
     assert shards.weights == {"web": 2.0}
@@ -155,6 +166,9 @@ def test_digest_depends_on_the_content_of_the_shards(tmp_path):
     assert len({same, other_bytes, fewer_texts}) == 3
 
 
+MEMBERS = ("captioner.1.2", "captioner.1.3", "filter.1.2", "filter.1.3")
+
+
 @pytest.fixture
 def training(tmp_path, monkeypatch):
     """Runs a training node on this many pairs, up to the point at which its job would start; returns the
@@ -169,6 +183,7 @@ def training(tmp_path, monkeypatch):
     def call(pairs, node="pretrain.0", **section):
         data = tiny_data(tmp_path) | {"duplicates": {"policy": "keep"}}
         data["pretrain"] |= {"steps": None} | section
+        data["captioner"]["ensemble"] = data["filter"]["ensemble"] = 3
         context = local_run(parse_config(data, "c.yaml"))
         context.store.put("records/corpus/human/000000.json", b"")
         shards = train.TrainingShards([], pairs, float(pairs), {}, "digest")
@@ -213,6 +228,8 @@ def test_later_rounds_have_other_seeds_and_finetunings_start_from_the_last_pretr
     spec = training(16, "captioner.1", steps=5, epochs=None).build.args[0]
     assert (spec.seed, spec.round, spec.tokenizer, spec.kind) == (1, 0, "", "captioner")
     assert spec.start.endswith("run/models/pretrain.0") and spec.provenance["start"] == "models/pretrain.0"
+    others = {training(16, name, steps=5, epochs=None).build.args[0].seed for name in MEMBERS}
+    assert len(others) == 2 and not others & set(range(10_000))
     spec = training(16, "pretrain.1", steps=5, epochs=None).build.args[0]
     assert (spec.seed, spec.round, spec.start) == (1, 1, None)
 

@@ -36,8 +36,8 @@ def test_metrics_json_has_the_documented_keys_and_the_counted_values(
     assert set(content) == {
         "version", "round", "verdicts", "counts", "noise_ratio", "noise_ratio_by_source",
         "noise_ratio_by_captioner", "planted_noise", "filter", "calibration", "retrieval", "caption",
-        "retrieval_by_source", "caption_by_source", "tasks", "tasks_by_start", "seconds", "funnel",
-        "stages", "alarms",
+        "retrieval_by_source", "caption_by_source", "tasks", "tasks_by_start", "seconds", "validation",
+        "funnel", "stages", "alarms",
     }  # fmt: skip
     assert content["round"] == 1
     assert content["counts"] == {"success": 7, "http_404": 2, "timeout": 1}

@@ -4,6 +4,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from capfilt.pipeline.node import ValidationResult
 from capfilt.pipeline.report.charts import (
     LEFT,
     PLOT_HEIGHT,
@@ -13,6 +14,7 @@ from capfilt.pipeline.report.charts import (
     Line,
     draw_curves,
     draw_histogram,
+    draw_trend,
 )
 
 
@@ -152,3 +154,18 @@ def test_curve_has_no_dot_without_a_threshold_or_a_value_there() -> None:
 @pytest.mark.parametrize("counts", [[0, 0], [1, 0], [10**9, 3]])
 def test_histogram_accepts_any_counts(counts: list[int]) -> None:
     assert ElementTree.fromstring(draw_histogram(Bars(counts, "texts"), None, None)).tag == "svg"
+
+
+@pytest.mark.parametrize(
+    ("steps", "losses", "best", "points"),
+    [
+        ([10, 20, 40], [3.0, 1.0, 2.0], 20, ["4.0,4.0", "44.0,26.0", "124.0,15.0"]),
+        ([5], [2.0], 5, ["4.0,4.0"]),
+        ([5, 6], [2.0, 2.0], 5, ["4.0,4.0", "124.0,4.0"]),
+    ],
+)
+def test_trend_is_a_line_with_a_dot_at_the_lowest_loss(steps, losses, best, points) -> None:
+    svg = draw_trend(ValidationResult(7, best, steps, losses))
+    (line,), (dot,) = find_attributes(svg, "line"), find_attributes(svg, "lowest")
+    assert line["points"].split() == points
+    assert f"{dot['cx']},{dot['cy']}" == points[steps.index(best)]

@@ -7,6 +7,7 @@ import pytest
 
 from capfilt.pipeline.evaluation.calibration import Calibration, NoiseEstimate
 from capfilt.pipeline.evaluation.filter_quality import FilterQuality
+from capfilt.pipeline.node import ValidationResult
 from capfilt.pipeline.report.metrics_file import (
     Funnel,
     MetricsError,
@@ -34,6 +35,7 @@ METRICS = RoundMetrics(
     tasks={"quiz": {"vqa_score": 80.0, "chance": 10.0, "start": 5.0}},
     tasks_by_start={"quiz": {"pretrain.2": {"vqa_score": 80.0, "chance": 10.0, "start": 5.0}}},
     seconds={"fetch": 2.5},
+    validation={"filter.1": ValidationResult(pairs=7, best_step=50, steps=[50, 100], losses=[1.5, 2.0])},
     funnel=Funnel(rows=9, stored=7, different=6, kept_images=4, kept_pairs=5),
     stages=[StageTime(kind="corpus", stage="fetch", shards=1, images=7, seconds=2.0)],
     alarms=["The filter keeps 95.0% of the captions."],
@@ -68,6 +70,7 @@ def test_metrics_are_read_as_they_were_written(tmp_path: Path) -> None:
         "tasks": {"quiz": {"vqa_score": 80.0, "chance": 10.0, "start": 5.0}},
         "tasks_by_start": {"quiz": {"pretrain.2": {"vqa_score": 80.0, "chance": 10.0, "start": 5.0}}},
         "seconds": {"fetch": 2.5},
+        "validation": {"filter.1": {"pairs": 7, "best_step": 50, "steps": [50, 100], "losses": [1.5, 2.0]}},
         "funnel": {"rows": 9, "stored": 7, "different": 6, "kept_images": 4, "kept_pairs": 5},
         "stages": [{"kind": "corpus", "stage": "fetch", "shards": 1, "images": 7, "seconds": 2.0}],
         "alarms": ["The filter keeps 95.0% of the captions."],

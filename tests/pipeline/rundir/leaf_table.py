@@ -236,6 +236,10 @@ TABLE = [
         {"objective.losses": ["itc"], "sources": ["human"]} | SETTINGS,
     ),
     (dict.fromkeys(TRAININGS, ""), SPEED),
+    (
+        {"captioner.finetune.validation": "captioner.1", "filter.finetune.validation": "filter.1"},
+        {"share": 0.2, "every": 10, "patience": 5},
+    ),
     ({"": "pretrain.1"}, {"continue_training": True}),
     (
         {"pretrain.texts": "filter_only captioner_only pretrain.1 export.1"},
@@ -244,6 +248,7 @@ TABLE = [
     ({"pretrain.texts": "filter_only captioner_only pretrain.1"}, {"sentences": "sample"}),
     ({"pretrain.texts": "filter_only pretrain.1"}, {"verdicts": "strict"}),
     ({"captioner": "captioner.1"}, {"web_share": 0.2}),
+    ({"captioner": "bootstrap.1", "filter": "bootstrap.1 calibrate.1"}, {"ensemble": 2}),
     ({"": "bootstrap.1 calibrate.1"}, {"shared_finetune": True}),
     (
         {"captioner": "bootstrap.1", "filter": "bootstrap.1 calibrate.1"},
@@ -362,6 +367,11 @@ NEEDED = {
         for part in ("train.shapes", "test")
         for key in ("annotations", "image_name")
     },
+    **{
+        f"{role}.finetune.validation.{key}": {f"{role}.finetune.validation": {}}
+        for role in ("captioner", "filter")
+        for key in ("share", "every", "patience")
+    },
     **{f"cluster.wait_for.{key}": {"cluster.wait_for": {}} for key in ("gpus", "cpus", "seconds")},
     "tasks.quiz.checkpoint": {"tasks.quiz.checkpoint": "{dir}/first.pth", "tasks.quiz.rounds": None},
     "tasks.quiz.tokenizer": {"tasks.quiz.checkpoint": "{dir}/first.pth", "tasks.quiz.rounds": None},
@@ -384,6 +394,9 @@ TWO_ROUNDS = {  # with run.rounds 2: path -> new value, nodes
     "captioner.web_share": (0.2, "captioner.1 captioner.2"),
     "sources.web.parts": (2, "pretrain.0 filter_only captioner_only pretrain.1 pretrain.2"),
     "captioner.finetune.steps": (10, "captioner.1 captioner.2"),
+    "captioner.ensemble": (2, "bootstrap.1 bootstrap.2"),
+    "captioner.finetune.validation": ({"every": 5}, "captioner.1 captioner.2"),
+    "filter.ensemble": (2, "bootstrap.1 calibrate.1 bootstrap.2 calibrate.2"),
     "captioner.checkpoint": ("{dir}/second.pth", "bootstrap.1"),
     "captioner.tokenizer": ("{dir}/tokenizer", "bootstrap.1"),
     "filter.judge.threshold": (0.25, "bootstrap.1 bootstrap.2"),

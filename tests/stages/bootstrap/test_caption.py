@@ -1,8 +1,9 @@
 """The caption stage: which rows are captioned, and what their captions depend on."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
+import torch
 
 from capfilt.models.checkpoints.load import save_checkpoint
 from capfilt.models.decoding.config import SamplingConfig
@@ -21,7 +22,8 @@ class FakeCaptioner:
     def __init__(self):
         self.calls = []
 
-    def caption(self, images, keys, *, n, run_seed, round):
+    def caption(self, images, keys, *, n, first, run_seed, round):
+        assert first == 0
         self.calls.append((images, keys, n, run_seed, round))
         return [
             [
@@ -59,6 +61,7 @@ def test_only_rows_with_an_image_are_captioned(fake, tmp_path):
         [f"{keys[3]} 0", f"{keys[3]} 1"],
     ]
     expected = {"text": f"{keys[0]} 1", "caption_index": 1, "seed": 6, "logprob": -0.5, "tokens": 4}
+    expected["captioner"] = None  # there is only one
     assert captions[0][1] == expected
     assert out.drop(["captions"]).equals(batch), "other columns, images and failed rows are unchanged"
 
@@ -93,9 +96,34 @@ def test_captions_are_those_of_the_captioner_with_the_settings_of_the_config(che
     images = [encode_image(20 * number) for number in (0, 1, 3)]
     expected = captioner.caption(images, [keys[0], keys[1], keys[3]], n=2, run_seed=3, round=2)
     assert [captions[i] for i in (0, 1, 3)] == [
-        [pytest.approx(asdict(caption)) for caption in of_image] for of_image in expected
+        [pytest.approx(asdict(caption) | {"captioner": None}) for caption in of_image]
+        for of_image in expected
     ]
-    assert stage.captioner.batches.size == 2
+    assert [each.batches.size for each in stage.captioners] == [2]
+
+
+def test_each_captioner_of_an_ensemble_writes_its_own_texts(checkpoint, tmp_path):
+    other = build()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.5)
+    save_checkpoint(str(tmp_path), other, TOKENIZER, {})
+    first = ModelSource(checkpoint=str(checkpoint), digest="a" * 16, device="cpu")
+    second = ModelSource(checkpoint=str(tmp_path), digest="b" * 16, device="cpu")
+    config = CaptionConfig(captions_per_image=2, prompt="", sampling=SAMPLING, precision="float32")
+    batch = make_batch([["a"], ["b"], ["c"]], failed=(1,))
+
+    def run(model, **changes):
+        return Caption(replace(config, **changes), model, seed=3)(batch)["captions"].to_pylist()
+
+    captions = run(replace(first, others=(second,)))
+    assert [len(of_image) for of_image in captions] == [4, 0, 4]
+    for of_image, alone in zip(captions, run(first), strict=True):
+        assert of_image[:2] == [c | {"captioner": "a" * 16} for c in alone]
+    # The second one draws what texts 2 and 3 of an only captioner would draw.
+    for of_image, alone in zip(captions, run(second, captions_per_image=4), strict=True):
+        assert of_image[2:] == [c | {"captioner": "b" * 16} for c in alone[2:]]
+    assert len({c["seed"] for of_image in captions for c in of_image}) == 8
 
 
 def test_progress_and_notices_are_passed_on(checkpoint):
@@ -105,5 +133,5 @@ def test_progress_and_notices_are_passed_on(checkpoint):
     stage.on_notice(lines.append)
     stage(make_batch([["a"]] * 5))
     assert len(calls) == 3
-    stage.captioner.batches.on_notice("a line")
+    stage.captioners[0].batches.on_notice("a line")
     assert lines == ["a line"]

@@ -1,5 +1,8 @@
 """The filter stage: which texts are scored, in which order, and which candidates are kept."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from capfilt.models.checkpoints.load import save_checkpoint
@@ -140,15 +143,41 @@ def test_scores_are_those_of_the_matcher_with_the_settings_of_the_config(checkpo
     assert [[(c["itm_prob"], c["itc_sim"]) for c in of_row] for of_row in scored] == [
         [pytest.approx((score.itm_prob, score.itc_sim)) for score in of_image] for of_image in expected
     ]
-    assert stage.matcher.batches.size == 2
+    assert [each.batches.size for each in stage.matcher.matchers] == [2]
 
 
 def test_progress_and_notices_are_passed_on(checkpoint):
-    stage = Filter(FilterConfig(batch_size=2), ModelSource(checkpoint=str(checkpoint), device="cpu"))
+    model = ModelSource(checkpoint=str(checkpoint), device="cpu")
+    stage = Filter(FilterConfig(batch_size=2), replace(model, others=(model,)))
     calls, lines = [], []
     stage.on_progress(lambda: calls.append(1))
     stage.on_notice(lines.append)
     stage(add_captions(make_batch([["a dog"]] * 5), [[]] * 5))
-    assert len(calls) == 3
-    stage.matcher.batches.on_notice("a line")
-    assert lines == ["a line"]
+    assert len(calls) == 2 * 3
+    for matcher in stage.matcher.matchers:
+        matcher.batches.on_notice("a line")
+    assert lines == ["a line"] * 2
+
+
+def test_the_mean_probability_of_an_ensemble_judges(monkeypatch, tmp_path):
+    texts = ["kept by both", "kept by the mean", "dropped by the mean"]
+    of_each = {"first": [0.75, 1.0, 0.25], "second": [0.5, 0.0, 0.5]}
+
+    def load(place, *_, **__):
+        matcher = FakeMatcher()
+        matcher.probabilities = dict(zip(texts, of_each[Path(place).name], strict=True))
+        return matcher
+
+    monkeypatch.setattr(Matcher, "from_checkpoint", load)
+    for name in of_each:
+        (tmp_path / name).mkdir()
+    first, second = (ModelSource(checkpoint=str(tmp_path / name)) for name in of_each)
+    (candidates,) = Filter(FilterConfig(threshold=0.5), replace(first, others=(second,)))(
+        add_captions(make_batch([texts]), [[]])
+    )["candidates"].to_pylist()
+    assert [(c["text"], c["itm_prob"], c["kept"]) for c in candidates] == [
+        ("kept by both", 0.625, True),
+        ("kept by the mean", 0.5, True),
+        ("dropped by the mean", 0.375, False),
+    ]
+    assert {c["itc_sim"] for c in candidates} == {0.25}

@@ -20,8 +20,8 @@ def test_captioner_and_filter_are_loaded_from_a_url(healthy_s3, tmp_path):
         ModelSource(checkpoint=address, run_dir=run_dir, device="cpu")
         for address in (str(tmp_path), run_dir.address("models/m"))
     )
-    captioners = [Caption(CaptionConfig(), model).captioner.med for model in (local, remote)]
-    filters = [Filter(FilterConfig(), model).matcher.med for model in (local, remote)]
+    captioners = [Caption(CaptionConfig(), model).captioners[0].med for model in (local, remote)]
+    filters = [Filter(FilterConfig(), model).matcher.matchers[0].med for model in (local, remote)]
     for med, copy in (captioners, filters):
         ours, theirs = med.state_dict(), copy.state_dict()
         assert ours.keys() == theirs.keys() and all(ours[name].equal(theirs[name]) for name in ours)

@@ -114,6 +114,23 @@ def test_candidates_have_a_language_only_where_it_is_asked_for(run_dir, tmp_path
     assert not asked or table["language"].to_pylist() == ["de"] * 5
 
 
+def test_own_texts_of_an_ensemble_keep_the_name_of_their_captioner(run_dir, tmp_path):
+    batch = add_candidates(make_batch())
+    names = {("web", 0): None, ("synthetic", 0): "dd", ("synthetic", 1): "cc"}
+    lists = [
+        [each | {"captioner": names[each["origin"], each["caption_index"]]} for each in of_row]
+        + [each | {"caption_index": 7, "captioner": "recap", "seed": None} for each in of_row[-1:]]
+        for of_row in batch["candidates"].to_pylist()
+    ]
+    batch = with_column(batch, "candidates", lists, pa.list_(CANDIDATE_TYPE))
+    provenance = replace(PROVENANCE, other_captioners=("dd",))
+    write(run_dir, batch, round=1, round_fingerprint="r", provenance=provenance,
+          corpus_fingerprints={"web": "f"})  # fmt: skip
+    rows = pq.read_table(tmp_path / "run/rounds/1/web/000003.parquet").to_pylist()
+    sampled = {(c["captioner"], c["top_p"] is not None, c["top_k"]) for c in rows}
+    assert sampled == {(None, False, None), ("cc", True, 0), ("dd", True, 0), ("recap", False, None)}
+
+
 def test_webdataset_reads_the_tar(run_dir, tmp_path):
     import webdataset
 
