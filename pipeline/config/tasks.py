@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from capfilt.models.config import Loss, Parts
 from capfilt.models.decoding.config import SamplingConfig
 from capfilt.models.tasks.options import RANKED_ANSWERS, RERANKED
-from capfilt.pipeline.config.training import FinetuneSection, Section
+from capfilt.pipeline.config.training import PAPER, FinetuneSection, Section, complete_finetuning
 from capfilt.stages.bootstrap.caption import CaptionConfig
 
 Kind = Literal[
@@ -49,41 +49,8 @@ LOSSES: dict[Kind, tuple[Loss, ...]] = {
     "video_retrieval": ("itc", "itm"),
     "video_qa": ("lm",),
 }
-_PAPER: dict[Kind, dict[str, Any]] = {
-    "vqa": {"lr": 2e-5, "epochs": 10, "image_size": 480, "objective": {"max_tokens": 35}},
-    "nlvr2": {
-        "lr": 3e-5,
-        "epochs": 15,
-        "image_size": 384,
-        "objective": {"max_tokens": 60, "max_words": 40},
-    },
-    "retrieval": {
-        "lr": 1e-5,
-        "epochs": 6,
-        "image_size": 384,
-        "objective": {"max_tokens": 35, "alpha_ramp_epochs": 1, "negative_all_rank": True},
-    },
-    "caption": {
-        "lr": 1e-5,
-        "epochs": 5,
-        "image_size": 384,
-        "objective": {"max_tokens": 40, "prompt": "a picture of "},
-    },
-    "visdial": {
-        "lr": 2e-5,
-        "epochs": 20,
-        "image_size": 384,
-        "batch_size": 240,
-        "objective": {"max_tokens": 256},
-    },
-}
-_PAPER["video_retrieval"], _PAPER["video_qa"] = _PAPER["retrieval"], _PAPER["vqa"]
-"""Table 14 of the paper for ViT-B; lengths, prompt, ramp and negatives are those of the reference code. Of
-visdial neither has the image size, which is that of the other tasks but vqa, nor the length, which is
-VD-ViLBERT's. It finetunes on no video; the values are those of the same task on images."""
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 """What a file of the training may be called."""
-PAPER_BATCH = 256
 TEMPLATES = ("a picture of a {}",)
 """Prompts of a class."""
 MAX_ANSWERS = 3128
@@ -94,28 +61,6 @@ VIDEO_RERANKED = 128
 """Best ITC candidates that ITM ranks again (reference: k_test of retrieval_msrvtt.yaml)."""
 NEGATIVES = 1
 """False answers that are drawn for each question of a dialog: as many as VD-ViLBERT draws."""
-
-
-def complete_finetuning(kind: Kind, given: dict[str, Any]) -> dict[str, Any]:
-    """The section of a finetuning with the paper's values in place of the keys that are left out."""
-    paper = _PAPER[kind]
-    optimizer = {
-        "lr": paper["lr"],
-        "weight_decay": 0.05,
-        "schedule": "cosine",
-        "warmup_steps": 0,
-        "warmup_lr": 0.0,
-        "min_lr": 0.0,
-    }
-    data = {"batch_size": paper.get("batch_size", PAPER_BATCH), "image_size": paper["image_size"], **given}
-    if data.get("steps") is None and data.get("epochs") is None:
-        data["epochs"] = paper["epochs"]
-    objective = {"losses": list(LOSSES[kind]), **paper["objective"]}
-    for name, values in (("objective", objective), ("optimizer", optimizer)):
-        if isinstance(data.get(name, {}), dict):  # anything else is a mistake, which pydantic reports
-            data[name] = values | data.get(name, {})
-    data.setdefault("augment", {"min_scale": 0.5})
-    return data
 
 
 class TaskData(Section):
@@ -256,11 +201,11 @@ class TaskSection(Section):
             if data.get("finetune") is not None:
                 raise ValueError("finetune: a task of kind classification trains nothing; remove the key")
             return _with_folder_of_classes(data)
-        if not isinstance(data, dict) or data.get("kind") not in _PAPER:
+        if not isinstance(data, dict) or data.get("kind") not in PAPER:
             return data
         finetune = data.get("finetune")
         return data if not isinstance(finetune, dict) else data | {
-            "finetune": complete_finetuning(data["kind"], finetune)
+            "finetune": complete_finetuning(data["kind"], LOSSES[data["kind"]], finetune)
         }  # fmt: skip
 
     @model_validator(mode="after")

@@ -138,8 +138,8 @@ def test_a_class_that_the_list_lacks_is_one_line(folder, tmp_path, monkeypatch):
             {"data": {"train": {"a": {"file": "a", "images": "b"}}, "test": {"images": "b"}}},
             r"data\.train: a task",
         ),
-        ({"evaluate": {"templates": ["a dog"]}}, r"evaluate\.templates: 'a dog' has no \{\}"),
-        ({"evaluate": {"templates": []}}, r"evaluate\.templates: empty"),
+        ({"evaluate": {"templates": ["a dog"]}}, r"evaluate\.templates: \['a dog'\]; give texts with \{\}"),
+        ({"evaluate": {"templates": []}}, r"evaluate\.templates: \[\]; give texts with \{\}"),
         ({"data": {"test": {"file": "a.csv"}}}, r"tasks\.quiz\.data\.test\.images"),
         (
             {"kind": "nlvr2", "data": {"test": {"file": "a", "images": "b"}}},

@@ -148,8 +148,8 @@ def test_no_usable_sample_is_a_failure_that_names_the_key(folder, local, tmp_pat
         ({"checkpoint": None}, r"tasks\.quiz\.checkpoint: missing; this run pretrains no model"),
         ({"finetune": {"objective": {"losses": ["itc"]}}}, "a task of kind vqa trains with lm"),
         ({"evaluate": {"k": 0}}, r"tasks\.quiz\.evaluate\.k"),
-        ({"negatives": 2}, "negatives: only for a finetuning of kind visdial; remove the key"),
-        ({"frames": 4}, "frames: only for kinds video_retrieval and video_qa; remove the key"),
+        ({"negatives": 2}, "negatives: only for kind visdial; remove the key"),
+        ({"frames": 4}, "frames: only for kind video_retrieval, video_qa; remove the key"),
     ],
 )
 def test_mistakes_in_a_task_are_one_line(folder, changes, message):
@@ -170,7 +170,7 @@ def test_keys_of_other_kinds_are_refused(folder):
         parse_config(data, "c.yaml")
     data = config_data(folder, "caption")
     data["tasks"]["quiz"]["evaluate"] = {"answers": "a.json"}
-    with pytest.raises(ConfigError, match=r"evaluate\.answers: only for kinds vqa and video_qa"):
+    with pytest.raises(ConfigError, match=r"evaluate\.answers: only for kind vqa, video_qa"):
         parse_config(data, "c.yaml")
 
 

@@ -136,7 +136,7 @@ def test_mistakes_are_one_line(folder, tmp_path, checkpoint, changes, message):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--task", "classification", "--template", "a dog"], "--template: 'a dog' has no {}"),
+        (["--task", "classification", "--template", "a dog"], "--template: ['a dog']; give texts with {}"),
         (["--task", "retrieval", "--k", "0"], "--k 0: at least one candidate is ranked"),
         (["--classes", "a.json"], "--classes: only for --task vqa or classification"),
     ],
