@@ -1,19 +1,25 @@
-"""Commands that need no run: `evaluate` and `convert` for checkpoints, `shapes` and `clipart` for
-demonstration corpora."""
+"""Commands that need no run: `evaluate` and `convert` for checkpoints, `shapes` and `clipart` for data."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from capfilt.models.config import Precision
 from capfilt.models.tasks.options import RERANKED, CaptionerOptions
 from capfilt.pipeline.cli.exits import UserErrors
+from capfilt.pipeline.config.tasks import TEMPLATES
 from capfilt.pipeline.console.activity import Activity
 from capfilt.pipeline.console.evaluation_table import print_evaluation
 from capfilt.pipeline.console.streams import make_console
+from capfilt.pipeline.console.summary import print_fields
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from capfilt.pipeline.use.evaluation import TaskRequest
 
 FolderArgument = Annotated[str, typer.Argument(metavar="FOLDER", help="The folder to make.")]
 
@@ -32,7 +38,8 @@ def evaluate(
         typer.Option(
             metavar="FILE",
             help="COCO captions, Karpathy, BLIP or NoCaps json, or a manifest (Parquet, CSV, TSV, JSONL) "
-            "with columns url and text.",
+            "with columns url and text. vqa: questions; nlvr2: statements; classification: a folder for each "
+            "class, a list with image and label, or COCO's instances.",
         ),
     ],
     images: Annotated[
@@ -43,8 +50,8 @@ def evaluate(
         ),
     ] = None,
     task: Annotated[
-        Literal["retrieval", "caption"] | None,
-        typer.Option(help="Default: both, as far as the checkpoint can."),
+        Literal["retrieval", "caption", "vqa", "nlvr2", "classification"] | None,
+        typer.Option(help="Default: retrieval and caption, as far as the checkpoint can."),
     ] = None,
     split: Annotated[
         str | None, typer.Option(metavar="NAME", help="Split of Karpathy's json. Default: test.")
@@ -53,9 +60,41 @@ def evaluate(
         int | None, typer.Option(min=1, metavar="N", help="Only the first N images. Default: all.")
     ] = None,
     k: Annotated[
-        int,
-        typer.Option(min=1, metavar="N", help="ITC candidates that ITM ranks again (Flickr30k: 128)."),
-    ] = RERANKED,
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help=f"ITC candidates that ITM ranks again: {RERANKED} of retrieval by default (Flickr30k: 128), "
+            "none of classification; vqa: answers whose likelihoods are compared, 128.",
+            show_default=False,
+        ),
+    ] = None,
+    annotations: Annotated[
+        str | None, typer.Option(metavar="FILE", help="vqa: annotations of VQA v2.")
+    ] = None,
+    image_name: Annotated[
+        str | None,
+        typer.Option(metavar="PATTERN", help="vqa: file names of the images, with {image_id} and {subtype}."),
+    ] = None,
+    answers: Annotated[
+        str | None, typer.Option(metavar="FILE", help="vqa: JSON list of the answers that are ranked.")
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="classification: JSON list of the classes, or object from labels to classes. Default: the "
+            "labels.",
+        ),
+    ] = None,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT",
+            help=f"classification: prompt with {{}} for the class. Repeatable. Default: {TEMPLATES[0]!r}.",
+            show_default=False,
+        ),
+    ] = None,
     itm_token: Annotated[
         Literal["enc", "cls"],
         typer.Option(help="First token for ITM: enc as in training, cls as in transformers."),
@@ -92,7 +131,9 @@ def evaluate(
         ),
     ] = None,
 ) -> None:
-    """Evaluate a checkpoint on a test set: retrieval by ITC and ITM, captions by beam search."""
+    """Evaluate a checkpoint on a test set: retrieval by ITC and ITM, captions by beam search, or another task
+    of the paper.
+    """
     from capfilt.models.decoding.config import SamplingConfig
     from capfilt.pipeline.config.load import ConfigError, refuse_credentials
     from capfilt.pipeline.testset.evaluate import (
@@ -101,11 +142,46 @@ def evaluate(
         evaluate_checkpoint,
     )
     from capfilt.pipeline.testset.results import default_folder, write_results
+    from capfilt.pipeline.use.evaluation import TaskRequest
     from capfilt.stages.bootstrap.caption import CaptionConfig
     from capfilt.stages.storage.store import Store
 
     console = make_console()
+    if task == "vqa" or task == "nlvr2" or task == "classification":  # mypy narrows by ==
+        with UserErrors(), Activity(console) as activity:
+            refuse_credentials(out or "", "--out")
+            if split is not None:
+                raise ConfigError("--split: only for --task retrieval and caption; remove it")
+            _evaluate_task(
+                TaskRequest(
+                    task=task,
+                    checkpoint=checkpoint,
+                    data=data,
+                    images=images,
+                    annotations=annotations,
+                    image_name=image_name,
+                    answers=answers,
+                    classes=classes,
+                    templates=tuple(template or ()),
+                    k=k,
+                    limit=limit,
+                    image_size=image_size,
+                    precision=precision,
+                    batch_size=batch_size,
+                    tokenizer=tokenizer,
+                ),
+                out,
+                console,
+                activity,
+            )
+        return
     with UserErrors(), Activity(console) as activity:
+        others = {"annotations": annotations, "image-name": image_name, "answers": answers,
+                  "classes": classes, "template": template}  # fmt: skip
+        if (name := next((name for name, value in others.items() if value), None)) is not None:
+            raise ConfigError(f"--{name}: only for --task vqa or classification; remove it")
+        if k == 0:
+            raise ConfigError("--k 0: at least one candidate is ranked; only a classification may have none")
         if repetition_penalty <= 0:
             raise ConfigError(
                 f"--repetition-penalty {repetition_penalty:g}: it must be above 0; 1 has no effect"
@@ -123,7 +199,7 @@ def evaluate(
             task=task,
             split=split,
             limit=limit,
-            k=k,
+            k=RERANKED if k is None else k,
             itm_token=itm_token,
             caption=CaptionConfig(
                 prompt=prompt,
@@ -142,6 +218,22 @@ def evaluate(
         files = write_results(found, Store(out or default_folder(request)))
         activity.stop()
         print_evaluation(console, found, files)
+
+
+def _evaluate_task(request: TaskRequest, out: str | None, console: Console, activity: Activity) -> None:
+    """Evaluate a task, write the files and print the figures."""
+    from capfilt.pipeline.testset.results import default_folder
+    from capfilt.pipeline.use.evaluation import check_task, evaluate_task
+    from capfilt.pipeline.use.results import summary_lines, write_task_results
+    from capfilt.stages.storage.store import Store
+
+    records = check_task(request, activity)
+    activity("loading torch")
+    found = evaluate_task(request, records, activity.update)
+    activity("writing the results")
+    files = write_task_results(found, Store(out or default_folder(request)))
+    activity.stop()
+    print_fields(console, [*summary_lines(found), *(("file", file) for file in files)])
 
 
 def convert(
