@@ -30,7 +30,13 @@ from capfilt.pipeline.config.load import load_config
 from capfilt.pipeline.corpora.shapes import make_scene
 from capfilt.pipeline.evaluation.filter_quality import MATCHING, compute_roc_auc
 from capfilt.pipeline.evaluation.ranks import estimate_noise, rank_own_image
-from capfilt.pipeline.evaluation.swapped import OTHERS, CalibrationTask, sample_pairs, score_sample
+from capfilt.pipeline.evaluation.swapped import (
+    OTHERS,
+    CalibrationTask,
+    load_filter,
+    sample_pairs,
+    score_sample,
+)
 from capfilt.pipeline.prepare import open_run
 from capfilt.stages.bootstrap.model_source import ModelSource
 from capfilt.stages.pairs.parts import ShardRef
@@ -148,7 +154,7 @@ def compare_parts(run_dir: Any, texts: dict[str, Any]) -> dict[str, Any]:
         size=config.filter.calibrate.pairs,
     )
     sample = sample_pairs(task)
-    scores = score_sample(task, sample)
+    scores = score_sample(task, load_filter(task), sample)
     ranks = rank_own_image(scores.itc_own, scores.itc_others)
     matching = np.array([texts["truth"][row["key"]] in MATCHING for row in sample])
     detail = np.array([texts["truth"][row["key"]] == "partial" for row in sample])

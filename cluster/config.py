@@ -146,3 +146,6 @@ class WorkersConfig:
     """Worker failures that a training survives; each repeats the steps since the last checkpoint."""
     checkpoint_every: Annotated[int, Ge(1)] = 1000
     """Steps between two checkpoints; a checkpoint holds everything that a resume needs."""
+    log_every: Annotated[int, Ge(1)] = 50
+    """Steps whose losses are copied from the device and logged together; copying each would make every step
+    wait for it."""

@@ -31,7 +31,7 @@ filter: {{checkpoint: {filter}}}
 CAPFILT = [sys.executable, "-m", "capfilt.pipeline"]  # the `capfilt` command
 COMMAND = [*CAPFILT, "run", "resumed.yaml"]
 
-captioner, filter_ = save_tiny_blip("models")
+captioner, filter_, _ = save_tiny_blip("models")
 Path("resumed.yaml").write_text(CONFIG.format(run=RUN, captioner=captioner, filter=filter_))
 
 

@@ -6,18 +6,23 @@ They load and run in milliseconds. Their captions and scores mean nothing.
 from pathlib import Path
 
 import torch
-from transformers import BlipConfig, BlipForConditionalGeneration, BlipForImageTextRetrieval
+from transformers import (
+    BlipConfig,
+    BlipForConditionalGeneration,
+    BlipForImageTextRetrieval,
+    BlipForQuestionAnswering,
+)
 
 from capfilt.models.network.tokenizer import Tokenizer
 
 WORDS = "a picture of one large small red green blue yellow circle square star ring on next to and"
 
 
-def save_tiny_blip(folder: str | Path, image_size: int = 32) -> tuple[str, str]:
-    """Write a captioner and a filter below `folder`.
+def save_tiny_blip(folder: str | Path, image_size: int = 32) -> tuple[str, str, str]:
+    """Write a captioner, a filter and a model that answers questions below `folder`.
 
     Returns:
-        The folders of the captioner and of the filter.
+        The folders of the three.
     """
     tokenizer = Tokenizer.train([WORDS], vocab_size=200)
     size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
@@ -32,7 +37,11 @@ def save_tiny_blip(folder: str | Path, image_size: int = 32) -> tuple[str, str]:
         vision_config={**size, "image_size": image_size, "patch_size": 8, "layer_norm_eps": 1e-6},
         image_text_hidden_size=16,
     )
-    models = {"captioner": BlipForConditionalGeneration, "filter": BlipForImageTextRetrieval}
+    models = {
+        "captioner": BlipForConditionalGeneration,
+        "filter": BlipForImageTextRetrieval,
+        "answerer": BlipForQuestionAnswering,
+    }
     for name, model_class in models.items():
         torch.manual_seed(0)
         model = model_class(config)
@@ -41,4 +50,5 @@ def save_tiny_blip(folder: str | Path, image_size: int = 32) -> tuple[str, str]:
                 parameter.add_(0.3 * torch.randn(parameter.shape))
         model.save_pretrained(Path(folder) / name)
         tokenizer.save(Path(folder) / name)
-    return str(Path(folder) / "captioner"), str(Path(folder) / "filter")
+    captioner, filter_, answerer = (str(Path(folder) / name) for name in models)
+    return captioner, filter_, answerer

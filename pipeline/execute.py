@@ -38,13 +38,18 @@ class Outcome:
 
 
 def execute(
-    prepared: Prepared, console: Console, resume: str | None = None, activity: Activity | None = None
+    prepared: Prepared,
+    console: Console,
+    resume: str | None = None,
+    activity: Activity | None = None,
+    side_by_side: bool = True,
 ) -> Outcome:
     """Run every selected node that is not done.
 
     Args:
         resume: the command that a second signal prints.
         activity: shows what is done before the first node starts and after the last one; None shows nothing.
+        side_by_side: run nodes that are ready at the same time; if False, one after another.
 
     Raises:
         ClusterError: no cluster answers.
@@ -71,24 +76,34 @@ def execute(
         activity.stop()
         try:
             with progress:
-                _run_ready(context, todo, prepared.state, outcome)
+                _run_ready(context, todo, prepared.state, outcome, side_by_side=side_by_side)
         finally:
             activity("disconnecting from Ray")
     return outcome
 
 
-def _run_ready(context: RunContext, todo: dict[str, Node], state: dict[str, State], outcome: Outcome) -> None:
+def _run_ready(
+    context: RunContext,
+    todo: dict[str, Node],
+    state: dict[str, State],
+    outcome: Outcome,
+    *,
+    side_by_side: bool,
+) -> None:
     """Run the nodes, each as soon as the nodes that it needs are done. After a failure no further node
     starts; running nodes may finish."""
     order = TopologicalSorter({name: [n for n in node.needs if n in todo] for name, node in todo.items()})
     order.prepare()
     running: dict[Future[str], str] = {}
+    ready: list[str] = []
     pool = ThreadPoolExecutor(max_workers=max(1, len(todo)), thread_name_prefix="capfilt-node")
     try:
         while order.is_active():
             context.run_dir.lease.check()
             if not outcome.failed and not context.stop.requested:
-                for name in order.get_ready():
+                ready += order.get_ready()
+                while ready and (side_by_side or not running):
+                    name = ready.pop(0)
                     running[pool.submit(_run_node, context, todo[name], state[name])] = name
             if not running or (context.stop.requested and _can_stop_now(context, todo, running)):
                 break

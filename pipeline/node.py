@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from capfilt.pipeline.config.schema import Config
     from capfilt.pipeline.nodes.context import RunContext
     from capfilt.pipeline.rundir.fingerprints import Fingerprints
-    from capfilt.stages.storage.store import Store
+    from capfilt.stages.storage.store import FileEntry, Store
 
 
 class TaskResult(TypedDict):
@@ -97,6 +97,9 @@ class NodeKind:
     """Folders that the first node of this kind writes for the others; `--fresh` of the first removes them."""
     required_files: Callable[[Node], list[str]] = lambda node: []
     """Files that `verify` looks for once the node is done; shards and checkpoints list their own files."""
+    listed_files: Callable[[Store, Node], dict[str, FileEntry]] = lambda store, node: {}
+    """{path: size and sha256} of files that `verify` hashes once the node is done; raises UserError if the
+    record that lists them is damaged. Shards and checkpoints list their own files."""
     streams_shards: bool = False
     """The node commits shard by shard: it can be stopped, verified and repaired by shard."""
     judges: bool = False

@@ -92,6 +92,9 @@ JOINED = "joined"
 """Column of the rows with captions from elsewhere that were joined to the images (`stages.foreign`)."""
 UNFIT = "unfit"
 """Column of the rows of image tars: names of carried columns whose value does not fit their type."""
+RECEIVED = "received"
+"""Column of the rows that a fetch stage returns: bytes of the image as it came, also of one that was refused;
+null where none came."""
 CARRIED = "carried"
 """Column of the rows with the values of the manifest's own columns that are carried, as a struct. Corpus and
 candidates have each of them as a column of its own."""

@@ -24,12 +24,14 @@ _CODE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Opening:
-    """A checkpoint and how it will be loaded; the arguments of `load_checkpoint`."""
+    """A checkpoint and how it will be loaded: the arguments of `load_checkpoint`, and what it is for."""
 
     path: str
     parts: Parts
     image_size: int | None = None
     tokenizer: str | None = None
+    for_dialogs: bool = False
+    """Whether the model also has to read dialogs (`network.dialog.check_dialog_model`)."""
 
 
 def check_checkpoints(openings: Sequence[Opening]) -> list[str | None]:
@@ -66,11 +68,18 @@ def main(openings: Sequence[Mapping[str, object]]) -> None:
     """Load each checkpoint and print what is wrong with it as a line of JSON; runs in the child."""
     out, sys.stdout = sys.stdout, sys.stderr  # libraries may print
     from capfilt.models.checkpoints.load import load_checkpoint
+    from capfilt.models.network.dialog import check_dialog_model
 
     for opening in openings:
-        message = None
+        message, arguments, med = None, dict(opening), None
+        for_dialogs = arguments.pop("for_dialogs")
         try:
-            load_checkpoint(**opening)  # type: ignore[arg-type]
+            med, _, _ = load_checkpoint(**arguments)  # type: ignore[arg-type]
         except CheckpointError as error:
             message = str(error)
+        if med is not None and for_dialogs:
+            try:
+                check_dialog_model(med)
+            except ValueError as error:
+                message = f"{arguments['path']}: {error}"
         print(json.dumps(message), file=out, flush=True)

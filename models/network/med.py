@@ -110,13 +110,19 @@ class MED(nn.Module):
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Image tokens [B, N, W] after the final norm, CLS first.
 
+        A video is the tokens of its frames, one after the other: [B, F * N, W] (paper, section 5.6). Every
+        other method takes them as those of an image.
+
         Args:
-            pixels: normalized floats [B, 3, S, S] (`models.images.pixels.normalize`).
+            pixels: normalized floats [B, 3, S, S] (`models.images.pixels.normalize`), of videos [B, F, 3, S,
+                S].
 
         Raises:
             ValueError: the pixels are uint8 or have another size.
         """
         side = self.config.vision.image_size
+        if pixels.ndim == 5:
+            return self.encode_image(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2]).flatten(1, 2)
         if pixels.dtype == torch.uint8 or pixels.shape[1:] != (3, side, side):
             raise ValueError(
                 f"encode_image got {pixels.dtype} pixels {tuple(pixels.shape)}: "
@@ -125,15 +131,24 @@ class MED(nn.Module):
         return self.visual_encoder.forward_features(pixels)
 
     def image_feature(self, image_states: Tensor) -> Tensor:
-        """ITC features of images, from CLS: [B, E], of unit length."""
+        """ITC features of images, from CLS: [B, E], of unit length. Those of a video are from the mean over
+        its frames, as in the reference."""
         self._require_parts("image_feature", "pretrain", "filter")
-        return F.normalize(self.vision_proj(image_states[:, 0]).float(), dim=-1)
+        tokens = self.visual_encoder.pos_embed.shape[1]
+        if image_states.shape[1] == tokens:
+            return F.normalize(self.vision_proj(image_states[:, 0]).float(), dim=-1)
+        return F.normalize(self.vision_proj(image_states[:, ::tokens]).float().mean(dim=1), dim=-1)
 
     def text_feature(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """ITC features of texts: [M, E], of unit length. `ids` [M, T] open with [CLS]; mask as in `match`."""
         self._require_parts("text_feature", "pretrain", "filter")
-        states_MTD = self.text_encoder(ids, TextInputs(mask_M1TS=_padding_mask(mask)))
-        return F.normalize(self.text_proj(states_MTD[:, 0]).float(), dim=-1)
+        return F.normalize(self.text_proj(self.text_states(ids, mask)[:, 0]).float(), dim=-1)
+
+    def text_states(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """States [M, T, D] of texts alone, which attend to no image; the arguments are those of
+        `text_feature`."""
+        self._require_parts("text_states", "pretrain", "filter")
+        return self.text_encoder(ids, TextInputs(mask_M1TS=_padding_mask(mask)))
 
     def cross_kv(self, image_states: Tensor, which: Literal["encoder", "decoder"]) -> CrossKV:
         """Cross-attention keys and values of images [B, N, W] for every layer, each [B, H, N, K].

@@ -54,6 +54,17 @@ class JudgeOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DialogOptions:
+    """How `models.tasks.dialog_ranker.DialogRanker` scores candidates."""
+
+    batch_size: Annotated[int, Ge(1)] = BATCH_SIZE
+    """Images per forward pass, and dialogs per forward pass; halved automatically when the device runs out of
+    memory."""
+    precision: Precision = "auto"
+    """`auto`: bfloat16 on GPUs that support it, else float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CaptionerOptions:
     """How `models.tasks.captioner.Captioner` writes captions."""
 

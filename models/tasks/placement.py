@@ -22,8 +22,10 @@ from capfilt.models.precision import uses_bfloat16
 
 log = logging.getLogger(__name__)
 
-Images = Sequence[Image.Image | bytes] | Tensor
-"""Images, encoded images, or uint8 pixels [B, 3, S, S] of the model's image size."""
+Frames = tuple[bytes, ...]
+"""A video: its encoded frames, as many as of every other video of the same call."""
+Images = Sequence[Image.Image | bytes | Frames] | Tensor
+"""Images, encoded images, videos, or uint8 pixels [B, 3, S, S] of the model's image size."""
 
 DECODING_THREADS = 4
 """Pillow releases the GIL while it decodes and resizes. Four threads are faster than the ViT-B of one GPU."""
@@ -64,8 +66,8 @@ def prepare_model(med: MED, tokenizer: Tokenizer, device: str | torch.device, pr
 
 
 def load_pixel_batches(images: Images, size: int, batch_size: int) -> Iterator[Tensor]:
-    """Iterate over uint8 pixels [b, 3, size, size] of `batch_size` images; the next batch is decoded
-    meanwhile.
+    """Iterate over uint8 pixels [b, 3, size, size] of `batch_size` images, or [b, F, 3, size, size] of
+    videos; the next batch is decoded meanwhile.
 
     Raises:
         ValueError: pixels of another size or dtype, or bytes that are not a complete image.
@@ -92,5 +94,7 @@ def load_pixel_batches(images: Images, size: int, batch_size: int) -> Iterator[T
             pool.shutdown(cancel_futures=True)
 
 
-def _load_pixels(image: Image.Image | bytes, size: int) -> Tensor:
+def _load_pixels(image: Image.Image | bytes | Frames, size: int) -> Tensor:
+    if isinstance(image, tuple):
+        return to_pixels([decode_image(frame) for frame in image], size)[None]
     return to_pixels([image if isinstance(image, Image.Image) else decode_image(image)], size)

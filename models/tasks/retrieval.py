@@ -25,7 +25,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from statistics import fmean
+from statistics import fmean, median
 from typing import Literal
 
 import torch
@@ -74,6 +74,8 @@ class RetrievalOptions:
     out of memory. The results do not depend on it, except for rounding."""
     itm_token: Literal["enc", "cls"] = "enc"
     """First token of a text for the ITM head; see `models.tasks.options.MatcherOptions`."""
+    median_rank: bool = False
+    """Also compute the median rank of the best image of a text, "ir_mdr", as evaluations of videos do."""
     on_notice: Callable[[str], None] = log.warning
     """Receives a line when a batch size is halved."""
     on_progress: Callable[[str, int], None] = lambda step, images: None
@@ -150,6 +152,8 @@ def evaluate_retrieval(
             for kind in ("", "itc_"):
                 six = [result[f"{prefix}{kind}{way}@{n}"] for way in ("tr", "ir") for n in RECALL_AT]
                 result[f"{prefix}{kind}r_mean"] = fmean(six)
+        if options.median_rank and queries.any():
+            result[f"{prefix}ir_mdr"] = median_rank(to_images["ir"][queries], positive.T[queries])
     return result
 
 
@@ -164,15 +168,27 @@ def recall_from_scores(scores: Tensor, positive: Tensor, at: Sequence[int] = REC
         positive: bool [Q, N].
         at: the values of n.
     """
-    found = dict.fromkeys(at, 0)
+    ahead, is_found = _count_ahead(scores, positive)
+    return {n: 100 * int(((ahead < n) & is_found).sum()) / len(scores) for n in at}
+
+
+def median_rank(scores: Tensor, positive: Tensor) -> float:
+    """The median over queries of the rank of the best positive, from 1; the arguments are those of
+    `recall_from_scores`. A positive that is not found comes after all negatives."""
+    ahead, _ = _count_ahead(scores, positive)
+    return median((ahead + 1).tolist())
+
+
+def _count_ahead(scores: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
+    """The number of negatives before the best positive of each query, [Q], and whether it is found, [Q]."""
+    parts = []
     chunks = zip(scores.split(QUERIES_AT_A_TIME), positive.split(QUERIES_AT_A_TIME), strict=True)
     for chunk, chunk_positive in chunks:
         best = chunk.masked_fill(~chunk_positive, -torch.inf).amax(dim=1)  # [Q]
         # "Not lower" instead of "at least" also counts negatives with score NaN.
         ahead = (~(chunk < best[:, None]) & ~chunk_positive).sum(dim=1)
-        for n in at:
-            found[n] += int(((ahead < n) & (best > -torch.inf)).sum())
-    return {n: 100 * count / len(scores) for n, count in found.items()}
+        parts.append((ahead, best > -torch.inf))
+    return torch.cat([ahead for ahead, _ in parts]), torch.cat([found for _, found in parts])
 
 
 def score_pairs(

@@ -28,6 +28,12 @@ def check_tasks(config: Config) -> None:
             continue
         if not pretrained:
             raise ValueError(f"tasks.{name}.checkpoint: missing; this run pretrains no model to start from")
+        med = config.model.med
+        if task.kind == "visdial" and med.vision.width != med.text.width:
+            raise ValueError(
+                f"tasks.{name}.kind: visdial concatenates states of image and caption, which needs equal "
+                f"widths; model.med.vision.width is {med.vision.width}, model.med.text.width {med.text.width}"
+            )
         for round_ in task.rounds or ():
             if round_ not in pretrained:
                 allowed = ", ".join(map(str, pretrained))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -89,3 +90,66 @@ class RoleSection(TrainSection):
     validation: ValidationSection | None = None
     """Keep the weights of the step with the lowest loss on held-out human images, and end early. Default: the
     last step is kept, and all human images are read."""
+
+
+PAPER: dict[str, dict[str, Any]] = {
+    "vqa": {"lr": 2e-5, "epochs": 10, "image_size": 480, "objective": {"max_tokens": 35}},
+    "nlvr2": {
+        "lr": 3e-5,
+        "epochs": 15,
+        "image_size": 384,
+        "objective": {"max_tokens": 60, "max_words": 40},
+    },
+    "retrieval": {
+        "lr": 1e-5,
+        "epochs": 6,
+        "image_size": 384,
+        "objective": {"max_tokens": 35, "alpha_ramp_epochs": 1, "negative_all_rank": True},
+    },
+    "caption": {
+        "lr": 1e-5,
+        "epochs": 5,
+        "image_size": 384,
+        "objective": {"max_tokens": 40, "prompt": "a picture of "},
+    },
+    "visdial": {
+        "lr": 2e-5,
+        "epochs": 20,
+        "image_size": 384,
+        "batch_size": 240,
+        "objective": {"max_tokens": 256},
+    },
+}
+PAPER["video_retrieval"], PAPER["video_qa"] = PAPER["retrieval"], PAPER["vqa"]
+"""Table 14 of the paper for ViT-B; lengths, prompt, ramp and negatives are those of the reference code. Of
+visdial neither has the image size, which is that of the other tasks but vqa, nor the length, which is
+VD-ViLBERT's. It finetunes on no video; the values are those of the same task on images."""
+PAPER_BATCH = 256
+
+
+def complete_finetuning(kind: str, losses: Sequence[str], given: dict[str, Any]) -> dict[str, Any]:
+    """The section of a finetuning for a downstream task: the paper's values where keys are left out.
+
+    Args:
+        kind: of the task.
+        losses: what it trains with.
+        given: the keys that are not left out.
+    """
+    paper = PAPER[kind]
+    optimizer = {
+        "lr": paper["lr"],
+        "weight_decay": 0.05,
+        "schedule": "cosine",
+        "warmup_steps": 0,
+        "warmup_lr": 0.0,
+        "min_lr": 0.0,
+    }
+    data = {"batch_size": paper.get("batch_size", PAPER_BATCH), "image_size": paper["image_size"], **given}
+    if data.get("steps") is None and data.get("epochs") is None:
+        data["epochs"] = paper["epochs"]
+    objective = {"losses": list(losses), **paper["objective"]}
+    for name, values in (("objective", objective), ("optimizer", optimizer)):
+        if isinstance(data.get(name, {}), dict):  # anything else is a mistake, which pydantic reports
+            data[name] = values | data.get(name, {})
+    data.setdefault("augment", {"min_scale": 0.5})
+    return data

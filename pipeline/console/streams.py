@@ -77,6 +77,12 @@ def make_console() -> Console:
     return SafeConsole(file=cast(TextIO, BrokenPipeSafe(sys.stdout)), width=width)
 
 
+def make_error_console() -> Console:
+    """The console on stderr, for commands whose stdout is data for other programs."""
+    width = None if sys.stderr.isatty() else PIPE_WIDTH
+    return SafeConsole(file=cast(TextIO, BrokenPipeSafe(sys.stderr)), width=width)
+
+
 def print_labeled(console: Console, label: str, message: str, style: str) -> None:
     """Print `label message` on one line, the label in `style`. Brackets in the message are no markup."""
     console.print(Text.assemble((label, style), " ", message), soft_wrap=True)

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 RETRIEVAL_COLUMNS = ("itc_tr@1", "itc_ir@1", "tr@1", "tr@5", "tr@10", "ir@1", "ir@5", "ir@10")
 CAPTION_COLUMNS = ("cider", "bleu@4", "rouge_l")
 SOURCE_COLUMNS = ("itc_tr@1", "itc_ir@1", "cider")
-TASK_METRICS = ("vqa_score", "accuracy", "r_mean", "cider")
+TASK_METRICS = ("vqa_score", "accuracy", "r_mean", "cider", "top1", "mrr", "r@1")
 """Metrics of the kinds of downstream tasks (`pipeline.config.tasks.METRICS`)."""
 LABEL_WIDTH = 14
 

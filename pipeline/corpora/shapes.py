@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import compress
+from itertools import compress, count
 from pathlib import Path
 from random import Random
 from typing import Annotated, Any, ClassVar, Literal
@@ -21,12 +21,23 @@ from typing import Annotated, Any, ClassVar, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 from annotated_types import Ge, Gt, Le
+from PIL import Image
 
 from capfilt.pipeline.corpora.grammar import Grammar, PlainScenes
 from capfilt.pipeline.corpora.marker import check_same_config, read_marker
+from capfilt.pipeline.corpora.moving.scenes import MOVING_RADIUS, MovingShape, MovingWords, write_videos
 from capfilt.pipeline.corpora.rich_scenes import RichScenes, RichWords
-from capfilt.pipeline.corpora.scenes import Scene, Vocabulary, choose, compose_scene, paint_scene
-from capfilt.pipeline.corpora.shapes_tasks import write_questions, write_statements
+from capfilt.pipeline.corpora.scenes import (
+    COLORS,
+    SHAPES,
+    Scene,
+    SceneObject,
+    Vocabulary,
+    choose,
+    compose_scene,
+    paint_scene,
+)
+from capfilt.pipeline.corpora.shapes_tasks import write_dialogs, write_questions, write_statements
 
 BOILERPLATE = (
     "click here to see more pictures",
@@ -84,6 +95,14 @@ class ShapesConfig:
     statements: Annotated[int, Ge(0)] = 0
     """Pairs of images of plain scenes with two statements each, for a task of kind nlvr2; a quarter as many
     test pairs. 0: none."""
+    labeled: Annotated[int, Ge(0)] = 0
+    """Images of one object, in folders by its color and shape, for a task of kind classification. 0: none."""
+    dialogs: Annotated[int, Ge(0)] = 0
+    """Images of plain scenes with a dialog of two or four questions each, for a task of kind visdial; a
+    quarter as many test images. 0: none."""
+    videos: Annotated[int, Ge(0)] = 0
+    """Videos of a moving shape with a text and questions, for tasks of the kinds video_retrieval and
+    video_qa; a quarter as many test videos, at most 96. Needs the extra `video`. 0: none."""
     seed: Annotated[int, Ge(0)] = 0
     """Another seed gives another corpus."""
     image_size: Annotated[int, Ge(32), Le(1024)] = 64
@@ -119,7 +138,8 @@ def make_shapes(config: ShapesConfig, folder: str | os.PathLike[str]) -> Path:
     With a long tail, `test/common.json` and `test/rare.json` divide the test images into those whose colors
     and shapes the human images show, and all others. `web/oracle.parquet` lists the web images with a true
     text in place of the noisy one: what a perfect captioner and filter would make of them. Questions are in
-    `vqa/`, in the layout of VQA v2, statements in `nlvr2/`, in that of NLVR2 (`shapes_tasks`).
+    `vqa/`, in the layout of VQA v2, statements in `nlvr2/`, in that of NLVR2, dialogs in `visdial/`, in that
+    of VisDial 1.0 (`shapes_tasks`). Images with a label are in `labeled/<label>/`.
 
     Returns:
         The folder.
@@ -239,7 +259,7 @@ def _write_oracle(config: ShapesConfig, root: Path) -> None:
 
 
 def _write_tasks(config: ShapesConfig, root: Path) -> None:
-    """Write the questions and the statements."""
+    """Write the data of the downstream tasks."""
 
     def paint(split: str, row: int, name: str) -> Scene:
         scene = compose_scene(_random_for(config, split, row, "scene"))
@@ -256,6 +276,34 @@ def _write_tasks(config: ShapesConfig, root: Path) -> None:
         write_questions(root, config.questions, paint, random_for)
     if config.statements:
         write_statements(root, config.statements, paint, random_for)
+    if config.dialogs:
+        write_dialogs(root, config.dialogs, paint, random_for)
+    if config.videos:
+        words = MovingWords(tuple(COLORS), SHAPES, partial(_paint_frame, config))
+        write_videos(root, config.videos, words, random_for)
+    _write_labeled(config, root / "labeled")
+
+
+def _paint_frame(
+    config: ShapesConfig, item: MovingShape, place: tuple[float, float], name: str
+) -> Image.Image:
+    """One frame of a video; the background is that of its name."""
+    scene = (SceneObject(item.color, item.shape, *place, MOVING_RADIUS),)
+    return paint_scene(scene, config.image_size, Random(f"{config.seed}/{name}/paint"))
+
+
+def _write_labeled(config: ShapesConfig, folder: Path) -> None:
+    """Write images of one object into `folder/<color> <shape>/`."""
+    rows = count()
+    for number in range(config.labeled):
+        scene: Scene = ()
+        while len(scene) != 1:
+            row = next(rows)
+            scene = compose_scene(_random_for(config, "labeled", row, "scene"))
+        place = folder / f"{scene[0].color} {scene[0].shape}"
+        place.mkdir(parents=True, exist_ok=True)
+        image = paint_scene(scene, config.image_size, _random_for(config, "labeled", row, "paint"))
+        image.save(place / f"{number:06d}.jpg", quality=JPEG_QUALITY, subsampling=0)
 
 
 def _image_name(row: int) -> str:

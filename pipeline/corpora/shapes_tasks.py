@@ -1,4 +1,5 @@
-"""Questions and statements about painted scenes, with planted answers, in the layouts of VQA v2 and NLVR2."""
+"""Questions, statements and dialogs about painted scenes, with planted answers, in the layouts of VQA v2,
+NLVR2 and VisDial 1.0."""
 
 from __future__ import annotations
 
@@ -15,6 +16,13 @@ DISSENT = 0.1
 """Probability that an annotator gives another answer than the right one."""
 QUESTIONS_PER_IMAGE = 3
 STATEMENTS_PER_PAIR = 2
+CANDIDATES = 12
+"""Candidates of a question in a dialog."""
+ROUNDS = 4
+"""Questions in a dialog, at most."""
+SYNONYM_RELEVANCE = 0.4
+"""Dense relevance of another word for the answer; that of the answer is 1."""
+NUMBERS = ("one", "two", "three")
 TEST_SHARE = 4
 """For each of this many training images there is one test image."""
 IMAGE_NAME = "{image_id:06d}.jpg"
@@ -91,6 +99,82 @@ def annotate(answer: str, kind: str, random: Random) -> list[str]:
     wrong = others.get(kind, tuple(COLORS) if answer in COLORS else tuple(SHAPES))
     given = [answer if random.random() >= DISSENT else choose(random, wrong) for _ in range(ANNOTATORS)]
     return [answer] * 6 + given[6:]
+
+
+def write_dialogs(folder: Path, images: int, paint: PaintScene, random_for: MakeRandom) -> None:
+    """Write `visdial/train.json`, `visdial/test.json`, `visdial/test_dense.json` and the images.
+
+    Args:
+        images: training images.
+    """
+    answers = [*COLORS, *dict.fromkeys(word for words in SHAPES.values() for word in words), "yes", "no"]
+    answers += NUMBERS
+    for split, count in (("train", images), ("test", max(1, images // TEST_SHARE))):
+        questions: dict[str, int] = {}
+        dialogs, dense = [], []
+        for row in range(count):
+            facts = scene_facts(
+                paint(f"visdial-{split}", row, f"visdial/{split}/{IMAGE_NAME}".format(image_id=row))
+            )
+            random = random_for(f"visdial-{split}", row, "dialog")
+            rounds: list[dict[str, Any]] = []
+            for question, answer in hold_dialog(facts, random):
+                chosen = _candidates(answer, answers, random)
+                rounds.append(
+                    {
+                        "question": questions.setdefault(question, len(questions)),
+                        "answer": answers.index(answer),
+                        "answer_options": [answers.index(each) for each in chosen],
+                        "gt_index": chosen.index(answer),
+                    }
+                )
+            noun = "shape" if len(facts) == 1 else "shapes"
+            dialogs.append(
+                {
+                    "image_id": row,
+                    "caption": f"a picture with {NUMBERS[len(facts) - 1]} {noun}",
+                    "dialog": rounds,
+                }
+            )
+            asked = int(len(rounds) * random.random())
+            options = [answers[option] for option in rounds[asked]["answer_options"]]
+            relevance = [_relevance(option, answers[rounds[asked]["answer"]]) for option in options]
+            dense.append({"image_id": row, "round_id": asked + 1, "gt_relevance": relevance})
+        data = {"questions": list(questions), "answers": answers, "dialogs": dialogs}
+        document = {"version": "1.0", "split": split, "data": data}
+        (folder / f"visdial/{split}.json").write_text(json.dumps(document))
+        if split == "test":
+            (folder / f"visdial/{split}_dense.json").write_text(json.dumps(dense))
+
+
+def hold_dialog(facts: Facts, random: Random) -> list[tuple[str, str]]:
+    """Questions about a scene with their answers, in the order of a dialog.
+
+    The first is about the number of shapes, which the caption tells too. Then a shape is asked for, and "it"
+    in the next question is the shape of the question before. The last one is about any shape.
+    """
+    shapes = [shape for _, shape in facts]
+    single = [(color, shape) for color, shape in facts if shapes.count(shape) == 1]
+    found = [("how many shapes are there?", NUMBERS[len(facts) - 1])]
+    if single:
+        color, shape = choose(random, single)
+        found += [(f"is there a {choose(random, SHAPES[shape])}?", "yes"), ("what color is it?", color)]
+    absent = choose(random, tuple(word for word in SHAPES if word not in shapes))
+    found.append((f"is there a {choose(random, SHAPES[absent])}?", "no"))
+    return found[:ROUNDS]
+
+
+def _candidates(answer: str, answers: list[str], random: Random) -> list[str]:
+    """Candidates of a question with the answer at any place among them."""
+    others = [each for each in answers if each != answer]
+    chosen = [others.pop(int(len(others) * random.random())) for _ in range(CANDIDATES - 1)]
+    chosen.insert(int(CANDIDATES * random.random()), answer)
+    return chosen
+
+
+def _relevance(candidate: str, answer: str) -> float:
+    is_synonym = any(candidate in words and answer in words for words in SHAPES.values())
+    return 1.0 if candidate == answer else SYNONYM_RELEVANCE * is_synonym
 
 
 def write_statements(folder: Path, pairs: int, paint: PaintScene, random_for: MakeRandom) -> None:

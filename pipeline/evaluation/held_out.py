@@ -22,8 +22,8 @@ CAPTIONED_BATCHES = 8
 class HeldOutImages:
     """Images with their texts, in manifest order."""
 
-    images: list[bytes] = field(default_factory=list)
-    """Encoded."""
+    images: list[bytes | tuple[bytes, ...]] = field(default_factory=list)
+    """Encoded; of a video its frames."""
     texts: list[list[str]] = field(default_factory=list)
     """Captions of each image, written by people."""
     keys: list[str] = field(default_factory=list)
@@ -52,6 +52,8 @@ class Protocol:
     """For captions that are sampled."""
     itm_token: Literal["enc", "cls"] = "enc"
     """See `models.tasks.options.MatcherOptions`."""
+    median_rank: bool = False
+    """See `models.tasks.retrieval.RetrievalOptions`."""
     on_notice: Callable[[str], None]
     """Receives lines for the user."""
     post: Callable[[str], None]
@@ -97,6 +99,7 @@ def measure_retrieval(
         k=protocol.k,
         batch_size=batch_size,
         itm_token=protocol.itm_token,
+        median_rank=protocol.median_rank,
         on_notice=protocol.on_notice,
         on_progress=Progress(protocol.post, len(held_out.images)),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +68,11 @@ def evaluate_model(task: EvaluationTask) -> dict[str, Any]:
     Raises:
         OutOfMemory: a single image at a time does not fit.
     """
+    return evaluate_timed(task)[0]
+
+
+def evaluate_timed(task: EvaluationTask) -> tuple[dict[str, Any], float]:
+    """`evaluate_model`, and the seconds that it took once the model was loaded."""
     task.post("reading model and images")
     checkpoint = ensure_local(task.store.address(model_folder(task.model)), task.model, task.store)
     held_out = _read_held_out(task)
@@ -80,8 +86,17 @@ def evaluate_model(task: EvaluationTask) -> dict[str, Any]:
 
     med, tokenizer, _ = load_checkpoint(checkpoint, parts="pretrain")
     med = prepare_model(med, tokenizer, "auto", caption.precision)
+    start = time.monotonic()
     retrieval = measure_retrieval(med, tokenizer, held_out, protocol)
     captions = write_captions(med, tokenizer, held_out, protocol)
+    result = _make_result(held_out, retrieval, captions)
+    return result, time.monotonic() - start
+
+
+def _make_result(
+    held_out: HeldOutImages, retrieval: dict[str, float], captions: dict[str, str]
+) -> dict[str, Any]:
+    """What `evaluate_model` returns."""
     result: dict[str, Any] = {
         "images": len(held_out.images),
         "texts": sum(map(len, held_out.texts)),

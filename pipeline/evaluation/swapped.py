@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,10 +57,20 @@ def calibrate_filter(task: CalibrationTask) -> Calibration | None:
     Returns:
         None if there are too few pairs.
     """
+    return calibrate_timed(task)[0]
+
+
+def calibrate_timed(task: CalibrationTask) -> tuple[Calibration | None, int, float]:
+    """`calibrate_filter`, the number of texts of the sample, and the seconds that scoring them took once the
+    model was loaded."""
     sample = sample_pairs(task)
     if len(sample) < FEWEST_PAIRS:
-        return None
-    return calibrate(score_sample(task, sample), [row["source"] for row in sample])
+        return None, len(sample), 0.0
+    matcher = load_filter(task)
+    start = time.monotonic()
+    scores = score_sample(task, matcher, sample)
+    found = calibrate(scores, [row["source"] for row in sample])
+    return found, len(sample), time.monotonic() - start
 
 
 def sample_pairs(task: CalibrationTask) -> list[dict[str, Any]]:
@@ -94,12 +105,17 @@ def _eligible(task: CalibrationTask, shard: ShardRef) -> Iterator[dict[str, Any]
             yield row
 
 
-def score_sample(task: CalibrationTask, sample: Sequence[dict[str, Any]]) -> PairScores:
+def score_sample(task: CalibrationTask, matcher: Any, sample: Sequence[dict[str, Any]]) -> PairScores:
     """Score the texts of a sample with their own and with other images."""
     texts = [normalize_caption(row["texts"][0], task.judge.max_words) for row in sample]
+    return score_swapped(matcher, [row["image"] for row in sample], texts)
+
+
+def load_filter(task: CalibrationTask) -> Any:
+    """The filter, as a `models.tasks.matcher.Matcher` that sends its notices to the user."""
     matcher = load_matcher(task.judge, task.model)
     matcher.on_notice(log.warning if task.status is None else task.status.add_notice)
-    return score_swapped(matcher, [row["image"] for row in sample], texts)
+    return matcher
 
 
 def score_swapped(matcher: Any, images: Sequence[bytes], texts: Sequence[str]) -> PairScores:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -55,9 +56,14 @@ def run_export_node(context: RunContext, node: Node) -> NodeResult:
         columns=section.columns,
     )
     tell = partial(context.progress.describe, node.name)
-    exported = run_export(context.run_dir, request, partial(export_shards, context, node.name), tell)
-    summary = exported.summary
-    counts = {"images": summary.images, "pairs": dict(summary.pairs)}
+    seconds = Counter[str]()
+    work = partial(export_shards, context, node.name, seconds=seconds)
+    summary = run_export(context.run_dir, request, work, tell).summary
+    counts = {
+        "images": summary.images,
+        "pairs": dict(summary.pairs),
+        "stage_seconds": {stage: round(spent, 3) for stage, spent in seconds.items()},
+    }
     outputs = () if section.out else tuple(node.outputs)
     return NodeResult(f"{sum(summary.pairs.values()):,} pairs in {out}", outputs, counts)
 
@@ -91,11 +97,14 @@ def export_on_ray(run_dir: RunDir, activity: Activity, plan: ExportPlan) -> None
             progress.end(NAME, f"{plan.total:,} shards")
 
 
-def export_shards(context: RunContext, name: str, plan: ExportPlan) -> None:
+def export_shards(
+    context: RunContext, name: str, plan: ExportPlan, *, seconds: Counter[str] | None = None
+) -> None:
     """Write every shard of an export that is not committed, on the Ray that runs.
 
     Args:
         name: of the work on the progress display and the status board.
+        seconds: {stage: seconds}, to which those of every shard are added.
 
     Raises:
         NodeFailed: some shards fail in every attempt.
@@ -104,7 +113,7 @@ def export_shards(context: RunContext, name: str, plan: ExportPlan) -> None:
     from capfilt.pipeline.console.throughput import Throughput
     from capfilt.pipeline.nodes.chain import ISOLATION
     from capfilt.pipeline.nodes.failures import failure_causes
-    from capfilt.pipeline.nodes.shards import ShardWork, stream_shards
+    from capfilt.pipeline.nodes.shards import ShardWork, stage_seconds_of, stream_shards
     from capfilt.stages.export.shard import ExportShard
 
     progress, missing = context.progress, partial(missing_parts, plan)
@@ -115,6 +124,8 @@ def export_shards(context: RunContext, name: str, plan: ExportPlan) -> None:
     def count(result: dict[str, Any]) -> None:
         nonlocal done
         done += 1
+        if seconds is not None:
+            seconds.update(stage_seconds_of(result))
         progress.advance(name, done)
 
     make = partial(ExportShard, plan.config)

@@ -25,7 +25,7 @@ from capfilt.pipeline.metrics.run_metrics import RunMetrics
 from capfilt.pipeline.nodes.chain import fetch_configs, retry_steps
 from capfilt.pipeline.nodes.context import RunContext
 from capfilt.pipeline.nodes.failures import describe_failure, failure_causes
-from capfilt.pipeline.nodes.shards import Shard, ShardWork, stream_shards, writing_seconds
+from capfilt.pipeline.nodes.shards import Shard, ShardWork, stage_seconds_of, stream_shards
 from capfilt.pipeline.plan import downstream
 from capfilt.pipeline.prepare import make_corpora
 from capfilt.pipeline.rundir.contents.totals import status_summary
@@ -229,7 +229,7 @@ def _stage_shards(context: RunContext, config: RetryConfig, rows: dict[tuple[str
     def on_result(result: dict[str, Any]) -> None:
         staged = msgspec.json.decode(result["records"], type=dict[str, StagedShard])["retry"]
         done.update(staged.status)
-        seconds = ({} if staged.record is None else staged.record.seconds) | writing_seconds(result)
+        seconds = ({} if staged.record is None else staged.record.seconds) | stage_seconds_of(result)
         records = [] if staged.record is None else [staged.record]
         context.metrics.count_shard(NAME, records, staged.status, seconds)
         throughput.add(

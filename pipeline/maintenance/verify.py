@@ -18,6 +18,7 @@ from capfilt.pipeline.maintenance.verdict_checks import SetFault, check_sets
 from capfilt.pipeline.node import Node
 from capfilt.pipeline.rundir.ledger import NodeRecord, StartRecord, decode_record, fingerprint
 from capfilt.pipeline.rundir.run_dir import RunDir
+from capfilt.stages.errors import UserError
 from capfilt.stages.manifest.index import Index, decode_index
 from capfilt.stages.shards.records import decode_staged
 from capfilt.stages.storage.layout import (
@@ -86,6 +87,7 @@ def verify_run(run_dir: RunDir) -> Verification:
       read as have a status, and as the slice of the manifest has; the fingerprint is that of the node
     * trained models and indexes of manifests: every file has its sha256
     * nodes that are done: no shard is missing, and the node's totals are the sums over its shards
+    * data of downstream tasks: every file has its sha256
     * reports: all files exist
     * named sets of verdicts: they were made from the present candidates; every file has its sha256, and the
       verdicts that its record counts
@@ -105,6 +107,8 @@ def verify_run(run_dir: RunDir) -> Verification:
         else:
             missing = [file for file in node.kind.required_files(node) if not run_dir.store.exists(file)]
             found.problems += [Problem(file, "missing", node.name) for file in missing]
+            if not missing:
+                _verify_listed(run_dir.store, node, found)
     sets = check_sets(run_dir)
     found.problems += [Problem(fault.place, fault.what, "", verdicts=fault) for fault in sets.faults]
     found.unfinished_sets = sets.unfinished
@@ -248,6 +252,22 @@ def _expected_rows(
         return dict.fromkeys(range(index.shards)), faults
     size = run_dir.config.sources[source].rows.shard_size
     return {s: min(size, index.rows - s * size) for s in range(index.shards)}, faults
+
+
+def _verify_listed(store: Store, node: Node, found: Verification) -> None:
+    """Hash the files that a node's own record lists."""
+    try:
+        files = node.kind.listed_files(store, node)
+    except UserError as error:
+        found.problems.append(Problem(node.kind.required_files(node)[0], f"damaged ({error})", node.name))
+        return
+    with ThreadPoolExecutor(THREADS) as pool:
+        read = pool.map(lambda name: read_listed_file(store, name, files[name]), files)
+        for name, (data, fault) in zip(files, read, strict=True):
+            found.shards += 1
+            found.bytes += len(data or b"")
+            if fault is not None:
+                found.problems.append(Problem(name.rpartition("/")[0], fault, node.name))
 
 
 def _verify_model(store: Store, node: Node, found: Verification) -> None:

@@ -40,7 +40,7 @@ def run_calibrate(context: RunContext, node: Node) -> NodeResult:
     """Score a sample of the web texts with their own and with other images."""
     from capfilt.cluster.chain.engine import map_remote
     from capfilt.pipeline.console.logs import with_worker_logging
-    from capfilt.pipeline.evaluation.swapped import FEWEST_PAIRS, CalibrationTask, calibrate_filter
+    from capfilt.pipeline.evaluation.swapped import FEWEST_PAIRS, CalibrationTask, calibrate_timed
     from capfilt.pipeline.nodes.context import model_of
     from capfilt.pipeline.nodes.duplicates import ensure_counted
 
@@ -66,8 +66,8 @@ def run_calibrate(context: RunContext, node: Node) -> NodeResult:
     sizing = context.sizing()
     context.check_device({"filter": task.model}, sizing)
     gpus = min(1.0, sizing.gpus)
-    work = with_worker_logging(calibrate_filter, node=node.name)
-    (found,) = map_remote(work, [task], cpus=1.0, gpus=gpus)
+    work = with_worker_logging(calibrate_timed, node=node.name)
+    ((found, texts, seconds),) = map_remote(work, [task], cpus=1.0, gpus=gpus)
     if found is None:
         if config.filter.judge.is_automatic:
             raise NodeFailed(
@@ -75,7 +75,8 @@ def run_calibrate(context: RunContext, node: Node) -> NodeResult:
                 "pretrain.hold_out, or set filter.judge.threshold to a number"
             )
         return NodeResult(f"fewer than {FEWEST_PAIRS} web texts: no estimate")
-    return NodeResult(describe_calibration(found), calibration=found)
+    counts = {"texts": texts, "stage_seconds": {"score": round(seconds, 3)}}
+    return NodeResult(describe_calibration(found), counts=counts, calibration=found)
 
 
 def describe_calibration(found: Calibration) -> str:

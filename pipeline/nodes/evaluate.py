@@ -30,23 +30,23 @@ def _inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
 
 def run_evaluate(context: RunContext, node: Node) -> NodeResult:
     """Evaluate retrieval and captioning of the pretrained models that the node needs."""
-    results = evaluate_models(context, node)
+    results, seconds = evaluate_models(context, node)
     summary = "  ".join(
         f"{name}: ITC TR@1 {r['retrieval']['itc_tr@1']:.1f} IR@1 {r['retrieval']['itc_ir@1']:.1f}"
         for name, r in results.items()
     )
-    return NodeResult(summary, results=results)
+    return NodeResult(summary, counts={"stage_seconds": seconds}, results=results)
 
 
-def evaluate_models(context: RunContext, node: Node) -> dict[str, dict[str, Any]]:
+def evaluate_models(context: RunContext, node: Node) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
     """Evaluate the models that the node needs, side by side where the cluster has room.
 
     Returns:
-        {model: {"retrieval": …, "caption": …}}.
+        {model: {"retrieval": …, "caption": …}}, and {model: seconds} without the loading of the model.
     """
     from capfilt.cluster.chain.engine import map_remote
     from capfilt.pipeline.console.logs import with_worker_logging
-    from capfilt.pipeline.evaluation.pretrained import EvaluationTask, evaluate_model
+    from capfilt.pipeline.evaluation.pretrained import EvaluationTask, evaluate_timed
 
     config = context.config
     names = [need for need in node.needs if context.run_dir.nodes[need].kind.trains]
@@ -73,8 +73,10 @@ def evaluate_models(context: RunContext, node: Node) -> dict[str, dict[str, Any]
     models = {f"model {n}": ModelSource(checkpoint=a, run_dir=context.store) for n, a in addresses.items()}
     context.check_device(models, sizing)
     gpus = min(1.0, sizing.gpus)
-    work = with_worker_logging(evaluate_model, node=node.name)
-    return dict(zip(names, map_remote(work, tasks, cpus=1.0, gpus=gpus), strict=True))
+    work = with_worker_logging(evaluate_timed, node=node.name)
+    found = dict(zip(names, map_remote(work, tasks, cpus=1.0, gpus=gpus), strict=True))
+    seconds = {name: round(spent, 3) for name, (_, spent) in found.items()}
+    return {name: result for name, (result, _) in found.items()}, seconds
 
 
 def describe_models(names: Sequence[str], board: Mapping[str, Any]) -> str:

@@ -278,7 +278,7 @@ class ShardProgress:
         status.update(record.rows.status)
         if status.total() >= max(EARLY_ROWS, EARLY_SHARE * self.rows):
             check_failed_fraction(self.context.config, record.source, status)
-        seconds = record.seconds | writing_seconds(result)
+        seconds = record.seconds | stage_seconds_of(result)
         self.context.metrics.count_shard(self.node.name, records, record.rows.status, seconds)
         self.throughput.add(
             FinishedShard(
@@ -307,7 +307,11 @@ class ShardProgress:
         ]
 
 
-def writing_seconds(result: Mapping[str, Any]) -> dict[str, float]:
-    """{"write": seconds} of what a chain returned for a shard; its record, made before, lacks them."""
-    seconds = result.get(f"{SECONDS_PREFIX}write")
-    return {} if seconds is None else {"write": seconds}
+def stage_seconds_of(result: Mapping[str, Any]) -> dict[str, float]:
+    """{stage: seconds} of what a chain returned for a shard: those of its last stage, which the record lacks
+    because that stage has made it."""
+    return {
+        name.removeprefix(SECONDS_PREFIX): seconds
+        for name, seconds in result.items()
+        if name.startswith(SECONDS_PREFIX) and seconds is not None
+    }

@@ -19,6 +19,7 @@ from capfilt.pipeline.console.activity import Tell, tell_nobody
 from capfilt.pipeline.foreign.inputs import check_captions
 from capfilt.pipeline.preflight.changes import changed_keys
 from capfilt.pipeline.preflight.rows import SourceRows, look_at_rows
+from capfilt.pipeline.preflight.tasks import TaskCheck, look_at_tasks
 from capfilt.pipeline.prepare import check_sources, open_run, states
 from capfilt.pipeline.rundir.probe import check_writable
 from capfilt.stages.fetch.config import FetchConfig
@@ -68,6 +69,7 @@ class Preflight:
     changed: dict[str, Any]
     """Keys whose value is not the default, nested as in the config."""
     sources: dict[str, SourceCheck] = field(default_factory=dict)
+    tasks: dict[str, TaskCheck] = field(default_factory=dict)
     nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Node → {"state", "needs"}."""
     store: dict[str, Any] = field(default_factory=dict)
@@ -97,6 +99,7 @@ def run_preflight(config: Config, tell: Tell = tell_nobody) -> Preflight:
     for name, source in config.sources.items():
         tell(f"reading the manifest of {name}")
         found.sources[name] = _check_source(config, source, f"sources.{name}.rows", is_made=makes_sources)
+    found.tasks = look_at_tasks(config, tell, is_made=makes_sources)
     tell("trying the store")
     run_dir = open_run(config)
     run_dir.ledger.check_place()

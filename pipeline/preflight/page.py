@@ -15,6 +15,7 @@ from rich.text import Text
 
 from capfilt.pipeline.preflight.check import Preflight, SourceCheck, WebRequests
 from capfilt.pipeline.preflight.rows import SampleRow, SourceRows
+from capfilt.pipeline.preflight.tasks import TaskCheck
 
 INDENT = 14
 MIN_WIDTH = 60
@@ -30,6 +31,8 @@ def print_preflight(console: Console, found: Preflight, *, full: bool) -> None:
     """
     for name, source in found.sources.items():
         _print_lines(console, name, _source_lines(source))
+    for name, task in found.tasks.items():
+        _print_lines(console, name, _task_lines(task))
     _print_lines(console, "store", [_store_line(found.store)])
     _print_lines(console, "machine", [_device_line(found.devices)])
     for key, address in found.models.items():
@@ -116,6 +119,22 @@ def _web_lines(web: WebRequests) -> list[str]:
         f"        robots.txt is {'obeyed' if web.robots else 'ignored (fetch.robots)'}",
         f"        contact {web.contact}" if web.contact else "        no contact: set fetch.contact",
     ]
+
+
+def _task_lines(task: TaskCheck) -> list[str]:
+    if not task.splits:
+        return [f"its files are made when the run starts, task {task.kind}"]
+    lines = []
+    for split, found in task.splits.items():
+        if split == "train" and not found.samples and not found.bad:
+            continue
+        what = "pairs of images" if task.kind == "nlvr2" else "images"
+        lines.append(f"{split}: {found.samples:,} samples of {found.images:,} {what}, task {task.kind}")
+        if found.bad:
+            lines.append(f"    {found.bad:,} records cannot be used (first: {found.first_bad})")
+        if found.missing is not None:
+            lines.append(f"    will fail: the folder has no {found.missing}")
+    return lines
 
 
 def _store_line(store: dict[str, Any]) -> str:

@@ -99,7 +99,7 @@ def look_at_rows(
     """
     config = source.rows
     files = find_files(config, section)
-    found = SourceRows(len(files), sum(map(_size_of, files)))
+    found = SourceRows(len(files), sum(map(size_of, files)))
     tars = [file for file in files if file.format == "tar"]
     others = [file for file in files if file.format != "tar"]
     found.tars = len(tars)
@@ -182,14 +182,14 @@ def _count_rows(files: Sequence[ManifestFile], reader: ColumnReader, section: st
     step = -(-len(parquet) // COUNTED_FOOTERS) or 1
     counts = [_footer_rows(file) for file in parquet[::step]]
     rows = round(sum(counts) / len(counts) * len(parquet)) if counts else 0
-    if sum(map(_size_of, text)) <= COUNTED_BYTES:
+    if sum(map(size_of, text)) <= COUNTED_BYTES:
         rows += sum(1 for file in text for _ in read_rows(file, reader.config, section, reader))
         return rows, step > 1
     if any(file.format == "json" for file in text):
         return None, False  # a document, or lines: only reading all of it tells
     lines = [_estimate_lines(file) for file in text[:: max(1, len(text) // HOST_FILES)][:HOST_FILES]]
     size = sum(size for size, _ in lines)
-    rows += round(sum(count for _, count in lines) * sum(map(_size_of, text)) / max(size, 1))
+    rows += round(sum(count for _, count in lines) * sum(map(size_of, text)) / max(size, 1))
     return rows, True
 
 
@@ -208,7 +208,7 @@ def _estimate_lines(file: ManifestFile) -> tuple[int, int]:
     return len(piece), piece.count(b"\n")
 
 
-def _size_of(file: ManifestFile) -> int:
+def size_of(file: ManifestFile) -> int:
     """Size of a file as its listing says (`ManifestFile.versions`); 0 if it does not."""
     size = file.versions[0].split("\0")[1]
     return int(size) if size.isdigit() else 0

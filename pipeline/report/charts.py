@@ -96,7 +96,8 @@ def draw_curves(lines: Sequence[Line], x_label: str, threshold: float | None) ->
         y = _y(tick)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{LEFT + PLOT_WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="tick" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:.0%}</text>')
-    parts += [*_x_axis(x_label), *_threshold_line(threshold)]
+    mark, label = _threshold_line(threshold)[:1], _threshold_line(threshold)[1:]
+    parts += [*_x_axis(x_label), *mark]
     for line in lines:
         for segment in _split_at_gaps(line.points):
             path = " ".join(f"{_x(x):.1f},{_y(y):.1f}" for x, y in segment)
@@ -104,6 +105,7 @@ def draw_curves(lines: Sequence[Line], x_label: str, threshold: float | None) ->
             parts.append(f'<polyline class="line {escape(line.style)}" points="{path}">{title}</polyline>')
         if threshold is not None:
             parts += _dot(line, threshold)
+    parts += label  # over the curves, which would cross it
     names = ", ".join(line.name for line in lines)
     return _svg(parts, f"curves over the {x_label}: {names}; the table below has their values")
 
@@ -230,7 +232,7 @@ def _x_axis(label: str) -> list[str]:
 
 
 def _threshold_line(threshold: float | None) -> list[str]:
-    """A vertical line with its label on the side that has more room."""
+    """A vertical line, and its label on the side that has more room."""
     if threshold is None:
         return []
     x = _x(min(1.0, threshold))
@@ -238,7 +240,7 @@ def _threshold_line(threshold: float | None) -> list[str]:
     label = f"threshold {threshold:g}"
     return [
         f'<line class="threshold" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{TOP + PLOT_HEIGHT}"/>',
-        f'<text class="tick" x="{x + shift:.1f}" y="{TOP + 11}" text-anchor="{anchor}">{label}</text>',
+        f'<text class="tick over" x="{x + shift:.1f}" y="{TOP + 11}" text-anchor="{anchor}">{label}</text>',
     ]
 
 

@@ -21,6 +21,7 @@ from capfilt.stages.storage.layout import (
     LAYOUT_VERSION,
     LEASE,
     NODES,
+    PLAN,
     RECORD_SUFFIX,
     RECORDS,
     ShardFiles,
@@ -125,7 +126,7 @@ class Ledger:
         """
         if self.store.exists(CONFIG):
             return
-        others = [name for name in self.store.list() if name not in (NODES, LEASE, RECORDS)]
+        others = [name for name in self.store.list() if name not in (NODES, LEASE, RECORDS, PLAN)]
         if others:
             raise LedgerError(
                 f"run.dir {self.store.url}: not empty and not a capfilt run (it holds "

@@ -15,20 +15,32 @@ from capfilt.pipeline.console.signals import NodeStopped
 from capfilt.pipeline.errors import NodeFailed
 from capfilt.pipeline.node import Node, NodeKind, NodeResult
 from capfilt.pipeline.tasks.captions import read_captions
-from capfilt.pipeline.tasks.inputs import SplitRecord, TaskDataRecord, identity_of, parts_of
+from capfilt.pipeline.tasks.inputs import (
+    SplitRecord,
+    TaskDataRecord,
+    identity_of,
+    parts_of,
+    require_task_record,
+)
 from capfilt.pipeline.tasks.shards import ShardJob, ShardResult, write_shard
 from capfilt.stages.status import PENDING, SUCCESS
 from capfilt.stages.storage.layout import task_answers, task_folder, task_record, task_records
+from capfilt.stages.taskdata.dialogs import read_dialogs
+from capfilt.stages.taskdata.labels import labels_of, read_labels
 from capfilt.stages.taskdata.questions import read_questions
 from capfilt.stages.taskdata.records import TaskRecord
 from capfilt.stages.taskdata.statements import read_statements
+from capfilt.stages.taskdata.videos import read_video_questions, read_video_texts
 
 if TYPE_CHECKING:
     from capfilt.pipeline.nodes.context import RunContext
     from capfilt.pipeline.rundir.fingerprints import Fingerprints
+    from capfilt.stages.storage.store import FileEntry, Store
 
 SHARD_RECORDS = 256
 """Images, or pairs of images, in a shard."""
+SHARD_VIDEOS = 32
+"""Videos in a shard."""
 SHARDS_AT_A_TIME = 64
 """Shards that are handed to the cluster together; progress is shown after them."""
 SPLITS = ("train", "test")
@@ -41,11 +53,21 @@ def _outputs(node: Node) -> list[str]:
 
 def _inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
     task = fingerprints.config.tasks[node.task]
-    return {"task": node.task, "kind": task.kind, "data": to_json_data(task.data)}
+    frames = {"frames": task.frames_per_video} if task.frames_per_video else {}
+    return {"task": node.task, "kind": task.kind, "data": to_json_data(task.data), **frames}
 
 
 def _required_files(node: Node) -> list[str]:
     return [task_record(node.task)]
+
+
+def _listed_files(store: Store, node: Node) -> dict[str, FileEntry]:
+    splits = require_task_record(store, node.task).splits
+    return {
+        f"{task_folder(node.task)}/{split}/{file.name}": file
+        for split, record in splits.items()
+        for file in record.files
+    }
 
 
 def run_data(context: RunContext, node: Node) -> NodeResult:
@@ -54,10 +76,13 @@ def run_data(context: RunContext, node: Node) -> NodeResult:
     identity, splits = identity_of(task, section), dict[str, SplitRecord]()
     for split in SPLITS:
         context.progress.describe(node.name, f"reading the files of the {split} split")
-        records = list(_read_split(task, split, section))
+        records = list(read_split(task, split, section))
         splits[split] = _write_split(context, node, _jobs(context, node, split, records, identity))
-        if split == "train" and task.kind == "vqa":
+        if split == "train" and task.kind in ("vqa", "video_qa"):
             _write_answers(context, node, [record for _, record in records])
+        if split == "test" and task.kind == "classification":
+            labels = labels_of(record for _, record in records)
+            context.store.put(task_answers(node.task), json.dumps(labels, ensure_ascii=False).encode())
         _check_usable(context, node, split, splits[split], [record for _, record in records])
     record = TaskDataRecord(identity, splits)
     context.store.put_json(task_record(node.task), msgspec.to_builtins(record))
@@ -66,7 +91,7 @@ def run_data(context: RunContext, node: Node) -> NodeResult:
     return NodeResult(f"usable samples: {shown}", tuple(node.outputs), {"samples": counts})
 
 
-def _read_split(task: TaskSection, split: str, section: str) -> Iterator[tuple[TaskData, TaskRecord]]:
+def read_split(task: TaskSection, split: str, section: str) -> Iterator[tuple[TaskData, TaskRecord]]:
     """The records of a split, with the part of the config from which each comes."""
     for name, part in parts_of(task, split):
         key = f"{section}.data.{name}"
@@ -75,8 +100,16 @@ def _read_split(task: TaskSection, split: str, section: str) -> Iterator[tuple[T
                 records = read_questions(part.file, part.annotations, part.image_name, key)
             case "nlvr2":
                 records = read_statements(part.file, key)
+            case "visdial":
+                records = read_dialogs(part.file, part.annotations, part.image_name, key)
+            case "video_retrieval":
+                records = read_video_texts(part.file, part.annotations, part.split, part.image_name, key)
+            case "video_qa":
+                records = read_video_questions(part.file, part.image_name, key)
             case "retrieval" | "caption":
                 records = read_captions(part.file, part.split, split, key)
+            case "classification":
+                records = read_labels(part.file, key)
         yield from ((part, record) for record in records[: part.limit])
 
 
@@ -85,19 +118,22 @@ def _jobs(
 ) -> list[ShardJob]:
     """One job for each shard; the images of a shard are in one folder."""
     jobs: list[ShardJob] = []
+    task = context.config.tasks[node.task]
+    size = SHARD_VIDEOS if task.frames_per_video else SHARD_RECORDS
     by_folder: dict[str, list[TaskRecord]] = {}
     for part, record in records:
         by_folder.setdefault(part.images, []).append(record)
     for folder, of_folder in by_folder.items():
-        for first in range(0, len(of_folder), SHARD_RECORDS):
+        for first in range(0, len(of_folder), size):
             jobs.append(
                 ShardJob(
                     run_dir=context.store,
                     task=node.task,
-                    kind=context.config.tasks[node.task].kind,
+                    kind=task.kind,
+                    frames=task.frames_per_video,
                     split=split,
                     shard=len(jobs),
-                    records=tuple(of_folder[first : first + SHARD_RECORDS]),
+                    records=tuple(of_folder[first : first + size]),
                     images=folder,
                     identity=identity,
                 )
@@ -168,5 +204,12 @@ def _check_usable(
         )
 
 
-DATA = NodeKind("data", outputs=_outputs, inputs=_inputs, run=run_data, required_files=_required_files)
+DATA = NodeKind(
+    "data",
+    outputs=_outputs,
+    inputs=_inputs,
+    run=run_data,
+    required_files=_required_files,
+    listed_files=_listed_files,
+)
 """The data of a downstream task."""

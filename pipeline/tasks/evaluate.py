@@ -15,6 +15,7 @@ from capfilt.stages.bootstrap.model_source import ModelSource
 from capfilt.stages.status import SUCCESS
 from capfilt.stages.storage.artifacts import absolute_address, ensure_local
 from capfilt.stages.storage.layout import model_folder, results_folder, task_answers
+from capfilt.stages.taskdata.labels import name_classes
 from capfilt.stages.taskdata.records import TaskDataError, read_json
 
 if TYPE_CHECKING:
@@ -34,10 +35,13 @@ def _inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
     task = fingerprints.config.tasks[node.task]
     evaluate = to_json_data(task.evaluate)
     evaluate["caption"].pop("batch_size")
-    if task.evaluate.answers is not None:
-        path = ensure_local(absolute_address(task.evaluate.answers), f"tasks.{node.task}.evaluate.answers")
-        with open(path, "rb") as stream:
-            evaluate["answers"] = _digest(stream.read())
+    if task.kind != "classification":  # so that these keys changed no fingerprint when they came
+        evaluate = {name: value for name, value in evaluate.items() if name not in ("classes", "templates")}
+    for name, given in (("answers", task.evaluate.answers), ("classes", task.evaluate.classes)):
+        if given is not None:
+            path = ensure_local(absolute_address(given), f"tasks.{node.task}.evaluate.{name}")
+            with open(path, "rb") as stream:
+                evaluate[name] = _digest(stream.read())
     size = None if task.finetune is None else task.finetune.image_size
     return {
         "seed": fingerprints.config.run.seed,
@@ -96,10 +100,11 @@ def _jobs(context: RunContext, node: Node) -> dict[str, list[PredictJob]]:
     if finetuned is not None:
         models[finetuned] = (context.store.address(model_folder(finetuned)), "")
     shards = range(len(record.splits["test"].files))
-    whole = task.kind in ("retrieval", "caption")  # metrics of all images together
+    whole = task.kind in ("retrieval", "caption", "video_retrieval")  # metrics of all images together
     groups = 1 if whole else max(1, min(GROUPS, len(shards)))
     size = task.evaluate.caption.image_size or (task.finetune.image_size if task.finetune else None)
-    answers = tuple(_answers(context, node)) if task.kind == "vqa" else ()
+    answers = tuple(_answers(context, node)) if task.ranks_answers else ()
+    classes = _classes(context, node) if task.kind == "classification" else {}
     return {
         name: [
             PredictJob(
@@ -111,9 +116,12 @@ def _jobs(context: RunContext, node: Node) -> dict[str, list[PredictJob]]:
                 checkpoint=address,
                 tokenizer=words,
                 image_size=size,
+                frames=task.frames_per_video,
                 shards=tuple(shards[group::groups]) if not whole else tuple(shards),
                 k=task.k,
                 answers=answers,
+                classes=tuple(classes.items()),
+                templates=task.evaluate.templates,
                 caption=task.evaluate.caption,
                 seed=config.run.seed,
                 status=context.board.for_node(node.name),
@@ -137,11 +145,17 @@ def _answers(context: RunContext, node: Node) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def _classes(context: RunContext, node: Node) -> dict[str, str]:
+    """The class of each label."""
+    key, given = f"tasks.{node.task}.evaluate.classes", context.config.tasks[node.task].evaluate.classes
+    return name_classes(context.store.read_json(task_answers(node.task)), given, key)
+
+
 def _texts_of_images(context: RunContext, node: Node) -> list[int]:
-    """Retrieval: the number of texts of each test image."""
+    """Retrieval: the number of texts of each test image or video."""
     from capfilt.stages.taskdata.rows import ReadTaskRows
 
-    if context.config.tasks[node.task].kind != "retrieval":
+    if context.config.tasks[node.task].kind not in ("retrieval", "video_retrieval"):
         return []
     record = require_task_record(context.store, node.task)
     reader, found = ReadTaskRows(context.store), list[int]()

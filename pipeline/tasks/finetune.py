@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from capfilt.pipeline.config.schema import Config
+from capfilt.pipeline.config.tasks import NEGATIVES
 from capfilt.pipeline.node import Node, NodeKind, NodeResult
 from capfilt.pipeline.nodes.train import (
     count_steps,
@@ -56,9 +57,11 @@ def start_tokenizer(config: Config, task: str) -> str:
 def _inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
     finetune = fingerprints.config.tasks[node.task].finetune
     assert finetune is not None, "the node is planned, so its section is there"
+    negatives = fingerprints.config.tasks[node.task].negatives
     return {
         "seed": fingerprints.config.run.seed,
         "finetune": fingerprints.training(finetune),
+        **({} if negatives is None else {"negatives": negatives}),
         **start_inputs(fingerprints, node),
     }
 
@@ -90,6 +93,7 @@ def _task_spec(context: RunContext, node: Node, train: SplitRecord) -> TaskSpec:
         kind="task",
         task=node.task,
         task_kind=task.kind,
+        negatives=task.negatives or NEGATIVES,
         run_dir=context.store,
         train=task.finetune,
         model=with_resolved_starts(config.model),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -14,7 +14,9 @@ from capfilt.pipeline.rundir.start_weights import resolve_address
 from capfilt.stages.storage.artifacts import ArtifactError, ensure_local
 from capfilt.stages.storage.layout import task_record
 from capfilt.stages.storage.store import DECODE_ERRORS, FileEntry, Store, sha256
+from capfilt.stages.taskdata.labels import list_classes
 from capfilt.stages.taskdata.records import TaskDataError, find_file
+from capfilt.stages.videos.support import load_av
 
 
 class SplitRecord(Struct, frozen=True):
@@ -47,6 +49,8 @@ def files_of(task: TaskSection, section: str) -> Iterator[tuple[str, str]]:
             yield f"{section}.data.{name}.annotations", entry.annotations
     if task.evaluate.answers is not None:
         yield f"{section}.evaluate.answers", task.evaluate.answers
+    if task.evaluate.classes is not None:
+        yield f"{section}.evaluate.classes", task.evaluate.classes
 
 
 def parts_of(task: TaskSection, split: str) -> list[tuple[str, TaskData]]:
@@ -65,10 +69,20 @@ def identity_of(task: TaskSection, section: str) -> str:
     versions = [
         version
         for key, address in files_of(task, section)
-        if not key.endswith("evaluate.answers")
-        for version in find_file(address, key).versions
+        if not key.endswith(("evaluate.answers", "evaluate.classes"))
+        for version in _versions_of(task, address, key)
     ]
     return sha256("\n".join(versions).encode())
+
+
+def _versions_of(task: TaskSection, address: str, key: str) -> Sequence[str]:
+    """What changes when a file, or a folder of classes, has changed."""
+    classes = list_classes(address) if task.kind == "classification" else None
+    if classes is None:
+        return find_file(address, key).versions
+    return [
+        f"{label}/{name} {size}" for label, files in classes.items() for name, size in sorted(files.items())
+    ]
 
 
 def check_task_files(config: Config, store: Store) -> None:
@@ -76,11 +90,14 @@ def check_task_files(config: Config, store: Store) -> None:
 
     Raises:
         ManifestError, TaskDataError: the first that is not.
+        VideoSupportMissing: a task has videos, but what decodes them is not installed.
     """
     for name, task in config.tasks.items():
         section = f"tasks.{name}"
+        if task.frames_per_video:
+            load_av()
         for key, address in files_of(task, section):
-            find_file(address, key)
+            _versions_of(task, address, key)
         record = read_task_record(store, name)
         if record is not None and record.identity != identity_of(task, section):
             raise TaskDataError(
@@ -139,6 +156,7 @@ def check_task_models(config: Config, run_dir: Store, *, finetuned: bool) -> Non
             parts=task.parts,
             image_size=None if task.finetune is None else task.finetune.image_size,
             tokenizer=words,
+            for_dialogs=task.kind == "visdial",
         )
     found = check_checkpoints(list(openings.values()))
     for key, problem in zip(openings, found, strict=True):

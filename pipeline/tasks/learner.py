@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import cycle, islice
+from random import Random
 
 import torch
 
@@ -12,6 +14,7 @@ from capfilt.cluster.chain.engine import Step
 from capfilt.cluster.training.trainer import Worker
 from capfilt.models.training.answering import AnswerBatch, AnswerObjective
 from capfilt.models.training.augment import TrainAugment
+from capfilt.models.training.dialog_matching import DialogBatch, DialogObjective
 from capfilt.models.training.objectives import Objective, PairBatch
 from capfilt.models.training.pair_judging import StatementBatch, StatementObjective, exchange_sides
 from capfilt.pipeline.config.tasks import Kind
@@ -27,6 +30,9 @@ OBJECTIVES: Mapping[Kind, type[Objective]] = {
     "nlvr2": StatementObjective,
     "retrieval": Objective,
     "caption": Objective,
+    "visdial": DialogObjective,
+    "video_retrieval": Objective,
+    "video_qa": AnswerObjective,
 }
 
 
@@ -51,6 +57,8 @@ class TaskLearner(PairLearner):
 
     def piece_maker(self, augment: TrainAugment) -> MakePiece:
         """What makes pieces of batches from the samples of the stream."""
+        if self.spec.task_kind == "visdial":
+            return partial(make_dialogs, augment, self.spec.negatives)
         return partial(PIECES[self.spec.task_kind], augment)
 
 
@@ -61,7 +69,7 @@ def make_questions(
     times the weight of the sample."""
     answers = [Counter(answer.lower() for answer in sample.answers) for sample in samples]
     return {
-        "pixels": _pixels(augment, [sample.images[0] for sample in samples], seeds, map_images),
+        "pixels": _pixels_of(augment, samples, seeds, map_images),
         "questions": [sample.text for sample in samples],
         "answers": [list(counts) for counts in answers],
         "weights": [
@@ -91,15 +99,48 @@ def make_statements(
     return {"pixels": _pixels(augment, images, of_images, map_images), "texts": texts, "labels": labels}
 
 
+def make_dialogs(
+    augment: TrainAugment,
+    negatives: int,
+    samples: Sequence[TaskSample],
+    seeds: Sequence[int],
+    map_images: MapImages,
+) -> DialogBatch:
+    """Questions of dialogs, each with its answer and as many drawn candidates that are false. A draw repeats
+    a candidate only where there are too few."""
+    answers = []
+    for sample, seed in zip(samples, seeds, strict=True):
+        right = sample.answers[sample.label]
+        wrong = list(dict.fromkeys(answer for answer in sample.answers if answer != right))
+        Random(derive_seed(seed, "negatives")).shuffle(wrong)
+        answers.append([right, *islice(cycle(wrong), negatives)])
+    return {
+        "pixels": _pixels(augment, [sample.images[0] for sample in samples], seeds, map_images),
+        "captions": [sample.context[0] for sample in samples],
+        "histories": [[*sample.context[1:], sample.text] for sample in samples],
+        "answers": answers,
+    }
+
+
 def make_captioned(
     augment: TrainAugment, samples: Sequence[TaskSample], seeds: Sequence[int], map_images: MapImages
 ) -> PairBatch:
-    """Captions with their images."""
+    """Captions with their images or videos."""
     return {
-        "pixels": _pixels(augment, [sample.images[0] for sample in samples], seeds, map_images),
+        "pixels": _pixels_of(augment, samples, seeds, map_images),
         "texts": [sample.text for sample in samples],
         "image_ids": torch.tensor([sample.image_id for sample in samples]),
     }
+
+
+def _pixels_of(
+    augment: TrainAugment, samples: Sequence[TaskSample], seeds: Sequence[int], map_images: MapImages
+) -> torch.Tensor:
+    """uint8 pixels [B, 3, S, S] of images, or [B, F, 3, S, S] of videos, whose frames are augmented alike."""
+    frames = len(samples[0].images)
+    flat = [image for sample in samples for image in sample.images]
+    pixels = _pixels(augment, flat, [seed for seed in seeds for _ in range(frames)], map_images)
+    return pixels if frames == 1 else pixels.unflatten(0, (len(samples), frames))
 
 
 def _pixels(
@@ -114,4 +155,6 @@ PIECES: Mapping[Kind, Callable[[TrainAugment, Samples, Sequence[int], MapImages]
     "nlvr2": make_statements,
     "retrieval": make_captioned,
     "caption": make_captioned,
+    "video_retrieval": make_captioned,
+    "video_qa": make_questions,
 }

@@ -1,8 +1,11 @@
 """The score of answers by the rule of the VQA challenge (Antol et al. 2015; visualqa.org/evaluation.html).
 
 An answer scores min(matches / 3, 1), where matches are the annotators who gave it, averaged over the ten
-choices of nine annotators. Answers are normalized before they are compared: lower case, no articles, number
-words as digits, apostrophes of contractions, no punctuation except in numbers, times and possessives.
+choices of nine annotators. Answers are normalized before they are compared, as by the challenge's program:
+lower case, no articles, number words as digits, apostrophes of contractions, no punctuation.
+
+One difference: that program compares answers as they are where all annotators agree. Its annotations are
+normalized already, so that this matters only for answers that no training on them gives ("Yes.").
 """
 
 from __future__ import annotations
@@ -16,33 +19,50 @@ NUMBERS = {word: str(number) for number, word in enumerate(_WORDS)} | {"none": "
 ARTICLES = ("a", "an", "the")
 FULL_AGREEMENT = 3
 """Annotators who make an answer fully right."""
-_REMOVED = re.compile(r"[;/\[\]\"{}()=+\\_\-><@`?!]")
-_COMMA = re.compile(r"(?<=\d),(?=\d)")
-_PERIOD = re.compile(r"(?<!\d)\.|\.(?!\d)")
-_NEGATED = ("ain", "are", "ca", "could", "did", "do", "does", "had", "has", "have", "is", "might", "must",
-            "need", "should", "was", "were", "wo", "would")  # fmt: skip
-_SHORTENED = {
-    "'m": ("i",),
-    "'re": ("they", "you", "what"),
-    "'ve": ("could", "i", "might", "must", "should", "they", "we", "would", "you"),
-    "'ll": ("it", "that", "they", "what", "who", "you"),
-    "'d": ("how", "it", "that", "there", "they", "who", "you"),
-    "'s": ("he", "here", "how", "let", "she", "that", "there", "what", "when", "where", "who", "why"),
+PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+"""Characters that become a space, or nothing; others, such as `:`, `'` and `&`, stay."""
+_DIGIT_COMMA = re.compile(r"\d,\d")
+_PERIOD = re.compile(r"\.(?!\d)")
+_CONTRACTED = (
+    "ain't", "aren't", "can't", "could've", "couldn't", "didn't", "doesn't", "don't", "hadn't", "hasn't",
+    "haven't", "he'd", "he's", "how'd", "how'll", "how's", "isn't", "it'd", "it'll", "ma'am", "might've",
+    "mightn't", "must've", "mustn't", "needn't", "not've", "o'clock", "oughtn't", "shan't", "should've",
+    "shouldn't", "somebody'll", "somebody's", "someone'd", "someone'll", "someone's", "something'd",
+    "something'll", "that's", "there'd", "there're", "there's", "they'd", "they'll", "they're", "they've",
+    "'twas", "wasn't", "we've", "weren't", "what'll", "what're", "what's", "what've", "when's", "where'd",
+    "where's", "where've", "who'd", "who'll", "who's", "who've", "why'll", "why're", "why's", "won't",
+    "would've", "wouldn't", "y'all", "you'd", "you'll", "you're", "you've",
+)  # fmt: skip
+_HAD = ("he", "it", "she", "somebody", "someone", "something", "there", "they", "we", "who", "you")
+_TWICE = [f"{word}'d've" for word in _HAD]
+_TWICE += [f"{word}n't've" for word in ("could", "had", "might", "should", "would")]
+_TWICE += ["y'all'll", "y'all'd've", "'ow's'at"]
+
+
+def _without_one(word: str) -> list[str]:
+    """The spellings of a word that lack one of its apostrophes."""
+    return [word[:i] + word[i + 1 :] for i, letter in enumerate(word) if letter == "'"]
+
+
+CONTRACTIONS = {word.replace("'", ""): word for word in _CONTRACTED} | {
+    spelling: word for word in _TWICE for spelling in _without_one(word)
 }
-CONTRACTIONS = {f"{word}nt": f"{word}n't" for word in _NEGATED} | {
-    f"{word}{ending[1:]}": f"{word}{ending}" for ending, words in _SHORTENED.items() for word in words
-}
-"""Contractions without an apostrophe, with it. Those that are words of their own (were, its, well) are no
-mistakes and are left out."""
+CONTRACTIONS |= {"yall'd've": "y'all'd've", "somebody'd": "somebodyd"}
+"""Contractions as they are misspelled, and their normal form; the last is what the program makes of it."""
 
 
 def normalize_answer(answer: str) -> str:
-    """The form in which answers are compared."""
-    text = " ".join(answer.split()).lower()
-    text = _COMMA.sub("", text)
-    text = _REMOVED.sub(" ", text).replace(",", " ")
-    text = _PERIOD.sub("", text)
-    words = (NUMBERS.get(word, word) for word in text.split())
+    """The form in which answers are compared.
+
+    A punctuation mark that stands beside a space anywhere in the answer is removed everywhere; so are all
+    marks if there is a number as 1,000. Other marks become spaces. Periods stay before digits only.
+    """
+    text = answer.replace("\n", " ").replace("\t", " ").strip()
+    has_long_number, found = _DIGIT_COMMA.search(text) is not None, text
+    for mark in PUNCTUATION:
+        is_loose = f"{mark} " in text or f" {mark}" in text
+        found = found.replace(mark, "" if is_loose or has_long_number else " ")
+    words = (NUMBERS.get(word, word) for word in _PERIOD.sub("", found).lower().split())
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 

@@ -5,16 +5,29 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
-from capfilt.pipeline.testset.evaluate import Evaluation, EvaluationRequest, settings_of
+from capfilt.pipeline.testset.evaluate import Evaluation, settings_of
 from capfilt.stages.storage.store import Store
 
 METRICS, CAPTIONS, IMAGES = "metrics.json", "captions.json", "images.jsonl"
 VERSION = 1
 
 
-def default_folder(request: EvaluationRequest) -> str:
+class Named(Protocol):
+    """A request that names its checkpoint and its data."""
+
+    @property
+    def checkpoint(self) -> str: ...
+
+    @property
+    def data(self) -> str: ...
+
+    @property
+    def split(self) -> str | None: ...
+
+
+def default_folder(request: Named) -> str:
     """Where the files go if `--out` is not given: `evaluations/<checkpoint>-<data>`."""
     names = [PurePosixPath(address.rstrip("/")).name for address in (request.checkpoint, request.data)]
     stems = [name.removesuffix(".pth").removesuffix(".json") for name in names]

@@ -79,8 +79,8 @@ class PairLearner:
             A function that reads the losses of the step from the device.
 
         Raises:
-            TrainingStopped: a loss is not finite (detected up to `STEPS_PER_READ` steps later, on all workers
-                at once).
+            TrainingStopped: a loss is not finite (detected up to `workers.log_every` steps later, on all
+                workers at once).
             LocalTrainingStop: the device or the host is out of memory, and would be again in the same step.
         """
         batch: Batch | None = None

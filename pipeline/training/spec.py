@@ -77,6 +77,8 @@ class TaskSpec(LearnerSpec):
     task: str
     """Name of the task in the config."""
     task_kind: Kind
+    negatives: int = 1
+    """visdial: false answers that are drawn for each question."""
 
     @property
     def section(self) -> str:

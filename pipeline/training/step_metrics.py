@@ -13,9 +13,6 @@ from capfilt.pipeline.training.spec import LearnerSpec
 from capfilt.pipeline.training.step_log import StepLog
 from capfilt.stages.storage.layout import log_folder
 
-STEPS_PER_READ = 50
-"""Steps whose losses are copied from the device together; copying each would make every step wait for it."""
-
 
 class StepMetrics:
     """Collects the metrics of steps; rank 0 logs their means over all workers.
@@ -51,7 +48,7 @@ class StepMetrics:
         """
         self._steps.append((step, lr))
         self._losses.append(losses)
-        if len(self._steps) >= STEPS_PER_READ:
+        if len(self._steps) >= self.spec.train.workers.log_every:
             self.log_pending()
 
     def add_validation(self, step: int, losses: dict[str, float]) -> None:

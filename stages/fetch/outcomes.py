@@ -16,7 +16,7 @@ from capfilt.stages.fetch.config import FetchConfig, is_web_folder
 from capfilt.stages.fetch.urls.blocklist import BlockList
 from capfilt.stages.fetch.urls.parse import MAX_URL_CHARS, parse_http_url, strip_invisible
 from capfilt.stages.images.decode import DecodeConfig, decode_and_resize
-from capfilt.stages.rows import ROW_SCHEMA, with_column
+from capfilt.stages.rows import RECEIVED, ROW_SCHEMA, with_column
 from capfilt.stages.status import HASH_MISMATCH, PENDING, SUCCESS, Failure, quote
 
 Row = dict[str, Any]
@@ -43,13 +43,17 @@ def pending_rows(batch: pa.Table) -> tuple[list[int], list[Row]]:
 
 
 def fill_columns(batch: pa.Table, indices: Sequence[int], outcomes: Sequence[Row]) -> pa.Table:
-    """`batch` with `OUTCOME_COLUMNS` of the rows at `indices` set to their outcomes."""
+    """`batch` with `OUTCOME_COLUMNS` of the rows at `indices` set to their outcomes, and the column
+    `received`."""
     for name in OUTCOME_COLUMNS:
         values = batch[name].to_pylist() if name in batch.column_names else [None] * batch.num_rows
         for i, outcome in zip(indices, outcomes, strict=True):
             values[i] = outcome.get(name)
         batch = with_column(batch, name, values, ROW_SCHEMA.field(name).type)
-    return batch
+    received: list[int | None] = [None] * batch.num_rows
+    for i, outcome in zip(indices, outcomes, strict=True):
+        received[i] = outcome.get(RECEIVED)
+    return with_column(batch, RECEIVED, received, pa.int64())
 
 
 def locate_image(url: str | None, config: FetchConfig) -> tuple[str, bool]:
@@ -117,21 +121,22 @@ def _is_below(url: str, root: str) -> bool:
 def decode_outcome(
     data: bytes, expected_hash: str | None = None, *, config: DecodeConfig, blocked: BlockList
 ) -> Row:
-    """Decode downloaded bytes into `OUTCOME_COLUMNS`; invalid bytes become a failure status.
+    """Decode downloaded bytes into `OUTCOME_COLUMNS` and `received`; invalid bytes become a failure status.
 
     Args:
         expected_hash: the promised sha256 or md5 of the bytes in hex, None without a promise.
     """
     digest = hashlib.sha256(data).hexdigest()
+    came = {"sha256": digest, RECEIVED: len(data)}
     if digest in blocked.hashes:
-        return {"status": "blocked", "error_message": "the sha256 is on the block list", "sha256": digest}
+        return {"status": "blocked", "error_message": "the sha256 is on the block list", **came}
     if expected_hash and (problem := _describe_mismatch(data, digest, expected_hash)) is not None:
-        return {"status": HASH_MISMATCH, "error_message": problem, "sha256": digest}
+        return {"status": HASH_MISMATCH, "error_message": problem, **came}
     try:
         stored = decode_and_resize(data, config)
     except Failure as failure:
-        return {"status": failure.status, "error_message": failure.message, "sha256": digest}
-    return {"status": SUCCESS, "sha256": digest, **vars(stored)}
+        return {"status": failure.status, "error_message": failure.message, **came}
+    return {"status": SUCCESS, **came, **vars(stored)}
 
 
 def _describe_mismatch(data: bytes, sha256: str, expected: str) -> str | None:

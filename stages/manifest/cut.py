@@ -52,7 +52,7 @@ def iter_shards(
     for file in files:
         if file.format == "tar":
             values.add(None)
-            yield _index_table([{"tar": file.fs.unstrip_protocol(file.path)}], config, values)
+            yield index_table([{"tar": file.fs.unstrip_protocol(file.path)}], config, values)
             continue
         for row in read_rows(file, config, section, reader):
             rows.append(row)
@@ -64,13 +64,13 @@ def iter_shards(
                     "characters; set a smaller shard_size, or remove the texts that are no captions"
                 )
             if len(rows) == config.shard_size:
-                yield _index_table(rows, config, values)
+                yield index_table(rows, config, values)
                 rows, characters = [], 0
     if rows:
-        yield _index_table(rows, config, values)
+        yield index_table(rows, config, values)
 
 
-def _index_table(
+def index_table(
     rows: Sequence[ManifestRow] | Sequence[dict[str, Any]], config: ManifestConfig, values: ShardValues
 ) -> pa.Table:
     """The table of a shard: `INDEX_SCHEMA`, then the columns that only some configs ask for."""
@@ -81,11 +81,12 @@ def _index_table(
 
 
 def count_tables(tables: Iterator[pa.Table], counts: Counter[str]) -> Iterator[pa.Table]:
-    """The same tables; `counts` holds the numbers of their rows, shards and texts."""
+    """The same tables; `counts` holds the numbers of their rows, shards, image tars and texts."""
     for table in tables:
         texts = pc.sum(pc.list_value_length(table["texts"])).as_py() or 0
         embedded = table.num_rows - table["image_file"].null_count
-        counts.update(rows=table.num_rows, shards=1, texts=texts, embedded=embedded)
+        tars = table.num_rows - table["tar"].null_count
+        counts.update(rows=table.num_rows, shards=1, tars=tars, texts=texts, embedded=embedded)
         yield table
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any
 
@@ -81,13 +81,20 @@ class Index(Struct, frozen=True):
         return self.tars > 0
 
 
-def build_index(config: ManifestConfig, index_dir: Store, *, source: str) -> Index:
+CutRows = Callable[[ColumnReader, Sequence[ManifestFile], str, ShardValues], Iterator[pa.Table]]
+"""Gives the tables of the shards; `stages.manifest.cut.iter_shards` is one."""
+
+
+def build_index(
+    config: ManifestConfig, index_dir: Store, *, source: str, cut: CutRows = iter_shards
+) -> Index:
     """Cut a manifest into shards, or return the existing index if it was made from the same files.
 
     Args:
         config: the source's manifest section.
         index_dir: the folder `manifests/<source>`.
         source: name of the source, for messages.
+        cut: which rows are in which shard.
 
     Raises:
         ManifestError: no file matches, a column is missing, the manifest is empty or has changed since it was
@@ -102,20 +109,19 @@ def build_index(config: ManifestConfig, index_dir: Store, *, source: str) -> Ind
     choice = choose_carried(files, config, section)
     reader = ColumnReader(config, tuple(field.column for field in choice.fields))
     values = ShardValues(choice.fields)
-    tables = count_tables(iter_shards(reader, files, section, values), counts)
+    tables = count_tables(cut(reader, files, section, values), counts)
     parts = _write_parts(tables, index_dir, section)
     if config.id_column is not None:
         _check_ids(config, choice, index_dir, section)
     names = tuple(str(file) for file in files)
     if counts["rows"] == 0:
         raise ManifestError(f"{section}.manifest: {', '.join(names)} has no rows; give a manifest with rows")
-    tars = sum(file.format == "tar" for file in files)
     index = Index(
         rows=counts["rows"],
         shards=counts["shards"],
         identity=_identity(files, config),
         files=names,
-        tars=tars,
+        tars=counts["tars"],
         parts=tuple(parts),
         texts=counts["texts"],
         columns=tuple(list(reader.seen)[:SHOWN_COLUMNS]),

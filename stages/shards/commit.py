@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import pyarrow as pa
-from msgspec import UNSET
+import pyarrow.compute as pc
+from msgspec import UNSET, UnsetType
 
-from capfilt.stages.rows import UNFIT
+from capfilt.stages.rows import RECEIVED, UNFIT
 from capfilt.stages.shards.records import CommitRecord, CorpusRecord, RowCounts, decode_commit, encode
 from capfilt.stages.status import SUCCESS
 from capfilt.stages.storage.store import FileEntry, Store
@@ -30,6 +31,7 @@ def make_corpus_record(batch: pa.Table, fingerprint: str, files: Iterable[FileEn
         rows=count_rows(batch),
         texts=count_texts(batch),
         unfit=_count_unfit(batch) or UNSET,
+        received=_count_received(batch),
         seconds=stage_seconds(batch),
     )
 
@@ -96,6 +98,12 @@ def _count_unfit(batch: pa.Table) -> dict[str, int]:
     """{carried column: values that do not fit its type}, of the rows of an image tar."""
     rows = batch[UNFIT].to_pylist() if UNFIT in batch.column_names else []
     return dict(Counter(name for names in rows for name in names or []))
+
+
+def _count_received(batch: pa.Table) -> int | UnsetType:
+    """Bytes of the images as they came; unset where none came, or the fetch stage does not tell."""
+    total = pc.sum(batch[RECEIVED]).as_py() if RECEIVED in batch.column_names else None
+    return UNSET if total is None else total
 
 
 def stage_seconds(batch: pa.Table) -> dict[str, float]:

@@ -47,6 +47,9 @@ class CorpusRecord(ShardRecord, tag_field="kind", tag="corpus", kw_only=True, fr
     """Texts of stored images that have at least one word."""
     unfit: dict[str, Count] | UnsetType = UNSET
     """{carried column: values of tar samples that do not fit its type}; absent if all do."""
+    received: Count | UnsetType = UNSET
+    """Bytes of the images as they came, also of those that were refused; absent where none came or the
+    fetch stage does not tell, and in records of earlier versions."""
 
 
 class CandidatesRecord(ShardRecord, tag_field="kind", tag="candidates", kw_only=True, frozen=True):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from capfilt.stages.errors import UserError
@@ -183,8 +184,11 @@ def _check_files(run_dir: Store, paths: ShardFiles) -> None:
 
 
 def _next_record(old: CommitRecord, batch: pa.Table, files: Sequence[FileEntry]) -> CorpusRecord:
-    """Record of a shard's next generation; the seconds of the new downloads are added to the old ones."""
+    """Record of a shard's next generation; seconds and bytes of the new downloads are added to the old
+    ones."""
     record = make_corpus_record(batch, old.fingerprint, files)
     total = Counter(old.seconds)
     total.update({stage: s for stage, s in record.seconds.items() if stage == "fetch"})
-    return replace(record, seconds={stage: round(s, 3) for stage, s in total.items()})
+    before = old.received if isinstance(old, CorpusRecord) else UNSET
+    received = UNSET if before is UNSET else before + (record.received or 0)
+    return replace(record, seconds={stage: round(s, 3) for stage, s in total.items()}, received=received)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 CONFIG = "config.yaml"
 """The resolved config of the run."""
+PLAN = "plan.json"
+"""What `capfilt plan` expects the run to take; no node reads it."""
 NODES = "nodes"
 """Folder of the nodes' records."""
 LEASE = "lease"

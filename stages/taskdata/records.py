@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from capfilt.stages.errors import UserError
-from capfilt.stages.manifest.config import ManifestConfig
+from capfilt.stages.manifest.config import ManifestConfig, ManifestError
 from capfilt.stages.manifest.files import ManifestFile, find_files
 from capfilt.stages.manifest.records import load_document
 from capfilt.stages.manifest.text import open_text
@@ -31,13 +33,18 @@ class Sample:
     text: str
     """A question, a statement, or a caption."""
     answers: list[str] = field(default_factory=list)
-    """Of a question: the answer of each annotator."""
+    """Of a question: the answer of each annotator. Of a question in a dialog: the candidates."""
     weight: float = 1.0
     """How much the example counts in a training."""
     label: int = NO_LABEL
-    """Of a statement: `TRUE` or `FALSE`."""
+    """Of a statement: `TRUE` or `FALSE`. Of a question in a dialog: the number of its answer among the
+    candidates, from 0."""
     group: str = ""
     """A kind of examples that is also scored apart, such as the type of the answer."""
+    context: list[str] = field(default_factory=list)
+    """Of a question in a dialog: the caption of the image, then the questions and answers before it."""
+    relevance: list[float] = field(default_factory=list)
+    """Of a question in a dialog: the share of annotators for whom each candidate answers it, if known."""
 
 
 @dataclass(kw_only=True)
@@ -51,6 +58,8 @@ class TaskRecord:
     status: str = PENDING
     message: str | None = None
     """Why the record cannot be used."""
+    alternatives: tuple[str, ...] = ()
+    """Of a record of one image: other places where it may be, in the order in which they are tried."""
 
 
 def bad_record(number: int, message: str) -> TaskRecord:
@@ -73,6 +82,11 @@ def merge_records(records: Iterable[TaskRecord]) -> list[TaskRecord]:
     return list(merged.values())
 
 
+def describe_problem(error: Exception) -> str:
+    """What is wrong with a record, in words."""
+    return f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+
+
 def find_file(address: str, key: str) -> ManifestFile:
     """The file at an address.
 
@@ -83,7 +97,10 @@ def find_file(address: str, key: str) -> ManifestFile:
         ManifestError: there is none, or it cannot be read.
         TaskDataError: there are several.
     """
-    files = find_files(ManifestConfig(manifest=address, format="json"), key)
+    try:
+        files = find_files(ManifestConfig(manifest=address, format="json"), key)
+    except ManifestError as error:  # the key of a source would have `manifest` below it
+        raise ManifestError(str(error).replace(f"{key}.manifest", key)) from error
     if len(files) != 1:
         raise TaskDataError(f"{key}: {address} names {len(files)} files; give one")
     return files[0]
@@ -117,3 +134,26 @@ def read_lines(address: str, key: str) -> Iterator[str]:
             yield from (line for line in stream if line.strip())
     except (OSError, ValueError) as error:
         raise TaskDataError(f"{key}: {address} cannot be read ({error}); give a file of text") from error
+
+
+def read_entries(address: str, key: str) -> Iterator[Any]:
+    """The entries of one list or of JSON lines, whose broken lines are errors; another document is one entry.
+
+    Raises:
+        ManifestError: there is no such file.
+        TaskDataError: it cannot be read.
+    """
+    lines = read_lines(address, key)
+    first, second = next(lines, ""), next(lines, "")
+    if first.lstrip().startswith("{") and second.lstrip().startswith("{"):
+        for number, line in enumerate(chain((first, second), lines), 1):
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                yield ValueError(f"line {number} is no JSON ({error})")
+        return
+    try:
+        document = json.loads("".join((first, second, *lines)))
+    except ValueError as error:
+        raise TaskDataError(f"{key}: {address} cannot be read as JSON ({error})") from error
+    yield from document if isinstance(document, list) else [document]

@@ -29,16 +29,28 @@ SAMPLE_TYPE = pa.struct(
         ("group", pa.string()),
     ]
 )
-TASK_SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("status", pa.string()),
-        ("error_message", pa.string()),
-        ("samples", pa.list_(SAMPLE_TYPE)),
-        ("images", pa.list_(pa.large_binary())),
-    ]
+TURN_TYPE = pa.struct(
+    [*SAMPLE_TYPE, ("context", pa.list_(pa.string())), ("relevance", pa.list_(pa.float32()))]
 )
+"""A sample of a dialog."""
+
+
+def _schema(sample: pa.DataType) -> pa.Schema:
+    return pa.schema(
+        [
+            ("key", pa.string()),
+            ("status", pa.string()),
+            ("error_message", pa.string()),
+            ("samples", pa.list_(sample)),
+            ("images", pa.list_(pa.large_binary())),
+        ]
+    )
+
+
+TASK_SCHEMA = _schema(SAMPLE_TYPE)
 """One row per image, or pair of images. A row that failed has no images."""
+DIALOG_SCHEMA = _schema(TURN_TYPE)
+"""The same for dialogs."""
 IDENTITY_KEY = b"capfilt.identity"
 
 
@@ -56,15 +68,19 @@ class TaskSample:
     weight: float
     label: int
     group: str
+    context: tuple[str, ...] = ()
+    """Of a question in a dialog: the caption of the image, then the questions and answers before it."""
 
 
-def encode_rows(rows: Sequence[dict[str, Any]], identity: str) -> bytes:
-    """Rows of `TASK_SCHEMA` as a Parquet file.
+def encode_rows(rows: Sequence[dict[str, Any]], identity: str, kind: str) -> bytes:
+    """Rows as a Parquet file.
 
     Args:
         identity: of the files that the rows were made from.
+        kind: kind of the task, which decides on the schema.
     """
-    table = pa.Table.from_pylist(list(rows), schema=TASK_SCHEMA.with_metadata({IDENTITY_KEY: identity}))
+    schema = DIALOG_SCHEMA if kind == "visdial" else TASK_SCHEMA
+    table = pa.Table.from_pylist(list(rows), schema=schema.with_metadata({IDENTITY_KEY: identity}))
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue()
@@ -92,10 +108,17 @@ def count_usable(data: bytes, kind: str) -> int:
 
 
 def is_usable(kind: str, sample: dict[str, Any]) -> bool:
-    """Whether a training can use a sample: a question has answers, a statement a label."""
-    if kind == "vqa":
-        return bool(sample["answers"])
-    return kind != "nlvr2" or sample["label"] != NO_LABEL
+    """Whether a training can use a sample: a question has answers, a statement a label, a question of a
+    dialog both a right and a wrong candidate."""
+    match kind:
+        case "vqa" | "video_qa":
+            return bool(sample["answers"])
+        case "nlvr2":
+            return sample["label"] != NO_LABEL
+        case "visdial":
+            return sample["label"] != NO_LABEL and len(set(sample["answers"])) > 1
+        case _:
+            return True
 
 
 class ReadTaskRows:
@@ -127,5 +150,8 @@ def iter_samples(tables: Iterable[pa.Table], kind: str) -> Iterator[TaskSample]:
             digest = hashlib.sha256(b"".join(images)).hexdigest()
             for sample in row["samples"]:
                 if is_usable(kind, sample):
-                    answers = tuple(sample.pop("answers") or ())
-                    yield TaskSample(images, image_id(digest), answers=answers, **sample)
+                    answers, context = (
+                        tuple(sample.pop(name, None) or ()) for name in ("answers", "context")
+                    )
+                    sample.pop("relevance", None)  # trainings do not use it
+                    yield TaskSample(images, image_id(digest), answers=answers, context=context, **sample)

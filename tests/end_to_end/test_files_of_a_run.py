@@ -33,7 +33,7 @@ PLACES = {
 OF_AN_ABLATION = {"tables/decoding.parquet"}
 """Described, and in no run directory."""
 ON_DEMAND = {"verdicts/NAME/1/web/000012.parquet", "reports/1/groups.parquet"}
-ON_DEMAND |= {"croissant.json", "lease/job.json"}
+ON_DEMAND |= {"croissant.json", "lease/job.json", "plan.json"}
 """Files that only a command of the user writes."""
 OF_TASKS = {"tasks/vqa/train/000012.parquet", "results/task.vqa.1/"}
 OF_TASKS |= {"records/tasks/vqa/data.json", "records/tasks/vqa/answers.json"}
@@ -100,10 +100,11 @@ def test_json_files_have_the_documented_keys(files):
 
 
 def test_counts_of_nodes_are_documented(files):
-    of_shards, _, of_trainings = nested("nodes/filter.1.json", "counts")
+    of_shards, _, of_trainings, of_others = nested("nodes/filter.1.json", "counts")
     for path, place, heading in files:
         if heading == "nodes/filter.1.json" and (counts := json.loads(place.read_text())["counts"]):
-            check_keys(path, counts, of_trainings if "steps" in counts else of_shards, set())
+            keys = of_trainings if "steps" in counts else of_shards if "rows" in counts else of_others
+            check_keys(path, counts, keys, set(of_others) if keys is of_others else set())
 
 
 def test_names_of_metrics(files):

@@ -34,6 +34,15 @@ def test_one_stage(tmp_path):
     assert statuses == ["success"] * 8 + ["decode", "too_small"]
 
 
+def test_a_model_is_used_in_a_few_lines(tmp_path):
+    output = run_example("use_a_model.py", folder=tmp_path)
+    starts = [line.split()[0] for line in output.splitlines()]
+    assert starts == ["caption"] * 3 + ["match"] * 3 + ["answer", "choose", "rank", "find", "class"]
+    places = [sorted(map(int, found.split(","))) for found in re.findall(r"\[(\d, \d, \d)\]", output)]
+    assert places[:3] == [[0, 1, 2]] * 3
+    assert set(re.findall(r"'(\w+)'", output.splitlines()[-1])) <= {"red", "green", "blue"}
+
+
 def test_own_captioner_writes_candidates_beside_the_web_texts(own_run):
     folder, output = own_run
     rows = duckdb.sql(

@@ -222,12 +222,14 @@ def test_child_process_reports_each_checkpoint(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "torch.py").write_text("raise SystemExit(7)")  # of the user; never imported
     (tmp_path / "a.pth").write_bytes(b"x")
-    bad, good, other = check_checkpoints(
+    bad, good, other, dialogs = check_checkpoints(
         [
             Opening(path=str(tmp_path / "a.pth"), parts="filter"),
             Opening(path=str(folder), parts="captioner"),
             Opening(path=str(folder), parts="filter"),
+            Opening(path=str(folder), parts="captioner", for_dialogs=True),
         ]
     )
     assert bad.startswith(f"{tmp_path}/a.pth cannot be read as plain tensors") and good is None
     assert 'cannot be loaded as a "filter"' in other
+    assert dialogs.startswith(f'{folder}: the model is a "captioner" and ranks no answers of dialogs')

@@ -18,6 +18,7 @@ COMMANDS = [
     "quickstart",
     "run",
     "check",
+    "plan",
     "ablate",
     "submit",
     "stop",

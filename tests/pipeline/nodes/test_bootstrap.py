@@ -36,7 +36,7 @@ def shards_of(monkeypatch):
             _, _, models, configs = steps.args
             seen.update(models=models, downloads=list(configs), folders=folders)
 
-        counts = {"candidates": {}, "by_source": {"web": {"success": 1}}}
+        counts = {"candidates": {}, "by_source": {"web": {"success": 1}}, "bytes": {}}
         monkeypatch.setattr("capfilt.pipeline.nodes.shards.run_shards", run_shards)
         monkeypatch.setattr(
             "capfilt.pipeline.rundir.contents.totals.count_records", lambda ledger, folders: counts

@@ -22,8 +22,7 @@ from capfilt.pipeline.nodes.shards import (
     run_shards,
     stream_shards,
 )
-from capfilt.pipeline.rundir.contents.totals import count_records, status_summary
-from capfilt.stages.shards.records import CandidatesRecord, CorpusRecord, RowCounts
+from capfilt.pipeline.rundir.contents.totals import status_summary
 from tests.pipeline.metrics.received import Received
 from tests.runs import writable
 
@@ -201,34 +200,6 @@ def test_long_causes_are_cut(monkeypatch):
     passes = Passes(monkeypatch, ([0], [], ValueError("x" * 500)), ([1, 2], [], None))
     assert passes.run() == []
     assert passes.lines == [f"ValueError: {'x' * 188}; continuing with 2 shards"]
-
-
-def test_totals_of_commit_records():
-    def rows(**status):
-        return RowCounts(read=sum(status.values()), status=status)
-
-    common = {"shard": 0, "fingerprint": "f", "files": ()}
-    corpus = [
-        CorpusRecord(source="a", rows=rows(success=2, dns=1), texts=4, seconds={"fetch": 1.26}, **common),
-        CorpusRecord(
-            source="a", rows=rows(success=3), texts=5, seconds={"fetch": 1.0, "read": 0.5}, **common
-        ),
-    ]
-    verdicts = [{"web": {"kept": 2, "dropped": 1}}, {"web": {"kept": 1}, "synthetic": {"unjudged": 3}}]
-    candidates = [
-        CandidatesRecord(source="b", round=1, rows=rows(success=1), candidates=each, **common)
-        for each in verdicts
-    ]
-    records = {"corpus/a": corpus, "rounds/1/b": candidates}
-    ledger = SimpleNamespace(records=records.__getitem__)
-    assert count_records(ledger, {"a": "corpus/a", "b": "rounds/1/b"}) == {
-        "rows": 8,
-        "status": {"success": 7, "dns": 1},
-        "by_source": {"a": {"success": 5, "dns": 1}, "b": {"success": 2}},
-        "candidates": {"web": {"kept": 3, "dropped": 1}, "synthetic": {"unjudged": 3}},
-        "texts": 9,
-        "stage_seconds": {"fetch": 2.3, "read": 0.5},
-    }
 
 
 def test_summary_of_statuses_begins_with_the_most_frequent():

@@ -126,3 +126,5 @@ def test_most_copied_images_are_shown_with_their_counts(
     assert "12\u202f345 copies, 12\u202f245 over the limit" in first and "same bytes" in first
     assert "7 copies same perceptual hash, which ignores color" in second and "over the limit" not in second
     assert "http://one.example/1" in first and "images/1.png" in second
+    colors = [card.all("li")[0].attributes.get("class") for card in cards]
+    assert colors == ["dropped", None], "green is the color of kept texts"

@@ -132,6 +132,12 @@ def test_threshold_is_marked_with_its_label_on_the_wider_side(
     assert float(kept["width"]) == pytest.approx((1 - x) * PLOT_WIDTH, abs=0.1)
 
 
+def test_label_of_the_threshold_is_drawn_over_the_curves() -> None:
+    svg = draw_curves([Line("recall", "recall", [(0.0, 0.0), (1.0, 1.0)])], "threshold", 0.5)
+    order = [mark.attrib["class"] for mark in ElementTree.fromstring(svg).iter() if "class" in mark.attrib]
+    assert order.index("threshold") < order.index("line recall") < order.index("tick over")
+
+
 def test_curves_are_interrupted_without_a_value_and_have_a_dot_at_the_threshold() -> None:
     points = [(0.0, None), (0.25, 1.0), (0.5, 0.5), (0.75, None), (0.8, 0.1), (1.0, 0.0)]
     svg = draw_curves([Line("precision <&>", "precision", points)], "threshold", 0.5)

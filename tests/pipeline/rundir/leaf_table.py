@@ -81,6 +81,7 @@ SPEED = {
     "workers.gpus_per_worker": 0,
     "workers.max_failures": 0,
     "workers.checkpoint_every": 10,
+    "workers.log_every": 10,
 }
 """The same for keys that only change how fast it is."""
 TABLE = [

@@ -20,22 +20,26 @@ from tests.local_run import local_run
 WORDS = (
     "how many shapes are there? what color shape is the there a an in left right image has something one two "
     "three red orange yellow green blue purple pink black circle disc square box triangle star cross plus "
-    "ring hoop and next to beside of yes no 1 2 3"
+    "ring hoop and next to beside of yes no 1 2 3 it picture with one moves sideways up down how does move"
 )
-SHAPES = ShapesConfig(human=30, web=1, test=10, questions=24, statements=24, image_size=32)
+SHAPES = ShapesConfig(
+    human=30, web=1, test=10, questions=24, statements=24, dialogs=16, videos=12, image_size=32
+)
 
 
 def make_data(folder):
-    """The shapes, and a pretrained model with random weights in `folder/start`."""
+    """The shapes, and pretrained models with random weights: one in `folder/start`, and one in
+    `folder/square` whose image encoder is as wide as its text encoder."""
     make_shapes(SHAPES, folder / "shapes")
     torch.manual_seed(0)
     tokenizer = Tokenizer.train([WORDS], vocab_size=300)
     text = TextConfig(
         vocab_size=tokenizer.vocab_size, width=16, depth=2, heads=2, ffn=32, max_positions=64, dropout=0.1
     )
-    vision = VisionConfig(image_size=32, patch_size=16, width=24, depth=1, heads=2)
-    med = MED(MedConfig(text=text, vision=vision, embed_dim=8))
-    save_checkpoint(folder / "start", med, tokenizer, {})
+    for name, width in (("start", 24), ("square", 16)):
+        vision = VisionConfig(image_size=32, patch_size=16, width=width, depth=1, heads=2)
+        med = MED(MedConfig(text=text, vision=vision, embed_dim=8))
+        save_checkpoint(folder / name, med, tokenizer, {})
 
 
 def task_data(folder, kind):
@@ -51,6 +55,26 @@ def task_data(folder, kind):
             }
             for split in ("train", "test")
         }
+    if kind == "video_retrieval":
+        files = {"train": {"file": str(shapes / "videos/msrvtt.json"), "split": "train"},
+                 "test": {"file": str(shapes / "videos/test.csv")}}  # fmt: skip
+        return {split: each | {"images": str(shapes / "videos/files")} for split, each in files.items()}
+    if kind == "video_qa":
+        return {
+            split: {"file": str(shapes / f"videos/{split}_qa.json"), "images": str(shapes / "videos/files")}
+            for split in ("train", "test")
+        }
+    if kind == "visdial":
+        files = {
+            split: {
+                "file": str(shapes / f"visdial/{split}.json"),
+                "images": str(shapes / "visdial" / split),
+                "image_name": "{image_id:06d}.jpg",
+            }
+            for split in ("train", "test")
+        }
+        files["test"]["annotations"] = str(shapes / "visdial/test_dense.json")
+        return files
     if kind == "nlvr2":
         return {
             split: {"file": str(shapes / f"nlvr2/{split}.jsonl"), "images": str(shapes / "nlvr2/images")}
@@ -62,17 +86,22 @@ def task_data(folder, kind):
     }
 
 
+def start_of(kind):
+    """The folder of the model that a task of this kind starts from."""
+    return "square" if kind == "visdial" else "start"
+
+
 def config_data(folder, kind, run="run", **finetune):
-    """Config data of one task named "quiz" that starts from the model in `folder/start`."""
+    """Config data of one task named "quiz" that starts from a model of `make_data`."""
     data = task_data(folder, kind)
-    objective = {"queue_size": 0, "alpha": 0.0} if kind == "retrieval" else {}
+    objective = {"queue_size": 0, "alpha": 0.0} if "retrieval" in kind else {}
     return {
         "run": {"dir": str(folder / run), "name": "tasks"},
         "tasks": {
             "quiz": {
                 "kind": kind,
                 "data": {"train": {"shapes": data["train"]}, "test": data["test"]},
-                "checkpoint": str(folder / "start"),
+                "checkpoint": str(folder / start_of(kind)),
                 "finetune": {
                     "steps": 4,
                     "batch_size": 8,

@@ -81,3 +81,43 @@ def test_answers_are_written_in_the_form_of_the_challenge():
     files = result_files("vqa", QUESTIONS)
     assert json.loads(files["answers.json"])[0] == {"question_id": 1, "answer": "yes"}
     assert json.loads(files["answers_generated.json"])[3] == {"question_id": 4, "answer": "b"}
+
+
+def test_video_answers_are_those_generated_and_chance_is_the_most_frequent():
+    rows = [
+        question(1, ["a man"], "x", "Man", "who"), question(2, ["dog"], "dog", "cat", "what"),
+        question(3, ["dog"], "dog", "dog", "what"), question(4, [], "a", "b"),
+    ]  # fmt: skip
+    figures = compute_figures("video_qa", rows)
+    assert next(iter(figures)) == "accuracy"
+    assert figures == pytest.approx({"accuracy": 200 / 3, "ranked": 200 / 3, "what": 50, "who": 100})
+    assert compute_chance("video_qa", rows) == {"chance": pytest.approx(200 / 3)}
+    free = [row | {"ranked": None} for row in rows]
+    assert "ranked" not in compute_figures("video_qa", free)
+    assert list(result_files("video_qa", free)) == ["answers_generated.json"]
+
+
+def test_recalls_of_videos_are_named_from_text_to_video():
+    found = {"r_mean": 1.0, "ir@1": 40.0, "tr@1": 30.0, "itc_ir@1": 20.0, "itc_tr@1": 10.0, "ir_mdr": 2.0}
+    figures = compute_figures("video_retrieval", [{"retrieval": found}])
+    assert next(iter(figures)) == "r@1"
+    assert figures == {"r@1": 40.0, "mdr": 2.0, "itc_r@1": 20.0, "v2t_r@1": 30.0, "itc_v2t_r@1": 10.0}
+    assert compute_chance("video_retrieval", [], [1, 2, 1, 0]) == {"chance": 25.0}
+
+
+def test_dialogs_have_ranks_of_known_answers_and_ndcg_of_dense_annotations():
+    rows = [
+        {"id": "7-1", "label": 1, "relevance": [], "scores": [0.5, 0.2, 0.9]},
+        {"id": "7-2", "label": 0, "relevance": [1.0, 0.0, 0.0], "scores": [0.5, 0.2, 0.9]},
+        {"id": "8-10", "label": -1, "relevance": [0.0, 0.0], "scores": [0.1, 0.2]},
+    ]
+    figures = compute_figures("visdial", rows)
+    assert next(iter(figures)) == "mrr"
+    assert figures == pytest.approx(
+        {"mrr": 100 * (1 / 3 + 1 / 2) / 2, "r@1": 0, "r@5": 100, "r@10": 100, "mean_rank": 2.5, "ndcg": 0}
+    )
+    assert compute_chance("visdial", rows) == {"chance": pytest.approx(100 * (1 + 1 / 2 + 1 / 3) / 3)}
+    assert json.loads(result_files("visdial", rows)["ranks.json"])[2] == {
+        "image_id": 8, "round_id": 10, "ranks": [2, 1],
+    }  # fmt: skip
+    assert compute_figures("visdial", rows[2:]) == {}

@@ -1,6 +1,8 @@
 """Tasks from their files to metrics.json, in this process: every kind, resumption, and mistakes."""
 
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,12 +14,22 @@ from capfilt.cluster.training.trainer import Worker
 from capfilt.pipeline.config.load import ConfigError, parse_config
 from capfilt.pipeline.errors import NodeFailed
 from capfilt.pipeline.plan import plan
-from capfilt.stages.taskdata.records import TaskDataError
+from capfilt.pipeline.tasks.shards import ShardJob, write_shard
+from capfilt.stages.storage.layout import task_shard
+from capfilt.stages.storage.store import Store
+from capfilt.stages.taskdata.records import TaskDataError, TaskRecord
+from capfilt.stages.videos.support import VideoSupportMissing
 from tests.local_run import local_run
 from tests.pipeline.tasks.task_run import LocalTasks, config_data, make_data, run_nodes
 from tests.tiny import tiny_data
 
-METRICS = {"vqa": "vqa_score", "nlvr2": "accuracy", "retrieval": "r_mean", "caption": "cider"}
+METRICS = {
+    "vqa": "vqa_score",
+    "nlvr2": "accuracy",
+    "retrieval": "r_mean",
+    "caption": "cider",
+    "visdial": "mrr",
+}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +61,8 @@ def test_a_task_ends_in_metrics_beside_chance_and_start(kind, folder, local, tmp
     }
     assert set(results) == {
         "vqa": {"answers.json", "answers_generated.json"}, "nlvr2": {"predictions.csv"},
-        "caption": {"captions.json"}, "retrieval": set(),
+        "caption": {"captions.json"}, "retrieval": set(), "visdial": {"ranks.json"},
+        "video_retrieval": set(), "video_qa": {"answers.json", "answers_generated.json"},
     }[kind]  # fmt: skip
     if kind == "vqa":
         assert len(json.loads(results["answers.json"])) == 6 * 3
@@ -59,7 +72,7 @@ def weights_of(run):
     return run.store.read("models/finetune.quiz/model.safetensors")
 
 
-@pytest.mark.parametrize("kind", ["vqa", "nlvr2"])
+@pytest.mark.parametrize("kind", ["vqa", "nlvr2", "visdial", "video_qa"])
 def test_a_training_that_was_interrupted_continues_exactly(kind, folder, local, tmp_path, monkeypatch):
     data = config_data(folder, kind)
     data["run"]["dir"] = str(tmp_path / "whole")
@@ -135,6 +148,8 @@ def test_no_usable_sample_is_a_failure_that_names_the_key(folder, local, tmp_pat
         ({"checkpoint": None}, r"tasks\.quiz\.checkpoint: missing; this run pretrains no model"),
         ({"finetune": {"objective": {"losses": ["itc"]}}}, "a task of kind vqa trains with lm"),
         ({"evaluate": {"k": 0}}, r"tasks\.quiz\.evaluate\.k"),
+        ({"negatives": 2}, "negatives: only for kind visdial; remove the key"),
+        ({"frames": 4}, "frames: only for kind video_retrieval, video_qa; remove the key"),
     ],
 )
 def test_mistakes_in_a_task_are_one_line(folder, changes, message):
@@ -148,11 +163,14 @@ def test_mistakes_in_a_task_are_one_line(folder, changes, message):
 def test_keys_of_other_kinds_are_refused(folder):
     data = config_data(folder, "nlvr2")
     data["tasks"]["quiz"]["data"]["test"]["annotations"] = "a.json"
-    with pytest.raises(ConfigError, match=r"data\.test\.annotations: only for kind vqa; remove the key"):
+    with pytest.raises(
+        ConfigError,
+        match=r"data\.test\.annotations: only for kind vqa, visdial, video_retrieval; remove the key",
+    ):
         parse_config(data, "c.yaml")
     data = config_data(folder, "caption")
     data["tasks"]["quiz"]["evaluate"] = {"answers": "a.json"}
-    with pytest.raises(ConfigError, match=r"evaluate\.answers: only for kind vqa"):
+    with pytest.raises(ConfigError, match=r"evaluate\.answers: only for kind vqa, video_qa"):
         parse_config(data, "c.yaml")
 
 
@@ -181,3 +199,71 @@ def test_left_out_keys_of_a_finetuning_are_those_of_the_paper(folder):
         "cosine",
         0.05,
     )
+
+
+def test_broken_videos_are_rows_with_a_reason_and_frames_are_those_of_the_config(folder, local, tmp_path):
+    data = config_data(folder, "video_retrieval")
+    data["run"]["dir"] = str(tmp_path / "run")
+    data["tasks"]["quiz"]["frames"] = 3
+    videos = tmp_path / "videos"
+    shutil.copytree(folder / "shapes/videos/files", videos)
+    (videos / "video0.mp4").write_bytes((videos / "video0.mp4").read_bytes()[:300])
+    (videos / "video1.mp4").unlink()
+    data["tasks"]["quiz"]["data"]["train"]["shapes"]["images"] = str(videos)
+    run = run_nodes(data, "data.quiz")
+    samples = run.ledger.node("data.quiz").counts["samples"]
+    assert samples == {"test": {"success": 3}, "train": {"decode": 1, "missing_file": 1, "success": 10}}
+    rows = pq.read_table(tmp_path / "run/tasks/quiz/train").to_pylist()
+    failed = {row["status"]: row["error_message"] for row in rows if row["status"] != "success"}
+    assert failed["decode"].startswith("video0.mp4: cannot decode the video (")
+    assert {len(row["images"]) for row in rows if row["status"] == "success"} == {3}
+
+
+def test_videos_are_answered_without_a_finetuning_and_without_a_list_of_answers(folder, local, tmp_path):
+    data = config_data(folder, "video_qa")
+    data["run"]["dir"] = str(tmp_path / "run")
+    task = data["tasks"]["quiz"]
+    del task["finetune"], task["data"]["train"]
+    run = run_nodes(data)
+    scores = run.store.read_json("reports/0/metrics.json")["tasks"]["quiz"]
+    assert {"accuracy", "chance", "how", "what"} == set(scores)
+    assert run.store.list("results/task.quiz") == ["answers_generated.json"]
+
+
+def test_an_image_that_may_be_at_several_places_is_found_at_the_next(folder, tmp_path):
+    paths = ("a.jpg", "train2014/a.jpg", "val2014/a.jpg")
+    image = next((folder / "shapes/visdial/train").glob("*.jpg")).read_bytes()
+    (tmp_path / "val2014").mkdir()
+    (tmp_path / "val2014/a.jpg").write_bytes(image)
+    records = tuple(TaskRecord(key=str(i), images=paths[:1], alternatives=paths[1 : 3 - i]) for i in (0, 1))
+    store = Store(str(tmp_path / "run"))
+    job = ShardJob(
+        run_dir=store, task="t", kind="caption", split="test", shard=0, records=records,
+        images=str(tmp_path), identity="x",
+    )  # fmt: skip
+    assert write_shard(job).samples == {"missing_file": 1, "success": 1}
+    first, second = pq.read_table(tmp_path / "run" / task_shard("t", "test", 0)).to_pylist()
+    assert first["images"] == [image] and second["error_message"].startswith("a.jpg: ")
+
+
+def test_dialogs_need_a_model_whose_encoders_are_equally_wide(folder, tmp_path):
+    data = tiny_data(tmp_path, rounds=1)
+    task = config_data(folder, "visdial")["tasks"]["quiz"]
+    del task["checkpoint"]
+    data["tasks"] = {"quiz": task}
+    assert "finetune.quiz.1" in plan(parse_config(data, "c.yaml"))
+    data["model"]["med"]["vision"]["width"] = 32
+    with pytest.raises(ConfigError, match=r"tasks\.quiz\.kind: .* equal widths; .*width is 32, .* 16"):
+        parse_config(data, "c.yaml")
+
+
+def test_videos_without_their_decoder_are_refused_before_anything_is_read(
+    folder, local, tmp_path, monkeypatch
+):
+    data = config_data(folder, "video_qa")
+    data["run"]["dir"] = str(tmp_path / "run")
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(
+        VideoSupportMissing, match=r"^tasks with videos need PyAV .*install 'capfilt\[video\]'$"
+    ):
+        local_run(parse_config(data, "c.yaml"))

@@ -6,12 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 
+from capfilt.cluster.config import WorkersConfig
 from capfilt.cluster.training.trainer import TrainingStopped, Worker
 from capfilt.pipeline.training import step_metrics as module
-from capfilt.pipeline.training.step_metrics import STEPS_PER_READ, StepMetrics, read_metrics
+from capfilt.pipeline.training.step_metrics import StepMetrics, read_metrics
 from capfilt.stages.storage.store import Store
 from tests.pipeline.training.training_scene import WORKER
 from tests.step_logs import read_steps
+
+LOG_EVERY = WorkersConfig().log_every
 
 
 @pytest.fixture
@@ -33,14 +36,25 @@ def test_steps_are_read_together(spec, monkeypatch):
     original = module.sum_over_workers
     monkeypatch.setattr(module, "sum_over_workers", lambda table: reads.append(len(table)) or original(table))
     metrics = StepMetrics(spec, WORKER)
-    for step in range(1, 2 * STEPS_PER_READ + 4):
+    for step in range(1, 2 * LOG_EVERY + 4):
         metrics.add(step, 0.1, losses(1.0))
-    assert reads == [STEPS_PER_READ] * 2
+    assert reads == [LOG_EVERY] * 2
     metrics.log_pending(flush=True)
-    assert reads == [STEPS_PER_READ, STEPS_PER_READ, 3]
+    assert reads == [LOG_EVERY, LOG_EVERY, 3]
     metrics.log_pending(flush=True)
     assert len(reads) == 3
-    assert [row["step"] for row in logged(spec)] == list(range(1, 2 * STEPS_PER_READ + 4))
+    assert [row["step"] for row in logged(spec)] == list(range(1, 2 * LOG_EVERY + 4))
+
+
+def test_the_config_says_how_many_steps_are_read_together(spec):
+    workers = WorkersConfig(log_every=3)
+    spec = replace(spec, train=spec.train.model_copy(update={"workers": workers}))
+    metrics = StepMetrics(spec, WORKER)
+    for step in range(1, 8):
+        metrics.add(step, 0.1, losses(1.0))
+    metrics.log_pending(flush=True)
+    times = [row["time"] for row in logged(spec)]
+    assert [times.index(each) for each in times] == [0, 0, 0, 3, 3, 3, 6]
 
 
 def test_a_row_has_losses_rate_epoch_and_speed(spec):

@@ -320,8 +320,8 @@ def test_every_row_is_returned_and_finished_rows_are_unchanged(server: HostileSe
     }
     batch = pa.concat_tables([batch.slice(0, batch.num_rows - 1), table_of([done], ROW_SCHEMA)])
     out = Fetch(fetch_config(deadline_s=5))(batch)
-    assert out.schema == ROW_SCHEMA
+    assert out.schema == ROW_SCHEMA.append(pa.field("received", pa.int64()))
     for name in ("key", "source", "shard", "url", "caption", "texts", "truth"):
         assert out[name].equals(batch[name])
     assert "pending" not in out["status"].to_pylist()
-    assert out.to_pylist()[-1] == done
+    assert out.to_pylist()[-1] == done | {"received": None}

@@ -99,7 +99,8 @@ def test_only_pending_rows_are_selected_and_filled() -> None:
         {"status": "dns"},
     ]
     filled = fill_columns(batch, indices, outcomes)
-    assert filled.schema == ROW_SCHEMA
+    assert filled.schema == ROW_SCHEMA.append(pa.field("received", pa.int64()))
+    assert filled["received"].to_pylist() == [None, len(JPEG), None]
     assert filled["status"].to_pylist() == ["success", "success", "dns"]
     assert filled["width"].to_pylist() == [None, 64, None]
     others = [name for name in ROW_SCHEMA.names if name not in OUTCOME_COLUMNS]
