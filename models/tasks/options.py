@@ -20,6 +20,8 @@ MAX_TOKENS = 35
 
 RANKED_ANSWERS = 128
 """Answers whose exact likelihoods are compared for a question (reference: k_test of vqa.yaml)."""
+TEMPLATES = ("a picture of a {}",)
+"""Prompts for a class in zero-shot classification."""
 STATEMENT_TOKENS = 60
 """Longest statement about a pair of images that is read, in tokens; the reference reads 40 words."""
 

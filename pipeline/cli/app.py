@@ -12,12 +12,11 @@ import typer
 
 from capfilt.pipeline.cli.ablate import ablate
 from capfilt.pipeline.cli.amend import rejudge, retry
-from capfilt.pipeline.cli.estimate import plan
 from capfilt.pipeline.cli.export import card, export
 from capfilt.pipeline.cli.inspect import report, verify
 from capfilt.pipeline.cli.look import show, status
 from capfilt.pipeline.cli.options import global_options
-from capfilt.pipeline.cli.run import check, quickstart, run
+from capfilt.pipeline.cli.run import check, plan, quickstart, run
 from capfilt.pipeline.cli.submit import stop, submit
 from capfilt.pipeline.cli.tools import clipart, convert, evaluate, shapes
 from capfilt.pipeline.cli.use import answer, caption, match, rank

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from capfilt.models.config import Precision
-from capfilt.models.tasks.options import RERANKED, CaptionerOptions
+from capfilt.models.tasks.options import RERANKED, TEMPLATES, CaptionerOptions
 from capfilt.pipeline.cli.exits import UserErrors
-from capfilt.pipeline.config.tasks import TEMPLATES
 from capfilt.pipeline.console.activity import Activity
 from capfilt.pipeline.console.evaluation_table import print_evaluation
 from capfilt.pipeline.console.streams import make_console

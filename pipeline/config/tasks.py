@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from capfilt.models.config import Loss, Parts
 from capfilt.models.decoding.config import SamplingConfig
-from capfilt.models.tasks.options import RANKED_ANSWERS, RERANKED
+from capfilt.models.tasks.options import RANKED_ANSWERS, RERANKED, TEMPLATES
 from capfilt.pipeline.config.training import PAPER, FinetuneSection, Section, complete_finetuning
 from capfilt.stages.bootstrap.caption import CaptionConfig
 
@@ -51,8 +51,6 @@ LOSSES: dict[Kind, tuple[Loss, ...]] = {
 }
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 """What a file of the training may be called."""
-TEMPLATES = ("a picture of a {}",)
-"""Prompts of a class."""
 MAX_ANSWERS = 3128
 """Answers that are ranked if the config gives no list: the size of the paper's (section 5.3)."""
 FRAMES: dict[Kind, int] = {"video_retrieval": 8, "video_qa": 16}

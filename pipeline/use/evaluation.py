@@ -19,7 +19,8 @@ from pydantic import ValidationError
 
 from capfilt.models.checkpoints.files import checkpoint_digest
 from capfilt.models.config import Parts, Precision
-from capfilt.pipeline.config.tasks import TEMPLATES, TaskSection
+from capfilt.models.tasks.options import TEMPLATES
+from capfilt.pipeline.config.tasks import TaskSection
 from capfilt.pipeline.tasks.data import SHARD_RECORDS, read_split
 from capfilt.pipeline.tasks.figures import compute_chance, compute_figures, result_files
 from capfilt.pipeline.tasks.predict import PredictJob, predict_with

@@ -89,7 +89,9 @@ def test_large_models_are_not_evaluated_on_the_cpus_of_a_cluster(
     board = SimpleNamespace(for_node=lambda node: None)
     context = replace(context, progress=Progress(Console(quiet=True)), board=board)
     monkeypatch.setattr(type(context), "sizing", lambda self: sizing)
-    monkeypatch.setattr("capfilt.cluster.chain.engine.map_remote", lambda work, tasks, **resources: tasks)
+    monkeypatch.setattr(
+        "capfilt.cluster.chain.engine.map_remote", lambda work, tasks, **_: [({}, 1.0) for _ in tasks]
+    )
     nodes = {"pretrain.0": SimpleNamespace(kind=SimpleNamespace(trains="pretrain"))}
     context.run_dir.nodes.update(nodes)
     folder = Path(context.store.path(model_folder("pretrain.0")))
@@ -101,4 +103,4 @@ def test_large_models_are_not_evaluated_on_the_cpus_of_a_cluster(
         with pytest.raises(ClusterError, match=r"and the model pretrain\.0 \(200 MB\) would run on CPUs"):
             evaluate_models(context, node)
     else:
-        assert list(evaluate_models(context, node)) == ["pretrain.0"]
+        assert evaluate_models(context, node) == ({"pretrain.0": {}}, {"pretrain.0": 1.0})
