@@ -31,7 +31,8 @@ class ActorRange:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     min: Annotated[int, Ge(1)] = 1
-    """Fewer are refused, with one line; the same command goes on once the cluster is larger."""
+    """On GPUs fewer are refused, with one line; the same command goes on once the cluster is larger. On CPUs,
+    and to fetch, each actor gets a smaller share of a CPU instead."""
     max: Annotated[int, Ge(1)] | None = None
     """More are not started, however large the cluster is; null = no limit."""
 

@@ -44,6 +44,8 @@ class Exporter:
         self.families = {family.name: family for family in families}
         self.labels = dict(labels)
         self._declared: dict[str, Any] = {}
+        self._gauges: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+        """(family, labels) → the last value."""
         self._failed = False
 
     def add(self, name: str, value: float, **labels: str) -> None:
@@ -52,8 +54,14 @@ class Exporter:
             self._record(name, "inc", value, labels)
 
     def set(self, name: str, value: float, **labels: str) -> None:
-        """Set a gauge."""
+        """Set a gauge. Its series ends about 20 s later, unless `refresh` is called until then."""
+        self._gauges[name, tuple(labels.items())] = value
         self._record(name, "set", value, labels)
+
+    def refresh(self) -> None:
+        """Set all gauges once more: Ray sends a value to its agent once, and the agent forgets it."""
+        for (name, labels), value in list(self._gauges.items()):
+            self._record(name, "set", value, dict(labels))
 
     def _record(self, name: str, act: Literal["inc", "set"], value: float, labels: dict[str, str]) -> None:
         family = self.families[name]

@@ -69,12 +69,17 @@ def finished(tiny, ray_session):
     from rich.console import Console
 
     from capfilt.pipeline.config.load import parse_config
+    from capfilt.pipeline.metrics.run_metrics import RunMetrics
     from tests.runs import run_dag
 
     folder, data = tiny
     config = parse_config(data, "tiny")
-    outcome = run_dag(config, Console(quiet=True))
+    metrics = RunMetrics.exported(config.run.dir)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunMetrics, "exported", lambda run: metrics)
+        outcome = run_dag(config, Console(quiet=True))
     assert outcome.failed == {}
+    outcome.metrics = metrics
     return folder / "run", config, outcome
 
 

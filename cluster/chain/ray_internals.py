@@ -66,16 +66,16 @@ class _Callback(ExecutionCallback):  # type: ignore[misc]
 class _CallbackFactory:
     """Makes the callback of each execution; what Ray Data's settings hold.
 
-    Ray Data copies its settings for each dataset and sends them to its workers. The copies on the driver
-    share `watch`; those that are sent, where no execution is ever watched, have none.
+    Ray Data copies its settings for each dataset and sends them to other processes. The copies on the driver
+    share `watch`; those that are sent have none and watch nothing. A training that starts while a chain runs
+    gets such a copy, and its workers run executions of their own.
     """
 
     def __init__(self, watch: Watch | None) -> None:
         self.watch = watch
 
-    def __call__(self) -> _Callback:
-        assert self.watch is not None, "executions run on the driver"
-        return _Callback(self.watch)
+    def __call__(self) -> ExecutionCallback:
+        return ExecutionCallback() if self.watch is None else _Callback(self.watch)
 
     def __deepcopy__(self, memo: object) -> _CallbackFactory:
         return self

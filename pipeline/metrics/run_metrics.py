@@ -22,6 +22,9 @@ class Receiver(Protocol):
     def set(self, name: str, value: float, **labels: str) -> None:
         """Set a gauge."""
 
+    def refresh(self) -> None:
+        """Export all gauges once more."""
+
 
 class RunMetrics:
     """The metrics of one command that works on a run; thread-safe as far as each node has one thread.
@@ -120,6 +123,7 @@ class RunMetrics:
         """Take over what the progress display knows, right after it was drawn."""
         if self.receiver is None:
             return
+        self.receiver.refresh()
         for node, (unit, done, total) in progress.amounts().items():
             self._set_progress(node, unit, done, total)
         for node, values in progress.board.items():

@@ -32,8 +32,9 @@ def exported(finished):
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     deadline = time.monotonic() + SECONDS
     while True:
+        finished[2].metrics.receiver.refresh()  # as the run does; it has ended
         page = urllib.request.urlopen(url, timeout=30).read().decode()
-        if f"ray_{LAST}_total{{" in page:
+        if f"ray_{LAST}_total{{" in page and f"{families.RUNNING.series}{{" in page:
             break
         assert time.monotonic() < deadline, "the agent does not show the metrics"
         time.sleep(1)

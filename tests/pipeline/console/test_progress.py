@@ -11,6 +11,7 @@ from rich.console import Console
 
 from capfilt.cluster.board import MAX_NOTICES, NodeStatus, _StatusActor
 from capfilt.cluster.chain.engine import StageRunner, Step
+from capfilt.models.tasks.ensemble import MatcherEnsemble
 from capfilt.models.tasks.micro_batches import MicroBatches
 from capfilt.pipeline.console import progress as progress_module
 from capfilt.pipeline.console.progress import LINE_EVERY_SECONDS, Progress, training_note
@@ -243,11 +244,14 @@ def test_notices_stay_when_numbers_change_and_are_bounded(actor):
     assert actor.board.read()["pretrain.0"]["step"] == MAX_NOTICES + 4
 
 
-@pytest.mark.parametrize(("stage", "model"), [(Caption, "captioner"), (Filter, "matcher")])
-def test_model_stages_pass_the_notices_of_their_model_on(stage, model):
+@pytest.mark.parametrize(
+    ("stage", "name", "gather"),
+    [(Caption, "captioners", list), (Filter, "matcher", MatcherEnsemble)],
+)
+def test_model_stages_pass_the_notices_of_their_models_on(stage, name, gather):
     made, notices = stage.__new__(stage), []
     batches = MicroBatches(2)
-    setattr(made, model, SimpleNamespace(batches=batches))
+    setattr(made, name, gather([SimpleNamespace(batches=batches)]))
     made.on_notice(notices.append)
     batches.on_notice("a line")
     assert notices == ["a line"]

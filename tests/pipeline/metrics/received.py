@@ -20,6 +20,9 @@ class Received:
         assert KINDS[name] == "gauge" and tuple(labels) == LABELS[name]
         self.last[name, *labels.values()] = value
 
+    def refresh(self):
+        """Nothing is forgotten."""
+
     def sum(self, name):
         """{values of the labels: sum} of a counter."""
         found = {}

@@ -111,6 +111,9 @@ TABLE = [
             "vocabulary": "rich",
             "questions": 4,
             "statements": 4,
+            "dialogs": 4,
+            "videos": 4,
+            "labeled": 4,
             "human_words": 0.5,
             "seed": 1,
             "image_size": 48,
@@ -303,7 +306,12 @@ TABLE = [
             "image_name": "{image_id}.png",
         },
     ),
-    ({"tasks.quiz.evaluate": "task.quiz.1"}, {"k": 8, "answers": "{dir}/answers.json"}),
+    (
+        {"tasks.quiz.evaluate": "task.quiz.1"},
+        {"k": 8, "answers": "{dir}/answers.json", "classes": "{dir}/answers.json", "templates": ["a {}"]},
+    ),
+    ({"tasks.quiz": "finetune.quiz.1"}, {"negatives": 2}),
+    ({"tasks.quiz": "data.quiz"}, {"frames": 4}),
     (
         {"tasks.quiz.finetune": "finetune.quiz.1"},
         {"objective.losses": ["itm", "itc"]} | {k: v for k, v in SETTINGS.items() if k != "image_size"},
@@ -348,6 +356,7 @@ ROWS_OF_TABLE = {
 
 # What a key needs beside it, before and after the change.
 CANDIDATES = {"files": "captions.parquet", "join": "url"}
+CLASSES = {"kind": "classification", "data": {"test": {"images": "images"}}, "rounds": [1]}
 NEEDED = {
     **{
         f"candidates.recap.{key}": {"candidates.recap": CANDIDATES}
@@ -364,6 +373,9 @@ NEEDED = {
     "tasks.quiz.finetune.objective.losses": {"tasks.quiz.kind": "retrieval"},
     "tasks.quiz.evaluate.k": {"tasks.quiz.kind": "retrieval"},
     "tasks.quiz.evaluate.answers": {"tasks.quiz.kind": "vqa"},
+    **{f"tasks.quiz.evaluate.{key}": {"tasks.quiz": CLASSES} for key in ("classes", "templates")},
+    "tasks.quiz.negatives": {"tasks.quiz.kind": "visdial"},
+    "tasks.quiz.frames": {"tasks.quiz.kind": "video_qa"},
     **{
         f"tasks.quiz.data.{part}.{key}": {"tasks.quiz.kind": "vqa"}
         for part in ("train.shapes", "test")

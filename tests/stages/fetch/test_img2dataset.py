@@ -22,7 +22,7 @@ from capfilt.stages.fetch.stage import Fetch
 from capfilt.stages.images.decode import DecodeConfig
 from capfilt.stages.manifest.config import ManifestConfig
 from capfilt.stages.manifest.index import build_index
-from capfilt.stages.rows import CORPUS_SCHEMA, ROW_SCHEMA, table_of
+from capfilt.stages.rows import CORPUS_SCHEMA, RECEIVED, ROW_SCHEMA, table_of
 from capfilt.stages.shards.read import Read, ReadConfig
 from capfilt.stages.shards.write import Write, WriteConfig
 from capfilt.stages.storage.store import Store
@@ -110,7 +110,7 @@ def test_both_backends_give_equal_statuses(server: HostileServer, tmp_path: Path
     capfilt = Fetch(fetch_config(retries=0, robots=False, host_failures=100))(batch)
     expected = [*MIXED.values(), "bad_url", "success", "missing_file", "http_404"]
     for out in (capfilt, img2dataset):
-        assert out.schema == ROW_SCHEMA
+        assert out.schema == ROW_SCHEMA.append(pa.field(RECEIVED, pa.int64()))
         assert out["status"].to_pylist() == expected, out["error_message"].to_pylist()
         for name in ("key", "source", "shard", "url", "caption", "texts", "truth"):
             assert out[name].equals(batch[name])
