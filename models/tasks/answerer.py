@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -25,7 +23,7 @@ from capfilt.models.network.med import MED, Questions
 from capfilt.models.network.tokenizer import Tokenizer
 from capfilt.models.tasks.micro_batches import MicroBatches
 from capfilt.models.tasks.options import MAX_TOKENS, AnswererOptions
-from capfilt.models.tasks.placement import Images, load_model, load_pixel_batches, prepare_model
+from capfilt.models.tasks.placement import Images, TaskModel, load_pixel_batches
 
 SEQUENCES_PER_PASS = 256
 """Answers that are scored together, which bounds the memory of their logits."""
@@ -43,8 +41,11 @@ class Answer:
     """Sum of the log-probabilities (natural logarithm) of its tokens, [SEP] included."""
 
 
-class Answerer:
+class Answerer(TaskModel[AnswererOptions]):
     """Answers questions. Each image is encoded once with its question."""
+
+    parts = "vqa"
+    options_type = AnswererOptions
 
     def __init__(
         self,
@@ -64,37 +65,12 @@ class Answerer:
                 f'the model is a "{med.config.parts}" and does not answer questions: use a "vqa", which a '
                 "task of kind vqa finetunes"
             )
-        self.options = options or AnswererOptions()
-        self.med = prepare_model(med, tokenizer, device, self.options.precision)
-        self.tokenizer = tokenizer
+        super().__init__(med, tokenizer, options, device=device)
         self.batches = MicroBatches(self.options.batch_size, unit="questions")
         self._max_tokens = min(MAX_TOKENS, med.config.text.max_positions)
         self._prompt = Prompt(
             ids=torch.tensor([tokenizer.dec_id]), end_id=tokenizer.sep_id, pad_id=tokenizer.pad_id
         )
-
-    @classmethod
-    def from_checkpoint(
-        cls,
-        path: str | Path,
-        options: AnswererOptions | None = None,
-        *,
-        tokenizer: str | Path | None = None,
-        image_size: int | None = None,
-        device: str | torch.device = "auto",
-    ) -> Self:
-        """Load a "vqa" checkpoint of any format; see `checkpoints.load.load_checkpoint`.
-
-        `tokenizer` is a folder, for checkpoints without one. `image_size` None keeps the size of the
-        checkpoint.
-        """
-        med, med_tokenizer = load_model(path, "vqa", image_size, tokenizer)
-        return cls(med, med_tokenizer, options, device=device)
-
-    @property
-    def image_size(self) -> int:
-        """Side of the square input in pixels."""
-        return self.med.config.vision.image_size
 
     def answer(self, images: Images, questions: Sequence[str]) -> list[Answer]:
         """Answer the question of each image freely, by beam search."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -19,7 +17,7 @@ from capfilt.models.network.med import MED
 from capfilt.models.network.tokenizer import Tokenizer
 from capfilt.models.tasks.micro_batches import MicroBatches
 from capfilt.models.tasks.options import CaptionerOptions
-from capfilt.models.tasks.placement import Images, load_model, load_pixel_batches, prepare_model
+from capfilt.models.tasks.placement import Images, TaskModel, load_pixel_batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +37,7 @@ class Caption:
     """Number of these tokens; `logprob / tokens` compares captions of different lengths."""
 
 
-class Captioner:
+class Captioner(TaskModel[CaptionerOptions]):
     """Writes captions.
 
     A caption depends only on its image, its key, its index, the run seed and the round: not on the other
@@ -48,6 +46,9 @@ class Captioner:
     rounded differently on a GPU, so that occasionally a word differs; the same batches always give the same
     captions.
     """
+
+    parts = "captioner"
+    options_type = CaptionerOptions
 
     def __init__(
         self,
@@ -67,36 +68,11 @@ class Captioner:
                 f'the model is a "{med.config.parts}" and has no decoder for captions: '
                 'use a "captioner" or a "pretrain"'
             )
-        self.options = options or CaptionerOptions()
-        self.med = prepare_model(med, tokenizer, device, self.options.precision)
-        self.tokenizer = tokenizer
+        super().__init__(med, tokenizer, options, device=device)
         self.batches = MicroBatches(self.options.batch_size)
         max_positions = med.config.text.max_positions
         ids, _ = tokenizer.encode([self.options.prompt], max_length=max_positions, first="dec", sep=False)
         self.prompt = Prompt(ids=ids[0], end_id=tokenizer.sep_id, pad_id=tokenizer.pad_id)
-
-    @classmethod
-    def from_checkpoint(
-        cls,
-        path: str | Path,
-        options: CaptionerOptions | None = None,
-        *,
-        tokenizer: str | Path | None = None,
-        image_size: int | None = None,
-        device: str | torch.device = "auto",
-    ) -> Self:
-        """Load the captioner of a checkpoint of any format; see `checkpoints.load.load_checkpoint`.
-
-        `tokenizer` is a folder, for checkpoints without one. `image_size` None keeps the size of the
-        checkpoint.
-        """
-        med, med_tokenizer = load_model(path, "captioner", image_size, tokenizer)
-        return cls(med, med_tokenizer, options, device=device)
-
-    @property
-    def image_size(self) -> int:
-        """Side of the square input in pixels."""
-        return self.med.config.vision.image_size
 
     def caption(
         self,

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -27,7 +25,7 @@ from capfilt.models.network.med import MED
 from capfilt.models.network.tokenizer import Tokenizer
 from capfilt.models.tasks.micro_batches import MicroBatches
 from capfilt.models.tasks.options import DialogOptions
-from capfilt.models.tasks.placement import Images, load_model, load_pixel_batches, prepare_model
+from capfilt.models.tasks.placement import Images, TaskModel, load_pixel_batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +38,11 @@ class DialogTurn:
     candidates: Sequence[str]
 
 
-class DialogRanker:
+class DialogRanker(TaskModel[DialogOptions]):
     """Scores how well candidates answer questions in dialogs about images."""
+
+    parts = "filter"
+    options_type = DialogOptions
 
     def __init__(
         self,
@@ -57,26 +58,9 @@ class DialogRanker:
             ValueError: the model cannot read dialogs (`network.dialog.check_dialog_model`).
         """
         check_dialog_model(med)
-        self.options = options or DialogOptions()
-        self.med = prepare_model(med, tokenizer, device, self.options.precision)
-        self.tokenizer = tokenizer
+        super().__init__(med, tokenizer, options, device=device)
         self._max_tokens = min(DIALOG_TOKENS, med.config.text.max_positions)
         self.batches = MicroBatches(self.options.batch_size, unit="images or dialogs")
-
-    @classmethod
-    def from_checkpoint(
-        cls,
-        path: str | Path,
-        options: DialogOptions | None = None,
-        *,
-        tokenizer: str | Path | None = None,
-        image_size: int | None = None,
-        device: str | torch.device = "auto",
-    ) -> Self:
-        """Load the filter of a checkpoint of any format, such as one that a task of kind visdial finetunes;
-        see `checkpoints.load.load_checkpoint`."""
-        med, med_tokenizer = load_model(path, "filter", image_size, tokenizer)
-        return cls(med, med_tokenizer, options, device=device)
 
     def score(
         self, images: Images, captions: Sequence[str], turns: Sequence[Sequence[DialogTurn]]
@@ -96,7 +80,7 @@ class DialogRanker:
                 f"{len(images)} images, {len(captions)} captions and {len(turns)} dialogs: pass one per image"
             )
         found: list[list[list[float]]] = []
-        for pixels in load_pixel_batches(images, self.med.config.vision.image_size, self.batches.size):
+        for pixels in load_pixel_batches(images, self.image_size, self.batches.size):
             states = self.batches.run(partial(self._encode, pixels), len(pixels))
             for of_image in states:
                 found.append(self._score_image(of_image, captions[len(found)], turns[len(found)]))

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -17,7 +15,7 @@ from capfilt.models.network.med import MED
 from capfilt.models.network.tokenizer import Tokenizer
 from capfilt.models.tasks.micro_batches import MicroBatches
 from capfilt.models.tasks.options import MAX_TOKENS, MatcherOptions
-from capfilt.models.tasks.placement import Images, load_model, load_pixel_batches, prepare_model
+from capfilt.models.tasks.placement import Images, TaskModel, load_pixel_batches
 
 
 @dataclass(frozen=True)
@@ -33,8 +31,11 @@ class Score:
     None if it was compared with none."""
 
 
-class Matcher:
+class Matcher(TaskModel[MatcherOptions]):
     """Scores texts against their images. Each image is encoded once for all of its texts."""
+
+    parts = "filter"
+    options_type = MatcherOptions
 
     def __init__(
         self,
@@ -54,34 +55,9 @@ class Matcher:
                 f'the model is a "{med.config.parts}" and has no text encoder with the heads of ITM and ITC: '
                 'use a "filter" or a "pretrain"'
             )
-        self.options = options or MatcherOptions()
-        self.med = prepare_model(med, tokenizer, device, self.options.precision)
-        self.tokenizer = tokenizer
+        super().__init__(med, tokenizer, options, device=device)
         self.itm_id = {"enc": tokenizer.enc_id, "cls": tokenizer.cls_id}[self.options.itm_token]
         self.batches = MicroBatches(self.options.batch_size, unit="images or texts")
-
-    @classmethod
-    def from_checkpoint(
-        cls,
-        path: str | Path,
-        options: MatcherOptions | None = None,
-        *,
-        tokenizer: str | Path | None = None,
-        image_size: int | None = None,
-        device: str | torch.device = "auto",
-    ) -> Self:
-        """Load the filter of a checkpoint of any format; see `checkpoints.load.load_checkpoint`.
-
-        `tokenizer` is a folder, for checkpoints without one. `image_size` None keeps the size of the
-        checkpoint.
-        """
-        med, med_tokenizer = load_model(path, "filter", image_size, tokenizer)
-        return cls(med, med_tokenizer, options, device=device)
-
-    @property
-    def image_size(self) -> int:
-        """Side of the square input in pixels."""
-        return self.med.config.vision.image_size
 
     def match(
         self, images: Images, texts: Sequence[Sequence[str]], compared: Sequence[int] | None = None

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
-from typing import Self
 
 import torch
 from PIL import Image
@@ -17,13 +15,16 @@ from capfilt.models.network.med import MED
 from capfilt.models.network.tokenizer import Tokenizer
 from capfilt.models.tasks.micro_batches import MicroBatches
 from capfilt.models.tasks.options import STATEMENT_TOKENS, JudgeOptions
-from capfilt.models.tasks.placement import load_model, load_pixel_batches, prepare_model
+from capfilt.models.tasks.placement import TaskModel, load_pixel_batches
 
 ImagePair = tuple[Image.Image | bytes, Image.Image | bytes]
 
 
-class PairJudge:
+class PairJudge(TaskModel[JudgeOptions]):
     """Gives the probability that a sentence is true of its two images."""
+
+    parts = "nlvr"
+    options_type = JudgeOptions
 
     def __init__(
         self,
@@ -43,25 +44,9 @@ class PairJudge:
                 f'the model is a "{med.config.parts}" and does not judge pairs of images: use an "nlvr", '
                 "which a task of kind nlvr2 finetunes"
             )
-        self.options = options or JudgeOptions()
-        self.med = prepare_model(med, tokenizer, device, self.options.precision)
-        self.tokenizer = tokenizer
+        super().__init__(med, tokenizer, options, device=device)
         self._max_tokens = min(STATEMENT_TOKENS, med.config.text.max_positions)
         self.batches = MicroBatches(self.options.batch_size, unit="pairs of images")
-
-    @classmethod
-    def from_checkpoint(
-        cls,
-        path: str | Path,
-        options: JudgeOptions | None = None,
-        *,
-        tokenizer: str | Path | None = None,
-        image_size: int | None = None,
-        device: str | torch.device = "auto",
-    ) -> Self:
-        """Load an "nlvr" checkpoint of any format; see `checkpoints.load.load_checkpoint`."""
-        med, med_tokenizer = load_model(path, "nlvr", image_size, tokenizer)
-        return cls(med, med_tokenizer, options, device=device)
 
     def judge(self, pairs: Sequence[ImagePair], sentences: Sequence[str]) -> list[float]:
         """The probability that the sentence of each pair is true of it."""
@@ -69,8 +54,8 @@ class PairJudge:
             raise ValueError(f"{len(pairs)} pairs but {len(sentences)} sentences: pass one per pair")
         # The images of a pair are neighbors, and a batch has whole pairs.
         images = [image for pair in pairs for image in pair]
-        size, found = self.med.config.vision.image_size, list[float]()
-        for pixels in load_pixel_batches(images, size, 2 * self.batches.size):
+        found: list[float] = []
+        for pixels in load_pixel_batches(images, self.image_size, 2 * self.batches.size):
             texts = sentences[len(found) : len(found) + len(pixels) // 2]
             found += self.batches.run(partial(self._judge_slice, pixels, texts), len(texts))
         return found

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import ClassVar, Generic, Protocol, Self, TypeVar
 
 import torch
 from PIL import Image
@@ -63,6 +64,61 @@ def prepare_model(med: MED, tokenizer: Tokenizer, device: str | torch.device, pr
     device = torch.device(device)
     dtype = torch.bfloat16 if uses_bfloat16(precision, device) else torch.float32
     return med.to(device=device, dtype=dtype).eval()
+
+
+class HasPrecision(Protocol):
+    """Options of a task."""
+
+    @property
+    def precision(self) -> Precision:
+        """Of the model."""
+
+
+OptionsT = TypeVar("OptionsT", bound=HasPrecision)
+
+
+class TaskModel(Generic[OptionsT]):
+    """A model that is prepared for a task: the base of the classes of this folder."""
+
+    parts: ClassVar[Parts]
+    """What `from_checkpoint` loads of a checkpoint."""
+    options_type: ClassVar[type]
+
+    def __init__(
+        self,
+        med: MED,
+        tokenizer: Tokenizer,
+        options: OptionsT | None = None,
+        *,
+        device: str | torch.device = "auto",
+    ) -> None:
+        """Prepare the model; it is moved, cast and put in eval mode in place."""
+        self.options: OptionsT = options or self.options_type()
+        self.med = prepare_model(med, tokenizer, device, self.options.precision)
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        options: OptionsT | None = None,
+        *,
+        tokenizer: str | Path | None = None,
+        image_size: int | None = None,
+        device: str | torch.device = "auto",
+    ) -> Self:
+        """Load the `parts` of a checkpoint of any format; see `checkpoints.load.load_checkpoint`.
+
+        `tokenizer` is a folder, for checkpoints without one. `image_size` None keeps the size of the
+        checkpoint.
+        """
+        med, med_tokenizer = load_model(path, cls.parts, image_size, tokenizer)
+        return cls(med, med_tokenizer, options, device=device)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square input in pixels."""
+        return self.med.config.vision.image_size
 
 
 def load_pixel_batches(images: Images, size: int, batch_size: int) -> Iterator[Tensor]:

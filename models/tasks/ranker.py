@@ -12,8 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -25,7 +23,7 @@ from capfilt.models.network.med import MED
 from capfilt.models.network.tokenizer import Tokenizer
 from capfilt.models.tasks.micro_batches import MicroBatches
 from capfilt.models.tasks.options import MAX_TOKENS, MatcherOptions
-from capfilt.models.tasks.placement import Images, load_model, load_pixel_batches, prepare_model
+from capfilt.models.tasks.placement import Images, TaskModel, load_pixel_batches
 
 
 @dataclass(frozen=True)
@@ -57,8 +55,11 @@ class Candidates:
         return len(self.features)
 
 
-class Ranker:
+class Ranker(TaskModel[MatcherOptions]):
     """Ranks candidates and images. Texts are normalized as in BLIP's training, and cut at `MAX_TOKENS`."""
+
+    parts = "filter"
+    options_type = MatcherOptions
 
     def __init__(
         self,
@@ -78,33 +79,8 @@ class Ranker:
                 f'the model is a "{med.config.parts}" and has no text encoder with the heads of ITM and ITC: '
                 'use a "filter" or a "pretrain"'
             )
-        self.options = options or MatcherOptions()
-        self.med = prepare_model(med, tokenizer, device, self.options.precision)
-        self.tokenizer = tokenizer
+        super().__init__(med, tokenizer, options, device=device)
         self.batches = MicroBatches(self.options.batch_size, unit="images or texts")
-
-    @classmethod
-    def from_checkpoint(
-        cls,
-        path: str | Path,
-        options: MatcherOptions | None = None,
-        *,
-        tokenizer: str | Path | None = None,
-        image_size: int | None = None,
-        device: str | torch.device = "auto",
-    ) -> Self:
-        """Load the filter of a checkpoint of any format; see `checkpoints.load.load_checkpoint`.
-
-        `tokenizer` is a folder, for checkpoints without one. `image_size` None keeps the size of the
-        checkpoint.
-        """
-        med, med_tokenizer = load_model(path, "filter", image_size, tokenizer)
-        return cls(med, med_tokenizer, options, device=device)
-
-    @property
-    def image_size(self) -> int:
-        """Side of the square input in pixels."""
-        return self.med.config.vision.image_size
 
     @torch.inference_mode()
     def encode(self, candidates: Sequence[str | Sequence[str]]) -> Candidates:

@@ -120,9 +120,9 @@ def test_each_captioner_of_an_ensemble_writes_its_own_texts(checkpoint, tmp_path
     assert [len(of_image) for of_image in captions] == [4, 0, 4]
     for of_image, alone in zip(captions, run(first), strict=True):
         assert of_image[:2] == [c | {"captioner": "a" * 16} for c in alone]
-    # The second one draws what texts 2 and 3 of an only captioner would draw.
+    # The second one draws what texts 2 and 3 of a single captioner would draw.
     for of_image, alone in zip(captions, run(second, captions_per_image=4), strict=True):
-        for of_two, of_one in zip(of_image[2:], alone[2:], strict=True):  # batches of another size round anew
+        for of_two, of_one in zip(of_image[2:], alone[2:], strict=True):  # rounding differs
             expected = of_one | {"captioner": "b" * 16, "logprob": pytest.approx(of_one["logprob"], abs=1e-4)}
             assert of_two == expected
     assert len({c["seed"] for of_image in captions for c in of_image}) == 8
