@@ -38,7 +38,7 @@ def print_evaluation(console: Console, found: Evaluation, files: Sequence[str]) 
     if found.retrieval:
         console.print(_retrieval_table(found.retrieval, found.request.k))
     if found.caption:
-        console.print(_caption_table(found.caption))
+        console.print(_caption_table(found.caption, found.caption_by_domain))
     print_fields(console, [("note", note) for note in found.notes])
     print_fields(console, [("file", file) for file in files])
 
@@ -70,12 +70,15 @@ def _retrieval_table(scores: Mapping[str, float], k: int) -> Padding:
     return Padding(table, (0, 0, 0, 2), expand=False)
 
 
-def _caption_table(scores: Mapping[str, float]) -> Padding:
+def _caption_table(scores: Mapping[str, float], by_domain: Mapping[str, Mapping[str, float]]) -> Padding:
     table = _table("captions (%)")
     names = [name for name in CAPTION_LABELS if name in scores]
+    if by_domain:
+        table.add_column("")
     for name in names:
         table.add_column(CAPTION_LABELS[name], justify="right")
-    table.add_row(*(f"{scores[name]:.1f}" for name in names))
+    for label, own in ({**by_domain, "all": scores} if by_domain else {"": scores}).items():
+        table.add_row(*([label] if by_domain else []), *(f"{own[name]:.1f}" for name in names))
     return Padding(table, (0, 0, 0, 2), expand=False)
 
 

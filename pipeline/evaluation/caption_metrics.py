@@ -43,6 +43,19 @@ def compute_caption_metrics(
     return {name: 100 * float(value) for name, value in scores.items()}
 
 
+def group_keys(groups: Mapping[Key, str]) -> dict[str, list[Key]]:
+    """{group: its keys}, sorted by group; keys whose group is "" are in none.
+
+    Args:
+        groups: image key → the part of the data to which it belongs, such as a domain of NoCaps.
+    """
+    found: dict[str, list[Key]] = {}
+    for key, group in groups.items():
+        if group:
+            found.setdefault(group, []).append(key)
+    return dict(sorted(found.items()))
+
+
 def split_captions(
     candidates: Mapping[Key, str], references: Mapping[Key, Sequence[str]]
 ) -> tuple[dict[Key, list[str]], dict[Key, list[str]]]:

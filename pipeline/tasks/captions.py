@@ -33,7 +33,7 @@ def read_captions(address: str, part: str | None, split: str, key: str) -> list[
             TaskRecord(
                 key=name,
                 images=(image.row["url"] or "",),
-                samples=[Sample(id=name, text=text) for text in texts],
+                samples=[Sample(id=name, text=text, group=image.domain) for text in texts],
                 status=image.status,
                 message=image.message,
             )

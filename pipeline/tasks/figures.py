@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from capfilt.pipeline.config.tasks import METRICS, Kind
-from capfilt.pipeline.evaluation.caption_metrics import compute_caption_metrics
+from capfilt.pipeline.evaluation.caption_metrics import compute_caption_metrics, group_keys
 from capfilt.pipeline.tasks.scores.dialog_score import (
     ndcg,
     random_mrr,
@@ -35,11 +35,7 @@ def compute_figures(kind: Kind, rows: Rows) -> dict[str, float]:
             judged = [row for row in rows if row["label"] != NO_LABEL]
             return {"accuracy": 100 * fmean(map(_is_right, judged))} if judged else {}
         case "caption":
-            scored = {row["id"]: row for row in rows if row["texts"]}
-            if not scored:
-                return {}
-            captions = {key: row["caption"] for key, row in scored.items()}
-            return compute_caption_metrics(captions, {key: row["texts"] for key, row in scored.items()})
+            return _score_captions(rows)
         case "retrieval":
             found = dict(rows[0]["retrieval"])
             return {"r_mean": found.pop("r_mean"), **found}
@@ -145,6 +141,20 @@ def result_files(kind: Kind, rows: Rows) -> dict[str, str]:
             return {"ranks.json": json.dumps([_ranks_of(row) for row in rows])}
         case "retrieval" | "video_retrieval":
             return {}
+
+
+def _score_captions(rows: Rows) -> dict[str, float]:
+    """The metrics of all captions, and CIDEr among the images of each domain."""
+    scored = {row["id"]: row for row in rows if row["texts"]}
+    if not scored:
+        return {}
+    captions = {key: row["caption"] for key, row in scored.items()}
+    texts = {key: row["texts"] for key, row in scored.items()}
+    figures = compute_caption_metrics(captions, texts)
+    for domain, keys in group_keys({key: row["group"] for key, row in scored.items()}).items():
+        own = compute_caption_metrics({k: captions[k] for k in keys}, {k: texts[k] for k in keys})
+        figures[domain] = own["cider"]
+    return figures
 
 
 def _score_answers(rows: Rows) -> dict[str, float]:

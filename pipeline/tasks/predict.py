@@ -215,8 +215,8 @@ def _caption(job: PredictJob, med: MED, tokenizer: Tokenizer) -> list[dict[str, 
     protocol = Protocol(k=job.k, caption=caption, seed=job.seed, on_notice=job.notify, post=job.post)
     captions = write_captions(med, tokenizer, held_out, protocol)
     return [
-        {"id": key, "caption": captions[key], "texts": texts}
-        for key, texts in zip(held_out.keys, held_out.texts, strict=True)
+        {"id": key, "caption": captions[key], "texts": texts, "group": domain}
+        for key, texts, domain in zip(held_out.keys, held_out.texts, held_out.sources, strict=True)
     ]
 
 
@@ -250,5 +250,5 @@ def _held_out(job: PredictJob) -> HeldOutImages:
             held_out.images.append(_image_or_video(job, row["images"]))
             held_out.texts.append([normalize_caption(sample["text"]) for sample in row["samples"]])
             held_out.keys.append(row["key"])
-            held_out.sources.append("")
+            held_out.sources.append(row["samples"][0]["group"] if job.kind == "caption" else "")
     return held_out

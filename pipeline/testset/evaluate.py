@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import posixpath
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from capfilt.models.checkpoints.files import checkpoint_digest
 from capfilt.models.tasks.options import BATCH_SIZE, RERANKED
-from capfilt.pipeline.evaluation.caption_metrics import compute_caption_metrics
+from capfilt.pipeline.evaluation.caption_metrics import compute_caption_metrics, group_keys
 from capfilt.pipeline.evaluation.held_out import (
     HeldOutImages,
     Protocol,
@@ -69,6 +69,8 @@ class Evaluation:
     """Texts of these images."""
     retrieval: dict[str, float] = field(default_factory=dict)
     caption: dict[str, float] = field(default_factory=dict)
+    caption_by_domain: dict[str, dict[str, float]] = field(default_factory=dict)
+    """The same for the images of each domain of NoCaps; empty for other data."""
     captions: list[dict[str, Any]] = field(default_factory=list)
     """The official result file: `{"image_id", "caption"}` of each image that was read."""
     notes: list[str] = field(default_factory=list)
@@ -249,22 +251,31 @@ def _retrieve(
 def _caption(
     found: Evaluation, model: tuple[MED, Tokenizer], held_out: HeldOutImages, protocol: Protocol
 ) -> None:
-    from capfilt.pipeline.testset.java_metrics import compute_java_metrics
-
     captions = write_captions(*model, held_out, protocol)
-    ids = {str(image.image_id): image.image_id for image in found.test_set.images if image.status == SUCCESS}
-    found.captions = [{"image_id": ids[key], "caption": text} for key, text in captions.items()]
+    read = {str(image.image_id): image for image in found.test_set.images if image.status == SUCCESS}
+    found.captions = [{"image_id": read[key].image_id, "caption": text} for key, text in captions.items()]
     texts = {key: of_image for key, of_image in zip(held_out.keys, held_out.texts, strict=True) if of_image}
     without = len(held_out.keys) - len(texts)
     if without:
         scored = "captions are not scored" if not texts else f"captions of {without:,} images are not scored"
         found.notes.append(f"{scored}: these images have no text")
     if texts:
-        scored_captions = {key: captions[key] for key in texts}
         protocol.post("scoring captions")
-        java, notes = compute_java_metrics(scored_captions, texts)
-        found.caption = compute_caption_metrics(scored_captions, texts) | java
+        found.caption, notes = _score(captions, texts)
         found.notes += notes
+    for domain, keys in group_keys({key: read[key].domain for key in texts}).items():
+        found.caption_by_domain[domain], _ = _score(captions, {key: texts[key] for key in keys})
+
+
+def _score(
+    captions: Mapping[str, str], texts: Mapping[str, Sequence[str]]
+) -> tuple[dict[str, float], list[str]]:
+    """The metrics of the captions of the images that have texts, and what has to be said about them."""
+    from capfilt.pipeline.testset.java_metrics import compute_java_metrics
+
+    scored = {key: captions[key] for key in texts}
+    java, notes = compute_java_metrics(scored, texts)
+    return compute_caption_metrics(scored, texts) | java, notes
 
 
 def settings_of(request: EvaluationRequest) -> dict[str, Any]:

@@ -42,6 +42,8 @@ class TestImage:
     status: str = PENDING
     message: str | None = None
     """Why it cannot be used."""
+    domain: str = ""
+    """NoCaps: "in-domain", "near-domain" or "out-domain"."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def number_images(found: Sequence[AnnotatedImage]) -> list[TestImage]:
     seen: set[ImageId] = set()
     for place, (image, number) in enumerate(zip(found, names, strict=True)):
         image_id = image.image_id if own else number if by_name and number is not None else place
-        entry = TestImage(image.row, image_id)
+        entry = TestImage(image.row, image_id, domain=image.domain)
         if not image.is_listed:
             entry.status, entry.message = (
                 BAD_RECORD,

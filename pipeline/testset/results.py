@@ -54,6 +54,7 @@ def metrics_of(found: Evaluation) -> dict[str, Any]:
         "settings": settings_of(found.request),
         "retrieval": found.retrieval,
         "caption": found.caption,
+        **({"caption_by_domain": found.caption_by_domain} if found.caption_by_domain else {}),
         "notes": found.notes,
         "seconds": found.seconds,
     }

@@ -19,6 +19,8 @@ class AnnotatedImage(NamedTuple):
     """Its id in the document (COCO `id`, Karpathy `cocoid`, BLIP `img_id`), if it has one."""
     is_listed: bool = True
     """False for texts of COCO whose image the document does not list."""
+    domain: str = ""
+    """NoCaps: "in-domain", "near-domain" or "out-domain"."""
 
 
 def parse_annotations(document: Any, splits: Sequence[str] = ()) -> list[ManifestRow]:
@@ -108,7 +110,7 @@ def _parse_coco(document: dict[str, Any]) -> list[AnnotatedImage]:
         image_id = _id_of(image, "id")
         name = image.get("file_name") if isinstance(image, dict) else None
         own = texts.get(image_id, []) if image_id is not None else []
-        images.append(AnnotatedImage(make_row(name, own), image_id))
+        images.append(AnnotatedImage(make_row(name, own), image_id, domain=_domain_of(image)))
         listed.add(image_id)
     orphans = [
         AnnotatedImage(make_row(None, own), image_id, is_listed=False)
@@ -116,6 +118,12 @@ def _parse_coco(document: dict[str, Any]) -> list[AnnotatedImage]:
         if image_id not in listed
     ]
     return images + unplaced + orphans
+
+
+def _domain_of(record: Any) -> str:
+    """The domain of an image of NoCaps, "" for others."""
+    domain = record.get("domain") if isinstance(record, dict) else None
+    return domain.strip() if isinstance(domain, str) else ""
 
 
 def _id_of(record: Any, key: str) -> int | str | None:
@@ -160,7 +168,7 @@ def _parse_blip(document: list[Any]) -> list[AnnotatedImage]:
         _, texts = images.setdefault(str(record["image"]), (record, []))
         texts.extend(captions)
     placed = [
-        AnnotatedImage(make_row(record["image"], texts), _blip_id(record))
+        AnnotatedImage(make_row(record["image"], texts), _blip_id(record), domain=_domain_of(record))
         for record, texts in images.values()
     ]
     return placed + unplaced

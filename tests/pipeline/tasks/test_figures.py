@@ -65,11 +65,25 @@ def test_random_recall_is_what_random_scores_get(texts):
 
 def test_chance_of_captions_is_that_of_other_images():
     rows = [
-        {"id": str(i), "caption": text, "texts": [text]}
+        {"id": str(i), "caption": text, "texts": [text], "group": ""}
         for i, text in enumerate(["a red dog on a hill", "two blue cars in rain", "one tree by the lake"])
     ]
     assert compute_figures("caption", rows)["cider"] == pytest.approx(1000)
     assert compute_chance("caption", rows)["chance"] < 100
+
+
+def test_captions_of_each_domain_are_scored_among_themselves():
+    texts = ["a red dog on a hill", "two blue cars in rain", "one tree by the lake", "a red dog runs here"]
+    domains = ["in-domain", "out-domain", "in-domain", ""]
+    rows = [
+        {"id": str(i), "caption": texts[(i + 1) % 4] + " " + text, "texts": [text], "group": domain}
+        for i, (text, domain) in enumerate(zip(texts, domains, strict=True))
+    ]
+    figures = compute_figures("caption", rows)
+    assert list(figures)[0] == "cider" and list(figures)[-2:] == ["in-domain", "out-domain"]
+    pair = [row | {"group": ""} for row in rows if row["group"] == "in-domain"]
+    assert figures["in-domain"] == compute_figures("caption", pair)["cider"] != figures["cider"]
+    assert "" not in figures
 
 
 def test_figures_of_the_start_stand_beside_those_of_the_model():

@@ -16,6 +16,7 @@ from capfilt.models.caption_text import normalize_caption
 from capfilt.models.checkpoints.load import export_checkpoint, save_checkpoint
 from capfilt.models.images.pixels import normalize
 from capfilt.pipeline.cli.app import app
+from capfilt.pipeline.evaluation.caption_metrics import compute_caption_metrics
 from capfilt.pipeline.testset import java_metrics
 from tests.models.blip_oracle import hf_captioner, hf_matcher, random_pixels
 from tests.models.tiny_med import TOKENIZER, build, from_file
@@ -231,6 +232,26 @@ def test_mistakes_are_one_line_and_nothing_is_written(tmp_path, data, parts, opt
     code, _, errors = evaluate(tmp_path / "ours", data, tmp_path / "out", *options)
     assert code == 2 and message in errors and errors.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_captions_of_nocaps_are_also_scored_by_domain(tmp_path, data):
+    save_checkpoint(tmp_path / "ours", build(), TOKENIZER, {})
+    path, domains = data.parent / "nocaps.json", ["near-domain", "in-domain", "near-domain"]
+    texts = ["a red circle", "a blue square below it", "two green stars"]
+    document = {
+        "images": [{"id": n, "file_name": f"{n}.png", "domain": each} for n, each in enumerate(domains)],
+        "annotations": [{"id": n, "image_id": n, "caption": text} for n, text in enumerate(texts)],
+    }
+    path.write_text(json.dumps(document))
+    code, output, _ = evaluate(tmp_path / "ours", path, tmp_path / "out", "--task", "caption")
+    found = metrics(tmp_path / "out")
+    captions = {e["image_id"]: e["caption"] for e in json.loads((tmp_path / "out/captions.json").read_text())}
+    near = compute_caption_metrics({n: captions[n] for n in (0, 2)}, {n: [texts[n]] for n in (0, 2)})
+    assert code == 0 and list(found["caption_by_domain"]) == ["in-domain", "near-domain"]
+    assert found["caption_by_domain"]["near-domain"].items() >= near.items()
+    assert [line.split()[0] for line in output.splitlines() if "domain" in line or " all " in line] == [
+        "in-domain", "near-domain", "all",
+    ]  # fmt: skip
 
 
 def test_images_without_texts_are_captioned_and_not_scored(tmp_path, data):

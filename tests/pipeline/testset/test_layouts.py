@@ -55,6 +55,7 @@ def test_coco_captions(tmp_path):
 def test_images_of_coco_s_test_part_and_of_nocaps_have_no_texts(tmp_path):
     nocaps = {"info": {}, "images": [{"id": 0, "file_name": "0013ea2087020901.jpg", "domain": "in-domain"}]}
     assert usable(read(tmp_path, nocaps)) == [(0, "0013ea2087020901.jpg", [])]
+    assert [image.domain for image in read(tmp_path, nocaps).images] == ["in-domain"]
 
 
 def test_records_of_coco_that_are_no_image_are_kept_with_a_reason(tmp_path):
