@@ -32,8 +32,11 @@ class _Removals:
     """Nodes that have work again."""
 
 
-def repair_run(run_dir: RunDir) -> tuple[Verification, list[str]]:
+def repair_run(run_dir: RunDir, *, records_only: bool = False) -> tuple[Verification, list[str]]:
     """Verify a run and remove the records of what is damaged.
+
+    Args:
+        records_only: see `verify_run`.
 
     Returns:
         What was found, and the names of the nodes that have work again.
@@ -41,7 +44,7 @@ def repair_run(run_dir: RunDir) -> tuple[Verification, list[str]]:
     Raises:
         ManifestError: an index is damaged, and its manifest has changed. Nothing is removed.
     """
-    found = verify_run(run_dir)
+    found = verify_run(run_dir, records_only=records_only)
     removed = {problem.place for problem in found.problems if problem.remove}
     for source in run_dir.config.sources:
         if f"{index_folder(source)}/{INDEX_RECORD}" in removed:
@@ -50,7 +53,7 @@ def repair_run(run_dir: RunDir) -> tuple[Verification, list[str]]:
     hiding = (f"{NODES}/", f"{STAGING}/")
     if any(problem.place.startswith(hiding) and problem.remove for problem in found.problems):
         # The first verification could check nothing else.
-        rest, reopened_too = repair_run(run_dir)
+        rest, reopened_too = repair_run(run_dir, records_only=records_only)
         rest.problems = found.problems + rest.problems
         return rest, [name for name in run_dir.nodes if name in reopened or name in reopened_too]
     return found, reopened

@@ -4,16 +4,78 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from capfilt.stages.concurrency import map_ahead
 from capfilt.stages.shards.commit import count_rows, count_texts, count_verdicts
 from capfilt.stages.shards.records import CandidatesRecord, CommitRecord, decode_commit
 from capfilt.stages.storage.layout import ShardFiles, candidates_folder, corpus_folder
+from capfilt.stages.storage.listing import file_sizes
 from capfilt.stages.storage.store import DECODE_ERRORS, FileEntry, Store, sha256
+
+THREADS = 8
+"""Shards that are read at the same time. Each is in memory as a whole."""
+RECORD_THREADS = 32
+"""Records that are read at the same time from an object store."""
+
+
+class Sizes:
+    """Sizes of files by listings, each folder listed once."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._folders: dict[str, dict[str, int]] = {}
+
+    def find_fault(self, path: str, file: FileEntry) -> str | None:
+        """What is wrong with a file that a record lists, as far as a listing shows it."""
+        folder, _, name = path.rpartition("/")
+        if folder not in self._folders:
+            self._folders[folder] = file_sizes(self.store, folder)
+        size = self._folders[folder].get(name)
+        if size is None:
+            return f"{file.name} is missing"
+        return None if size == file.bytes else f"{file.name} has {size} of {file.bytes} bytes"
+
+
+@dataclass(frozen=True)
+class FileChecks:
+    """Checks of the files that records list: by their content, or by their sizes alone."""
+
+    store: Store
+    sizes: Sizes | None
+    """Given if no file is to be read."""
+
+    def find_fault(self, path: str, file: FileEntry) -> str | None:
+        """What is wrong with a file that is not one of a shard."""
+        if self.sizes is not None:
+            return self.sizes.find_fault(path, file)
+        return read_listed_file(self.store, path, file)[1]
+
+    def check_shards(
+        self, folder: str, shards: Iterable[int]
+    ) -> Iterator[tuple[ShardFiles, CommitRecord | None, list[str]]]:
+        """Each shard with its record, None if that cannot be decoded, and what is wrong with the shard."""
+
+        def check(shard: int) -> tuple[ShardFiles, CommitRecord | None, list[str]]:
+            place = ShardFiles(folder, shard)
+            return place, *self._check_shard(place)
+
+        if self.sizes is None:
+            return map_ahead(check, shards, THREADS)
+        # On a disk, records are read faster than they are passed between threads.
+        return map(check, shards) if self.store.is_local else map_ahead(check, shards, RECORD_THREADS)
+
+    def _check_shard(self, place: ShardFiles) -> tuple[CommitRecord | None, list[str]]:
+        if self.sizes is None:
+            return check_shard(self.store, place)
+        record, faults = check_record(self.store, place)
+        listed = () if record is None else record.files
+        found = (self.sizes.find_fault(place.path(file.name), file) for file in listed)
+        return record, faults + [fault for fault in found if fault is not None]
 
 
 @dataclass(frozen=True)
@@ -50,8 +112,22 @@ def check_against(expected: ShardFolder, record: CommitRecord, shard: int, node:
 
 def check_shard(store: Store, place: ShardFiles) -> tuple[CommitRecord | None, list[str]]:
     """The record of a shard, None if it cannot be decoded, and what is wrong with the shard."""
+    record, faults = check_record(store, place)
+    if record is None:
+        return None, faults
+    for file in record.files:
+        data, fault = read_listed_file(store, place.path(file.name), file)
+        faults += [fault] if data is None and fault else _check_content(file.name, data or b"", record)
+    return record, faults
+
+
+def check_record(store: Store, place: ShardFiles) -> tuple[CommitRecord | None, list[str]]:
+    """The record of a shard, None if it cannot be decoded, and what is wrong with the record by itself."""
     try:
-        record = decode_commit(store.read(place.record))
+        data = store.find(place.record)
+        if data is None:
+            return None, ["the record is gone since it was listed"]
+        record = decode_commit(data)
     except DECODE_ERRORS as error:
         return None, [f"the record is damaged ({error})"]
     except OSError as error:  # the disk is damaged; an unreachable store raises StoreError
@@ -63,9 +139,6 @@ def check_shard(store: Store, place: ShardFiles) -> tuple[CommitRecord | None, l
     suffixes = ["parquet"] if isinstance(record, CandidatesRecord) else ["parquet", "tar"]
     if sorted(file.name.rpartition(".")[2] for file in record.files) != suffixes:
         faults.append(f"the record does not list one file of each kind ({', '.join(suffixes)})")
-    for file in record.files:
-        data, fault = read_listed_file(store, place.path(file.name), file)
-        faults += [fault] if data is None and fault else _check_content(file.name, data or b"", record)
     return record, faults
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pyarrow.parquet as pq
 
-from capfilt.pipeline.maintenance.shard_checks import read_listed_file
+from capfilt.pipeline.maintenance.shard_checks import Sizes, read_listed_file
 from capfilt.pipeline.rundir.run_dir import RunDir
+from capfilt.stages.concurrency import map_ahead
 from capfilt.stages.shards.records import CandidatesRecord
 from capfilt.stages.storage.layout import (
     candidates_folder,
@@ -60,8 +60,12 @@ class SetChecks:
     """Names, with rounds, of sets that are not complete, or whose round is not bootstrapped at the moment."""
 
 
-def check_sets(run_dir: RunDir) -> SetChecks:
-    """Check every set of a run."""
+def check_sets(run_dir: RunDir, sizes: Sizes | None = None) -> SetChecks:
+    """Check every set of a run.
+
+    Args:
+        sizes: sizes of files, if no file is to be read.
+    """
     checks = SetChecks()
     for name, round_ in list_sets(run_dir.store):
         try:
@@ -76,13 +80,15 @@ def check_sets(run_dir: RunDir) -> SetChecks:
         if not found.is_done or run_dir.ledger.node(f"bootstrap.{round_}") is None:
             checks.unfinished.append(f"{name} of round {round_}")
             continue
-        for fault, size in _check_set(run_dir, found):
+        for fault, size in _check_set(run_dir, found, sizes):
             checks.faults += [] if fault is None else [fault]
             checks.bytes += size
     return checks
 
 
-def _check_set(run_dir: RunDir, found: VerdictSet) -> Iterator[tuple[SetFault | None, int]]:
+def _check_set(
+    run_dir: RunDir, found: VerdictSet, sizes: Sizes | None
+) -> Iterator[tuple[SetFault | None, int]]:
     """(fault, bytes) of each shard of a set that is done, and of the set as a whole."""
     records = [
         record
@@ -96,16 +102,14 @@ def _check_set(run_dir: RunDir, found: VerdictSet) -> Iterator[tuple[SetFault | 
         yield SetFault(found.name, found.round, folder, what), 0
         return
     total: dict[str, int] = {}
-    with ThreadPoolExecutor(THREADS) as pool:
-        for record, (fault, size, counts) in zip(
-            records, pool.map(lambda each: _check_shard(run_dir.store, found, each), records), strict=True
-        ):
-            place = verdicts_shard(found.name, found.round, record.source, record.shard).stem
-            shard = record.source, record.shard
-            yield (None if fault is None else SetFault(found.name, found.round, place, fault, shard)), size
-            for origin, verdicts in counts.items():
-                for verdict, n in verdicts.items():
-                    total[f"{origin} {verdict}"] = total.get(f"{origin} {verdict}", 0) + n
+    checks = map_ahead(lambda each: _check_shard(run_dir.store, found, each, sizes), records, THREADS)
+    for record, (fault, size, counts) in zip(records, checks, strict=True):
+        place = verdicts_shard(found.name, found.round, record.source, record.shard).stem
+        shard = record.source, record.shard
+        yield (None if fault is None else SetFault(found.name, found.round, place, fault, shard)), size
+        for origin, verdicts in counts.items():
+            for verdict, n in verdicts.items():
+                total[f"{origin} {verdict}"] = total.get(f"{origin} {verdict}", 0) + n
     listed = {f"{origin} {v}": n for origin, of in found.verdicts.items() for v, n in of.items()}
     present = {source: set(run_dir.ledger.committed_shards(verdicts_folder(found.name, found.round, source)))
                for source in run_dir.config.of_kind("web")}  # fmt: skip
@@ -118,7 +122,7 @@ def _check_set(run_dir: RunDir, found: VerdictSet) -> Iterator[tuple[SetFault | 
 
 
 def _check_shard(
-    store: Store, found: VerdictSet, record: CandidatesRecord
+    store: Store, found: VerdictSet, record: CandidatesRecord, sizes: Sizes | None
 ) -> tuple[str | None, int, dict[str, dict[str, int]]]:
     """What is wrong with a shard of a set, its bytes, and its verdicts by its record."""
     place = verdicts_shard(found.name, found.round, record.source, record.shard)
@@ -130,6 +134,8 @@ def _check_shard(
         return "no record, though the set is complete", 0, {}
     if done.fingerprint != shard_fingerprint(found, record):
         return "made from other candidates or by another policy", 0, done.verdicts
+    if sizes is not None:
+        return sizes.find_fault(place.path(done.file.name), done.file), done.file.bytes, done.verdicts
     data, fault = read_listed_file(store, place.path(done.file.name), done.file)
     if data is not None:
         table = pq.read_table(io.BytesIO(data))

@@ -1,23 +1,27 @@
-"""Checks that a run directory holds what its records say: every file is hashed, every row accounted for."""
+"""Checks that a run directory holds what its records say: every file is hashed, every row accounted for.
+
+Or only that the records fit together and list files that exist in their size: no file is read then.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from capfilt.pipeline.maintenance.shard_checks import (
+    THREADS,
+    FileChecks,
     ShardFolder,
+    Sizes,
     check_against,
-    check_shard,
-    read_listed_file,
 )
 from capfilt.pipeline.maintenance.verdict_checks import SetFault, check_sets
 from capfilt.pipeline.node import Node
 from capfilt.pipeline.rundir.ledger import NodeRecord, StartRecord, decode_record, fingerprint
 from capfilt.pipeline.rundir.run_dir import RunDir
+from capfilt.stages.concurrency import map_ahead
 from capfilt.stages.errors import UserError
 from capfilt.stages.manifest.index import Index, decode_index
 from capfilt.stages.shards.records import decode_staged
@@ -35,10 +39,7 @@ from capfilt.stages.storage.layout import (
     staging_folder,
     start_record,
 )
-from capfilt.stages.storage.store import DECODE_ERRORS, FileEntry, Store
-
-THREADS = 8
-"""Shards that are read at the same time. Each is in memory as a whole."""
+from capfilt.stages.storage.store import DECODE_ERRORS, FileEntry
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,12 @@ class Verification:
     problems: list[Problem] = field(default_factory=list)
 
 
-def verify_run(run_dir: RunDir) -> Verification:
+def verify_run(run_dir: RunDir, *, records_only: bool = False) -> Verification:
     """Compare every record of a run with its files.
+
+    Args:
+        records_only: read no file that a record lists. Whether it exists and has its size is checked by a
+            listing of its folder; damaged content and lost rows inside a file are not found.
 
     Checked are:
 
@@ -97,23 +102,34 @@ def verify_run(run_dir: RunDir) -> Verification:
     found = Verification(problems=_damaged_records(run_dir))
     if found.problems:  # without these records the rest cannot be checked
         return found
+    sizes = Sizes(run_dir.store) if records_only else None
+    check = _Check(run_dir, found, FileChecks(run_dir.store, sizes))
     for node in run_dir.nodes.values():
         if node.kind.streams_shards:
-            _verify_shards(run_dir, node, found)
+            _verify_shards(check, node)
         elif run_dir.ledger.node(node.name) is None:
             found.unfinished += 1
         elif node.kind.trains:
-            _verify_model(run_dir.store, node, found)
+            _verify_model(check, node)
         else:
             missing = [file for file in node.kind.required_files(node) if not run_dir.store.exists(file)]
             found.problems += [Problem(file, "missing", node.name) for file in missing]
             if not missing:
-                _verify_listed(run_dir.store, node, found)
-    sets = check_sets(run_dir)
+                _verify_listed(check, node)
+    sets = check_sets(run_dir, sizes)
     found.problems += [Problem(fault.place, fault.what, "", verdicts=fault) for fault in sets.faults]
     found.unfinished_sets = sets.unfinished
     found.bytes += sets.bytes
     return found
+
+
+@dataclass(frozen=True)
+class _Check:
+    """A verification at work."""
+
+    run_dir: RunDir
+    found: Verification
+    files: FileChecks
 
 
 def _damaged_records(run_dir: RunDir) -> list[Problem]:
@@ -145,14 +161,15 @@ def _damaged_staged_records(run_dir: RunDir) -> list[Problem]:
     return damaged
 
 
-def _verify_shards(run_dir: RunDir, node: Node, found: Verification) -> None:
+def _verify_shards(check: _Check, node: Node) -> None:
     """Check the shards of a node, the indexes that they were cut by, and the totals in the node's record."""
+    run_dir, found = check.run_dir, check.found
     total: Counter[str] = Counter()
     before, unfinished = len(found.problems), 0
     done = run_dir.ledger.node(node.name)
     for folder, source, expected_fingerprint in _shard_folders(run_dir, node):
         committed = run_dir.ledger.committed_shards(folder)
-        rows, index_faults = _expected_rows(run_dir, source, must_exist=bool(committed))
+        rows, index_faults = _expected_rows(check, source, must_exist=bool(committed))
         if folder == corpus_folder(source):
             place = run_dir.store.place(f"{index_folder(source)}/{INDEX_RECORD}")
             found.problems += [Problem(place, what, node.name, remove=True) for what in index_faults]
@@ -165,7 +182,7 @@ def _verify_shards(run_dir: RunDir, node: Node, found: Verification) -> None:
                 Problem(ShardFiles(folder, s).stem, "no record, though the node is done", node.name, s)
                 for s in missing
             ]
-        status = _verify_folder(run_dir.store, node, expected, committed, found)
+        status = _verify_folder(check, node, expected, committed)
         total.update(status if folder in node.outputs else {})
     if done is None:
         found.unfinished += max(unfinished, 1)
@@ -178,26 +195,22 @@ def _verify_shards(run_dir: RunDir, node: Node, found: Verification) -> None:
         found.problems.append(Problem(node_record(node.name), what, node.name))
 
 
-def _verify_folder(
-    store: Store, node: Node, expected: ShardFolder, committed: list[int], found: Verification
-) -> Counter[str]:
+def _verify_folder(check: _Check, node: Node, expected: ShardFolder, committed: list[int]) -> Counter[str]:
     """Check every committed shard of a folder.
 
     Returns:
         Rows by status, over the records that can be decoded.
     """
     total: Counter[str] = Counter()
-    places = [ShardFiles(expected.folder, shard) for shard in committed]
-    with ThreadPoolExecutor(THREADS) as pool:
-        checks = pool.map(lambda place: check_shard(store, place), places)
-        for place, (record, faults) in zip(places, checks, strict=True):
-            found.shards += 1
-            if record is not None:
-                found.rows += record.rows.read
-                found.bytes += sum(file.bytes for file in record.files)
-                total.update(record.rows.status)
-                faults += check_against(expected, record, place.shard, node.name)
-            found.problems += [Problem(place.stem, what, node.name, place.shard) for what in faults]
+    found = check.found
+    for place, record, faults in check.files.check_shards(expected.folder, committed):
+        found.shards += 1
+        if record is not None:
+            found.rows += record.rows.read
+            found.bytes += sum(file.bytes for file in record.files)
+            total.update(record.rows.status)
+            faults += check_against(expected, record, place.shard, node.name)
+        found.problems += [Problem(place.stem, what, node.name, place.shard) for what in faults]
     return total
 
 
@@ -225,7 +238,7 @@ def _shard_folders(run_dir: RunDir, node: Node) -> Iterator[tuple[str, str, str 
 
 
 def _expected_rows(
-    run_dir: RunDir, source: str, *, must_exist: bool
+    check: _Check, source: str, *, must_exist: bool
 ) -> tuple[dict[int, int | None] | None, list[str]]:
     """Read the index of a source's manifest.
 
@@ -236,7 +249,7 @@ def _expected_rows(
         Shard → rows, as in `ShardFolder.rows`, empty if there is no index yet; and what is wrong with the
         index.
     """
-    folder = index_folder(source)
+    folder, run_dir = index_folder(source), check.run_dir
     data = run_dir.store.find(f"{folder}/{INDEX_RECORD}")
     if data is None:
         return (None, ["missing"]) if must_exist else ({}, [])
@@ -244,35 +257,34 @@ def _expected_rows(
         index: Index = decode_index(data)
     except DECODE_ERRORS as error:
         return None, [f"damaged ({error})"]
-    parts = [
-        read_listed_file(run_dir.store, f"{folder}/{INDEX_PARTS}/{part.name}", part) for part in index.parts
-    ]
-    faults = [fault for _, fault in parts if fault is not None]
+    parts = (check.files.find_fault(f"{folder}/{INDEX_PARTS}/{part.name}", part) for part in index.parts)
+    faults = [fault for fault in parts if fault is not None]
     if index.has_tars:
         return dict.fromkeys(range(index.shards)), faults
     size = run_dir.config.sources[source].rows.shard_size
     return {s: min(size, index.rows - s * size) for s in range(index.shards)}, faults
 
 
-def _verify_listed(store: Store, node: Node, found: Verification) -> None:
-    """Hash the files that a node's own record lists."""
+def _verify_listed(check: _Check, node: Node) -> None:
+    """Check the files that a node's own record lists."""
+    found = check.found
     try:
-        files = node.kind.listed_files(store, node)
+        files = node.kind.listed_files(check.run_dir.store, node)
     except UserError as error:
         found.problems.append(Problem(node.kind.required_files(node)[0], f"damaged ({error})", node.name))
         return
-    with ThreadPoolExecutor(THREADS) as pool:
-        read = pool.map(lambda name: read_listed_file(store, name, files[name]), files)
-        for name, (data, fault) in zip(files, read, strict=True):
-            found.shards += 1
-            found.bytes += len(data or b"")
-            if fault is not None:
-                found.problems.append(Problem(name.rpartition("/")[0], fault, node.name))
+    faults = map_ahead(lambda name: check.files.find_fault(name, files[name]), files, THREADS)
+    for (name, file), fault in zip(files.items(), faults, strict=True):
+        found.shards += 1
+        if fault is not None:
+            found.problems.append(Problem(name.rpartition("/")[0], fault, node.name))
+        else:
+            found.bytes += file.bytes
 
 
-def _verify_model(store: Store, node: Node, found: Verification) -> None:
+def _verify_model(check: _Check, node: Node) -> None:
     """Check the files of a checkpoint that a node has trained."""
-    folder = model_folder(node.name)
+    folder, store, found = model_folder(node.name), check.run_dir.store, check.found
     try:
         provenance: Any = store.read_json(provenance_file(node.name))
         files = [FileEntry(file["name"], file["bytes"], file["sha256"]) for file in provenance["files"]]
@@ -281,7 +293,8 @@ def _verify_model(store: Store, node: Node, found: Verification) -> None:
         found.problems.append(Problem(folder, what, node.name))
         return
     for file in files:
-        data, fault = read_listed_file(store, f"{folder}/{file.name}", file)
+        fault = check.files.find_fault(f"{folder}/{file.name}", file)
         if fault is not None:
             found.problems.append(Problem(folder, fault, node.name))
-        found.bytes += len(data or b"")
+        else:
+            found.bytes += file.bytes

@@ -122,7 +122,7 @@ def run_bootstrap(context: RunContext, node: Node) -> NodeResult:
     from capfilt.pipeline.nodes.duplicates import mark_round
     from capfilt.pipeline.nodes.failures import check_failed_fraction
     from capfilt.pipeline.nodes.shards import run_shards
-    from capfilt.pipeline.rundir.contents.totals import count_bytes, count_records
+    from capfilt.pipeline.rundir.contents.totals import Totals, count_bytes
 
     downloaded_here = tuple(source for source in node.sources if not _has_fetch_node(context, source))
     roles = _roles(context.config)
@@ -133,8 +133,9 @@ def run_bootstrap(context: RunContext, node: Node) -> NodeResult:
     with ExitStack() as stack:
         configs = fetch_configs(context.config, downloaded_here, stack, context.serving_host())
         run_shards(context, node, partial(bootstrap_steps, context, node, models, configs), folders)
-    mark_round(context, node, fetched=bool(downloaded_here))
-    counts = count_records(context.ledger, folders)
+    totals = Totals(node.sources)
+    mark_round(context, node, fetched=bool(downloaded_here), on_record=totals.add)
+    counts = totals.as_counts()
     counts["bytes"] |= count_bytes(context.ledger, {name: corpus_folder(name) for name in downloaded_here})
     for source in node.sources:
         check_failed_fraction(context.config, source, counts["by_source"][source])

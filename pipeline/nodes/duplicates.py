@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ from capfilt.stages.bootstrap.duplicates import (
     SurplusCopies,
     mark_candidates,
 )
+from capfilt.stages.concurrency import map_ahead
 from capfilt.stages.rows import CORPUS_SCHEMA
 from capfilt.stages.shards.commit import count_verdicts
 from capfilt.stages.shards.records import CandidatesRecord, CommitRecord, encode
@@ -42,7 +43,7 @@ from capfilt.stages.storage.layout import (
     corpus_folder,
     corpus_shard,
 )
-from capfilt.stages.storage.sql import open_database, open_parquet
+from capfilt.stages.storage.sql import iter_tables, open_database
 from capfilt.stages.storage.store import Store
 
 if TYPE_CHECKING:
@@ -52,6 +53,13 @@ LISTED_BELOW_LIMIT = 100
 """This many of the most copied images are listed for the report even if they are within the limit."""
 THREADS = 8
 """Shards that are marked at the same time."""
+COUNTED_SCHEMA = pa.schema(
+    [
+        CORPUS_SCHEMA.field(name)
+        for name in ("source", "shard", "key", "status", "sha256", "phash", "url", "texts")
+    ]
+)
+"""Columns of the corpus from which copies are counted."""
 _SETTINGS = b"capfilt.duplicates"
 """Key of the Parquet metadata that holds the settings with which the copies were counted."""
 
@@ -59,15 +67,18 @@ _SETTINGS = b"capfilt.duplicates"
 def count_copies(run_dir: RunDir) -> None:
     """Write `duplicates/duplicates.parquet` and `duplicates/surplus.parquet` for the committed web corpus."""
     config, store = run_dir.config, run_dir.store
-    files = [
-        store.address(corpus_shard(source, shard).parquet)
+    files = (
+        corpus_shard(source, shard).parquet
         for source in config.of_kind("web")
         for shard in run_dir.ledger.committed_shards(corpus_folder(source))
-    ]
+    )
     limit = config.duplicates.max_copies
     with open_database() as sql:
-        sql.register("corpus", open_parquet(files, CORPUS_SCHEMA, store.options))
-        sql.execute(_IMAGES)
+        sql.register("corpus", COUNTED_SCHEMA.empty_table())
+        sql.execute(f"CREATE TABLE images AS {_IMAGES}")
+        for table in iter_tables(store, files, COUNTED_SCHEMA):
+            sql.register("corpus", table)
+            sql.execute(f"INSERT INTO images {_IMAGES}")
         kinds = [_EXACT, _URL] + ([_PERCEPTUAL] if config.duplicates.perceptual else [])
         sql.execute(f"CREATE VIEW hashes AS {' UNION ALL '.join(kinds)}")
         sql.execute(_REPEATED)
@@ -132,7 +143,13 @@ def surplus_texts(store: Store) -> dict[tuple[str, int], int]:
     return {(row["source"], row["shard"]): row["texts"] for row in table}
 
 
-def mark_round(context: RunContext, node: Node, *, fetched: bool) -> int:
+def mark_round(
+    context: RunContext,
+    node: Node,
+    *,
+    fetched: bool,
+    on_record: Callable[[CommitRecord], None] = lambda record: None,
+) -> int:
     """Mark the surplus copies among the candidates of a bootstrap whose shards are all done.
 
     For each shard the record is removed, the Parquet file replaced and the record created again. If the
@@ -141,6 +158,8 @@ def mark_round(context: RunContext, node: Node, *, fetched: bool) -> int:
 
     Args:
         fetched: whether the node has downloaded images, so that the copies have to be counted again.
+        on_record: receives the record of every shard as it is in the end, so that a caller who adds them up
+            does not read them again.
 
     Returns:
         The number of shards whose marks have changed.
@@ -149,36 +168,40 @@ def mark_round(context: RunContext, node: Node, *, fetched: bool) -> int:
         NodeStopped: a signal has asked the run to stop; the marked shards stay marked.
     """
     run_dir, store = context.run_dir, context.store
+    records = (
+        record
+        for source in node.sources
+        for record in run_dir.ledger.records(candidates_folder(node.round, source))
+    )
     if context.config.duplicates.policy == "keep":
+        for record in records:
+            on_record(record)
         return 0
     context.progress.describe(node.name, "counting the copies of images")
     (count_copies if fetched else ensure_counted)(run_dir)
     context.progress.describe(node.name, "marking surplus copies of images")
     copies, affected = SurplusCopies.read(store), set(surplus_texts(store))
 
-    def mark(record: CommitRecord) -> bool:
+    def mark(record: CommitRecord) -> tuple[CommitRecord, bool]:
         assert isinstance(record, CandidatesRecord), "the folder holds candidates"
-        if context.stop.requested:
-            return False
-        if (record.source, record.shard) not in affected and not record.duplicates:
-            return False
-        return mark_shard(run_dir, record, copies)
+        is_affected = (record.source, record.shard) in affected or record.duplicates
+        marked = mark_shard(run_dir, record, copies) if is_affected and not context.stop.requested else None
+        return marked or record, marked is not None
 
-    marked = 0
-    for source in node.sources:
-        records = context.ledger.records(candidates_folder(node.round, source))
-        with ThreadPoolExecutor(THREADS) as pool:
-            marked += sum(pool.map(mark, records))
+    changed = 0
+    for record, has_changed in map_ahead(mark, records, THREADS):
+        on_record(record)
+        changed += has_changed
     if context.stop.requested:
         raise NodeStopped("all shards are judged, duplicate images are not marked yet")
-    return marked
+    return changed
 
 
-def mark_shard(run_dir: RunDir, record: CandidatesRecord, copies: SurplusCopies) -> bool:
+def mark_shard(run_dir: RunDir, record: CandidatesRecord, copies: SurplusCopies) -> CandidatesRecord | None:
     """Mark the surplus copies in one shard of candidates.
 
     Returns:
-        Whether the marks have changed.
+        The new record; None if no mark has changed.
     """
     config, store = run_dir.config, run_dir.store
     place = candidates_shard(record.round, record.source, record.shard)
@@ -190,7 +213,7 @@ def mark_shard(run_dir: RunDir, record: CandidatesRecord, copies: SurplusCopies)
         thresholds=run_dir.judge_settings(record.round).numbers,
     )
     if after.equals(before):
-        return False
+        return None
     rows = after.select(["origin", "kept", "flags"]).to_pylist()
     store.remove_file(place.record)
     file = store.put(place.parquet, encode_parquet(after))
@@ -201,7 +224,7 @@ def mark_shard(run_dir: RunDir, record: CandidatesRecord, copies: SurplusCopies)
         duplicates=sum(DUPLICATE_IMAGE in row["flags"] for row in rows),
     )
     store.create(place.record, encode(marked))
-    return True
+    return marked
 
 
 def _counted_by(config: DuplicatesConfig) -> dict[str, Any]:
@@ -211,7 +234,7 @@ def _counted_by(config: DuplicatesConfig) -> dict[str, Any]:
 
 # Hashes of every stored image. 128 bits of a sha256 are enough to tell all images apart.
 _IMAGES = rf"""
-CREATE TABLE images AS SELECT source, shard, key,
+SELECT source, shard, key,
     TRY_CAST('0x' || sha256[1:16] AS UBIGINT) AS high, TRY_CAST('0x' || sha256[17:32] AS UBIGINT) AS low,
     CASE WHEN bit_count(TRY_CAST('0x' || phash AS UBIGINT)) >= {MIN_INFORMATIVE_BITS}
         THEN TRY_CAST('0x' || phash AS UBIGINT) END AS perceptual,

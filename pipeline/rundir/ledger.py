@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, Literal, NotRequired, TypedDict, TypeVar
 
 import msgspec
@@ -13,6 +12,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from capfilt.pipeline.evaluation.calibration import Calibration
 from capfilt.pipeline.node import NodeResult, TaskResult, ValidationResult
 from capfilt.pipeline.rundir.changes import Given, describe_change
+from capfilt.stages.concurrency import map_ahead
 from capfilt.stages.errors import UserError
 from capfilt.stages.shards.records import CommitRecord, decode_commit
 from capfilt.stages.storage.layout import (
@@ -267,9 +267,8 @@ class Ledger:
             yield from map(self._read_commit, names)
             return
         chunks = [names[i : i + CHUNK] for i in range(0, len(names), CHUNK)]
-        with ThreadPoolExecutor(THREADS) as pool:
-            for records in pool.map(lambda chunk: [self._read_commit(name) for name in chunk], chunks):
-                yield from records
+        for records in map_ahead(lambda chunk: [*map(self._read_commit, chunk)], chunks, THREADS):
+            yield from records
 
     def _read_commit(self, name: str) -> CommitRecord:
         data = self.store.find(name)

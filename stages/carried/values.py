@@ -38,11 +38,7 @@ class ShardValues:
         """Add a row: a record, (batch, row), or None for a row without any values."""
         if isinstance(place, tuple):
             batch, row = place
-            last = self._slices[-1] if self._slices else None
-            if last is not None and last[0] is batch and last[1] + last[2] == row:
-                self._slices[-1] = (batch, last[1], last[2] + 1)
-            else:
-                self._slices.append((batch, row, 1))
+            self._add_slice(batch, row, 1)
             return
         record = place or {}
         self.size += sum(len(value) for value in record.values() if isinstance(value, str))
@@ -52,6 +48,26 @@ class ShardValues:
         else:
             self._slices.append((None, len(self._records), 1))
         self._records.append(record)
+
+    def add_batches(self, batches: Sequence[pa.RecordBatch], start: int, rows: int) -> None:
+        """Add rows of batches that follow one another.
+
+        Args:
+            start: place of the first of these rows in all batches together.
+        """
+        for batch in batches:
+            taken = min(rows, batch.num_rows - start)
+            if taken > 0:
+                self._add_slice(batch, start, taken)
+                rows -= taken
+            start = max(0, start - batch.num_rows)
+
+    def _add_slice(self, batch: pa.RecordBatch, start: int, rows: int) -> None:
+        last = self._slices[-1] if self._slices else None
+        if last is not None and last[0] is batch and last[1] + last[2] == start:
+            self._slices[-1] = (batch, last[1], last[2] + rows)
+        else:
+            self._slices.append((batch, start, rows))
 
     def take(self) -> pa.ChunkedArray:
         """The values of the rows since the last call, as a column of structs."""
@@ -81,6 +97,12 @@ def struct_column(columns: Sequence[pa.Array], fields: Sequence[CarriedField]) -
     return pa.chunked_array(
         [pa.StructArray.from_arrays(columns, fields=[pa.field(f.name, f.type) for f in fields])]
     )
+
+
+def widest_column(column: pa.ChunkedArray) -> str:
+    """The carried column with most bytes."""
+    sizes = {field.name: each.nbytes for field, each in zip(column.type, column.flatten(), strict=True)}
+    return max(sizes, key=sizes.__getitem__)
 
 
 def _value_in(record: Mapping[str, Any], column: str) -> Any:

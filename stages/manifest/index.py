@@ -9,8 +9,6 @@ without it there is no index.
 from __future__ import annotations
 
 import hashlib
-import io
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any
@@ -30,23 +28,26 @@ from capfilt.stages.manifest.columns import (
     is_no_column,
 )
 from capfilt.stages.manifest.config import EXTRA_KEYS, ManifestChanged, ManifestConfig, ManifestError
-from capfilt.stages.manifest.cut import count_tables, iter_shards, widest_column
+from capfilt.stages.manifest.cut import (
+    SHARDS_PER_PART,
+    Cut,
+    count_tables,
+    cut_parquet,
+    iter_shards,
+    part_path,
+    write_part,
+)
 from capfilt.stages.manifest.files import ManifestFile, find_files, redact_query
 from capfilt.stages.manifest.records import FIRST_RECORDS, read_rows
 from capfilt.stages.manifest.survey import check_hashes, choose_carried
-from capfilt.stages.rows import CARRIED
 from capfilt.stages.storage.layout import INDEX_PARTS, INDEX_RECORD
 from capfilt.stages.storage.store import DECODE_ERRORS, FileEntry, Store, encode_json, sha256
 
 SHOWN_COLUMNS = 50
 LATER_SETTINGS = ("splits", "format", *EXTRA_KEYS)
 """Settings that are a part of the identity only where they differ from their defaults."""
-PART_LIMIT = 1 << 30
-"""Bytes of a file of an index with carried columns, which is built in memory."""
 CHECKED_FILES = 20
 """Files in which carried columns are looked for before a run starts; the cut looks into all."""
-SHARDS_PER_PART = 1000
-"""Row groups per index file: its footer stays at about 1 MB, and 400 M rows make 400 files."""
 
 
 class Index(Struct, frozen=True):
@@ -86,7 +87,7 @@ CutRows = Callable[[ColumnReader, Sequence[ManifestFile], str, ShardValues], Ite
 
 
 def build_index(
-    config: ManifestConfig, index_dir: Store, *, source: str, cut: CutRows = iter_shards
+    config: ManifestConfig, index_dir: Store, *, source: str, cut: CutRows | None = None
 ) -> Index:
     """Cut a manifest into shards, or return the existing index if it was made from the same files.
 
@@ -94,7 +95,7 @@ def build_index(
         config: the source's manifest section.
         index_dir: the folder `manifests/<source>`.
         source: name of the source, for messages.
-        cut: which rows are in which shard.
+        cut: which rows are in which shard; by default all rows, in the order of the files.
 
     Raises:
         ManifestError: no file matches, a column is missing, the manifest is empty or has changed since it was
@@ -105,12 +106,16 @@ def build_index(
     existing = _find_valid_index(config, files, index_dir, section)
     if existing is not None:
         return existing
-    counts = Counter[str]()
     choice = choose_carried(files, config, section)
     reader = ColumnReader(config, tuple(field.column for field in choice.fields))
-    values = ShardValues(choice.fields)
-    tables = count_tables(cut(reader, files, section, values), counts)
-    parts = _write_parts(tables, index_dir, section)
+    if cut is None and all(file.format == "parquet" for file in files):
+        found = cut_parquet(reader, files, section, choice.fields, index_dir)
+    else:
+        values = ShardValues(choice.fields)
+        tables = (cut or iter_shards)(reader, files, section, values)
+        found = _write_tables(tables, values, index_dir, section)
+    counts = found.counts
+    _remove_others(found.parts, index_dir)
     if config.id_column is not None:
         _check_ids(config, choice, index_dir, section)
     names = tuple(str(file) for file in files)
@@ -122,15 +127,34 @@ def build_index(
         identity=_identity(files, config),
         files=names,
         tars=counts["tars"],
-        parts=tuple(parts),
+        parts=tuple(found.parts),
         texts=counts["texts"],
         columns=tuple(list(reader.seen)[:SHOWN_COLUMNS]),
         embedded=counts["embedded"] > 0,
-        unfit=dict(+values.unfit) or UNSET,
+        unfit=dict(+found.unfit) or UNSET,
     )
     index = replace(index, checksum=_checksum(msgspec.to_builtins(index)))
     index_dir.put_json(INDEX_RECORD, msgspec.to_builtins(index))
     return index
+
+
+def _write_tables(tables: Iterator[pa.Table], values: ShardValues, index_dir: Store, section: str) -> Cut:
+    """Write the tables of all shards, whose carried values are `values`, to the index."""
+    found = Cut()
+    tables = count_tables(tables, found.counts)
+    while (first := next(tables, None)) is not None:
+        part = chain([first], islice(tables, SHARDS_PER_PART - 1))
+        found.parts.append(write_part(part, len(found.parts), index_dir, section))
+    found.unfit = values.unfit
+    return found
+
+
+def _remove_others(parts: Sequence[FileEntry], index_dir: Store) -> None:
+    """Remove the files that a process has left which was terminated while it cut another manifest."""
+    names = {part.name for part in parts}
+    for name in index_dir.list(INDEX_PARTS):
+        if name not in names:
+            index_dir.remove_file(f"{INDEX_PARTS}/{name}")
 
 
 def check_unchanged(config: ManifestConfig, index_dir: Store, section: str) -> None:
@@ -203,7 +227,7 @@ def decode_index(data: bytes) -> Index:
     if index.checksum and index.checksum != _checksum(msgspec.json.decode(data)):
         raise msgspec.ValidationError("its checksum is not that of its content")
     if index.tars >= 0:
-        paths = [_part_path(part) for part in range(-(-index.shards // SHARDS_PER_PART))]
+        paths = [part_path(part) for part in range(-(-index.shards // SHARDS_PER_PART))]
         if [f"{INDEX_PARTS}/{part.name}" for part in index.parts] != paths:
             raise msgspec.ValidationError(f"`parts` does not list the files of {index.shards} shards")
         return index
@@ -220,7 +244,7 @@ def read_shard(index_dir: Store, shard: int) -> pa.Table:
     """Index rows of one shard (`stages.manifest.cut.INDEX_SCHEMA`)."""
     part, row_group = divmod(shard, SHARDS_PER_PART)
     # Without read-ahead, only the footer and this shard are requested from a part that holds 1,000 shards.
-    path = index_dir.path(_part_path(part))
+    path = index_dir.path(part_path(part))
     with index_dir.fs.open(path, "rb", cache_type="none") as stream:
         return pq.ParquetFile(stream, pre_buffer=True).read_row_group(row_group)
 
@@ -288,32 +312,3 @@ def _check_ids(config: ManifestConfig, choice: Choice, index_dir: Store, section
     except ColumnsError:
         index_dir.remove(INDEX_PARTS)
         raise
-
-
-def _write_parts(tables: Iterator[pa.Table], index_dir: Store, section: str) -> list[FileEntry]:
-    """Write the files of the index, each built in memory from `SHARDS_PER_PART` shards.
-
-    Returns:
-        The entry of each file.
-
-    Raises:
-        ColumnsError: with the carried columns a file is too large to be built in memory.
-    """
-    parts: list[FileEntry] = []
-    while (first := next(tables, None)) is not None:
-        sink = io.BytesIO()
-        with pq.ParquetWriter(sink, first.schema, compression="zstd") as writer:
-            for table in chain([first], islice(tables, SHARDS_PER_PART - 1)):
-                writer.write_table(table, row_group_size=table.num_rows)
-                if CARRIED in table.column_names and sink.tell() > PART_LIMIT:
-                    raise ColumnsError(
-                        f"{section}.keep_columns: the rows of {SHARDS_PER_PART:,} shards have more than "
-                        f"{PART_LIMIT >> 30} GiB with these columns; leave out the widest, "
-                        f"{widest_column(table)!r}, or set a smaller {section}.shard_size"
-                    )
-        parts.append(index_dir.put(_part_path(len(parts)), sink.getvalue()))
-    return parts
-
-
-def _part_path(part: int) -> str:
-    return f"{INDEX_PARTS}/{part:05d}.parquet"

@@ -11,20 +11,28 @@ import csv
 import json
 import lzma
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from capfilt.stages.manifest.annotations import parse_annotations, parse_visual_genome
+from capfilt.stages.manifest.arrow.values import clean_text_lists
 from capfilt.stages.manifest.columns import ColumnReader, check_columns, choose_columns
 from capfilt.stages.manifest.config import ManifestError
-from capfilt.stages.manifest.delimited import iter_csv, iter_tsv
+from capfilt.stages.manifest.delimited import iter_csv, iter_csv_blocks, iter_tsv
 from capfilt.stages.manifest.parquet import iter_parquet
-from capfilt.stages.manifest.row import ManifestRow
-from capfilt.stages.manifest.text import bounded_lines, iter_json_array, iter_jsonl, iter_urls, open_text
+from capfilt.stages.manifest.row import INDEX_SCHEMA, ManifestRow, to_text
+from capfilt.stages.manifest.text import (
+    LineBlocks,
+    bounded_lines,
+    iter_json_array,
+    iter_jsonl,
+    iter_urls,
+    open_text,
+)
 
 if TYPE_CHECKING:
     from capfilt.stages.manifest.config import ManifestConfig
@@ -51,20 +59,66 @@ def read_rows(
         ManifestError: the file cannot be read in its format, or its first rows lack a column.
     """
     reader = reader or ColumnReader(config)
-    try:
-        if config.splits and file.format != "json":
-            raise ValueError("splits are given, but only Karpathy's dataset json has splits; remove the key")
+    with explain_errors(file, section, config):
         if file.format == "json":
             yield from _read_json(file, reader, section)
         elif file.format == "parquet":
             yield from iter_parquet(file, reader, section)
         else:
             yield from _select_columns(_iter_records(file, config), reader, file, section)
+
+
+@contextmanager
+def explain_errors(file: ManifestFile, section: str, config: ManifestConfig) -> Iterator[None]:
+    """Raise errors of the libraries that read a file as a ManifestError of one line; also if its format has
+    no splits and the config asks for some."""
+    try:
+        if config.splits and file.format != "json":
+            raise ValueError("splits are given, but only Karpathy's dataset json has splits; remove the key")
+        yield
     except ManifestError:
         raise
     except (OSError, EOFError, zlib.error, lzma.LZMAError, csv.Error, ValueError, pa.ArrowException) as error:
         message = " ".join(str(error).split()).replace(file.path, str(file))  # pyarrow's may have lines
         raise ManifestError(f"{section}.manifest: cannot read {file} as {file.format} ({message})") from error
+
+
+def read_csv_tables(file: ManifestFile, reader: ColumnReader, section: str) -> Iterator[pa.Table]:
+    """Rows of a CSV file as tables of the index, a few thousand at a time.
+
+    Raises:
+        ManifestError, ValueError: as in `read_rows`, whose rows these are.
+    """
+    config = reader.config
+    with open_text(file, file.path) as stream:
+        blocks = iter_csv_blocks(LineBlocks(stream), config.columns, config.url_column)
+        first: list[tuple[list[str], list[list[str]]]] = []
+        for block in blocks:
+            first.append(block)
+            if sum(len(records) for _, records in first) >= FIRST_RECORDS:
+                break
+        if not first:
+            return
+        names, _ = first[0]
+        known = list(dict.fromkeys(names))
+        check_columns(choose_columns(known, config), known, config, (section, str(file)))
+        columns = reader.columns(dict.fromkeys(known))
+        places = [None if name is None else names.index(name) for name in columns]
+        for _, records in chain(first, blocks):
+            url, caption, truth = (_field(records, place) for place in places)
+            empty = [pa.nulls(len(records), field.type) for field in INDEX_SCHEMA][3:]
+            yield pa.Table.from_arrays([url, clean_text_lists(caption), truth, *empty], schema=INDEX_SCHEMA)
+
+
+def _field(records: Sequence[Sequence[str]], place: int | None) -> pa.Array:
+    """One field of every record, null where the record has fewer."""
+    if place is None:
+        return pa.nulls(len(records), pa.string())
+    values = [fields[place] if place < len(fields) else None for fields in records]
+    try:
+        return pa.array(values, pa.string())
+    except UnicodeEncodeError:
+        return pa.array(list(map(to_text, values)), pa.string())
 
 
 def _iter_records(file: ManifestFile, config: ManifestConfig) -> Iterator[Any]:

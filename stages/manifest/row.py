@@ -1,9 +1,30 @@
-"""One row of a manifest, and the cleaning of its values."""
+"""One row of a manifest, the cleaning of its values, and the table of many."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, NotRequired, TypedDict
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+
+import pyarrow as pa
+
+from capfilt.stages.rows import OPTIONAL_SCHEMA
+
+if TYPE_CHECKING:
+    from capfilt.stages.manifest.config import ManifestConfig
+
+INDEX_SCHEMA = pa.schema(
+    [
+        ("url", pa.string()),
+        ("texts", pa.list_(pa.string())),
+        ("truth", pa.string()),
+        ("tar", pa.string()),
+        ("image_file", pa.string()),
+        ("image_column", pa.string()),
+        ("image_row", pa.int64()),
+    ]
+)
+"""A shard is either rows with `url`, `texts` and `truth`, or one row with the address of an image tar. Rows
+whose image is embedded in a Parquet file say where it is; earlier versions do not have these columns."""
 
 
 class ManifestRow(TypedDict):
@@ -23,6 +44,14 @@ class ManifestRow(TypedDict):
     """Captions that somebody else has written: {"captioner", "text"}."""
     carried: NotRequired[Any]
     """Where the carried values are: the record, or (batch of a Parquet file, row)."""
+
+
+def rows_table(rows: Sequence[ManifestRow] | Sequence[dict[str, Any]], config: ManifestConfig) -> pa.Table:
+    """Rows as a table: `INDEX_SCHEMA`, then the columns that only some configs ask for, without those that
+    are carried."""
+    given = {"expected_hash": config.hash_column is not None, "synthetic": bool(config.synthetic_columns)}
+    schema = pa.schema([*INDEX_SCHEMA, *(field for field in OPTIONAL_SCHEMA if given[field.name])])
+    return pa.Table.from_pylist(rows, schema=schema)
 
 
 def make_row(url: Any, texts: Iterable[Any], truth: Any = None) -> ManifestRow:

@@ -23,6 +23,8 @@ _WHITESPACE = " \t\r\n"
 LINE_LIMIT = 1 << 24
 """Characters of a line, or of a CSV field. Some bytes of a compressed file can be a line that fills the
 memory."""
+LINES_CHUNK = 1 << 18
+"""Characters that are cut into lines at a time."""
 COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ": "xz"}
 OTHER_FORMATS = {b"PAR1": "a Parquet file", b"PK\x03\x04": "a zip archive", b"SQLite": "a SQLite database"}
 UTF_32 = (b"\xff\xfe\0\0", b"\0\0\xfe\xff")
@@ -159,6 +161,70 @@ def bounded_lines(stream: io.TextIOBase) -> Iterator[str | None]:
         while (piece := stream.readline(LINE_LIMIT)) and not piece.endswith(("\n", "\r")):
             pass
         yield None
+
+
+class LineBlocks:
+    """Lines with their ends, None for one that is too long: as `bounded_lines` gives them, or many at a time.
+
+    A line ends with a line feed, a carriage return or both, as the csv module has it.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lines: list[str | None] = []
+        self._place = 0
+        self._rest = ""
+        """What has been read of a line whose end has not."""
+
+    def __iter__(self) -> Iterator[str | None]:
+        return self
+
+    def __next__(self) -> str | None:
+        if self._place == len(self._lines) and not self._fill():
+            raise StopIteration
+        self._place += 1
+        return self._lines[self._place - 1]
+
+    def take(self) -> list[str | None]:
+        """The lines that are in memory, at least one; [] at the end."""
+        if self._place == len(self._lines):
+            self._fill()
+        lines, self._lines, self._place = self._lines[self._place :], [], 0
+        return lines
+
+    def give_back(self, lines: list[str | None]) -> None:
+        """Make the lines that were taken last the next ones."""
+        self._lines, self._place = lines, 0
+
+    def _fill(self) -> bool:
+        """Read some lines; returns whether there are any."""
+        self._lines, self._place = [], 0
+        while not self._lines and (chunk := self._stream.read(LINES_CHUNK)):
+            text = self._rest + chunk
+            lines: list[str | None] = list(io.StringIO(text, newline=""))
+            # The last one may go on, and a line feed may follow a carriage return.
+            last = lines.pop() or ""
+            self._rest = "" if last.endswith("\n") else last
+            if last.endswith("\n"):
+                lines.append(last)
+            elif len(last) > LINE_LIMIT:
+                lines.append(None)
+                self._skip_line()
+            self._lines = [None if is_too_long(line) else line for line in lines]
+        if not self._lines and self._rest:
+            self._lines, self._rest = [None if is_too_long(self._rest) else self._rest], ""
+        return bool(self._lines)
+
+    def _skip_line(self) -> None:
+        """Skip what is left of a line that is too long."""
+        self._rest = ""
+        while (piece := self._stream.readline(LINE_LIMIT)) and not piece.endswith(("\n", "\r")):
+            pass
+
+
+def is_too_long(line: str | None) -> bool:
+    """Whether a line with its end is longer than `LINE_LIMIT`."""
+    return line is None or len(line) > LINE_LIMIT or (len(line) == LINE_LIMIT and line[-1] not in "\n\r")
 
 
 def _read_start(file: ManifestFile, path: str, compression: str | None) -> bytes:

@@ -5,18 +5,27 @@ from __future__ import annotations
 import os
 import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import duckdb
 import fsspec
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+from pyarrow.fs import LocalFileSystem as PyArrowLocal
 
+from capfilt.stages.concurrency import map_ahead
 from capfilt.stages.storage.filesystems import open_filesystem
+from capfilt.stages.storage.store import Store
 
 MEMORY = "4GB"
 """Memory that DuckDB uses before it spills to disk."""
+LOCAL_THREADS, REMOTE_THREADS = 4, 32
+"""Files that `iter_tables` reads at the same time."""
+TABLE_ROWS = 100_000
+"""Rows that it gives at a time, if there are as many."""
 
 
 def open_parquet(
@@ -32,7 +41,48 @@ def open_parquet(
         return schema.empty_table()
     filesystem, _ = open_filesystem(files[0], storage_options)
     paths = [fsspec.core.strip_protocol(file) for file in files]
+    if isinstance(filesystem, LocalFileSystem):
+        filesystem = PyArrowLocal()  # reads without Python, which every call of an fsspec filesystem takes
     return ds.dataset(paths, schema=schema, filesystem=filesystem, format="parquet")
+
+
+def iter_tables(store: Store, files: Iterable[str], schema: pa.Schema) -> Iterator[pa.Table]:
+    """The rows of Parquet files with the columns of `schema`, `TABLE_ROWS` and some more at a time; columns
+    that a file lacks are null.
+
+    For very many small files: memory holds a few of them at a time, and each costs one request to an object
+    store. A dataset of pyarrow keeps what it knows of every file, and sends several requests for each.
+
+    Args:
+        files: names in the store.
+    """
+
+    def read(name: str) -> pa.Table:
+        if store.is_local:
+            parquet = pq.ParquetFile(store.path(name))
+        elif (data := store.find(name)) is not None:
+            parquet = pq.ParquetFile(pa.py_buffer(data))
+        else:
+            raise FileNotFoundError(store.address(name))
+        with parquet:
+            present = [name for name in schema.names if name in parquet.schema_arrow.names]
+            table = parquet.read(columns=present, use_threads=False)
+        for field in schema:
+            if field.name not in present:
+                table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+        return table.select(schema.names).cast(schema)
+
+    threads = LOCAL_THREADS if store.is_local else REMOTE_THREADS
+    held: list[pa.Table] = []
+    rows = 0
+    for table in map_ahead(read, files, threads):
+        held.append(table)
+        rows += table.num_rows
+        if rows >= TABLE_ROWS:
+            yield pa.concat_tables(held)
+            held, rows = [], 0
+    if held:
+        yield pa.concat_tables(held)
 
 
 def open_database() -> duckdb.DuckDBPyConnection:

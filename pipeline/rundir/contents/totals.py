@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import InitVar, dataclass, field
 from typing import Any
 
 from capfilt.pipeline.rundir.ledger import Ledger
@@ -12,17 +12,27 @@ from capfilt.stages.shards.records import CandidatesRecord, CommitRecord, Corpus
 
 
 @dataclass
-class _Totals:
-    """Sums over commit records."""
+class Totals:
+    """Sums over the commit records of a node.
 
-    status: Counter[str] = field(default_factory=Counter)
-    by_source: dict[str, dict[str, int]] = field(default_factory=dict)
+    Args:
+        sources: those of the node.
+    """
+
+    sources: InitVar[Iterable[str]]
+    by_source: dict[str, Counter[str]] = field(init=False)
+    """{source: {status: rows}}."""
     candidates: dict[str, Counter[str]] = field(default_factory=dict)
     seconds: Counter[str] = field(default_factory=Counter)
     bytes: Counter[str] = field(default_factory=Counter)
     texts: int = 0
 
+    def __post_init__(self, sources: Iterable[str]) -> None:
+        self.by_source = {source: Counter() for source in sources}
+
     def add(self, record: CommitRecord) -> None:
+        """Count a record."""
+        self.by_source[record.source].update(record.rows.status)
         self.seconds.update(record.seconds)
         self.bytes.update(record_bytes(record))
         if isinstance(record, CandidatesRecord):
@@ -31,26 +41,29 @@ class _Totals:
         else:
             self.texts += record.texts
 
+    def as_counts(self) -> dict[str, Any]:
+        """The sums, as a node record holds them."""
+        status = Counter[str]()
+        for of_source in self.by_source.values():
+            status.update(of_source)
+        return {
+            "rows": status.total(),
+            "status": dict(status),
+            "by_source": {source: dict(of) for source, of in self.by_source.items()},
+            "candidates": {origin: dict(verdicts) for origin, verdicts in self.candidates.items()},
+            "texts": self.texts,
+            "stage_seconds": {name: round(value, 1) for name, value in self.seconds.items()},
+            "bytes": dict(self.bytes),
+        }
+
 
 def count_records(ledger: Ledger, folders: Mapping[str, str]) -> dict[str, Any]:
     """Totals over the commit records in these folders (source → folder), as a node record holds them."""
-    totals = _Totals()
-    for source, folder in folders.items():
-        of_source: Counter[str] = Counter()
+    totals = Totals(folders)
+    for folder in folders.values():
         for record in ledger.records(folder):
-            of_source.update(record.rows.status)
             totals.add(record)
-        totals.by_source[source] = dict(of_source)
-        totals.status.update(of_source)
-    return {
-        "rows": totals.status.total(),
-        "status": dict(totals.status),
-        "by_source": totals.by_source,
-        "candidates": {origin: dict(verdicts) for origin, verdicts in totals.candidates.items()},
-        "texts": totals.texts,
-        "stage_seconds": {name: round(value, 1) for name, value in totals.seconds.items()},
-        "bytes": dict(totals.bytes),
-    }
+    return totals.as_counts()
 
 
 def record_bytes(record: CommitRecord) -> dict[str, int]:

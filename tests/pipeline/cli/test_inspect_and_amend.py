@@ -48,7 +48,7 @@ COUNTS = "1,200 shards, 34,000 rows, 5.6 MB"
 
 def test_verify_lists_differences_and_the_command_that_repairs(run_dir, monkeypatch):
     found = verification([Problem("corpus/web/000001", "[/x] is damaged", "fetch")], unfinished=2)
-    monkeypatch.setattr("capfilt.pipeline.maintenance.verify.verify_run", lambda *_: found)
+    monkeypatch.setattr("capfilt.pipeline.maintenance.verify.verify_run", lambda *_, **__: found)
     result = call("verify", run_dir, "--set", "run.name=a b")
     assert result.exit_code == 1
     assert lines_of(result) == [
@@ -59,9 +59,24 @@ def test_verify_lists_differences_and_the_command_that_repairs(run_dir, monkeypa
 
 
 def test_verify_of_an_undamaged_run_exits_with_code_0(run_dir, monkeypatch):
-    monkeypatch.setattr("capfilt.pipeline.maintenance.verify.verify_run", lambda *_: verification([]))
+    monkeypatch.setattr("capfilt.pipeline.maintenance.verify.verify_run", lambda *_, **__: verification([]))
     result = call("verify", run_dir)
     assert (result.exit_code, lines_of(result)) == (0, [f"{COUNTS}: 0 differences; 0 not finished"])
+
+
+@pytest.mark.parametrize("words", [[], ["--repair"]])
+def test_verify_reads_only_records_if_asked(run_dir, monkeypatch, words):
+    asked = []
+
+    def verify_run(opened, *, records_only):
+        asked.append(records_only)
+        return verification([])
+
+    monkeypatch.setattr("capfilt.pipeline.maintenance.verify.verify_run", verify_run)
+    monkeypatch.setattr("capfilt.pipeline.maintenance.repair.verify_run", verify_run)
+    for option in ([], ["--records-only"]):
+        assert call("verify", run_dir, *words, *option).exit_code == 0
+    assert asked == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +86,7 @@ def test_verify_of_an_undamaged_run_exits_with_code_0(run_dir, monkeypatch):
 def test_repair_finishes_the_run_if_anything_is_missing(run_dir, monkeypatch, problems, unfinished, runs):
     started = []
     found = verification(problems, unfinished)
-    monkeypatch.setattr("capfilt.pipeline.maintenance.repair.repair_run", lambda *_: (found, ["fetch"]))
+    monkeypatch.setattr("capfilt.pipeline.maintenance.repair.repair_run", lambda *_, **__: (found, ["fetch"]))
     monkeypatch.setattr(inspect_module, "run_config", lambda *arguments: started.append(arguments))
     result = call("verify", run_dir, "--repair", "--set", "run.seed=1")
     assert result.exit_code == 0, result.output

@@ -298,3 +298,47 @@ class TestStaleNodes:
     def test_wrong_totals_of_a_node_are_counted_again(self, run_dir):
         assert repair(run_dir, [Problem("nodes/fetch.json", "127 rows", "fetch")]) == ["fetch", "report.1"]
         assert run_dir.ledger.latest("fetch") is not None
+
+
+def records_only(run):
+    return verify_run(run.run_dir, records_only=True)
+
+
+def test_records_alone_show_what_is_missing_and_truncated_but_not_other_content(run, monkeypatch):
+    read = []
+    monkeypatch.setattr(
+        "capfilt.pipeline.maintenance.shard_checks.read_listed_file", lambda *words: read.append(words)
+    )
+    found = records_only(run)
+    assert (found.problems, found.shards, found.rows, found.bytes) == ([], 6, 18, verify_bytes(run))
+    flip(run, "images/web/000000.tar")
+    run.store.remove_file("corpus/web/000001.parquet")
+    run.store.put("rounds/1/web/000002.parquet", b"short")
+    size = next(file["bytes"] for file in run.store.read_json("records/rounds/1/web/000002.json")["files"])
+    run.store.put(f"{INDEX}/parts/00000.parquet", b"")
+    index = run.store.read_json(f"{INDEX}/index.json")["parts"][0]["bytes"]
+    assert sorted(map(str, records_only(run).problems)) == [
+        "corpus/web/000001: 000001.parquet is missing",
+        f"manifests/web/index.json: 00000.parquet has 0 of {index} bytes",
+        f"rounds/1/web/000002: 000002.parquet has 5 of {size} bytes",
+    ]
+    assert read == []
+
+
+def verify_bytes(run):
+    """Bytes of all files that records of shards list."""
+    names = [name for name in walk(run.store, "records") if name.endswith(".json") and "/web/" in name]
+    return sum(file["bytes"] for name in names for file in run.store.read_json(name)["files"])
+
+
+def test_records_alone_show_wrong_sums_and_a_repair_that_reads_no_file_removes_them(run):
+    name = "records/corpus/web/000001.json"
+    record = run.store.read_json(name)
+    record["rows"]["read"] += 1
+    run.store.put_json(name, record)
+    run.store.put("records/rounds/1/web/000000.json", b"{")
+    found = {str(problem).partition(":")[0] for problem in records_only(run).problems}
+    assert found == {"corpus/web/000001", "rounds/1/web/000000"}
+    _, reopened = repair_run(run.run_dir, records_only=True)
+    assert "bootstrap.1" in reopened
+    assert not run.store.exists(name) and not run.store.exists("records/rounds/1/web/000000.json")

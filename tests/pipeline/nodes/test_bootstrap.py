@@ -36,14 +36,10 @@ def shards_of(monkeypatch):
             _, _, models, configs = steps.args
             seen.update(models=models, downloads=list(configs), folders=folders)
 
-        counts = {"candidates": {}, "by_source": {"web": {"success": 1}}, "bytes": {}}
         monkeypatch.setattr("capfilt.pipeline.nodes.shards.run_shards", run_shards)
         monkeypatch.setattr(
-            "capfilt.pipeline.rundir.contents.totals.count_records", lambda ledger, folders: counts
-        )
-        monkeypatch.setattr(
             "capfilt.pipeline.nodes.duplicates.mark_round",
-            lambda context, node, fetched: seen.update(fetched=fetched),
+            lambda context, node, fetched, on_record: seen.update(fetched=fetched),
         )
         result = run_bootstrap(context, context.run_dir.nodes[name])
         assert result.models == {role: model.digests for role, model in seen["models"].items()}

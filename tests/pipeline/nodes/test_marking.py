@@ -8,11 +8,10 @@ import pytest
 
 from capfilt.pipeline.console.signals import NodeStopped
 from capfilt.pipeline.nodes import duplicates
-from capfilt.pipeline.nodes.duplicates import (
-    count_copies,
-)
+from capfilt.pipeline.nodes.duplicates import count_copies, mark_round
 from capfilt.stages.rows import ROW_SCHEMA, table_of
 from capfilt.stages.shards.commit import count_verdicts
+from capfilt.stages.shards.records import encode
 from capfilt.stages.shards.write import Write, WriteConfig
 from capfilt.stages.storage.layout import DUPLICATES, candidates_shard
 from capfilt.stages.storage.store import Store
@@ -113,3 +112,21 @@ def test_late_attempt_does_not_overwrite_marked_candidates(context):
     batch = table_of([{"source": "web", "shard": 1, "key": "x"}], ROW_SCHEMA)
     Write(WriteConfig(run_dir=context.store, round=1, round_fingerprint="f"))(batch)
     assert context.store.read(f"{name}.parquet") == before
+
+
+@pytest.mark.parametrize("policy", ["drop", "keep"])
+def test_records_are_read_once_and_handed_on_as_they_are_in_the_end(context, monkeypatch, policy):
+    context = context_of(config_of(context.config.run.dir, policy=policy))
+    read, handed = [], []
+    real = type(context.ledger)._read_commit
+    monkeypatch.setattr(
+        "capfilt.pipeline.rundir.ledger.Ledger._read_commit",
+        lambda ledger, name: read.append(name) or real(ledger, name),
+    )
+    node = context.run_dir.nodes["bootstrap.1"]
+    changed = mark_round(context, node, fetched=True, on_record=handed.append)
+    assert changed == (2 if policy == "drop" else 0)
+    assert sorted(read) == sorted(set(read)) and len(read) == len(handed) == len(CORPUS)
+    for record in handed:
+        stored = context.store.read(candidates_shard(1, record.source, record.shard).record)
+        assert encode(record) == stored

@@ -312,7 +312,7 @@ def test_embedded_images_are_never_carried(tmp_path):
 
 
 def test_columns_that_would_fill_the_memory_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("capfilt.stages.manifest.index.PART_LIMIT", 20_000)
+    monkeypatch.setattr("capfilt.stages.manifest.cut.PART_LIMIT", 20_000)
     vectors = [[(i * 7919 % 997) / 997] * 64 + [float(j) / (i + 1) for j in range(64)] for i in range(200)]
     table = pa.table({"url": [f"{i}" for i in range(200)], "n": list(range(200)), "vector": vectors})
     pq.write_table(table, tmp_path / "a.parquet")

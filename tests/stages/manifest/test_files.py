@@ -7,6 +7,7 @@ import tarfile
 
 import pytest
 
+from capfilt.stages.manifest import cut
 from capfilt.stages.manifest import index as manifest
 from capfilt.stages.manifest.config import ManifestConfig, ManifestError
 from capfilt.stages.manifest.index import build_index, check_unchanged
@@ -119,7 +120,8 @@ def test_an_index_of_an_earlier_version_is_accepted(tmp_path):
 
 
 def test_index_json_describes_the_index(tmp_path, monkeypatch):
-    monkeypatch.setattr(manifest, "SHARDS_PER_PART", 2)
+    for module in (cut, manifest):
+        monkeypatch.setattr(module, "SHARDS_PER_PART", 2)
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.csv").write_bytes(CSV)
     for name in ("b.tar", "c.tar"):

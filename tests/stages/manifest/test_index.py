@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from capfilt.stages.manifest import cut
 from capfilt.stages.manifest import index as index_module
 from capfilt.stages.manifest.config import ManifestConfig, ManifestError
 from capfilt.stages.manifest.index import build_index, check_manifest, read_shard
@@ -165,7 +166,8 @@ def test_an_index_is_reused_until_its_manifest_changes(tmp_path):
 
 
 def test_a_shard_is_read_from_the_part_that_holds_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(index_module, "SHARDS_PER_PART", 2)
+    for module in (cut, index_module):
+        monkeypatch.setattr(module, "SHARDS_PER_PART", 2)
     index, rows = index_manifest(tmp_path, manifest=str(write_manifest(tmp_path, "csv")), shard_size=1)
     assert [part.name for part in index.parts] == [f"0000{part}.parquet" for part in range(4)]
     assert [

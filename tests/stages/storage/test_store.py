@@ -8,7 +8,7 @@ import pickle
 import pytest
 
 from capfilt.models.disk_errors import ADVICE
-from capfilt.stages.storage.listing import modification_times
+from capfilt.stages.storage.listing import file_sizes, modification_times
 from capfilt.stages.storage.store import FileEntry, Store, StoreError, sha256
 from tests.runs import walk
 
@@ -179,3 +179,13 @@ def test_modification_times_are_those_of_one_folder(tmp_path):
     times = modification_times(store, "", ".json")
     assert sorted(times) == ["a.json", "b.json"] and times["a.json"] == 1000.5
     assert modification_times(store, "absent") == {}
+
+
+def test_sizes_are_those_of_the_files_of_one_folder(tmp_path):
+    for store in (Store(str(tmp_path)), Store("memory://sizes")):
+        for name, data in (("f/a.tar", b"123"), ("f/b.json", b""), ("f/deeper/c", b"1"), ("d", b"12")):
+            store.put(name, data)
+        assert file_sizes(store, "f") == {"a.tar": 3, "b.json": 0}
+        assert file_sizes(store, "absent") == {}
+    (tmp_path / "f/.tmp-a.tar-0").write_bytes(b"1")
+    assert file_sizes(Store(str(tmp_path)), "f") == {"a.tar": 3, "b.json": 0}
