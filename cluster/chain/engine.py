@@ -38,10 +38,6 @@ NO_PROGRESS_S = 6 * 3600
 short for a large shard. Watchdogs terminate hanging stages, and `Resizing` ends an execution that has stalled
 after its first shards; this is for a cluster without free resources."""
 
-READERS = 2
-"""Tasks that read ahead for each training worker. They request no CPU: if the training workers hold every CPU
-of the cluster, a reader that waited for one would block them all."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
@@ -237,22 +233,6 @@ def chain_demand(steps: Sequence[Step]) -> Demand:
     )
 
 
-def stream_blocks(items: Sequence[dict[str, Any]], step: Step) -> Iterator[pa.Table]:
-    """Tables of `items` in their order, read ahead by other processes: the input of a training worker.
-
-    Raises:
-        ray.exceptions.RayTaskError: an item cannot be read. Training never skips data.
-    """
-    if not items:
-        return
-    context = chain_context(0)
-    context.execution_options.preserve_order = True
-    with DataContext.current(context):
-        dataset = ray.data.from_items(list(items), override_num_blocks=len(items))
-        dataset = _apply(dataset, step, tasks=READERS)
-        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
-
-
 def chain_context(shards: int) -> DataContext:
     """Ray Data's settings for a chain over so many shards: whole blocks, bounded retries, no progress bars.
 
@@ -269,7 +249,7 @@ def chain_context(shards: int) -> DataContext:
     return context
 
 
-def _apply(dataset: ray.data.Dataset, step: Step, *, tasks: int | None = None) -> ray.data.Dataset:
+def _apply(dataset: ray.data.Dataset, step: Step) -> ray.data.Dataset:
     common: dict[str, Any] = {"num_cpus": step.cpus}
     if step.gpus:
         common["num_gpus"] = step.gpus
@@ -287,7 +267,7 @@ def _apply(dataset: ray.data.Dataset, step: Step, *, tasks: int | None = None) -
         dataset,
         run_task,
         fn_args=(step,),
-        compute=TaskPoolStrategy(size=tasks),
+        compute=TaskPoolStrategy(),
         max_retries=MAX_TASK_RETRIES,
         **common,
     )

@@ -17,6 +17,7 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 
 from capfilt.cluster.board import StatusBoard
 from capfilt.cluster.config import WorkersConfig
+from capfilt.cluster.training.feed import Feed
 from capfilt.cluster.training.rescue import recover_checkpoint, write_file_list
 
 POST_INTERVAL_S = 1.0
@@ -48,7 +49,7 @@ class Learner(Protocol):
         """
 
     def throughput(self, steps_per_second: float) -> dict[str, float]:
-        """The speed in other units, for display: {"samples_per_second": …, "mfu": …}."""
+        """The speed in other units, and what was read, for display: {"samples_per_second": …, "mfu": …}."""
 
     def flush_metrics(self) -> None:
         """Write the metrics of all steps so far (called on every worker before `save` and `finish`)."""
@@ -70,6 +71,8 @@ class Worker:
     rank: int
     world_size: int
     device: torch.device
+    feed: Feed | None = None
+    """Reads the input of all workers; set by `fit`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +95,8 @@ class TrainJob:
     """Receives the progress."""
     recovered_checkpoint: str | None = None
     """Path of a checkpoint to resume from if Ray Train knows of none; set by `fit`."""
+    feed: Feed | None = None
+    """Reads the input of all workers; set by `fit`."""
 
 
 def fit(job: TrainJob) -> None:
@@ -103,7 +108,15 @@ def fit(job: TrainJob) -> None:
         TrainingStopped: raised by the learner; the training is not retried.
     """
     checkpoint = recover_checkpoint(job.storage_filesystem, f"{job.storage_path}/{job.name}")
-    job = replace(job, recovered_checkpoint=checkpoint)
+    feed = Feed()
+    try:
+        _fit(replace(job, recovered_checkpoint=checkpoint, feed=feed))
+    finally:
+        feed.close()
+
+
+def _fit(job: TrainJob) -> None:
+    """`fit` of a job that is complete."""
     gpus = {"GPU": job.gpus_per_worker} if job.gpus_per_worker else {}
     trainer = ray.train.torch.TorchTrainer(
         train_loop,
@@ -159,7 +172,7 @@ def train_loop(config: dict[str, Any]) -> None:
     if device.type == "cpu":
         torch.set_num_threads(max(1, int(job.workers.cpus_per_worker)))
     rank = context.get_world_rank()
-    learner = job.build(Worker(rank, context.get_world_size(), device))
+    learner = job.build(Worker(rank, context.get_world_size(), device, job.feed))
     _restore(job, learner)
     reporter = _ProgressReporter(job, learner) if rank == 0 else None
     try:

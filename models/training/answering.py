@@ -3,7 +3,8 @@
 The encoder reads a question together with its image, the decoder predicts the answers from the states of the
 question. Every different answer of a question is a target; its weight is the share of annotators who gave it.
 
-Shape suffixes: B images, of which each has one question, M answers, T tokens, V vocabulary.
+Shape suffixes: B images, of which each has one question, M answers, T tokens, P predicted
+tokens, D text width.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from typing import TypedDict
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from capfilt.models.caption_text import normalize_caption
 from capfilt.models.config import ObjectiveConfig
 from capfilt.models.images.pixels import normalize
+from capfilt.models.network.attention import ImageRows
 from capfilt.models.network.med import MED, Questions
+from capfilt.models.training.language_loss import token_losses
 from capfilt.models.training.objectives import Objective
 
 
@@ -86,11 +88,13 @@ class AnswerObjective(Objective):
         """The negative log-likelihood of each answer, summed over its tokens, with label smoothing; [M]."""
         device = questions.kv[0][0].device
         ids_MT, mask_MT = self.tokenizer.encode(answers, self.config.max_tokens, first="dec")
-        logits_MTV = self.med.answer(ids_MT[:, :-1].to(device), questions, question_M).float()
-        losses_MT = F.cross_entropy(
-            logits_MTV.transpose(1, 2),
-            ids_MT[:, 1:].to(device),
-            reduction="none",
-            label_smoothing=self.config.label_smoothing,
-        )
-        return (losses_MT * mask_MT[:, 1:].to(device)).sum(dim=1)
+        # Positions are selected on the host, where the mask is; only they go through the vocabulary.
+        answer_P, token_P = mask_MT[:, 1:].nonzero(as_tuple=True)
+        targets_P = ids_MT[:, 1:][answer_P, token_P].to(device)
+        count = questions.kv[0][0].shape[0]
+        rows = ImageRows.plan(question_M, len(answers), count, device, questions.mask_QN)
+        states_MTD = self.med.decode_states(ids_MT[:, :-1].to(device), questions.kv, rows)
+        answer_P, token_P = answer_P.to(device), token_P.to(device)
+        smoothing = self.config.label_smoothing
+        losses_P = token_losses(self.med.lm_logits, states_MTD[answer_P, token_P], targets_P, smoothing)
+        return losses_P.new_zeros(len(answers)).index_add(0, answer_P, losses_P)

@@ -5,15 +5,14 @@ All workers must call them in the same order and with equal shapes. Gathered ten
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-
-BUCKET_BYTES = 64 << 20
-"""Size from which `average_gradients` sends a message."""
+from torch.nn.parallel import DistributedDataParallel
 
 
 def world() -> tuple[int, int]:
@@ -62,38 +61,36 @@ def max_over_workers(value: int, device: torch.device) -> int:
     return int(largest)
 
 
-def average_gradients(module: torch.nn.Module) -> None:
-    """Replace the gradients of a module by their mean over all workers, in messages of about 64 MB."""
-    workers = world()[1]
-    if workers == 1:
-        return
-    gradients = []
-    for parameter in module.parameters():
-        if parameter.requires_grad:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            gradients.append(parameter.grad)
-    for bucket in _make_buckets(gradients, BUCKET_BYTES):
-        flat = torch.cat([gradient.flatten() for gradient in bucket])
-        dist.all_reduce(flat)
-        flat /= workers
-        parts = flat.split([gradient.numel() for gradient in bucket])
-        for gradient, part in zip(bucket, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
+def parallelize(module: torch.nn.Module) -> torch.nn.Module:
+    """The module, whose gradients become their mean over all workers during the backward pass.
+
+    The exchange overlaps with the backward pass. Parameters without gradient on all workers keep none. With
+    one worker it is the module itself. State and attributes are those of the given module.
+    """
+    if world()[1] == 1:
+        return module
+    with warnings.catch_warnings():
+        # torch 2.14 wants another name for `broadcast_buffers`, which 2.11 does not know.
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(
+            module,
+            broadcast_buffers=False,  # all workers change theirs alike
+            find_unused_parameters=True,  # some losses leave parts of a model unused
+            gradient_as_bucket_view=True,
+        )
 
 
-def _make_buckets(tensors: list[Tensor], limit: int) -> Iterator[list[Tensor]]:
-    """Group tensors in order; a group ends when it reaches `limit` bytes."""
-    bucket: list[Tensor] = []
-    size = 0
-    for tensor in tensors:
-        bucket.append(tensor)
-        size += tensor.numel() * tensor.element_size()
-        if size >= limit:
-            yield bucket
-            bucket, size = [], 0
-    if bucket:
-        yield bucket
+def without_exchange(module: torch.nn.Module, accumulates: bool) -> AbstractContextManager[object]:
+    """Context of a forward and backward pass whose gradients are only accumulated, if `accumulates`: the
+    workers exchange them in a later pass.
+
+    Args:
+        module: result of `parallelize`.
+        accumulates: False for the last piece of a batch.
+    """
+    if accumulates and isinstance(module, DistributedDataParallel):
+        return module.no_sync()
+    return nullcontext()
 
 
 class _Gather(torch.autograd.Function):

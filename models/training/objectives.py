@@ -10,11 +10,11 @@ Random choices (ITM's negatives) depend on seed, step and row instead of the sta
 needs no generator state, and n workers draw the same negatives as one worker with an n times larger batch.
 (Dropout and drop-path use torch's global generator.)
 
-With several workers, average the gradients over the workers (`collectives.average_gradients`). The queues of
-all workers stay equal without synchronization.
+With several workers, average the gradients over the workers (`collectives.parallelize`). The queues of all
+workers stay equal without synchronization.
 
 Shape suffixes: B pairs of this worker, C candidates of ITC, M texts of ITM, T tokens, P predicted tokens,
-N image tokens, W image width, D text width, E embedding dimension, V vocabulary.
+N image tokens, W image width, D text width, E embedding dimension.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ from capfilt.models.training.contrast import (
     find_positives,
     negative_weights,
 )
+from capfilt.models.training.language_loss import token_losses
 from capfilt.models.training.momentum import PairQueue, make_teacher, update_teacher
 
 
@@ -290,13 +291,9 @@ class Objective(nn.Module):
         positions_P = predicted_BT[:, 1:].flatten().nonzero()[:, 0].to(device)
         inputs_BT, targets_BT = ids_BT[:, :-1].to(device), ids_BT[:, 1:].to(device)
         states_BTD = self.med.decode_states(inputs_BT, kv)
-        logits_PV = self.med.lm_logits(states_BTD.flatten(0, 1)[positions_P]).float()
-        total = F.cross_entropy(
-            logits_PV,
-            targets_BT.flatten()[positions_P],
-            reduction="sum",
-            label_smoothing=self.config.label_smoothing,
-        )
+        states_PD, targets_P = states_BTD.flatten(0, 1)[positions_P], targets_BT.flatten()[positions_P]
+        smoothing = self.config.label_smoothing
+        total = token_losses(self.med.lm_logits, states_PD, targets_P, smoothing).sum()
         return total * world()[1] / sum_over_workers(total.new_tensor(max(len(positions_P), 1)))
 
 

@@ -41,7 +41,8 @@ class FinetuneSection(Section):
     image_size: Annotated[int, Field(ge=8)] | None = None
     """Side of the square input in pixels. Default: that of the model it starts from."""
     window_shards: Annotated[int, Field(ge=1)] = 16
-    """Number of shards whose pairs are shuffled together."""
+    """Number of shards whose pairs are shuffled together. The cluster's object store holds the encoded images
+    of these shards and of as many that follow; each worker receives its part of them."""
     decode_threads: Annotated[int, Field(ge=0)] = 4
     """Threads that decode and augment the next batches during a step; 0: the training loop does it itself."""
     checkpoint_layers: Annotated[int, Field(ge=0)] | None = None

@@ -44,6 +44,9 @@ AT_WORK = _gauge("capfilt_stage_shards_at_work", "Shards that a stage works on."
 WAITING = _gauge("capfilt_stage_shards_waiting", "Shards that wait before a stage.", "stage")
 LOSS = _gauge("capfilt_training_loss", "Loss of the last step that was reported.", "loss")
 SAMPLES = _gauge("capfilt_training_samples_per_second", "Samples per second since the training began.")
+READ = _gauge(
+    "capfilt_training_epoch_read_bytes", "Bytes read from the run directory for each worker in the epoch."
+)
 
 FAMILIES = (
     SHARDS,
@@ -63,6 +66,7 @@ FAMILIES = (
     WAITING,
     LOSS,
     SAMPLES,
+    READ,
 )
 LOSSES = ("loss", "itc", "itm", "lm")
 """Losses that trainings report."""

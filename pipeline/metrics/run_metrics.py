@@ -162,6 +162,8 @@ class RunMetrics:
                 self.receiver.set(of.LOSS.name, values[loss], node=node, loss=loss)
         if "samples_per_second" in values:
             self.receiver.set(of.SAMPLES.name, values["samples_per_second"], node=node)
+        if "epoch_read_mb" in values:
+            self.receiver.set(of.READ.name, values["epoch_read_mb"] * 1e6, node=node)
 
 
 def _repeated(values: Mapping[str, Any]) -> Iterable[tuple[str, str, int]]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import cycle, islice
 from random import Random
 
+import pyarrow as pa
 import torch
 
-from capfilt.cluster.chain.engine import Step
 from capfilt.cluster.training.trainer import Worker
 from capfilt.models.training.answering import AnswerBatch, AnswerObjective
 from capfilt.models.training.augment import TrainAugment
@@ -22,7 +22,7 @@ from capfilt.pipeline.training.batches import MakePiece, MapImages, decode_and_a
 from capfilt.pipeline.training.learner import PairLearner
 from capfilt.pipeline.training.seeds import derive_seed
 from capfilt.pipeline.training.spec import TaskSpec
-from capfilt.stages.pairs.stream import PairStream
+from capfilt.stages.pairs.samples import SampleSource
 from capfilt.stages.taskdata.rows import ReadTaskRows, TaskSample, iter_samples
 
 OBJECTIVES: Mapping[Kind, type[Objective]] = {
@@ -49,17 +49,25 @@ class TaskLearner(PairLearner):
         objective = OBJECTIVES[self.spec.task_kind]
         return objective(self.med, self.tokenizer, self.spec.train.objective, self.spec.seed)
 
-    def open_stream(self) -> PairStream:
-        """The samples from the current position on."""
-        step = Step(name="samples", make=partial(ReadTaskRows, self.spec.run_dir), kind="read", cpus=0.0)
-        kind = self.spec.task_kind
-        return self.stream_of(step, lambda tables, epoch: iter_samples(tables, kind))
+    def training_source(self) -> SampleSource:
+        """Where the samples come from."""
+        return SampleSource(
+            name="training",
+            run_dir=self.spec.run_dir,
+            make_reader=ReadTaskRows,
+            unpack=partial(_unpack, self.spec.task_kind),
+        )
 
     def piece_maker(self, augment: TrainAugment) -> MakePiece:
         """What makes pieces of batches from the samples of the stream."""
         if self.spec.task_kind == "visdial":
             return partial(make_dialogs, augment, self.spec.negatives)
         return partial(PIECES[self.spec.task_kind], augment)
+
+
+def _unpack(kind: Kind, tables: Iterable[pa.Table], epoch: int) -> Iterator[TaskSample]:
+    """The samples of tables, the same ones in every epoch."""
+    return iter_samples(tables, kind)
 
 
 def make_questions(

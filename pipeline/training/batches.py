@@ -1,15 +1,14 @@
-"""Cut the stream of pairs into global batches; decode, augment and prefetch this worker's part of each."""
+"""Decode, augment and prefetch a worker's part of each global batch."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import cycle, islice
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -19,7 +18,9 @@ from capfilt.models.training.augment import TrainAugment
 from capfilt.models.training.objectives import PairBatch
 from capfilt.pipeline.training.seeds import derive_seed
 from capfilt.pipeline.training.spec import LearnerSpec
-from capfilt.stages.pairs.stream import Pair, PairStream, Position
+from capfilt.stages.pairs.order import Position
+from capfilt.stages.pairs.samples import Division, Pair
+from capfilt.stages.pairs.stream import EpochBytes, OwnBatch
 
 PREFETCH_BATCHES = 2
 """Batches that are prepared while a step runs."""
@@ -33,6 +34,8 @@ class Batch:
     """A `PairBatch` each, or what the objective of a downstream task takes."""
     position: Position
     """Position of the stream after the global batch."""
+    epoch_bytes: EpochBytes = field(default_factory=EpochBytes)
+    """What was read for it and the batches before it in the epoch."""
 
 
 MapImages = Callable[..., Iterator[torch.Tensor]]
@@ -41,78 +44,36 @@ MakePiece = Callable[[Sequence[Any], Sequence[int], MapImages], Any]
 """Makes a piece of a batch from its samples and the seed of the augmentation of each."""
 
 
-class Samples(Protocol):
-    """A stream of samples, and the position after the last one."""
-
-    @property
-    def position(self) -> Position: ...
-
-    def __iter__(self) -> Iterator[Any]: ...
-
-
-class FilledEpoch:
-    """The pairs of one epoch, in the same order each time. The first ones follow again at the end, until the
-    last batch is full: each worker gets an equal part of it.
-
-    Args:
-        stream: of one epoch.
-        batch_size: pairs of a batch.
-    """
-
-    def __init__(self, stream: PairStream, batch_size: int) -> None:
-        self.stream, self.batch_size = stream, batch_size
-        self.pairs = 0
-        """Pairs of the epoch; known once it has been read."""
-
-    @property
-    def position(self) -> Position:
-        return self.stream.position
-
-    def __iter__(self) -> Iterator[Pair]:
-        first: list[Pair] = []
-        count = 0
-        self.stream.position = Position()
-        for pair in self.stream:
-            if len(first) < self.batch_size:
-                first.append(pair)
-            count += 1
-            yield pair
-        self.pairs = count
-        if first:
-            yield from islice(cycle(first), -count % self.batch_size)
-
-
 def assemble_batches(
-    stream: Samples, step: int, spec: LearnerSpec, worker: Worker, make_piece: MakePiece
+    batches: Iterable[OwnBatch], step: int, spec: LearnerSpec, worker: Worker, make_piece: MakePiece
 ) -> Iterator[Batch]:
-    """Cut the stream into global batches and yield this worker's part of each.
-
-    A global batch is cut into pieces, and each piece into contiguous slices, one per worker: the pieces of n
-    workers together are those of one worker, so that negatives, which are keyed by row, do not depend on the
-    number of workers.
+    """Decode and augment this worker's part of each global batch.
 
     Args:
-        stream: pairs, endless in training.
+        batches: the worker's samples of each global batch, endless in training.
         step: number of the first batch; with the seed it determines the augmentation of each image.
         spec: batch size, accumulation, seed, decoder threads.
-        worker: whose part to yield.
+        worker: whose samples they are.
         make_piece: decodes, augments and collects; `partial(make_pairs, augment)` for pairs.
     """
-    batch_size, pairs = spec.train.batch_size, iter(stream)
+    division = divide(spec, worker)
     pool = ThreadPoolExecutor(spec.train.decode_threads) if spec.train.decode_threads else None
     map_images: MapImages = pool.map if pool is not None else map
-    slice_size = batch_size // (spec.train.accumulate * worker.world_size)
-    while global_batch := list(islice(pairs, batch_size)):
-        position = replace(stream.position)
+    size = division.slice_size
+    for step_number, batch in enumerate(batches, start=step):
         pieces: list[Any] = []
-        for number in range(spec.train.accumulate):
-            first = (number * worker.world_size + worker.rank) * slice_size
-            own = global_batch[first : first + slice_size]
-            samples = range(step * batch_size + first, step * batch_size + first + slice_size)
-            seeds = [derive_seed(spec.seed, "augment", sample) for sample in samples]
+        for number in range(division.pieces):
+            own = batch.samples[number * size : (number + 1) * size]
+            first = step_number * division.batch_size + (number * division.workers + worker.rank) * size
+            seeds = [derive_seed(spec.seed, "augment", sample) for sample in range(first, first + size)]
             pieces.append(make_piece(own, seeds, map_images))
-        yield Batch(pieces, position)
-        step += 1
+        yield Batch(pieces, batch.position, batch.epoch_bytes)
+
+
+def divide(spec: LearnerSpec, worker: Worker) -> Division:
+    """How the samples of a training are divided among its workers."""
+    train = spec.train
+    return Division(batch_size=train.batch_size, pieces=train.accumulate, workers=worker.world_size)
 
 
 def make_pairs(

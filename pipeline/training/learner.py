@@ -9,28 +9,27 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 
 import msgspec
 import torch
 
-from capfilt.cluster.chain.engine import Step, stream_blocks
 from capfilt.cluster.training.trainer import LocalTrainingStop, Worker
 from capfilt.models.checkpoints.load import save_checkpoint
 from capfilt.models.config import AugmentConfig
 from capfilt.models.precision import uses_bfloat16
 from capfilt.models.tasks.micro_batches import is_out_of_memory
 from capfilt.models.training.augment import TrainAugment
-from capfilt.models.training.collectives import average_gradients
+from capfilt.models.training.collectives import parallelize, without_exchange
 from capfilt.models.training.objectives import Objective, PairBatch
 from capfilt.models.training.optimizer import build_optimizer, clip_gradient, learning_rate, set_learning_rate
 from capfilt.models.training.throughput import peak_flops, training_flops
 from capfilt.pipeline.training.batches import (
     Batch,
-    FilledEpoch,
     MakePiece,
     assemble_batches,
+    divide,
     make_pairs,
     prefetch,
 )
@@ -39,8 +38,13 @@ from capfilt.pipeline.training.seeds import derive_seed
 from capfilt.pipeline.training.spec import LearnerSpec
 from capfilt.pipeline.training.step_metrics import StepMetrics, read_metrics
 from capfilt.pipeline.training.validation import Validation
-from capfilt.stages.pairs.read import PairsConfig, Part, ReadPairs
-from capfilt.stages.pairs.stream import PairStream, Position, StreamConfig, Unpack
+from capfilt.stages.pairs.cut import OpenedWindow, WindowCut
+from capfilt.stages.pairs.draw import DrawConfig
+from capfilt.stages.pairs.order import Position
+from capfilt.stages.pairs.parts import ShardRef
+from capfilt.stages.pairs.read import PairsConfig, Part
+from capfilt.stages.pairs.samples import SampleSource, pair_source
+from capfilt.stages.pairs.stream import SampleStream, StreamConfig
 from capfilt.stages.storage.errors import explain_disk_errors
 from capfilt.stages.storage.layout import model_folder
 
@@ -59,6 +63,7 @@ class PairLearner:
         self.med, self.tokenizer = build_initial_model(spec)
         self.image_size = spec.train.image_size or self.med.config.vision.image_size
         self.objective = self.build_objective().to(worker.device)
+        self.parallel = parallelize(self.objective)
         self.optimizer = build_optimizer(self.med, spec.train.optimizer)
         self.bfloat16 = uses_bfloat16(spec.train.precision, worker.device)
         self.metrics = StepMetrics(spec, worker)
@@ -111,13 +116,14 @@ class PairLearner:
         self.position = batch.position
         if self.validation is not None and self.validation.is_due(self.step):
             self._validate(self.validation)
-        self.metrics.add(self.step, lr, losses)
+        self.metrics.add(self.step, lr, losses, batch.epoch_bytes)
         return partial(read_metrics, losses, lr)
 
     def _validate(self, validation: Validation) -> None:
         """Measure the model on held-out pairs. If the loss has not fallen for long, this step is the last."""
         plain = TrainAugment(self.image_size, AugmentConfig(min_scale=1.0, hflip=False, randaugment=False))
-        batches = assemble_batches(self._held_out, 0, self.spec, self.worker, partial(make_pairs, plain))
+        own, make_piece = self._held_out.batches(), partial(make_pairs, plain)
+        batches = assemble_batches(own, 0, self.spec, self.worker, make_piece)
         losses = validation.measure(batches, self._autocast())
         self.metrics.add_validation(self.step, losses)
         if validation.record(self.step, losses["loss"]):
@@ -146,8 +152,9 @@ class PairLearner:
         )
 
     def throughput(self, steps_per_second: float) -> dict[str, float]:
-        """The speed in samples per second and, where it is known, as utilization of the devices."""
-        return self.metrics.throughput(steps_per_second)
+        """The speed in samples per second and, where it is known, as utilization of the devices; and what was
+        read for a worker in the epoch, in MB."""
+        return self.metrics.throughput(steps_per_second) | {"epoch_read_mb": self.metrics.epoch_read_mb}
 
     def flush_metrics(self) -> None:
         """Write the metrics of all steps so far (called on every worker, before `save` and `finish`)."""
@@ -185,7 +192,7 @@ class PairLearner:
             provenance = self.spec.provenance | {"steps": self.step, "node": self.spec.node}
             if self.validation is not None:
                 self.validation.restore_best()
-                provenance["validation"] = self.validation.result(self._held_out.pairs)
+                provenance["validation"] = self.validation.result(self._held_out.samples)
             save_checkpoint(folder, self.med, self.tokenizer, provenance)
             files = []
             for name in sorted(set(os.listdir(folder)) - {"provenance.json"}):
@@ -204,14 +211,15 @@ class PairLearner:
         self.objective.train()
         self.optimizer.zero_grad(set_to_none=True)
         means: dict[str, torch.Tensor] = {}
-        for piece in pieces:
-            with self._autocast():
-                losses = self.objective(piece, epoch=self.step / self.spec.steps_per_epoch)
-            (losses["loss"] / len(pieces)).backward()
+        for number, piece in enumerate(pieces, start=1):
+            # Workers exchange the gradients of all pieces together, during the last backward pass.
+            with without_exchange(self.parallel, number < len(pieces)):
+                with self._autocast():
+                    losses = self.parallel(piece, epoch=self.step / self.spec.steps_per_epoch)
+                (losses["loss"] / len(pieces)).backward()
             for name, value in losses.items():
                 part = value.detach().float() / len(pieces)
                 means[name] = means[name] + part if name in means else part
-        average_gradients(self.med)
         return means
 
     def _autocast(self) -> torch.autocast:
@@ -219,30 +227,36 @@ class PairLearner:
 
     def open_batches(self) -> Iterator[Batch]:
         """This worker's part of each global batch, from the current step and position on."""
-        spec, augment = self.spec, TrainAugment(self.image_size, self.spec.train.augment)
-        stream, make_piece = self.open_stream(), self.piece_maker(augment)
-        batches = assemble_batches(stream, self.step, spec, self.worker, make_piece)
-        return prefetch(batches) if spec.train.decode_threads else batches
+        augment = TrainAugment(self.image_size, self.spec.train.augment)
+        first = self.step * self.spec.train.batch_size
+        own = self.open_stream().batches(self.position, first)
+        batches = assemble_batches(own, self.step, self.spec, self.worker, self.piece_maker(augment))
+        return prefetch(batches) if self.spec.train.decode_threads else batches
 
     def piece_maker(self, augment: TrainAugment) -> MakePiece:
         """What makes pieces of batches from the samples of the stream."""
         return partial(make_pairs, augment)
 
-    def open_stream(self) -> PairStream:
-        """The samples from the current position on."""
-        return self.stream_of(self._read_step("training"))
+    def open_stream(self) -> SampleStream:
+        """This worker's samples of the training, without end."""
+        return self._stream(self.spec.shards, self.training_source())
 
-    def open_held_out(self) -> FilledEpoch:
-        """The held-out pairs."""
+    def open_held_out(self) -> SampleStream:
+        """This worker's samples of the held-out pairs."""
         human = tuple(ref for ref in self.spec.shards if ref.kind == "human")
-        config = StreamConfig(seed=self.spec.seed, window_shards=self.spec.train.window_shards, epochs=1)
-        read = partial(stream_blocks, step=self._read_step("validation"))
-        return FilledEpoch(PairStream(human, read, config), self.spec.train.batch_size)
+        draw = DrawConfig(seed=self.spec.seed)
+        return self._stream(human, pair_source("validation", self._pairs("validation"), draw), once=True)
 
-    def _read_step(self, part: Part) -> Step:
-        """Reads pairs in other processes."""
+    def training_source(self) -> SampleSource:
+        """Where the samples come from."""
         spec = self.spec
-        pairs = PairsConfig(
+        draw = DrawConfig(seed=spec.seed, per_image=spec.per_image, sentences=spec.sentences)
+        return pair_source("training", self._pairs("training"), draw)
+
+    def _pairs(self, part: Part) -> PairsConfig:
+        """Which texts are read."""
+        spec = self.spec
+        return PairsConfig(
             run_dir=spec.run_dir,
             round=spec.round,
             verdicts=spec.verdicts,
@@ -255,19 +269,20 @@ class PairLearner:
             validation=0.0 if spec.validation is None else spec.validation.share,
             part=part,
         )
-        return Step(name="pairs", make=partial(ReadPairs, pairs), kind="read", cpus=0.0)
 
-    def stream_of(self, step: Step, unpack: Unpack | None = None) -> PairStream:
-        """The samples of the tables that a step reads."""
-        return PairStream(
-            self.spec.shards,
-            partial(stream_blocks, step=step),
-            StreamConfig(
-                seed=self.spec.seed,
-                window_shards=self.spec.train.window_shards,
-                per_image=self.spec.per_image,
-                sentences=self.spec.sentences,
-            ),
-            position=replace(self.position),
-            unpack=unpack,
+    def _stream(
+        self, shards: tuple[ShardRef, ...], source: SampleSource, *, once: bool = False
+    ) -> SampleStream:
+        config = StreamConfig(
+            seed=self.spec.seed,
+            window_shards=self.spec.train.window_shards,
+            division=divide(self.spec, self.worker),
+            once=once,
         )
+        return SampleStream(shards, source, partial(request_window, self.worker), config)
+
+
+def request_window(worker: Worker, window: WindowCut) -> OpenedWindow:
+    """Ask for a worker's part of a window, without waiting for it."""
+    assert worker.feed is not None, "`cluster.training.trainer.fit` gives every worker a feed"
+    return worker.feed.request(window, worker.rank)

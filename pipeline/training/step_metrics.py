@@ -11,7 +11,11 @@ from capfilt.cluster.training.trainer import TrainingStopped, Worker
 from capfilt.models.training.collectives import sum_over_workers, world
 from capfilt.pipeline.training.spec import LearnerSpec
 from capfilt.pipeline.training.step_log import StepLog
+from capfilt.stages.pairs.stream import EpochBytes
 from capfilt.stages.storage.layout import log_folder
+
+MB = 1e6
+"""Bytes."""
 
 
 class StepMetrics:
@@ -30,24 +34,31 @@ class StepMetrics:
         self._steps: list[tuple[int, float]] = []
         """(step, learning rate) of the steps in `_losses`."""
         self._losses: list[dict[str, torch.Tensor]] = []
+        self.epoch_read_mb = 0.0
+        """MB that were read for a worker in the epoch of the last step."""
+        self._bytes: list[EpochBytes] = []
+        """Of the same steps."""
         self._validated: dict[int, dict[str, float]] = {}
         """Step → losses of a validation after it, until they are logged."""
         self._last_read = time.monotonic()
         self._log: StepLog | None = None
 
-    def add(self, step: int, lr: float, losses: dict[str, torch.Tensor]) -> None:
+    def add(self, step: int, lr: float, losses: dict[str, torch.Tensor], read: EpochBytes) -> None:
         """Add a step.
 
         Args:
             step: number of the step, from 1.
             lr: its learning rate.
             losses: 0-dim tensors on the device; the same names in every step.
+            read: what this worker has read in the epoch.
 
         Raises:
             TrainingStopped: see `log_pending`.
         """
         self._steps.append((step, lr))
         self._losses.append(losses)
+        self._bytes.append(read)
+        self.epoch_read_mb = read.read / MB
         if len(self._steps) >= self.spec.train.workers.log_every:
             self.log_pending()
 
@@ -67,16 +78,21 @@ class StepMetrics:
         if self._steps:
             names = list(self._losses[0])
             table = torch.stack([torch.stack([row[name] for name in names]) for row in self._losses])
+            read = [[each.read / MB, each.received / MB] for each in self._bytes]
+            table = torch.cat([table, torch.tensor(read, dtype=table.dtype, device=table.device)], dim=1)
             means = (sum_over_workers(table) / world()[1]).tolist()
             speed = self.throughput(len(self._steps) / max(time.monotonic() - self._last_read, 1e-9))
             now = time.time()
             for (step, lr), row in zip(self._steps, means, strict=True):
                 epoch = step / self.spec.steps_per_epoch
-                losses = dict(zip(names, row, strict=True))
+                *values, read_mb, received_mb = row
+                losses = dict(zip(names, values, strict=True))
                 measured = losses | self._validated.pop(step, {})
-                self._write({"step": step, "epoch": epoch, **measured, "lr": lr, **speed, "time": now})
+                measured |= {"lr": lr, "epoch_read_mb": read_mb, "epoch_received_mb": received_mb}
+                self._write({"step": step, "epoch": epoch, **measured, **speed, "time": now})
                 self._check_finite(step, losses)
-            self._steps, self._losses, self._last_read = [], [], time.monotonic()
+            self._steps, self._losses, self._bytes = [], [], []
+            self._last_read = time.monotonic()
         if flush and self._log is not None:
             self._log.flush()
 

@@ -1,157 +1,166 @@
-"""An endless stream of training pairs, in an order that depends only on the seed.
+"""The samples of one worker of a training, batch by batch, in an order that depends only on the seed.
 
-The shards of an epoch are permuted and cut into windows of a few shards; the pairs of a window are permuted
-together. A position is (epoch, window, offset), so that training resumes at the exact sample, and memory
-holds the encoded images of one window, however large the corpus is.
+The order of all samples is that of `order`, equal for any number of workers; a worker receives the samples
+that it trains on (`samples.Division`), window by window, and memory holds its part of one window. The next
+window is requested as soon as it is known where it begins, so that it is read while this one is trained on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
-from itertools import islice
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import cycle, takewhile
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
-from capfilt.stages.pairs.draw import DrawConfig, draw_texts
+from capfilt.stages.pairs.cut import OpenedWindow, WindowCut, load_samples
+from capfilt.stages.pairs.order import OrderConfig, Position, Window, is_one_window, plan_windows
 from capfilt.stages.pairs.parts import ShardRef
-from capfilt.stages.pairs.texts import PerImage, Sentences
+from capfilt.stages.pairs.samples import Division, SampleSource
 
-
-@dataclass(frozen=True)
-class Pair:
-    """One (image, text) sample."""
-
-    image: bytes
-    """Encoded image, shared by all texts of the image."""
-    text: str
-    image_id: int
-    """See `stages.pairs.read.image_id`."""
-    key: str
-
-
-@dataclass
-class Position:
-    """The next sample: pair `offset` of window `window` of epoch `epoch`."""
-
-    epoch: int = 0
-    window: int = 0
-    offset: int = 0
+RequestWindow = Callable[[WindowCut], OpenedWindow]
+"""Asks for a window, without waiting for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamConfig:
-    """Order and length of a stream."""
+class StreamConfig(OrderConfig):
+    """Order, division and end of a stream."""
 
-    seed: int
-    """Determines the order."""
-    window_shards: int
-    """Shards whose pairs are permuted together; more shuffle better and use more memory."""
-    epochs: int | None = None
-    """Epochs after which the stream ends; None: never."""
-    lookahead: int = 8
-    """Windows that are read by one call of the reader."""
-    per_image: PerImage = "all"
-    """See `stages.pairs.texts.TextsConfig`."""
-    sentences: Sentences = "whole"
-    """See `stages.pairs.texts.TextsConfig`."""
-
-    @property
-    def draw(self) -> DrawConfig:
-        """What is drawn for each epoch."""
-        return DrawConfig(seed=self.seed, per_image=self.per_image, sentences=self.sentences)
+    division: Division
+    once: bool = False
+    """Only the first epoch, filled up to whole batches with its first samples. Otherwise the stream has no
+    end."""
 
 
-ReadBlocks = Callable[[Sequence[dict[str, Any]]], Iterable[pa.Table]]
-"""Reads one table of pairs per shard, in the order of the given shards; the engine reads ahead in other
-processes."""
+@dataclass(frozen=True)
+class EpochBytes:
+    """Bytes of one worker since the epoch began, or since the stream was resumed in it."""
 
-Unpack = Callable[[Iterable[pa.Table], int], Iterator[Any]]
-"""The samples of tables in an epoch, in their order."""
+    read: float = 0.0
+    """Read from the run directory, divided by the number of workers."""
+    received: int = 0
+    """Received by the worker."""
 
-Window = tuple[int, int, list[ShardRef]]
-"""Epoch, number of the window in it, and its shards."""
+    def plus(self, read: float, received: int) -> EpochBytes:
+        """With the bytes of another window."""
+        return EpochBytes(self.read + read, self.received + received)
 
 
-class PairStream:
-    """Samples of the training shards, epoch after epoch.
+@dataclass(frozen=True)
+class OwnBatch:
+    """One worker's part of a global batch."""
 
-    A corpus that fits into one window is read once and kept in memory, which is the memory of a window.
+    samples: list[Any]
+    """In the order of the stream: the worker's slice of each piece, one after the other."""
+    position: Position
+    """Of the stream after the global batch."""
+    epoch_bytes: EpochBytes
+
+
+@dataclass(frozen=True)
+class _Extent:
+    """A window, and the place of its samples in the stream."""
+
+    window: Window
+    first: int
+    """Number of the first sample that was not skipped."""
+    skipped: int
+    end: int
+    """Number behind its last sample."""
+    opened: OpenedWindow
+
+    def position(self, end: int) -> Position:
+        """The position behind the sample `end` - 1."""
+        return Position(self.window.epoch, self.window.number, end - self.first + self.skipped)
+
+
+class SampleStream:
+    """The samples of one worker.
 
     Args:
         shards: the training shards, in any order.
-        read: reads tables of pairs (`stages.pairs.read.PAIRS_SCHEMA`).
-        config: order and length.
-        position: the first sample. The attribute `position` is the sample that follows the last one yielded.
-        unpack: the samples of tables; None: a `Pair` for each text of an image.
+        source: reads them.
+        request: opens the worker's part of a window.
+        config: order, division and end.
     """
 
     def __init__(
         self,
         shards: Sequence[ShardRef],
-        read: ReadBlocks,
+        source: SampleSource,
+        request: RequestWindow,
         config: StreamConfig,
-        position: Position | None = None,
-        unpack: Unpack | None = None,
     ) -> None:
         assert shards, "training needs at least one shard"
         self.shards = sorted(shards, key=lambda ref: (ref.source, ref.shard))
-        self.read, self.config = read, config
-        self.position = position or Position()
-        self.unpack: Unpack = unpack or partial(_iter_pairs, draw=config.draw)
-        self._cached_tables: dict[ShardRef, pa.Table] = {}
+        self.source, self.request, self.config = source, request, config
+        self.samples = 0
+        """Samples of the epoch of a stream that is read once; known when it has been read."""
+        self._end = 0
+        """Number behind the last sample of the windows opened so far."""
+        self._last_end = math.inf
+        """Number behind the last batch; known when the epoch of a stream that is read once has been read."""
 
-    def __iter__(self) -> Iterator[Any]:
-        skipped = self.position.offset
-        for epoch, window, tables in self._read_windows():
-            pairs = list(self.unpack(tables, epoch))
-            order = self._rng(epoch, window).permutation(len(pairs))
-            for offset in range(skipped, len(pairs)):
-                # Set before the sample is yielded, so that a checkpoint made after it resumes with the next
-                # one.
-                self.position = Position(epoch, window, offset + 1)
-                yield pairs[order[offset]]
-            skipped = 0
+    def batches(self, position: Position | None = None, first: int = 0) -> Iterator[OwnBatch]:
+        """The batches from a position on.
 
-    def _read_windows(self) -> Iterator[tuple[int, int, list[pa.Table]]]:
-        """(epoch, window, tables) from the position on. One call of `read` covers many windows, also of later
-        epochs, because a call is expensive for small corpora."""
-        windows = self._plan_windows()
-        if len(self.shards) <= self.config.window_shards:
-            if not self._cached_tables:
-                tables = self.read([asdict(ref) for ref in self.shards])
-                self._cached_tables = dict(zip(self.shards, tables, strict=True))
-            for epoch, window, _ in windows:
-                used = [ref for ref in self.shards if ref.is_in_epoch(epoch)]
-                yield epoch, window, [self._cached_tables[ref] for ref in used]
-            return
-        while ahead := list(islice(windows, self.config.lookahead)):
-            blocks = iter(self.read([asdict(ref) for _, _, refs in ahead for ref in refs]))
-            for epoch, window, refs in ahead:
-                yield epoch, window, [next(blocks) for _ in refs]
+        Args:
+            position: of the first sample; None: the beginning.
+            first: number of that sample in the stream, a multiple of the batch size.
+        """
+        division = self.config.division
+        end = first + division.batch_size
+        pending: deque[Any] = deque()
+        epoch, received = None, EpochBytes()
+        for extent in self._open_windows(position or Position(), first):
+            own, size = load_samples(extent.opened.parts())
+            pending.extend(own)
+            del own  # or it would keep the samples until the next window has arrived, too
+            if extent.window.epoch != epoch:
+                epoch, received = extent.window.epoch, EpochBytes()
+            received = received.plus(extent.opened.read_bytes / division.workers, size)
+            while end <= min(extent.end, self._last_end):
+                samples = [pending.popleft() for _ in range(division.own)]
+                yield OwnBatch(samples, extent.position(end), received)
+                end += division.batch_size
 
-    def _plan_windows(self) -> Iterator[Window]:
-        """The windows from the position on."""
-        size, epochs = self.config.window_shards, self.config.epochs
-        epoch, first = self.position.epoch, self.position.window
-        while epochs is None or epoch < epochs:
-            shards = [ref for ref in self.shards if ref.is_in_epoch(epoch)]
-            order = self._rng(epoch, -1).permutation(len(shards))
-            count = -(-len(order) // size)
-            for window in range(first, count):
-                chosen = order[window * size : (window + 1) * size]
-                yield epoch, window, [shards[i] for i in chosen]
-            epoch, first = epoch + 1, 0
+    def _open_windows(self, position: Position, first: int) -> Iterator[_Extent]:
+        """The windows from the position on; the next one is requested before this one is returned."""
+        windows, skipped, self._end = self._plan(position), position.offset, first
+        window = next(windows, None)
+        opened = None if window is None else self._request(window, first, skipped)
+        while window is not None and opened is not None:
+            extent = _Extent(window, first, skipped, first + sum(opened.counts) - skipped, opened)
+            first = self._end = extent.end
+            window, skipped = next(windows, None), 0
+            opened = None if window is None else self._request(window, first, skipped)
+            yield extent
 
-    def _rng(self, epoch: int, window: int) -> np.random.Generator:
-        """Generator of a window's order, or of the epoch's order of shards (window -1)."""
-        return np.random.default_rng([self.config.seed, epoch, window + 1])
+    def _request(self, window: Window, first: int, skipped: int) -> OpenedWindow:
+        return self.request(
+            WindowCut(
+                source=self.source,
+                window=window,
+                seed=self.config.seed,
+                first=first,
+                skipped=skipped,
+                division=self.config.division,
+                is_kept=is_one_window(self.shards, self.config),
+            )
+        )
 
+    def _plan(self, position: Position) -> Iterator[Window]:
+        windows = plan_windows(self.shards, self.config, position)
+        return self._plan_once(windows) if self.config.once else windows
 
-def _iter_pairs(tables: Iterable[pa.Table], epoch: int, draw: DrawConfig) -> Iterator[Pair]:
-    for table in tables:
-        for row, text in draw_texts(table.to_pylist(), epoch, draw):
-            yield Pair(row["image"], text, row["image_id"], row["key"])
+    def _plan_once(self, windows: Iterator[Window]) -> Iterator[Window]:
+        """The windows of one epoch, and again as many of them as the last batch needs to be full."""
+        epoch = list(takewhile(lambda window: window.epoch == 0, windows))
+        yield from epoch
+        size = self.config.division.batch_size
+        self.samples, self._last_end = self._end, -(-self._end // size) * size
+        for window in cycle(epoch):
+            if self._end >= self._last_end:
+                return
+            yield window

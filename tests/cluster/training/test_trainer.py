@@ -75,6 +75,23 @@ class Board:
         self.posts.append((node, values))
 
 
+@pytest.fixture(autouse=True)
+def feeds(monkeypatch):
+    """The feeds that `fit` makes, with whether they are closed."""
+    made = []
+
+    class Feed:
+        def __init__(self):
+            self.is_closed = False
+            made.append(self)
+
+        def close(self):
+            self.is_closed = True
+
+    monkeypatch.setattr(module, "Feed", Feed)
+    return made
+
+
 @pytest.fixture
 def worker(monkeypatch):
     """Run `train_loop` as one of two workers; what it reports to Ray Train is in `reports`."""
@@ -254,12 +271,13 @@ def trainer_with(outcome):
     ],
     ids=["stop", "controller", "worker"],
 )
-def test_a_stop_reaches_the_driver_as_itself(tmp_path, monkeypatch, failure, kind, text):
+def test_a_stop_reaches_the_driver_as_itself(tmp_path, monkeypatch, feeds, failure, kind, text):
     trainer = trainer_with(failure)
     monkeypatch.setattr(ray.train.torch, "TorchTrainer", trainer)
     with pytest.raises(kind, match=text):
         fit(make_job(tmp_path))
     assert [type(callback) for callback in trainer.run_config.callbacks] == [module._AbortOnLocalStop]
+    assert [feed.is_closed for feed in feeds] == [True]
 
 
 def test_a_stop_on_all_workers_is_raised_in_the_driver(tmp_path, monkeypatch):
@@ -270,9 +288,10 @@ def test_a_stop_on_all_workers_is_raised_in_the_driver(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("gpus", "resources"), [(0.0, {"CPU": 2}), (0.5, {"CPU": 2, "GPU": 0.5})])
-def test_workers_request_what_the_job_says(tmp_path, monkeypatch, gpus, resources):
+def test_workers_request_what_the_job_says(tmp_path, monkeypatch, feeds, gpus, resources):
     trainer = trainer_with(SimpleNamespace(metrics=None))
     monkeypatch.setattr(ray.train.torch, "TorchTrainer", trainer)
+    monkeypatch.setattr(ray.cloudpickle, "dumps", lambda job: job)
     job = TrainJob(
         node="pretrain.0",
         name="pretrain.0-abc",
@@ -287,3 +306,4 @@ def test_workers_request_what_the_job_says(tmp_path, monkeypatch, gpus, resource
     assert scaling.resources_per_worker == resources
     assert trainer.run_config.failure_config.max_failures == 5
     assert trainer.run_config.checkpoint_config.num_to_keep == 2
+    assert trainer.options["train_loop_config"]["job"].feed is feeds[0] and feeds[0].is_closed

@@ -1,4 +1,4 @@
-"""Two workers with half a batch each train like one worker with the whole batch."""
+"""Two workers with half a batch each train like one worker with the whole batch, also piece by piece."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from capfilt.models.config import ObjectiveConfig
-from capfilt.models.training.collectives import average_gradients
+from capfilt.models.training.collectives import parallelize, without_exchange
 from capfilt.models.training.objectives import Objective
 from tests.models.training.objective_cases import IMAGE_IDS, TEXTS, make_batch, make_med, make_tokenizer
 
@@ -18,6 +18,9 @@ CONFIGS = {
     "in_batch": ObjectiveConfig(queue_size=0, alpha=0.0, negative_all_rank=True),
     "own_batch": ObjectiveConfig(queue_size=0, alpha=0.0, contrast_all_workers=False, losses=("itc",)),
 }
+CONFIGS["accumulated"] = CONFIGS["queue"]
+PIECES = {"accumulated": 3}
+"""Pieces of gradient accumulation; 1 for the other names."""
 # The order of sums differs; five SGD steps amplify the float32 rounding to about 1e-5.
 TOLERANCE = 1e-4
 
@@ -26,19 +29,26 @@ def train(name: str, rank: int, workers: int) -> dict[str, list[float]]:
     """The values of each loss in each step, on this worker's share of the pairs."""
     tokenizer = make_tokenizer()
     objective = Objective(make_med(tokenizer), tokenizer, CONFIGS[name], seed=3).train()
+    parallel = parallelize(objective)
     optimizer = torch.optim.SGD([p for p in objective.parameters() if p.requires_grad], lr=0.02)
-    share = slice(rank * 6 // workers, (rank + 1) * 6 // workers)
+    pieces = PIECES.get(name, 1)
+    size = 6 // (pieces * workers)
     history: dict[str, list[float]] = {}
     for step in range(STEPS):
         whole = make_batch(TEXTS, IMAGE_IDS, seed=step)
-        got = objective({key: values[share] for key, values in whole.items()}, epoch=step / 4)
         optimizer.zero_grad()
-        got["loss"].backward()
-        average_gradients(objective)
+        losses: dict[str, float] = {}
+        for number in range(pieces):
+            first = (number * workers + rank) * size
+            piece = {key: values[first : first + size] for key, values in whole.items()}
+            with without_exchange(parallel, number < pieces - 1):
+                got = parallel(piece, epoch=step / 4)
+                (got["loss"] / pieces).backward()
+            losses = {key: losses.get(key, 0.0) + value.item() / pieces for key, value in got.items()}
         optimizer.step()
         objective.update_momentum()
-        for key, value in got.items():
-            history.setdefault(key, []).append(value.item())
+        for key, value in losses.items():
+            history.setdefault(key, []).append(value)
     return history
 
 
@@ -56,7 +66,7 @@ def histories(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
-@pytest.mark.parametrize("name", ["queue", "in_batch"])
+@pytest.mark.parametrize("name", ["queue", "in_batch", "accumulated"])
 def test_losses_of_two_workers_average_to_those_of_one(histories: list[dict], name: str) -> None:
     single = train(name, 0, 1)
     for loss, values in single.items():

@@ -3,9 +3,8 @@ Ray."""
 
 import math
 from dataclasses import asdict, dataclass
-from itertools import repeat
+from itertools import islice, repeat
 
-import pyarrow as pa
 import pytest
 import torch
 
@@ -15,10 +14,10 @@ from capfilt.pipeline.config.load import parse_config
 from capfilt.pipeline.errors import NodeFailed
 from capfilt.pipeline.nodes import shards as shard_nodes
 from capfilt.pipeline.training import learner as training
+from capfilt.stages.pairs.order import OrderConfig, Position, plan_windows
 from capfilt.stages.pairs.parts import PartsError
-from capfilt.stages.pairs.read import PAIRS_SCHEMA
-from capfilt.stages.pairs.stream import PairStream, Position, StreamConfig
 from tests.local_chain import run_local
+from tests.local_feed import request_local
 from tests.local_run import local_run
 from tests.recipes import RECIPES, recipe, scaled_down
 
@@ -26,13 +25,6 @@ STEPS = 10
 QUEUE_STEPS = 2
 """Steps after which the queue of a scaled-down recipe holds pairs instead of the initial noise, which is easy
 to tell from pairs."""
-
-
-def local_blocks(items, step):
-    """`cluster.chain.engine.stream_blocks` in this process."""
-    stage = step.make()
-    for item in items:
-        yield stage(pa.Table.from_pylist([item]))
 
 
 @dataclass
@@ -51,7 +43,7 @@ class LocalCluster:
 
     def __init__(self, monkeypatch):
         self.trained = {}
-        monkeypatch.setattr(training, "stream_blocks", local_blocks)
+        monkeypatch.setattr(training, "request_window", request_local)
         monkeypatch.setattr(trainer, "fit", self.fit)
         monkeypatch.setattr(shard_nodes, "run_chain", lambda items, steps, **_: run_local(items, steps))
 
@@ -156,20 +148,10 @@ def test_each_epoch_reads_one_part_of_laion_and_all_of_the_other_sources(shapes,
     assert (specs[0].steps_per_epoch, specs[0].total_steps) == (128 // 8, 20 * (128 // 8))
     everything = {(source, 0) for source in ("coco", "vg", "cc3m", "cc12m", "sbu")}
     for epoch in range(6):
-        requested = []
-
-        def read(items, requested=requested):
-            requested += [(item["source"], item["shard"]) for item in items]
-            return [PAIRS_SCHEMA.empty_table() for _ in items]
-
-        list(
-            PairStream(
-                specs[0].shards,
-                read,
-                StreamConfig(seed=0, window_shards=2, epochs=epoch + 1),
-                Position(epoch),
-            )
-        )
+        config = OrderConfig(seed=0, window_shards=2)
+        windows = plan_windows(specs[0].shards, config, Position(epoch))
+        found = [(each.epoch, ref.source, ref.shard) for each in islice(windows, 9) for ref in each.shards]
+        requested = [(source, shard) for of, source, shard in found if of == epoch]
         assert sorted(requested) == sorted(everything | {("laion", epoch % 5)})
 
 

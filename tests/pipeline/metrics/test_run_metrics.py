@@ -96,14 +96,16 @@ def test_repeated_shards_are_counted_once_even_after_the_board_was_restarted(sce
     assert scene.received.sum(families.REPEATED.name) == {("bootstrap.1", "caption", "death"): 3 + 2}
 
 
-def test_trainings_show_their_losses_and_speed(scene):
+def test_trainings_show_their_losses_speed_and_input(scene):
     values = {"step": 5, "total": 9, "loss": 2.5, "lm": 1.5, "samples_per_second": 80.0, "at": 1.0}
+    values["epoch_read_mb"] = 1.5
     scene.progress.begin("pretrain.0")
     scene.board = {"pretrain.0": values}
     scene.look()
     losses = {("pretrain.0", "loss"): 2.5, ("pretrain.0", "lm"): 1.5}
     assert gauge(scene, families.LOSS) == losses
     assert gauge(scene, families.SAMPLES) == {("pretrain.0",): 80.0}
+    assert gauge(scene, families.READ) == {("pretrain.0",): 1.5e6}
     assert gauge(scene, families.DONE) == {("pretrain.0", "steps"): 5}
 
 

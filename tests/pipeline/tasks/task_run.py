@@ -1,6 +1,5 @@
 """Runs of downstream tasks in this process, without Ray: small data of shapes, and a tiny model."""
 
-import pyarrow as pa
 import torch
 
 from capfilt.cluster.chain import engine
@@ -15,6 +14,7 @@ from capfilt.pipeline.corpora.shapes import ShapesConfig, make_shapes
 from capfilt.pipeline.tasks import inputs
 from capfilt.pipeline.training import learner as training
 from tests.local_chain import map_local
+from tests.local_feed import request_local
 from tests.local_run import local_run
 
 WORDS = (
@@ -117,18 +117,12 @@ def config_data(folder, kind, run="run", **finetune):
     }
 
 
-def local_blocks(items, step):
-    """`cluster.chain.engine.stream_blocks` in this process."""
-    stage = step.make()
-    return (stage(pa.Table.from_pylist([item])) for item in items)
-
-
 class LocalTasks:
     """Replaces Ray: shards, trainings and evaluations run in this process. `trained` has the learners."""
 
     def __init__(self, monkeypatch):
         self.trained = {}
-        monkeypatch.setattr(training, "stream_blocks", local_blocks)
+        monkeypatch.setattr(training, "request_window", request_local)
         monkeypatch.setattr(trainer, "fit", self.fit)
         # Without the process that opens checkpoints beforehand, which imports torch again.
         monkeypatch.setattr(inputs, "check_checkpoints", lambda openings: [None] * len(openings))

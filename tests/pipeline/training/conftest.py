@@ -3,7 +3,8 @@
 import pytest
 
 from capfilt.pipeline.training import learner
-from tests.pipeline.training.training_scene import local_blocks, make_scene
+from tests.local_feed import request_local
+from tests.pipeline.training.training_scene import make_scene
 
 
 @pytest.fixture(scope="module")
@@ -12,5 +13,5 @@ def scene(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def blocks_without_ray(monkeypatch):
-    monkeypatch.setattr(learner, "stream_blocks", local_blocks)
+def input_without_ray(monkeypatch):
+    monkeypatch.setattr(learner, "request_window", request_local)

@@ -1,4 +1,4 @@
-"""How the stream of pairs is cut into batches, pieces and the slices of workers, and prepared ahead."""
+"""How the batches of a worker are cut into pieces, augmented and prepared ahead."""
 
 import io
 import threading
@@ -14,7 +14,9 @@ from capfilt.cluster.training.trainer import Worker
 from capfilt.pipeline.training.batches import PREFETCH_BATCHES, Batch, assemble_batches, make_pairs, prefetch
 from capfilt.pipeline.training.learner import PairLearner
 from capfilt.pipeline.training.seeds import derive_seed
-from capfilt.stages.pairs.stream import Pair, Position
+from capfilt.stages.pairs.order import Position
+from capfilt.stages.pairs.samples import Pair
+from capfilt.stages.pairs.stream import EpochBytes, OwnBatch
 from tests.pipeline.training.training_scene import BATCH_SIZE, WORKER
 
 
@@ -38,16 +40,16 @@ def test_decoder_threads_change_nothing(scene):
         assert one["texts"] == two["texts"] and torch.equal(one["pixels"], two["pixels"])
 
 
-class NumberedStream:
-    """Stands for a `PairStream`: endless pairs whose text is their number."""
-
-    def __init__(self, image):
-        self.image, self.position = image, Position()
-
-    def __iter__(self):
-        for number in count():
-            self.position = Position(offset=number + 1)
-            yield Pair(self.image, str(number), number, str(number))
+def numbered_parts(image, worker=WORKER, pieces=1, first=0):
+    """The part of a worker of endless batches of pairs whose text is their number in the stream."""
+    size = BATCH_SIZE // (worker.world_size * pieces)
+    for batch in count():
+        starts = [
+            first + batch * BATCH_SIZE + (n * worker.world_size + worker.rank) * size for n in range(pieces)
+        ]
+        numbers = [start + i for start in starts for i in range(size)]
+        pairs = [Pair(image, str(number), number, str(number)) for number in numbers]
+        yield OwnBatch(pairs, Position(offset=first + (batch + 1) * BATCH_SIZE), EpochBytes(read=batch))
 
 
 class RecordsSeeds:
@@ -70,11 +72,13 @@ def image():
 
 def test_batches_follow_the_stream_and_their_number_seeds_the_augmentation(scene, image):
     augment = RecordsSeeds()
-    batches = assemble_batches(NumberedStream(image), 5, scene.spec(), WORKER, partial(make_pairs, augment))
+    parts = numbered_parts(image, first=5 * BATCH_SIZE)
+    batches = assemble_batches(parts, 5, scene.spec(), WORKER, partial(make_pairs, augment))
     for step in (5, 6):
-        batch, first = next(batches), (step - 5) * BATCH_SIZE
+        batch, first = next(batches), step * BATCH_SIZE
         assert batch.pieces[0]["texts"] == [str(first + i) for i in range(BATCH_SIZE)]
         assert batch.position == Position(offset=first + BATCH_SIZE)
+        assert batch.epoch_bytes == EpochBytes(read=step - 5)
     samples = range(5 * BATCH_SIZE, 7 * BATCH_SIZE)
     assert augment.seeds == [derive_seed(scene.spec().seed, "augment", sample) for sample in samples]
 
@@ -85,7 +89,8 @@ def test_a_sample_has_the_same_seed_on_any_worker(scene, image):
         augment = RecordsSeeds()
         worker = replace(WORKER, rank=rank, world_size=2)
         spec = scene.spec(accumulate=2)
-        batches = assemble_batches(NumberedStream(image), 0, spec, worker, partial(make_pairs, augment))
+        parts = numbered_parts(image, worker, pieces=2)
+        batches = assemble_batches(parts, 0, spec, worker, partial(make_pairs, augment))
         (piece, other) = next(batches).pieces
         seeds |= dict(zip(piece["texts"] + other["texts"], augment.seeds, strict=True))
     assert seeds == {str(i): derive_seed(spec.seed, "augment", i) for i in range(BATCH_SIZE)}

@@ -1,7 +1,6 @@
 """Validation of a finetuning: which pairs it reads, which step it keeps, and when it ends."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,11 +12,9 @@ from capfilt.models.checkpoints.load import load_checkpoint
 from capfilt.models.images.decode import decode_image
 from capfilt.models.images.pixels import normalize, to_pixels
 from capfilt.pipeline.config.training import ValidationSection
-from capfilt.pipeline.training.batches import FilledEpoch
 from capfilt.pipeline.training.learner import PairLearner
 from capfilt.stages.pairs.read import PairsConfig, ReadPairs
-from capfilt.stages.pairs.stream import PairStream, StreamConfig
-from tests.pipeline.training.training_scene import WORKER, local_blocks
+from tests.pipeline.training.training_scene import WORKER
 from tests.step_logs import read_steps
 
 SHARE = 0.3
@@ -106,8 +103,8 @@ def test_the_loss_is_the_mean_over_the_held_out_texts(scene):
     learner.train_step()
     learner.flush_metrics()
     med, tokenizer = learner.med.eval(), learner.tokenizer
-    pairs = list(learner.open_held_out())
-    assert len(pairs) % 8 == 0 and len({pair.key for pair in pairs}) == learner._held_out.pairs < len(pairs)
+    pairs = [pair for batch in learner.open_held_out().batches() for pair in batch.samples]
+    assert len(pairs) % 8 == 0 and len({pair.key for pair in pairs}) == learner._held_out.samples < len(pairs)
     totals = []
     for start in range(0, len(pairs), 8):
         losses, count = 0.0, 0
@@ -209,32 +206,15 @@ def test_workers_measure_the_same_pairs_together(scene):
         learner._validate(learner.validation)
         parts.append([batch.pieces[0]["texts"] for batch in batches])
         assert bool(learner.validation.state()["weights"]) == (rank == 0)
-    alone = [pair.text for pair in make_learner(scene).open_held_out()]
+    whole = make_learner(scene).open_held_out().batches()
+    alone = [pair.text for batch in whole for pair in batch.samples]
     assert [text for batch in zip(*parts, strict=True) for part in batch for text in part] == alone
     assert {len(part) for of_worker in parts for part in of_worker} == {4}
 
 
-@pytest.mark.parametrize(("size", "filled"), [(1, 5), (4, 8), (5, 5), (6, 6), (12, 12)])
-def test_an_epoch_is_filled_up_with_its_first_pairs(scene, size, filled):
-    config = PairsConfig(run_dir=scene.run_dir, validation=SHARE, part="validation")
-
-    def read(items):
-        tables = list(local_blocks(items, SimpleNamespace(make=lambda: ReadPairs(config))))
-        return [
-            table.slice(0, max(0, 5 - sum(t.num_rows for t in tables[:i]))) for i, table in enumerate(tables)
-        ]
-
-    stream = PairStream(scene.shards, read, StreamConfig(seed=1, window_shards=9, epochs=1))
-    epoch = FilledEpoch(stream, size)
-    keys = [pair.key for pair in epoch]
-    assert len(keys) == filled and epoch.pairs == 5
-    assert keys[5:] == (keys[:5] * 3)[: filled - 5]
-    assert [pair.key for pair in epoch] == keys, "the same order each time"
-
-
 def test_a_validation_without_pairs_and_one_that_diverges_end_the_training(scene, monkeypatch):
     learner = make_learner(scene, every=1)
-    learner._held_out.stream.unpack = lambda tables, epoch: iter(())
+    learner._held_out.source = replace(learner._held_out.source, unpack=lambda tables, epoch: iter(()))
     with pytest.raises(
         TrainingStopped, match=r"no human image is held out .* raise pretrain\.validation\.share"
     ):

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import pyarrow as pa
 import torch
 
 from capfilt.cluster.training.trainer import Worker
@@ -67,9 +66,3 @@ def make_scene(folder):
     tokenizer = Tokenizer.train(["a red circle and a blue square next to a green star"], 120)
     tokenizer.save(folder / "tokenizer")
     return TrainingScene(run_dir, str(folder / "tokenizer"), shards)
-
-
-def local_blocks(items, step):
-    """`cluster.chain.engine.stream_blocks` in this process."""
-    stage = step.make()
-    return (stage(pa.Table.from_pylist([item])) for item in items)

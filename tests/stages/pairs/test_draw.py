@@ -2,7 +2,6 @@
 
 import math
 from collections import Counter, defaultdict
-from itertools import islice
 
 import pyarrow as pa
 import pytest
@@ -11,8 +10,8 @@ from capfilt.models.keyed_random import sequence_seed
 from capfilt.stages.pairs.draw import DrawConfig, count_occurrences, draw_texts
 from capfilt.stages.pairs.parts import ShardRef
 from capfilt.stages.pairs.read import PAIRS_SCHEMA, image_id
-from capfilt.stages.pairs.stream import PairStream, Position, StreamConfig
 from capfilt.stages.pairs.texts import weigh_texts
+from tests.stages.pairs.streams import read_pairs
 
 SHARDS = [ShardRef("web", shard, "web") for shard in range(4)]
 ORIGINS = [["web"], ["web", "synthetic"], ["synthetic"] * 2, ["web", "synthetic", "synthetic"]]
@@ -114,28 +113,31 @@ def test_human_images_occur_as_often_as_their_weight_says_with_own_draws(human):
     assert set(texts) == (set("abc") if human else set())
 
 
-def stream(position=None, seed=0, window_shards=2, weights=None, sentences="sample", per_image="one"):
-    config = StreamConfig(
-        seed=seed, window_shards=window_shards, epochs=3, per_image=per_image, sentences=sentences
-    )
-    return PairStream(SHARDS, reader(weights or {"web": 0.2, "synthetic": 0.8}, per_image), config, position)
+def stream(
+    position=None, count=None, seed=0, window_shards=2, weights=None, sentences="sample", per_image="one"
+):
+    """(pair, position after it) of three epochs, or of so many samples."""
+    read = reader(weights or {"web": 0.2, "synthetic": 0.8}, per_image)
+    draw = DrawConfig(seed=seed, per_image=per_image, sentences=sentences)
+    options = {"seed": seed, "window_shards": window_shards, "draw": draw, "position": position}
+    return read_pairs(SHARDS, read, count=count, epochs=3 if count is None else None, **options)
 
 
 @pytest.mark.parametrize("per_image", ["one", "all"])
 @pytest.mark.parametrize("window_shards", [1, 3, 4])
 def test_a_stream_of_drawn_texts_resumes_in_the_middle_of_an_epoch(window_shards, per_image):
     options = {"window_shards": window_shards, "per_image": per_image}
-    whole = [(pair.key, pair.text) for pair in stream(**options)]
+    whole = stream(**options)
     for taken in (1, 33, 160, 161, 250, len(whole) - 1):
-        begun = stream(**options)
-        list(islice(begun, taken))
-        rest = stream(Position(**vars(begun.position)), **options)
-        assert [(pair.key, pair.text) for pair in rest] == whole[taken:]
+        rest = stream(whole[taken - 1][1], len(whole) - taken, **options)
+        assert [(pair.key, pair.text) for pair, _ in rest] == [
+            (pair.key, pair.text) for pair, _ in whole[taken:]
+        ]
 
 
 def test_epochs_and_seeds_differ_and_windows_do_not():
     def by_epoch(**options):
-        pairs = [(pair.key, pair.text) for pair in stream(**options)]
+        pairs = [(pair.key, pair.text) for pair, _ in stream(**options)]
         assert len(pairs) == 3 * 160
         return [dict(pairs[start : start + 160]) for start in (0, 160, 320)]
 
@@ -146,7 +148,7 @@ def test_epochs_and_seeds_differ_and_windows_do_not():
 
 
 def test_with_all_texts_each_occurs_with_one_of_its_sentences():
-    pairs = [pair.text for pair in stream(weights={"web": 1}, per_image="all")]
+    pairs = [pair.text for pair, _ in stream(weights={"web": 1}, per_image="all")]
     assert len(pairs) == 3 * 4 * 10 * sum(map(len, ORIGINS))
     assert all(text.count(".") == 1 for text in pairs)
     counts = Counter((text.split()[0] == "Second") for text in pairs)
