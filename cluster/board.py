@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -21,6 +21,8 @@ MAX_NOTICES = 20
 """Distinct notices kept per node."""
 TIMEOUT_S = 10
 """Seconds to wait for an answer of the actor before continuing without it."""
+Order = Literal["begin", "hold", "skip"]
+"""What the first steps of a chain do with their next shard."""
 UNAVAILABLE_ERRORS = (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError)
 
 
@@ -39,12 +41,18 @@ class _StatusActor:
         self._repeated: dict[str, dict[str, dict[str, int]]] = {}
         """node -> stage -> why shards are processed again -> how often."""
         self._draining: set[str] = set()
+        self._holding: set[str] = set()
 
     def set_draining(self, node: str, draining: bool) -> None:
         (self._draining.add if draining else self._draining.discard)(node)
 
-    def is_draining(self, node: str) -> bool:
-        return node in self._draining
+    def set_holding(self, node: str, holding: bool) -> None:
+        (self._holding.add if holding else self._holding.discard)(node)
+
+    def order(self, node: str) -> Order:
+        if node in self._draining:
+            return "skip"
+        return "hold" if node in self._holding else "begin"
 
     def post(self, node: str, values: dict[str, Any]) -> None:
         self._latest.setdefault(node, {}).update(values, at=time.time())
@@ -191,13 +199,17 @@ class NodeStatus:
         """Let the first steps of the node skip shards that they have not begun; does not wait."""
         self.actor.set_draining.remote(self.node, draining)
 
-    def is_draining(self) -> bool:
-        """Whether the first steps skip shards; False if the board does not answer."""
+    def set_holding(self, holding: bool) -> None:
+        """Let the first step with actors wait before it begins another shard; does not wait."""
+        self.actor.set_holding.remote(self.node, holding)
+
+    def order(self) -> Order:
+        """What the first steps do with the next shard; "begin" if the board does not answer."""
         try:
-            draining: bool = ray.get(self.actor.is_draining.remote(self.node), timeout=TIMEOUT_S)
+            order: Order = ray.get(self.actor.order.remote(self.node), timeout=TIMEOUT_S)
         except UNAVAILABLE_ERRORS:
-            return False
-        return draining
+            return "begin"
+        return order
 
     def claim(self, stage: str, shard: str) -> int:
         """Record that this process starts to work on a shard.

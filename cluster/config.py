@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
@@ -60,6 +61,8 @@ class ActorsConfig:
     """Filter replicas. Those that `max` leaves out become captioners."""
 
 
+LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]*[A-Za-z0-9])?")
+"""Names and values of Ray's labels."""
 FIXED_ACTORS = {"fetch": "fetch_actors", "captioner": "caption_actors", "filter": "filter_actors"}
 """Keys of `ActorsConfig` → key of `ClusterConfig` that sets the number itself."""
 
@@ -92,6 +95,10 @@ class ClusterConfig:
     """A bootstrap or download that has run for so many seconds is resized when the cluster has grown:
     the shards in flight are finished, and the models are loaded again in as many replicas as fit. When
     machines are lost and the replicas no longer fit, that happens at once."""
+    fetch_labels: dict[str, str] = field(default_factory=dict)
+    """Labels of the machines that fetch, if only some of a cluster reach the web: `{pool: download}`
+    names those of `ray start --labels=pool=download`. KubeRay and `ray up` label their groups by
+    themselves (`ray.io/node-group`)."""
     allow_cpu: bool | None = None
     """Whether models of more than 200 MB may be trained, evaluated and used on CPUs. By default only in a Ray
     instance started in this process: a cluster without GPUs usually waits for its GPU machines."""
@@ -107,6 +114,12 @@ class ClusterConfig:
     """Object store of a Ray instance started in this process, in GB; default: Ray's own choice."""
 
     def __post_init__(self) -> None:
+        for name, value in self.fetch_labels.items():
+            if not LABEL.fullmatch(name) or not LABEL.fullmatch(value):
+                raise ValueError(
+                    f"fetch_labels: {name!r}: {value!r} is no label; names and values consist of letters, "
+                    "digits and . _ - / and begin and end with a letter or a digit"
+                )
         for stage, key in FIXED_ACTORS.items():
             if getattr(self, key) is not None and getattr(self.actors, stage) != ActorRange():
                 raise ValueError(f"{key} and actors.{stage} are both given; remove one of them")

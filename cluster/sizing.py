@@ -10,6 +10,7 @@ import ray
 
 from capfilt.cluster.chain.watchdog import Limits
 from capfilt.cluster.config import FIXED_ACTORS, ClusterConfig, ClusterError
+from capfilt.cluster.machines import FETCH_CPU, describe_labels, measure_machines
 
 CPUS_PER_FETCH_ACTOR = 4
 """CPUs of the cluster for each actor that fetches."""
@@ -31,6 +32,8 @@ class ActorPool:
     actors: int
     cpus: float
     gpus: float
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Labels of the machines that may hold them; empty = any."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +47,16 @@ class Sizing:
     """CPUs of the cluster."""
     gpus: float
     """GPUs of the cluster."""
+    fetch_cpus: float | None = None
+    """CPUs of the machines that fetch; None if all do."""
     limits: Limits = field(default_factory=Limits)
     """Limits of each stage's worker process."""
 
     @property
     def resources(self) -> dict[str, float]:
-        """CPUs and GPUs as `ray.cluster_resources()` names them."""
-        return {"CPU": self.cpus, "GPU": self.gpus}
+        """As `measure_machines` returns them."""
+        resources = {"CPU": self.cpus, "GPU": self.gpus}
+        return resources if self.fetch_cpus is None else resources | {FETCH_CPU: self.fetch_cpus}
 
     def is_exceeded_by(self, other: Sizing) -> bool:
         """Whether another sizing has more actors in a stage and fewer in none."""
@@ -71,10 +77,9 @@ def divide_cluster(config: ClusterConfig) -> Sizing:
     """Divide the connected cluster among the stages.
 
     Raises:
-        ClusterError: the config requests GPUs that the cluster does not have.
+        ClusterError: the config requests machines that the cluster does not have.
     """
-    resources = ray.cluster_resources()
-    sizing = divide_resources(config, cpus=resources.get("CPU", 1.0), gpus=resources.get("GPU", 0.0))
+    sizing = _divide(config, measure_machines(config))
     node_memory = [node["Resources"]["memory"] for node in ray.nodes() if "memory" in node["Resources"]]
     return replace(sizing, limits=process_limits(config, node_memory))
 
@@ -83,13 +88,22 @@ def can_grow(config: ClusterConfig, sizing: Sizing, resources: Mapping[str, floa
     """Whether a chain that has this sizing would have more actors on a cluster with these resources.
 
     Args:
-        resources: as `ray.cluster_resources()` returns them.
+        resources: as `measure_machines` returns them.
     """
     try:
-        other = divide_resources(config, cpus=resources.get("CPU", 1.0), gpus=resources.get("GPU", 0.0))
+        other = _divide(config, resources)
     except ClusterError:  # the cluster has become smaller
         return False
     return sizing.is_exceeded_by(other)
+
+
+def _divide(config: ClusterConfig, resources: Mapping[str, float]) -> Sizing:
+    return divide_resources(
+        config,
+        cpus=resources.get("CPU", 1.0),
+        gpus=resources.get("GPU", 0.0),
+        fetch_cpus=resources.get(FETCH_CPU),
+    )
 
 
 def process_limits(config: ClusterConfig, node_memory: list[float]) -> Limits:
@@ -110,14 +124,24 @@ def process_limits(config: ClusterConfig, node_memory: list[float]) -> Limits:
     return Limits(stall_seconds=config.stall_seconds or None, memory=None if memory is None else int(memory))
 
 
-def divide_resources(config: ClusterConfig, *, cpus: float, gpus: float) -> Sizing:
+def divide_resources(
+    config: ClusterConfig, *, cpus: float, gpus: float, fetch_cpus: float | None = None
+) -> Sizing:
     """`divide_cluster` for a cluster of so many CPUs and GPUs.
 
+    Args:
+        fetch_cpus: CPUs of the machines that fetch; None if all do.
+
     Raises:
-        ClusterError: the config requests GPUs that the cluster does not have.
+        ClusterError: the config requests machines that the cluster does not have.
     """
-    fetch_actors = config.actor_range("fetch").clamp(max(1, int(cpus // CPUS_PER_FETCH_ACTOR)))
-    fetch = ActorPool(fetch_actors, min(FETCH_CPUS, cpus / 8, cpus * FETCH_SHARE / fetch_actors), 0.0)
+    if fetch_cpus == 0:
+        labels = describe_labels(config.fetch_labels)
+        raise ClusterError(
+            f"cluster.fetch_labels: no machine has the labels {labels}; start one with "
+            f"`ray start --labels={labels}`, or remove the key"
+        )
+    fetch = _divide_fetch_cpus(config, cpus if fetch_cpus is None else fetch_cpus)
     if gpus > 0:
         caption, filter_ = _divide_gpus(config, gpus)
     elif config.gpus_per_actor is not None:
@@ -127,7 +151,14 @@ def divide_resources(config: ClusterConfig, *, cpus: float, gpus: float) -> Sizi
         )
     else:
         caption, filter_ = _divide_cpus(config, cpus * CPU_SHARE - fetch.actors * fetch.cpus)
-    return Sizing(fetch, caption, filter_, cpus, gpus)
+    return Sizing(fetch, caption, filter_, cpus, gpus, fetch_cpus)
+
+
+def _divide_fetch_cpus(config: ClusterConfig, cpus: float) -> ActorPool:
+    """Actors that fetch on machines with so many CPUs."""
+    actors = config.actor_range("fetch").clamp(max(1, int(cpus // CPUS_PER_FETCH_ACTOR)))
+    each = min(FETCH_CPUS, cpus / 8, cpus * FETCH_SHARE / actors)
+    return ActorPool(actors, each, 0.0, config.fetch_labels)
 
 
 def _divide_gpus(config: ClusterConfig, gpus: float) -> tuple[ActorPool, ActorPool]:

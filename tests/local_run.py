@@ -17,13 +17,13 @@ class IgnoringStatus:
     def claim(self, stage, shard):
         return 0
 
-    def is_draining(self):
-        return False
+    def order(self):
+        return "begin"
 
     def _ignore(self, *_, **__):
         pass
 
-    release = report_failure = report_start = post = add_notice = set_draining = _ignore
+    release = report_failure = report_start = post = add_notice = set_draining = set_holding = _ignore
 
 
 class LocalContext(RunContext):

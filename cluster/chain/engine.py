@@ -9,7 +9,7 @@ is to retry a crashing task forever.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
@@ -34,9 +34,11 @@ MAX_TASK_RETRIES = 3
 """Retries of a task whose process died; then its shard is reported as failed. Ray's default is unlimited."""
 
 NO_PROGRESS_S = 6 * 3600
-"""Seconds without a finished shard after which Ray ends an execution. Ray's default of half an hour is too
-short for a large shard. Watchdogs terminate hanging stages, and `Resizing` ends an execution that has stalled
-after its first shards; this is for a cluster without free resources."""
+"""Seconds without a finished shard after which Ray ends an execution: half an hour, its default, is too short
+for a large shard. It is for processes that never start; `Resizing` ends an execution that has stalled."""
+
+HOLD_POLL_S = 1.0
+"""Seconds between two looks of a stage that waits for the slower ones behind it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +54,12 @@ class Step:
     """CPUs of each actor or task."""
     gpus: float = 0.0
     """GPUs of each actor or task."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Labels of the machines that may hold its actors; empty = any."""
     kind: Literal["read", "map", "write"] = "map"
     """Only the reader creates rows, only the writer consumes them; a `map` stage returns its input rows."""
     begins: bool = False
-    """Work on a shard begins here: while the chain drains, the step skips shards."""
+    """Work on a shard begins here: the step does what the board orders, skip it or (an actor) wait."""
     rowwise: Callable[[], Stage] | None = None
     """Builds the part of a reader or writer that maps rows, while the stage itself is a `HasShardwisePart`:
     it runs after a reader's shardwise part and before a writer's. Without it, the stage itself is called."""
@@ -110,9 +114,13 @@ class StageRunner:
         return out.append_column(f"seconds_{self.step.name}", seconds)
 
     def _is_skipped(self) -> bool:
-        """Whether the shard is left to a later pass."""
+        """Whether the shard is left to a later pass; waits while the chain holds its first stage."""
         status = self.step.node_status
-        return self.step.begins and status is not None and status.is_draining()
+        if not self.step.begins or status is None:
+            return False
+        while (order := status.order()) == "hold" and self.step.actors:
+            time.sleep(HOLD_POLL_S)
+        return order == "skip"
 
     def _log_context(self, batch: pa.Table) -> AbstractContextManager[object]:
         step = self.step
@@ -230,6 +238,7 @@ def chain_demand(steps: Sequence[Step]) -> Demand:
     return Demand(
         cpus=sum(step.actors * step.cpus for step in steps),
         gpus=sum(step.actors * step.gpus for step in steps),
+        fetch_cpus=sum(step.actors * step.cpus for step in steps if step.labels),
     )
 
 
@@ -253,6 +262,8 @@ def _apply(dataset: ray.data.Dataset, step: Step) -> ray.data.Dataset:
     common: dict[str, Any] = {"num_cpus": step.cpus}
     if step.gpus:
         common["num_gpus"] = step.gpus
+    if step.labels:
+        common["label_selector"] = dict(step.labels)
     if step.actors:
         return map_whole_blocks(
             dataset,

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import ray
 
 from capfilt.cluster.chain.ray_internals import ExecutionState
+from capfilt.cluster.machines import FETCH_CPU
 
 CHECK_INTERVAL_S = 2.0
 """Seconds between two checks of the cluster's resources."""
@@ -21,14 +22,15 @@ SETTLE_S = 30.0
 """Seconds for which a cluster has to be larger, or too small, before a pass drains: nodes join one after
 another, and a lost one may be replaced."""
 GRACE_S = 60.0
-"""Seconds without a finished task after which a chain that no longer fits is stopped."""
+"""Seconds without a finished task after which a chain that no longer fits is stopped; longer if a shard takes
+longer: what the remaining actors have begun is to be finished."""
 
 MIN_PATIENCE_S, PATIENCE_FACTOR = 900.0, 4.0
 """A pass ends when no task has finished for this time, and this many times as long as the slowest shard took:
-its engine hangs. Before the first finished shard only the engine's own limit holds."""
+its engine hangs."""
 
 Resources = Mapping[str, float]
-"""As `ray.cluster_resources()` returns them."""
+"""As `cluster.machines.measure_machines` returns them."""
 
 
 class ClusterShrunk(RuntimeError):
@@ -45,10 +47,22 @@ class Demand:
 
     cpus: float
     gpus: float
+    fetch_cpus: float = 0.0
+    """Of the CPUs, those on machines that fetch; 0 if any machine will do."""
 
     def fits(self, resources: Resources) -> bool:
         """Whether a cluster with these resources can hold all actors at once."""
-        return self.cpus <= resources.get("CPU", 0.0) and self.gpus <= resources.get("GPU", 0.0)
+        return (
+            self.cpus <= resources.get("CPU", 0.0)
+            and self.gpus <= resources.get("GPU", 0.0)
+            and self.fetch_cpus <= resources.get(FETCH_CPU, 0.0)
+        )
+
+    def lacks_a_kind(self, resources: Resources) -> bool:
+        """Whether a cluster has no machine of a kind without which the chain cannot continue in any size."""
+        return (self.gpus > 0 and not resources.get("GPU")) or (
+            self.fetch_cpus > 0 and not resources.get(FETCH_CPU)
+        )
 
 
 @dataclass
@@ -56,7 +70,7 @@ class Resizing:
     """Decides when a pass ends early; the state of one pass, kept by the driver.
 
     A chain on GPUs whose cluster has lost the last GPU keeps waiting for a new one: on CPUs it would take
-    days.
+    days. So does one whose cluster has lost the last machine that fetches.
     """
 
     demand: Demand
@@ -72,6 +86,10 @@ class Resizing:
     """Seconds from the start of the pass in which it does not end for a larger cluster."""
     patience: Callable[[], float]
     """Seconds without a finished task after which the chain counts as stalled."""
+    measure: Callable[[], Resources] = ray.cluster_resources
+    """Returns what the cluster has now."""
+    grace: Callable[[], float] = lambda: GRACE_S
+    """Seconds without a finished task after which a chain that no longer fits is stopped."""
     on_waiting: Callable[[Sequence[int]], None] = lambda waiting: None
     """Receives how many shards wait before each step."""
     started: float = field(default_factory=time.monotonic)
@@ -95,7 +113,7 @@ class Resizing:
             return
         self._last_look = now
         self.on_waiting(state.waiting)
-        self.check(now, state.finished, ray.cluster_resources())
+        self.check(now, state.finished, self.measure())
 
     def check(self, now: float, finished: int, resources: Resources) -> None:
         """Check a state of the execution.
@@ -106,19 +124,19 @@ class Resizing:
             resources: of the cluster.
 
         Raises:
-            ClusterShrunk: the chain does not fit and no task has finished for `GRACE_S`.
+            ClusterShrunk: the chain does not fit and no task has finished for `grace`.
             ChainStalled: it fits, and no task has finished for `patience`.
         """
-        waits_for_gpu = self.demand.gpus > 0 and not resources.get("GPU")
-        if waits_for_gpu or finished != self._finished:
+        waits = self.demand.lacks_a_kind(resources)
+        if waits or finished != self._finished:
             self._progress_at, self._finished = now, finished
-        if waits_for_gpu:
+        if waits:
             self._small_since = None
             return
         too_small = self.fitted and not self.demand.fits(resources)
         self._consider_draining(now, resources, too_small)
         idle = now - self._progress_at
-        if too_small and idle >= GRACE_S:
+        if too_small and idle >= self.grace():
             raise ClusterShrunk(f"{_describe(resources)} left, {self._needs()}")
         if not too_small and idle >= self.patience():
             raise ChainStalled(f"no task of the chain has finished for {idle / 60:.0f} minutes")
@@ -150,10 +168,23 @@ def _describe(resources: Resources) -> str:
     return f"the cluster has {resources.get('CPU', 0.0):g} CPUs and {resources.get('GPU', 0.0):g} GPUs"
 
 
-def patience(slowest: float) -> float:
+def patience(slowest: float, is_busy: bool) -> float:
     """Seconds without a finished task after which a pass is ended.
 
     Args:
         slowest: seconds of all stages together of the slowest shard so far, 0 before the first one.
+        is_busy: a process works on a shard or has yet to start. Before the first finished shard nobody knows
+            how long that takes; a process that hangs on a shard is ended by its own watchdog.
     """
-    return max(MIN_PATIENCE_S, PATIENCE_FACTOR * slowest) if slowest else float("inf")
+    if not slowest and is_busy:
+        return float("inf")
+    return max(MIN_PATIENCE_S, PATIENCE_FACTOR * slowest)
+
+
+def grace(slowest: float) -> float:
+    """Seconds without a finished task after which a chain that no longer fits is stopped.
+
+    Args:
+        slowest: as for `patience`.
+    """
+    return max(GRACE_S, slowest)

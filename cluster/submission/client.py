@@ -24,6 +24,8 @@ from capfilt.cluster.submission.address import ADDRESS_VARIABLE
 AGENT_SECONDS = 60.0
 """Time in which a cluster that has just been started must have a node that takes jobs."""
 POLL_SECONDS = 1.0
+RECONNECT_SECONDS = 30.0
+"""Time in which a dashboard must answer again that has stopped to answer while a job was followed."""
 RUN_KEY = "capfilt_run"
 """Metadata of a job: its run directory."""
 CONFIG_KEY = "capfilt_config"
@@ -145,14 +147,24 @@ class JobClient:
         Raises:
             ClusterError: the cluster is gone, or does not know the job any more.
         """
-        written = 0
+        written, answered = 0, time.monotonic()
         while True:
             try:
                 with self._explained():
                     written = asyncio.run(self._copy_output(job_id, write, written))
             except _Broken as broken:
                 written = broken.written
-            job = self.look(job_id)
+            try:
+                job = self.look(job_id)
+            except ClusterError as error:
+                if time.monotonic() - answered < RECONNECT_SECONDS:
+                    time.sleep(POLL_SECONDS)
+                    continue
+                raise ClusterError(
+                    f"{error}. The same command follows job {job_id} again, or submits the run again if "
+                    "the head was lost: it resumes"
+                ) from error
+            answered = time.monotonic()
             if job is None:
                 raise ClusterError(
                     f"{self.address}: the cluster does not know job {job_id} any more: its head was "
@@ -173,7 +185,7 @@ class JobClient:
             async for part in self._client.tail_job_logs(job_id):
                 write(part[max(0, skipped - seen) :])
                 seen += len(part)
-        except RuntimeError as error:
+        except (RuntimeError, OSError) as error:
             raise _Broken(max(seen, skipped)) from error
         return max(seen, skipped)
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from capfilt.cluster.chain.lead import Queue
+
 WINDOW_SECONDS = 120.0
 """Finished shards of this long ago and less make up the present speed, …"""
 MIN_SHARDS = 8
@@ -58,7 +60,7 @@ class Throughput:
         self.clock = clock
         self._lock = threading.Lock()
         """The thread of the node adds while the main thread describes."""
-        self.rows = self.images = 0
+        self.shards = self.rows = self.images = 0
         self.slowest = 0.0
         """Seconds of all stages together of the slowest shard."""
         self.verdicts: dict[str, Counter[str]] = {}
@@ -71,6 +73,7 @@ class Throughput:
         """Count a finished shard."""
         with self._lock:
             now = self.clock()
+            self.shards += 1
             self.rows += shard.rows
             self.images += shard.images
             self.slowest = max(self.slowest, sum(shard.seconds.values()))
@@ -122,14 +125,45 @@ class Throughput:
                 shares.append(f"{origin} {self.verdicts[origin]['kept'] / judged:.1%}")
         return [f"kept {', '.join(shares)}"] if shares else []
 
-    def _describe_start(self, board: Mapping[str, Any]) -> str:
-        started, at_work = board.get("started", {}), board.get("at_work", {})
-        waiting = [
+    def queues(self, waiting: Sequence[int]) -> list[Queue]:
+        """The queues of the stages with long-lived processes behind the first of these.
+
+        Args:
+            waiting: shards that wait before each stage.
+        """
+        if len(waiting) != len(self.stages):
+            return []
+        with self._lock:
+            found = [
+                Queue(number, stage.processes, self._mean_seconds(stage.name))
+                for stage, number in zip(self.stages, waiting, strict=True)
+                if stage.long_lived
+            ]
+        return found[1:]
+
+    def _mean_seconds(self, stage: str) -> float | None:
+        return self.seconds[stage] / self.shards if self.shards else None
+
+    def is_busy(self, board: Mapping[str, Any]) -> bool:
+        """Whether a stage works on a shard, or some of its processes have yet to start.
+
+        Args:
+            board: as for `describe`.
+        """
+        return bool(self._starting(board)) or any(board.get("at_work", {}).values())
+
+    def _starting(self, board: Mapping[str, Any]) -> list[str]:
+        """Stages whose processes have not all started, and how many have."""
+        started = board.get("started", {})
+        return [
             f"{stage.name} ({started.get(stage.name, 0)} of {stage.processes:g})"
             for stage in self.stages
             if stage.long_lived and started.get(stage.name, 0) < stage.processes
         ]
-        if waiting:
+
+    def _describe_start(self, board: Mapping[str, Any]) -> str:
+        at_work = board.get("at_work", {})
+        if waiting := self._starting(board):
             self._window_start = self.clock()  # the speed is that of processes that have started
             return f"starting the processes of {', '.join(waiting)}"
         works = [f"{stage.name} {n}" for stage in self.stages if (n := at_work.get(stage.name))]

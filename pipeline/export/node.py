@@ -113,8 +113,9 @@ def export_shards(
     from capfilt.pipeline.console.throughput import Throughput
     from capfilt.pipeline.nodes.chain import ISOLATION
     from capfilt.pipeline.nodes.failures import failure_causes
-    from capfilt.pipeline.nodes.shards import ShardWork, stage_seconds_of, stream_shards
+    from capfilt.pipeline.nodes.shards import ShardWork, stream_shards
     from capfilt.stages.export.shard import ExportShard
+    from capfilt.stages.shards.commit import stage_seconds_of
 
     progress, missing = context.progress, partial(missing_parts, plan)
     done = plan.total - len(missing())

@@ -25,7 +25,7 @@ from capfilt.pipeline.metrics.run_metrics import RunMetrics
 from capfilt.pipeline.nodes.chain import fetch_configs, retry_steps
 from capfilt.pipeline.nodes.context import RunContext
 from capfilt.pipeline.nodes.failures import describe_failure, failure_causes
-from capfilt.pipeline.nodes.shards import Shard, ShardWork, stage_seconds_of, stream_shards
+from capfilt.pipeline.nodes.shards import Shard, ShardWork, stream_shards
 from capfilt.pipeline.plan import downstream
 from capfilt.pipeline.prepare import make_corpora
 from capfilt.pipeline.rundir.contents.totals import status_summary
@@ -33,6 +33,7 @@ from capfilt.pipeline.rundir.generations import clear_staging, find_replacements
 from capfilt.pipeline.rundir.run_dir import RunDir
 from capfilt.pipeline.rundir.shared_paths import check_shared_paths
 from capfilt.stages.manifest.index import Index, read_index, read_shard
+from capfilt.stages.shards.commit import stage_seconds_of
 from capfilt.stages.shards.records import StagedShard
 from capfilt.stages.shards.retry import RetryConfig
 from capfilt.stages.status import SUCCESS

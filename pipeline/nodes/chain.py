@@ -175,8 +175,14 @@ def _read_step(context: RunContext, captions: frozenset[str] = frozenset()) -> S
 
 def _fetch_step(configs: Mapping[str, FetchConfig], sizing: Sizing) -> Step:
     share = sizing.fetch
-    make = partial(FetchBySource, dict(configs), share.actors)
-    return Step(name="fetch", make=make, actors=share.actors, cpus=share.cpus, isolation=ISOLATION)
+    return Step(
+        name="fetch",
+        make=partial(FetchBySource, dict(configs), share.actors),
+        actors=share.actors,
+        cpus=share.cpus,
+        labels=share.labels,
+        isolation=ISOLATION,
+    )
 
 
 def _model_step(name: str, make: Callable[[], Stage], share: ActorPool) -> Step:

@@ -70,10 +70,8 @@ class RunContext:
         """
         from capfilt.cluster.waiting import wait_for_resources
 
-        wanted = self.config.cluster.wait_for
-        if wanted is not None:
-            describe = partial(self.progress.describe, node)
-            wait_for_resources(wanted, describe, lambda: self.stop.requested)
+        describe = partial(self.progress.describe, node)
+        wait_for_resources(self.config.cluster, describe, lambda: self.stop.requested)
 
     def check_device(self, models: Mapping[str, ModelSource | int], sizing: Sizing) -> None:
         """Check that no large model would run on CPUs, unless that is meant (`cluster.allow_cpu`).

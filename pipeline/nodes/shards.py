@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +12,9 @@ from typing import Any
 import msgspec
 
 from capfilt.cluster.chain.engine import Step, chain_demand, run_chain
-from capfilt.cluster.chain.resizing import ChainStalled, ClusterShrunk, Resizing, patience
+from capfilt.cluster.chain.lead import is_too_far_ahead
+from capfilt.cluster.chain.resizing import ChainStalled, ClusterShrunk, Resizing, grace, patience
+from capfilt.cluster.machines import measure_machines
 from capfilt.cluster.sizing import Sizing, can_grow
 from capfilt.pipeline.console.signals import NodeStopped
 from capfilt.pipeline.console.throughput import FinishedShard, Throughput
@@ -28,7 +30,7 @@ from capfilt.stages.manifest.index import Index, texts_notice
 from capfilt.stages.pairs.parts import check_parts
 from capfilt.stages.rows import format_shard_name
 from capfilt.stages.shards.attempts import give_plain_names
-from capfilt.stages.shards.commit import SECONDS_PREFIX
+from capfilt.stages.shards.commit import stage_seconds_of
 from capfilt.stages.shards.records import CandidatesRecord, CommitRecord, CorpusRecord
 from capfilt.stages.shards.sidecars import describe_lack, find_first_tar, read_sidecars
 from capfilt.stages.status import SUCCESS
@@ -53,7 +55,7 @@ class ShardWork:
     name: str
     """Name of the work on the progress display and the status board."""
     steps: Callable[[Sizing], list[Step]]
-    """The chain for a cluster of the given size; built for each pass, since machines may have been lost."""
+    """The chain for a cluster of the given size; built for each pass."""
     missing: Callable[[], list[Shard]]
     """The shards that are not done."""
     on_result: Callable[[dict[str, Any]], None]
@@ -185,7 +187,7 @@ def _run_once(context: RunContext, work: ShardWork, todo: list[Shard], stalls: i
     Args:
         stalls: passes before that have completed nothing: each doubles the patience.
     """
-    status = context.board.for_node(work.name)
+    status, throughput = context.board.for_node(work.name), work.throughput
     config = context.config.cluster
     try:
         sizing = context.sizing()
@@ -193,18 +195,28 @@ def _run_once(context: RunContext, work: ShardWork, todo: list[Shard], stalls: i
             replace(with_step_logging(step, work.name), node_status=status, limits=sizing.limits)
             for step in work.steps(sizing)
         )
-        work.throughput.stages = stages = [stage_processes(step, sizing) for step in chain]
+        throughput.stages = stages = [stage_processes(step, sizing) for step in chain]
         context.metrics.set_stages(work.name, stages)
         status.set_draining(False)
-        demand = chain_demand(chain)
+        status.set_holding(False)
+
+        def watch_queues(waiting: Sequence[int]) -> None:
+            context.metrics.set_waiting(work.name, waiting)
+            status.set_holding(is_too_far_ahead(throughput.queues(waiting)))
+
         resizing = Resizing(
-            demand,
+            demand := chain_demand(chain),
             demand.fits(sizing.resources),
+            measure=partial(measure_machines, config),
             can_grow=partial(can_grow, config, sizing),
             drain=partial(status.set_draining, True),
             after=config.resize_seconds,
-            patience=lambda: patience(work.throughput.slowest) * 2**stalls,
-            on_waiting=partial(context.metrics.set_waiting, work.name),
+            patience=lambda: (
+                2**stalls
+                * patience(throughput.slowest, throughput.is_busy(context.progress.board.get(work.name, {})))
+            ),
+            grace=lambda: grace(throughput.slowest),
+            on_waiting=watch_queues,
         )
         for result in run_chain(todo, chain, segment=config.segment, name=work.name, resizing=resizing):
             work.on_result(result)
@@ -305,13 +317,3 @@ class ShardProgress:
             and not self.texts[source]
             and not is_no_column(self.context.config.sources[source].rows.caption_column)
         ]
-
-
-def stage_seconds_of(result: Mapping[str, Any]) -> dict[str, float]:
-    """{stage: seconds} of what a chain returned for a shard: those of its last stage, which the record lacks
-    because that stage has made it."""
-    return {
-        name.removeprefix(SECONDS_PREFIX): seconds
-        for name, seconds in result.items()
-        if name.startswith(SECONDS_PREFIX) and seconds is not None
-    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -110,3 +110,13 @@ def stage_seconds(batch: pa.Table) -> dict[str, float]:
     """{stage: seconds it took for this shard}, from the columns that the engine added."""
     names = [n for n in batch.column_names if n.startswith(SECONDS_PREFIX)]
     return {n.removeprefix(SECONDS_PREFIX): round(batch[n][0].as_py(), 3) for n in names}
+
+
+def stage_seconds_of(result: Mapping[str, Any]) -> dict[str, float]:
+    """{stage: seconds} of what a chain returned for a shard: those of its last stage, which the record lacks
+    because that stage has made it."""
+    return {
+        name.removeprefix(SECONDS_PREFIX): seconds
+        for name, seconds in result.items()
+        if name.startswith(SECONDS_PREFIX) and seconds is not None
+    }

@@ -55,10 +55,14 @@ def test_shards_that_are_processed_again_are_counted_by_stage_and_cause(actor):
 def test_nodes_drain_apart_until_they_start_again(actor):
     actor.set_draining("n", True)
     actor.set_draining("n", True)
-    assert actor.is_draining("n") and not actor.is_draining("other")
+    actor.set_holding("n", True)
+    assert actor.order("n") == "skip" and actor.order("other") == "begin"
     actor.set_draining("n", False)
     actor.set_draining("n", False)
-    assert not actor.is_draining("n")
+    assert actor.order("n") == "hold"
+    actor.set_holding("n", False)
+    actor.set_holding("n", False)
+    assert actor.order("n") == "begin"
 
 
 def test_failures_are_counted_by_cause(actor):

@@ -2,9 +2,11 @@
 
 import pytest
 
+from capfilt.cluster import machines
 from capfilt.cluster import sizing as module
 from capfilt.cluster.chain.watchdog import Limits
 from capfilt.cluster.config import ActorRange, ActorsConfig, ClusterConfig, ClusterError
+from capfilt.cluster.machines import FETCH_CPU, measure_machines
 from capfilt.cluster.sizing import ActorPool, can_grow, divide_cluster, divide_resources, process_limits
 
 
@@ -183,7 +185,7 @@ def test_limits_of_a_worker_process():
 
 def test_the_connected_cluster_is_divided(monkeypatch):
     nodes = [{"Resources": {"memory": 8e9}}, {"Resources": {"memory": 4e9}}, {"Resources": {}}]
-    monkeypatch.setattr(module.ray, "cluster_resources", lambda: {"CPU": 16.0, "GPU": 4.0})
+    monkeypatch.setattr(machines.ray, "cluster_resources", lambda: {"CPU": 16.0, "GPU": 4.0})
     monkeypatch.setattr(module.ray, "nodes", lambda: nodes)
     sizing = divide_cluster(ClusterConfig())
     assert (sizing.cpus, sizing.gpus, sizing.caption.actors) == (16.0, 4.0, 3)
@@ -219,3 +221,44 @@ def test_a_chain_grows_with_the_cluster(config, resources, grows):
     sizing = divide_resources(config, cpus=64, gpus=4)
     assert sizing.resources == {"CPU": 64, "GPU": 4}
     assert can_grow(config, sizing, resources) is grows
+
+
+DOWNLOAD = ClusterConfig(fetch_labels={"pool": "download"})
+
+
+@pytest.mark.parametrize(
+    ("alive", "cpus"), [((True, True, True), 12.0), ((True, False, True), 4.0), ((True, False, False), 0.0)]
+)
+def test_cpus_of_the_machines_that_fetch_are_counted(monkeypatch, alive, cpus):
+    labels = [{"pool": "gpu"}, {"pool": "download", "zone": "a"}, {"pool": "download"}]
+    nodes = [
+        {"Alive": lives, "Labels": own, "Resources": {"CPU": number} if lives else {}}
+        for lives, own, number in zip(alive, labels, (16.0, 8.0, 4.0), strict=True)
+    ]
+    monkeypatch.setattr(machines.ray, "cluster_resources", lambda: {"CPU": 28.0})
+    monkeypatch.setattr(machines.ray, "nodes", lambda: nodes)
+    assert measure_machines(DOWNLOAD) == {"CPU": 28.0, FETCH_CPU: cpus}
+    assert measure_machines(ClusterConfig()) == {"CPU": 28.0}
+
+
+def test_machines_that_fetch_determine_the_actors_that_fetch():
+    sizing = divide_resources(DOWNLOAD, cpus=128, gpus=8, fetch_cpus=16)
+    assert sizing.fetch == ActorPool(4, 0.5, 0.0, {"pool": "download"})
+    assert sizing.caption.actors == 5 and not sizing.caption.labels
+    assert sizing.resources == {"CPU": 128, "GPU": 8, FETCH_CPU: 16}
+    more = {"CPU": 256.0, "GPU": 8.0}
+    assert not can_grow(DOWNLOAD, sizing, more | {FETCH_CPU: 16.0})
+    assert can_grow(DOWNLOAD, sizing, more | {FETCH_CPU: 20.0})
+
+
+def test_a_cluster_without_machines_that_fetch_is_refused():
+    line = "^cluster.fetch_labels: no machine has the labels pool=download; .*--labels=pool=download"
+    with pytest.raises(ClusterError, match=line):
+        divide_resources(DOWNLOAD, cpus=128, gpus=8, fetch_cpus=0)
+
+
+@pytest.mark.parametrize("labels", [{"pool": "!gpu"}, {"pool": "in(a,b)"}, {"": "a"}, {"pool": "a-"}])
+def test_what_is_no_label_is_refused(labels):
+    with pytest.raises(ValueError, match="is no label"):
+        ClusterConfig(fetch_labels=labels)
+    assert ClusterConfig(fetch_labels={"ray.io/node-group": "down_load.2"}).fetch_labels

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from capfilt.cluster import waiting as module
-from capfilt.cluster.config import ClusterError, WaitConfig
+from capfilt.cluster.config import ClusterConfig, ClusterError, WaitConfig
+from capfilt.cluster.machines import FETCH_CPU
 from capfilt.cluster.waiting import POLL_S, describe_lack, wait_for_resources
 
 
@@ -19,7 +20,7 @@ def cluster(monkeypatch):
         if len(seen.steps) > 1:
             seen.steps.pop(0)
 
-    monkeypatch.setattr(module.ray, "cluster_resources", lambda: seen.steps[0])
+    monkeypatch.setattr(module, "measure_machines", lambda config: seen.steps[0])
     monkeypatch.setattr(module, "request_resources", lambda bundles: seen.requests.append(bundles))
     monkeypatch.setattr(module.time, "monotonic", lambda: seen.now)
     monkeypatch.setattr(module.time, "sleep", sleep)
@@ -27,7 +28,13 @@ def cluster(monkeypatch):
 
 
 def wait(cluster, wanted, stopping=lambda: False):
-    wait_for_resources(wanted, cluster.lines.append, stopping)
+    wait_for_resources(ClusterConfig(wait_for=wanted), cluster.lines.append, stopping)
+
+
+def test_without_the_key_nothing_is_awaited(cluster):
+    cluster.steps = [{}]
+    wait(cluster, None)
+    assert cluster.now == 0 and cluster.requests == cluster.lines == []
 
 
 def test_a_cluster_that_has_everything_is_neither_awaited_nor_asked(cluster):
@@ -65,8 +72,15 @@ def test_a_run_that_stops_no_longer_waits(cluster):
         ({"CPU": 7.5, "GPU": 2.0}, "the cluster has 7.5 of 8 CPUs"),
         ({"CPU": 8.0, "GPU": 1.0}, "the cluster has 1 of 2 GPUs"),
         ({}, "the cluster has 0 of 2 GPUs and 0 of 8 CPUs"),
+        ({"CPU": 8.0, "GPU": 2.0, FETCH_CPU: 1.0}, None),
+        (
+            {"CPU": 8.0, "GPU": 2.0, FETCH_CPU: 0.0},
+            "the cluster has no machine with the labels net=web,pool=download",
+        ),
     ],
 )
 def test_what_lacks_is_named(cluster, resources, lack):
     cluster.steps = [resources]
-    assert describe_lack(WaitConfig(gpus=2, cpus=8)) == lack
+    labels = {"net": "web", "pool": "download"}
+    config = ClusterConfig(wait_for=WaitConfig(gpus=2, cpus=8), fetch_labels=labels)
+    assert describe_lack(config) == lack

@@ -3,6 +3,8 @@
 import time
 from functools import partial
 
+import ray
+
 from capfilt.cluster.board import StatusBoard
 from capfilt.cluster.chain import resizing as module
 from capfilt.cluster.chain.engine import Step, chain_demand, run_chain
@@ -18,8 +20,11 @@ class Passes:
 
 
 class Slow:
+    def __init__(self, seconds=SECONDS):
+        self.seconds = seconds
+
     def __call__(self, batch):
-        time.sleep(SECONDS)
+        time.sleep(self.seconds)
         return batch
 
 
@@ -49,3 +54,17 @@ def test_a_pass_ends_early_and_the_next_one_does_the_rest(ray_session, monkeypat
     rest = sorted(set(range(SHARDS)) - set(done))
     assert run_pass(rest[:5], can_grow=lambda resources: False, after=0.0) is None
     assert sorted(done[first:]) == rest[:5]
+
+
+def test_actors_of_a_finished_stage_free_their_resources_while_a_later_one_works(ray_session):
+    """Ray Data releases them one by one once the stage has no more input."""
+    all_cpus = ray.cluster_resources()["CPU"]
+    steps = [
+        Step(name="read", make=Passes, kind="read"),
+        Step(name="fast", make=Passes, actors=2, cpus=0.75),
+        Step(name="slow", make=partial(Slow, 1.0), actors=1, cpus=0.25),
+    ]
+    free = []
+    for _ in run_chain([{"shard": shard} for shard in range(8)], steps):
+        free.append(ray.available_resources().get("CPU", 0.0))
+    assert max(free) == all_cpus - 0.25, "only the slow stage holds an actor"

@@ -19,10 +19,10 @@ class RecordingStatus:
     """A `NodeStatus` that answers every claim with the same number of earlier deaths."""
 
     def __init__(self, deaths):
-        self.deaths, self.calls, self.draining = deaths, [], False
+        self.deaths, self.calls, self.orders = deaths, [], []
 
-    def is_draining(self):
-        return self.draining
+    def order(self):
+        return self.orders.pop(0) if self.orders else "begin"
 
     def claim(self, stage, shard):
         self.calls.append(("claim", stage, shard))
@@ -102,11 +102,27 @@ def test_a_table_without_rows_passes_through():
 @pytest.mark.parametrize("kind", ["read", "map"])
 def test_only_first_steps_skip_shards_while_the_chain_drains(kind, begins, rows):
     status = RecordingStatus(0)
-    status.draining = True
+    status.orders = ["skip"]
     step = Step(name="p", make=Poisoned, kind=kind, begins=begins, isolation=ISOLATION, node_status=status)
     assert StageRunner(step)(batch("a", "b")).num_rows == rows
-    status.draining = False
     assert StageRunner(step)(batch("a", "b")).num_rows == 2
+
+
+@pytest.mark.parametrize(
+    ("actors", "orders", "left", "rows"),
+    [
+        (1, ["hold", "hold", "begin", "x"], ["x"], 2),
+        (1, ["hold", "skip", "x"], ["x"], 0),
+        (0, ["hold", "x"], ["x"], 2),  # a task would hold a CPU that others need
+    ],
+)
+def test_a_first_step_with_actors_waits_while_the_chain_holds(monkeypatch, actors, orders, left, rows):
+    monkeypatch.setattr(engine, "HOLD_POLL_S", 0)
+    status = RecordingStatus(0)
+    status.orders = list(orders)
+    step = Step(name="p", make=Poisoned, actors=actors, begins=True, node_status=status)
+    assert StageRunner(step)(batch("a", "b")).num_rows == rows
+    assert status.orders == left
 
 
 @pytest.mark.parametrize("kind", ["read", "map", "write"])
@@ -204,6 +220,8 @@ def test_demand_is_the_sum_over_all_actors():
         Step(name="caption", make=object, actors=3, cpus=0.0, gpus=0.5),
     ]
     assert chain_demand(steps) == Demand(cpus=1.0, gpus=1.5)
+    steps[1] = Step(name="fetch", make=object, actors=2, cpus=0.5, labels={"pool": "download"})
+    assert chain_demand(steps) == Demand(cpus=1.0, gpus=1.5, fetch_cpus=1.0)
 
 
 @pytest.mark.parametrize(
@@ -288,6 +306,14 @@ def test_actors_and_tasks_have_bounded_retries(executions):
     for limit in (of_task["max_retries"], of_actor["max_restarts"], of_actor["max_task_retries"]):
         assert 0 < limit < 100
     assert of_task["batch_size"] is of_actor["batch_size"] is None
+
+
+def test_actors_are_placed_by_their_labels(executions):
+    labels = {"pool": "download"}
+    steps = [Step(name="read", make=Poisoned), Step(name="fetch", make=Poisoned, actors=2, labels=labels)]
+    list(run_chain([{"shard": 0}], steps))
+    (_, of_task), (_, of_actor) = executions.calls
+    assert "label_selector" not in of_task and of_actor["label_selector"] == labels
 
 
 def test_map_remote_requests_resources_for_each_call(monkeypatch):

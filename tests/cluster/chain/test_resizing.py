@@ -14,8 +14,10 @@ from capfilt.cluster.chain.resizing import (
     ClusterShrunk,
     Demand,
     Resizing,
+    grace,
     patience,
 )
+from capfilt.cluster.machines import FETCH_CPU
 
 EIGHT, FOUR = {"CPU": 8.0}, {"CPU": 4.0}
 CHAIN = Demand(cpus=6.0, gpus=0.0)
@@ -25,7 +27,7 @@ AFTER = 600.0
 class Pass:
     """A pass that began at second 0, on a chain that grows on more than eight CPUs."""
 
-    def __init__(self, demand=CHAIN, *, fitted=True, patience=1e9):
+    def __init__(self, demand=CHAIN, *, fitted=True, patience=1e9, grace=GRACE_S):
         self.drained = 0
         self.state = Resizing(
             demand,
@@ -34,6 +36,7 @@ class Pass:
             drain=self.drain,
             after=AFTER,
             patience=lambda: patience,
+            grace=lambda: grace,
             started=1000.0,
         )
 
@@ -53,6 +56,8 @@ def test_a_chain_fits_if_both_resources_suffice():
     assert not demand.fits({"CPU": 6.0, "GPU": 1.9})
     assert not demand.fits({"CPU": 6.0})
     assert Demand(cpus=0.0, gpus=0.0).fits({})
+    fetches = {"CPU": 6.0, FETCH_CPU: 2.0}
+    assert FETCHES.fits(fetches) and not FETCHES.fits(fetches | {FETCH_CPU: 1.9})
 
 
 def test_settings_are_those_of_the_docs():
@@ -83,6 +88,14 @@ def test_a_chain_that_no_longer_fits_and_finishes_nothing_is_stopped():
     stopped.check((0, 5, EIGHT), (10, 5, EIGHT), (12, 5, FOUR), (GRACE_S - 1, 5, FOUR))
     with pytest.raises(ClusterShrunk, match=r"^the cluster has 4 CPUs and 0 GPUs left"):
         stopped.check((GRACE_S, 5, FOUR))
+
+
+def test_a_chain_of_slow_shards_is_given_more_time_to_finish_them():
+    slow = Pass(grace=300.0)
+    slow.check((0, 5, EIGHT), (10, 5, FOUR), (299, 5, FOUR))
+    assert slow.drained == 1
+    with pytest.raises(ClusterShrunk):
+        slow.check((300, 5, FOUR))
 
 
 def test_a_draining_chain_whose_tasks_finish_continues():
@@ -149,13 +162,25 @@ def test_waiting_for_a_gpu_is_no_stall():
     waiting.check((0, 5, {"CPU": 8, "GPU": 4}), (5000, 5, {"CPU": 8}), (5050, 5, {"CPU": 8, "GPU": 4}))
 
 
+FETCHES = Demand(cpus=3.0, gpus=0.0, fetch_cpus=2.0)
+
+
+def test_a_chain_waits_for_the_last_machine_that_fetches_to_be_replaced():
+    pool = Pass(FETCHES, patience=100.0)
+    gone, smaller = EIGHT | {FETCH_CPU: 0}, EIGHT | {FETCH_CPU: 1}
+    pool.check((0, 5, EIGHT | {FETCH_CPU: 4}), (5, 5, gone), (5000, 5, gone))
+    assert pool.drained == 0
+    pool.check((5050, 5, smaller), (5080, 6, smaller))
+    assert pool.drained == 1, "one that is smaller than the lost ones"
+
+
 def test_the_cluster_is_checked_at_intervals(monkeypatch):
     """Ray calls the callback several times a second; each check asks the cluster's head."""
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr(module.time, "monotonic", lambda: clock.now)
     asked, checked = [], []
-    monkeypatch.setattr(module.ray, "cluster_resources", lambda: asked.append(clock.now) or FOUR)
     resizing = Pass().state
+    monkeypatch.setattr(resizing, "measure", lambda: asked.append(clock.now) or FOUR)
     waiting = []
     monkeypatch.setattr(resizing, "check", lambda *state: checked.append(state))
     monkeypatch.setattr(resizing, "on_waiting", waiting.append)
@@ -173,8 +198,17 @@ def test_the_cluster_is_checked_at_intervals(monkeypatch):
     assert asked == times and checked == [(now, 7, FOUR) for now in times] and waiting == [(2, 0)] * 2
 
 
-@pytest.mark.parametrize(
-    ("slowest", "seconds"), [(0.0, float("inf")), (1.0, 900.0), (225.0, 900.0), (226.0, 904.0)]
-)
-def test_patience_follows_the_slowest_shard(slowest, seconds):
-    assert patience(slowest) == seconds
+@pytest.mark.parametrize(("slowest", "seconds"), [(1.0, 900.0), (225.0, 900.0), (226.0, 904.0)])
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_patience_follows_the_slowest_shard(slowest, seconds, is_busy):
+    assert patience(slowest, is_busy) == seconds
+
+
+def test_before_the_first_shard_only_a_chain_that_does_nothing_is_stalled():
+    assert patience(0.0, is_busy=False) == 900.0
+    assert patience(0.0, is_busy=True) == float("inf")
+
+
+@pytest.mark.parametrize(("slowest", "seconds"), [(0.0, 60.0), (60.0, 60.0), (61.0, 61.0)])
+def test_grace_follows_the_slowest_shard(slowest, seconds):
+    assert grace(slowest) == seconds

@@ -4,6 +4,7 @@ import json
 import logging
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -197,6 +198,42 @@ def test_output_is_written_once_over_broken_connections(dashboard):
     client._client = output
     assert client.follow("a", written.append).status == "SUCCEEDED"
     assert "".join(written) == "one\ntwo\nend\n"
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time, which passes by one second in each pause."""
+    clock = SimpleNamespace(now=0.0)
+
+    def sleep(seconds):
+        clock.now += 1
+
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now, sleep=sleep))
+    return clock
+
+
+def test_a_dashboard_that_answers_again_in_time_is_followed_further(dashboard, clock):
+    silent = [(502, "bad gateway")] * 29
+    dashboard.answers["/api/jobs/a"] = [*silent, (200, details("a")), *silent, (200, details("a", "FAILED"))]
+    client, written = JobClient(dashboard.url), []
+    output = Output(*[["one\n", "breaks"]] * 59, ["one\ntwo\n", ""])
+    output.get_job_info = client._client.get_job_info
+    client._client = output
+    assert client.follow("a", written.append).status == "FAILED"
+    assert "".join(written) == "one\ntwo\n"
+
+
+def test_a_dashboard_that_no_longer_answers_is_named_with_the_way_back(dashboard, clock):
+    client = JobClient(dashboard.url)
+    output = Output(*[["one\n", "breaks"]] * 99)
+    output.get_job_info = client._client.get_job_info
+    client._client = output
+    dashboard.close()
+    with pytest.raises(ClusterError) as error:
+        client.follow("a", lambda text: None)
+    assert "no Ray dashboard answers there" in str(error.value) and "\n" not in str(error.value)
+    assert str(error.value).endswith("submits the run again if the head was lost: it resumes")
+    assert clock.now == 30
 
 
 def test_a_head_that_was_started_anew_is_named(dashboard):

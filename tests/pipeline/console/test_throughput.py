@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from capfilt.cluster.chain.engine import Step
+from capfilt.cluster.chain.lead import Queue
 from capfilt.cluster.config import ClusterConfig
 from capfilt.cluster.sizing import divide_resources
 from capfilt.pipeline.console.throughput import (
@@ -106,6 +107,8 @@ def test_loading_of_models_is_shown_and_does_not_count_as_slowness(throughput, c
     assert throughput.describe(100, ready) == "no shard finished yet; shards at work: fetch 1, caption 3"
     clock.now += 10
     assert throughput.describe(100, ready | {"at_work": {}}).endswith("at work: none")
+    assert throughput.is_busy(loading) and throughput.is_busy(ready)
+    assert not throughput.is_busy(ready | {"at_work": {}}) and throughput.is_busy({})
     throughput.add(shard(100))
     assert throughput.describe(100, ready).startswith("10 images/s")
 
@@ -139,3 +142,18 @@ def test_processes_of_a_stage():
     assert stage_processes(step, sizing) == StageProcesses("caption", 3, long_lived=True)
     step = Step(name="read", make=SimpleNamespace, cpus=0.25)
     assert stage_processes(step, sizing) == StageProcesses("read", 32, long_lived=False)
+
+
+def test_queues_are_those_of_the_long_lived_stages_behind_the_first(throughput):
+    stages = [
+        StageProcesses("read", 8, long_lived=False),
+        StageProcesses("fetch", 2, long_lived=True),
+        StageProcesses("caption", 4, long_lived=True),
+        StageProcesses("write", 8, long_lived=False),
+    ]
+    throughput.stages = stages
+    assert throughput.queues([1, 2, 3, 4]) == [Queue(3, 4, None)]
+    for seconds in (1.0, 3.0):
+        throughput.add(FinishedShard(units=1, rows=1, images=1, verdicts={}, seconds={"caption": seconds}))
+    assert throughput.queues([1, 2, 3, 4]) == [Queue(3, 4, 2.0)]
+    assert throughput.queues([1, 2, 3]) == [], "of a chain that Ray has changed"

@@ -44,8 +44,11 @@ class Board:
     def set_draining(self, draining):
         pass
 
-    def is_draining(self):
-        return False
+    def set_holding(self, holding):
+        pass
+
+    def order(self):
+        return "begin"
 
     def claim(self, stage, shard):
         return 0

@@ -46,8 +46,9 @@ class Passes:
 
     def __init__(self, monkeypatch, *script, shards_in_all=3, stop_after=99):
         self.script, self.order, self.lines, self.patience = list(script), [], [], []
-        self.draining = []
+        self.draining, self.holding, self.shown = [], [], {}
         self.received = Received()
+        self.stages, self.waiting = [], []
         self.left, self.failed = list(range(shards_in_all)), set()
         self.stop = SimpleNamespace(requested=stop_after == 0)
         self.stop_after = stop_after
@@ -55,6 +56,8 @@ class Passes:
 
     def run_chain(self, items, steps, *, segment, name, resizing):
         self.patience.append(resizing.patience())
+        for waiting in self.waiting:
+            resizing.on_waiting(waiting)
         self.order.append([item["shard"] for item in items])
         assert len(self.order) <= len(self.script), "a pass too many"
         done, failed, error = self.script[len(self.order) - 1]
@@ -71,20 +74,22 @@ class Passes:
     def run(self):
         """The shards that are left."""
         board = SimpleNamespace(
-            for_node=lambda name: SimpleNamespace(set_draining=self.draining.append),
+            for_node=lambda name: SimpleNamespace(
+                set_draining=self.draining.append, set_holding=self.holding.append
+            ),
             failed_shards=lambda name: {f"web/{shard:06d}" for shard in self.failed},
         )
         context = SimpleNamespace(
             board=board,
             stop=self.stop,
-            progress=SimpleNamespace(say=lambda name, line: self.lines.append(line)),
+            progress=SimpleNamespace(say=lambda name, line: self.lines.append(line), board=self.shown),
             metrics=RunMetrics(self.received),
-            sizing=lambda: SimpleNamespace(limits=None, resources={}),
+            sizing=lambda: SimpleNamespace(limits=None, resources={}, cpus=4.0),
             config=parse_config(CONFIG, "test"),
         )
         missing = lambda: [{"source": "web", "shard": shard} for shard in self.left]  # noqa: E731
         self.results = []
-        work = ShardWork("n", lambda sizing: [], missing, self.results.append, Throughput())
+        work = ShardWork("n", lambda sizing: self.stages, missing, self.results.append, Throughput())
         return [each["shard"] for each in stream_shards(context, work)]
 
 
@@ -161,10 +166,28 @@ def test_pass_that_ends_for_a_larger_cluster_is_followed_by_another(monkeypatch)
 def test_pass_that_has_stalled_is_repeated_with_more_patience(monkeypatch):
     stalled = ([], [], ChainStalled("no task has finished"))
     passes = Passes(monkeypatch, *[stalled] * ATTEMPTS)
-    monkeypatch.setattr(shards, "patience", lambda slowest: 900.0)
     with pytest.raises(ChainStalled):
         passes.run()
     assert passes.patience == [900.0, 1800.0, 3600.0]
+
+
+def test_the_first_stage_waits_while_it_is_too_far_ahead(monkeypatch):
+    passes = Passes(monkeypatch, ([0, 1, 2], [], None))
+    passes.stages = [
+        Step(name="read", make=object, kind="read"),
+        Step(name="fetch", make=object, actors=1),
+        Step(name="caption", make=object, actors=2),
+    ]
+    passes.waiting = [(99, 99, 8), (99, 99, 9), (99, 99, 8), (9, 9)]
+    passes.run()
+    assert passes.holding == [False, False, True, False, False], "first from the pass before"
+
+
+def test_pass_whose_stages_have_shards_at_work_has_not_stalled(monkeypatch):
+    passes = Passes(monkeypatch, ([0, 1, 2], [], None))
+    passes.shown = {"n": {"at_work": {"caption": 1}}, "another": {}}
+    passes.run()
+    assert passes.patience == [float("inf")]
 
 
 @pytest.mark.parametrize(
