@@ -67,7 +67,7 @@ def main() -> None:
         thread_count=THREADS, image_size=SIZE, resize_mode="keep_ratio", resize_only_if_bigger=True,
         number_sample_per_shard=100, retries=2,
     )  # fmt: skip
-    ray.init(num_cpus=PROCESSES)
+    ray.init("local", num_cpus=PROCESSES)
     pairs = ray.data.read_webdataset(f"{out}/images", file_extensions=["tar"], decoder=None)
     pairs = pairs.map(lambda row: {"jpg": row["jpg"], "txt": row["txt"].decode(), "key": row["__key__"]})
     actors = {"concurrency": 1, "num_cpus": 0.5, "batch_size": BATCH_SIZE}
