@@ -32,8 +32,6 @@ from typing import Any
 from benchmarks.index import peak_memory
 
 RESULTS = Path(__file__).parent / "results"
-LEFT = 1000
-"""Shards that are not done when the run is resumed."""
 BEGAN = time.time()
 """Once the interpreter has started; the act itself imports the rest."""
 
@@ -67,6 +65,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--folder", help="Where the run is made, and kept; default: a temporary folder.")
     parser.add_argument("--act", choices=list(ACTS), help=argparse.SUPPRESS)
     parser.add_argument("--profile", help="Write a profile of the acts to this folder.")
+    parser.add_argument("--left", type=int, default=1000, help="Shards that are not done at the resumption.")
     parser.add_argument("--run-dir", help=argparse.SUPPRESS)
     parser.add_argument("--storage", type=json.loads, default={}, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -113,7 +112,7 @@ def measure_requests(options: argparse.Namespace) -> dict[str, Any]:
         for shards in (few, many):
             with tempfile.TemporaryDirectory() as folder:
                 options.folder, options.run_dir = folder, f"s3://bucket/run-{shards}"
-                options.storage = {"endpoint_url": server.endpoint}
+                options.storage, options.left = {"endpoint_url": server.endpoint}, 1
                 counts[shards] = {}
                 for act in ("made", "planned", "filled", "resumed", "verified", "status"):
                     server.clear_faults()
@@ -142,7 +141,8 @@ def kind_of(method: str, path: str, query: str) -> str:
 
 def run_act(options: argparse.Namespace, act: str, shards: int) -> dict[str, Any]:
     """Run an act in a process of its own; returns what it has found."""
-    words = ["--act", act, "--shards", str(shards), "--storage", json.dumps(options.storage)]
+    words = ["--act", act, "--shards", str(shards), "--left", str(options.left)]
+    words += ["--storage", json.dumps(options.storage)]
     for name in ("folder", "run_dir", "profile"):
         if getattr(options, name):
             words += [f"--{name.replace('_', '-')}", getattr(options, name)]
@@ -185,7 +185,7 @@ def fill(options: argparse.Namespace) -> dict[str, Any]:
     from capfilt.pipeline.prepare import open_run
 
     run_dir = open_run(make_config(options.run_dir, options.folder, options.storage))
-    write_records(run_dir.store, run_dir.fingerprints, range(options.shards - min(LEFT, options.shards // 2)))
+    write_records(run_dir.store, run_dir.fingerprints, range(options.shards - options.left))
     return {}
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import resource
 import time
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 import ray
 
+from benchmarks.index import peak_memory
 from capfilt.cluster.board import StatusBoard
 from capfilt.cluster.chain.engine import Step, run_chain
 from capfilt.cluster.config import ClusterConfig
@@ -48,7 +50,8 @@ class WriteNothing:
 
 
 def measure_chain(shards: int) -> dict[str, Any]:
-    """Seconds for each shard from the first one after `WARM_UP` to the last, and those of the driver's CPU.
+    """Time for each shard from the first one after `WARM_UP` to the last, time of the driver's CPU, and the
+    memory by which the driver grows. All shards are one execution of Ray Data.
 
     The chain is that of a bootstrap which downloads: tasks that read and write, and an actor each that
     fetches, captions and filters.
@@ -65,29 +68,43 @@ def measure_chain(shards: int) -> dict[str, Any]:
         ]
         steps = mark_first_steps(with_status(step, status) for step in chain)
         items = [{"source": "web", "shard": shard} for shard in range(WARM_UP + shards)]
-        seen, wall, cpu = 0, 0.0, 0.0
-        for _ in run_chain(items, steps, segment=ClusterConfig.segment):
-            seen += 1
+        began = Moment.now()
+        warm = began
+        first = 0.0
+        for seen, _ in enumerate(run_chain(items, steps, segment=len(items)), 1):
+            if seen == 1:
+                first = time.perf_counter() - began.wall
             if seen == WARM_UP:
-                wall, cpu = time.perf_counter(), driver_cpu()
-        wall, cpu = time.perf_counter() - wall, driver_cpu() - cpu
+                warm = Moment.now()
+        end = Moment.now()
         assert seen == len(items), "every shard came back"
         return {
             "shards": shards,
             "ray": ray.__version__,
-            "milliseconds_per_shard": round(wall / shards * 1e3, 3),
-            "driver_cpu_milliseconds_per_shard": round(cpu / shards * 1e3, 3),
+            "milliseconds_per_shard": round((end.wall - warm.wall) / shards * 1e3, 3),
+            "driver_cpu_milliseconds_per_shard": round((end.cpu - warm.cpu) / shards * 1e3, 3),
+            "driver_kb_per_shard": round((end.memory - warm.memory) / shards * 1e6, 1),
+            "seconds_to_first_shard": round(first, 1),
         }
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What this process has used until now."""
+
+    wall: float
+    cpu: float
+    """Seconds."""
+    memory: float
+    """GB at most."""
+
+    @classmethod
+    def now(cls) -> Moment:
+        """This moment."""
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return cls(time.perf_counter(), usage.ru_utime + usage.ru_stime, peak_memory())
 
 
 def with_status(step: Step, status: Any) -> Step:
     """The step as the driver of a run makes it."""
-    from dataclasses import replace
-
     return replace(with_step_logging(step, "bootstrap.1"), node_status=status)
-
-
-def driver_cpu() -> float:
-    """Seconds of this process on CPUs."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
