@@ -98,7 +98,7 @@ class ClusterConfig:
     fetch_labels: dict[str, str] = field(default_factory=dict)
     """Labels of the machines that fetch, if only some of a cluster reach the web: `{pool: download}`
     names those of `ray start --labels=pool=download`. KubeRay and `ray up` label their groups by
-    themselves (`ray.io/node-group`)."""
+    themselves (`ray.io/node-group`). A Ray instance started in this process needs none."""
     allow_cpu: bool | None = None
     """Whether models of more than 200 MB may be trained, evaluated and used on CPUs. By default only in a Ray
     instance started in this process: a cluster without GPUs usually waits for its GPU machines."""

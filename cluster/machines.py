@@ -7,15 +7,19 @@ from collections.abc import Mapping
 import ray
 
 from capfilt.cluster.config import ClusterConfig
+from capfilt.cluster.session import is_embedded
 
 FETCH_CPU = "CPU of machines that fetch"
-"""CPUs of the machines with `cluster.fetch_labels`; beside Ray's names, and only where labels are given."""
+"""CPUs of the machines with `cluster.fetch_labels`; beside Ray's names, and only on a cluster with labels."""
 
 
 def measure_machines(config: ClusterConfig) -> dict[str, float]:
-    """Resources of all machines that are alive, under Ray's names and `FETCH_CPU`."""
+    """Resources of all machines that are alive, under Ray's names and `FETCH_CPU`.
+
+    A Ray instance that is started in this process has no labels: the machine does everything.
+    """
     resources = dict(ray.cluster_resources())
-    if config.fetch_labels:
+    if config.fetch_labels and not is_embedded(config):
         resources[FETCH_CPU] = sum(
             node["Resources"].get("CPU", 0.0)
             for node in ray.nodes()

@@ -142,6 +142,8 @@ def divide_resources(
             f"`ray start --labels={labels}`, or remove the key"
         )
     fetch = _divide_fetch_cpus(config, cpus if fetch_cpus is None else fetch_cpus)
+    if fetch_cpus is not None:
+        fetch = replace(fetch, labels=config.fetch_labels)
     if gpus > 0:
         caption, filter_ = _divide_gpus(config, gpus)
     elif config.gpus_per_actor is not None:
@@ -157,8 +159,7 @@ def divide_resources(
 def _divide_fetch_cpus(config: ClusterConfig, cpus: float) -> ActorPool:
     """Actors that fetch on machines with so many CPUs."""
     actors = config.actor_range("fetch").clamp(max(1, int(cpus // CPUS_PER_FETCH_ACTOR)))
-    each = min(FETCH_CPUS, cpus / 8, cpus * FETCH_SHARE / actors)
-    return ActorPool(actors, each, 0.0, config.fetch_labels)
+    return ActorPool(actors, min(FETCH_CPUS, cpus / 8, cpus * FETCH_SHARE / actors), 0.0)
 
 
 def _divide_gpus(config: ClusterConfig, gpus: float) -> tuple[ActorPool, ActorPool]:

@@ -223,7 +223,7 @@ def test_a_chain_grows_with_the_cluster(config, resources, grows):
     assert can_grow(config, sizing, resources) is grows
 
 
-DOWNLOAD = ClusterConfig(fetch_labels={"pool": "download"})
+DOWNLOAD = ClusterConfig(address="head:6379", fetch_labels={"pool": "download"})
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,14 @@ def test_cpus_of_the_machines_that_fetch_are_counted(monkeypatch, alive, cpus):
     monkeypatch.setattr(machines.ray, "cluster_resources", lambda: {"CPU": 28.0})
     monkeypatch.setattr(machines.ray, "nodes", lambda: nodes)
     assert measure_machines(DOWNLOAD) == {"CPU": 28.0, FETCH_CPU: cpus}
-    assert measure_machines(ClusterConfig()) == {"CPU": 28.0}
+    assert measure_machines(ClusterConfig(address="head:6379")) == {"CPU": 28.0}
+
+
+def test_a_machine_on_its_own_needs_no_labels(monkeypatch):
+    monkeypatch.setattr(machines.ray, "cluster_resources", lambda: {"CPU": 8.0})
+    monkeypatch.setattr(module.ray, "nodes", lambda: [{"Resources": {"memory": 8e9}}])
+    alone = ClusterConfig(address="local", fetch_labels={"pool": "download"})
+    assert divide_cluster(alone).fetch == ActorPool(2, 0.5, 0.0)
 
 
 def test_machines_that_fetch_determine_the_actors_that_fetch():
