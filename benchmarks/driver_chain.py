@@ -12,7 +12,8 @@ import ray
 
 from benchmarks.index import peak_memory
 from capfilt.cluster.board import StatusBoard
-from capfilt.cluster.chain.engine import Step, run_chain
+from capfilt.cluster.chain.engine import run_chain
+from capfilt.cluster.chain.steps import Step
 from capfilt.cluster.config import ClusterConfig
 from capfilt.cluster.session import session
 from capfilt.pipeline.nodes.chain import ISOLATION, mark_first_steps, with_step_logging

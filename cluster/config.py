@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt
 
@@ -55,15 +55,23 @@ class ActorsConfig:
 
     fetch: ActorRange = field(default_factory=ActorRange)
     """Actors that fetch."""
+    model: ActorRange = field(default_factory=ActorRange)
+    """Actors that hold models: both of them where `fuse` puts both into each actor, else captioner replicas
+    and filter replicas together, at least one of each."""
     captioner: ActorRange = field(default_factory=ActorRange)
-    """Captioner replicas. Those that `max` leaves out become filters."""
+    """Captioner replicas in actors of their own (see `fuse`). Those that `max` leaves out become filters."""
     filter: ActorRange = field(default_factory=ActorRange)
-    """Filter replicas. Those that `max` leaves out become captioners."""
+    """Filter replicas in actors of their own (see `fuse`). Those that `max` leaves out become captioners."""
 
 
 LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]*[A-Za-z0-9])?")
 """Names and values of Ray's labels."""
-FIXED_ACTORS = {"fetch": "fetch_actors", "captioner": "caption_actors", "filter": "filter_actors"}
+FIXED_ACTORS = {
+    "fetch": "fetch_actors",
+    "model": "model_actors",
+    "captioner": "caption_actors",
+    "filter": "filter_actors",
+}
 """Keys of `ActorsConfig` → key of `ClusterConfig` that sets the number itself."""
 
 
@@ -79,15 +87,24 @@ class ClusterConfig:
     `host:port`."""
     fetch_actors: Annotated[int, Ge(1)] | None = None
     """Actors that fetch; default: one per 4 CPUs of the cluster."""
+    fuse: Literal["auto", "never"] = "auto"
+    """`auto`: each actor holds captioner and filter; an image is decoded once for both, and texts do not
+    leave the process. The models get actors of their own where the weights of both take more than half of a
+    GPU's memory (without GPUs: of an actor's share of the machines' memory), and where the config sets or
+    limits the number of captioners or filters. `never`: they always have actors of their own."""
+    model_actors: Annotated[int, Ge(1)] | None = None
+    """Actors that hold models (`actors.model`); default: one per GPU, or per CPU that the other stages
+    leave."""
     caption_actors: Annotated[int, Ge(1)] | None = None
-    """Captioner replicas; default: about 60 % of the GPUs, or a third of the CPUs if there are no GPUs."""
+    """Captioner replicas in actors of their own. By default, replicas of both models are divided so that both
+    take the same time: by the seconds of shards that are done, and evenly before the first one."""
     filter_actors: Annotated[int, Ge(1)] | None = None
-    """Filter replicas; default: the remaining GPUs or CPUs."""
+    """Filter replicas in actors of their own; default: see `caption_actors`."""
     actors: ActorsConfig = field(default_factory=ActorsConfig)
     """Limits within which the cluster determines the numbers of actors that are not given above."""
     gpus_per_actor: Annotated[float, Gt(0)] | None = None
-    """GPUs (fractions allowed) requested by each captioner and filter replica; default: 1, or 0.5 if the
-    cluster has a single GPU."""
+    """GPUs (fractions allowed) requested by each actor that holds models; default: 1, or 0.5 if captioner and
+    filter have actors of their own and the cluster has a single GPU."""
     wait_for: WaitConfig | None = None
     """Wait at the start of each node of the run until the cluster has these resources; for clusters whose
     machines come one after another. Machines that come later are used, too (`resize_seconds`)."""
@@ -123,6 +140,22 @@ class ClusterConfig:
         for stage, key in FIXED_ACTORS.items():
             if getattr(self, key) is not None and getattr(self.actors, stage) != ActorRange():
                 raise ValueError(f"{key} and actors.{stage} are both given; remove one of them")
+        if (of_both := self._given("model")) and (of_one := self._given("captioner", "filter")):
+            raise ValueError(f"{of_both} and {of_one} are both given; remove one of them")
+
+    def _given(self, *stages: str) -> str | None:
+        """The first key that sets or limits the number of actors of one of the stages."""
+        for stage in stages:
+            if getattr(self, FIXED_ACTORS[stage]) is not None:
+                return FIXED_ACTORS[stage]
+            if getattr(self.actors, stage) != ActorRange():
+                return f"actors.{stage}"
+        return None
+
+    @property
+    def may_fuse(self) -> bool:
+        """Whether captioner and filter may share actors."""
+        return self.fuse == "auto" and self._given("captioner", "filter") is None
 
     def actor_range(self, stage: str) -> ActorRange:
         """How many actors a stage may have.

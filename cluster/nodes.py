@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import subprocess
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -12,9 +14,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from capfilt.cluster.config import ClusterError
 
+log = logging.getLogger(__name__)
+
 Answer = TypeVar("Answer")
 ANSWER_SECONDS = 120
 """Limit for the answers of all nodes: each starts a worker process, which imports the program."""
+DRIVER_SECONDS = 30
+"""Limit for the answer of a machine's GPU driver."""
 
 
 def working_nodes() -> dict[str, str]:
@@ -77,3 +83,29 @@ def ask_each_node(question: Callable[..., Answer], *arguments: Any) -> list[tupl
 def _last_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
+
+
+def smallest_gpu_memory() -> int | None:
+    """Bytes of the smallest GPU of the connected cluster; None if no node tells."""
+    try:
+        sizes = [size for _, size in ask_each_node(read_gpu_memory) if size is not None]
+    except (ClusterError, RayError) as error:
+        log.warning("the memory of the GPUs is not known (%s)", error)
+        return None
+    return min(sizes, default=None)
+
+
+def read_gpu_memory() -> int | None:
+    """Bytes of the smallest GPU of this machine; None if there is none, or no NVIDIA driver that tells."""
+    try:
+        found = subprocess.run(
+            ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"],
+            capture_output=True,
+            check=True,
+            text=True,
+            timeout=DRIVER_SECONDS,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    mebibytes = [int(line) for line in found.stdout.split() if line.isdecimal()]
+    return min(mebibytes) << 20 if mebibytes else None

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import ray
@@ -11,6 +10,7 @@ import ray
 from capfilt.cluster.chain.watchdog import Limits
 from capfilt.cluster.config import FIXED_ACTORS, ClusterConfig, ClusterError
 from capfilt.cluster.machines import FETCH_CPU, describe_labels, measure_machines
+from capfilt.cluster.nodes import smallest_gpu_memory
 
 CPUS_PER_FETCH_ACTOR = 4
 """CPUs of the cluster for each actor that fetches."""
@@ -18,11 +18,13 @@ FETCH_CPUS = 0.5
 """CPUs requested by an actor that fetches; less on fewer than four CPUs, or with many such actors."""
 FETCH_SHARE = 0.25
 """Share of the CPUs that all actors that fetch may request together, however many the config asks for."""
-CAPTION_SHARE = 0.6
-"""Captioners among the model actors on GPUs: captioning costs more than filtering, some 16 decoding steps
-against one pass over the text."""
+CAPTION_SHARE = 0.5
+"""Share of captioning in the time of both models before any shard tells. Both encode each image, which takes
+most of their time."""
 CPU_SHARE = 0.75
 """Share of the CPUs that actors may request; the rest stays free for tasks that read and write."""
+WEIGHTS_SHARE = 0.5
+"""Share of an actor's memory that the weights of fused models may take; the rest is for what they compute."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,26 @@ class ActorPool:
     gpus: float
     labels: Mapping[str, str] = field(default_factory=dict)
     """Labels of the machines that may hold them; empty = any."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelLoad:
+    """What is known of captioner and filter before they are loaded."""
+
+    weights: int | None = None
+    """Bytes of their checkpoints together; None: unknown, as of a model of the hub."""
+    caption_share: float | None = None
+    """Share of captioning in the seconds of both on shards that are done; None before the first one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """How captioner and filter are divided among the actors that hold models."""
+
+    fused: bool = False
+    """Both are in the same actors."""
+    caption_share: float = CAPTION_SHARE
+    """Share of captioning in the time of both models, by which actors of their own are divided."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +73,8 @@ class Sizing:
     """CPUs of the machines that fetch; None if all do."""
     limits: Limits = field(default_factory=Limits)
     """Limits of each stage's worker process."""
+    split: Split = field(default_factory=Split)
+    """If captioner and filter are in the same actors, `caption` and `filter` are one pool."""
 
     @property
     def resources(self) -> dict[str, float]:
@@ -67,21 +91,45 @@ class Sizing:
     def without_captioners(self, config: ClusterConfig) -> Sizing:
         """The same for a chain that only filters: filters take the place of captioners, unless the config
         says how many filters there are."""
-        if config.filter_actors is not None:
+        if self.split.fused or config.filter_actors is not None:
             return self
         actors = config.actor_range("filter").clamp(self.caption.actors + self.filter.actors)
         return replace(self, filter=replace(self.filter, actors=actors))
 
 
-def divide_cluster(config: ClusterConfig) -> Sizing:
+def divide_cluster(config: ClusterConfig, models: ModelLoad | None = None) -> Sizing:
     """Divide the connected cluster among the stages.
+
+    Args:
+        models: the models of a chain that captions.
 
     Raises:
         ClusterError: the config requests machines that the cluster does not have.
     """
-    sizing = _divide(config, measure_machines(config))
+    models = models or ModelLoad()
+    resources = measure_machines(config)
     node_memory = [node["Resources"]["memory"] for node in ray.nodes() if "memory" in node["Resources"]]
+    share = CAPTION_SHARE if models.caption_share is None else models.caption_share
+    sizing = _divide(config, resources, Split(fused=config.may_fuse, caption_share=share))
+    if sizing.split.fused and models.weights is not None:
+        memory = smallest_gpu_memory() if sizing.gpus else sum(node_memory) or None
+        if not fits_together(models.weights, sizing.caption, memory):
+            sizing = _divide(config, resources, Split(caption_share=share))
     return replace(sizing, limits=process_limits(config, node_memory))
+
+
+def fits_together(weights: int, pool: ActorPool, memory: float | None) -> bool:
+    """Whether each actor of a pool has room for both models.
+
+    Args:
+        weights: bytes of both checkpoints. In bfloat16 they take half of it.
+        memory: bytes of the smallest GPU, or of all machines together where there is none; None: unknown,
+            which is taken for enough, because a single GPU holds both models in any case.
+    """
+    if memory is None:
+        return True
+    own = memory * min(1.0, pool.gpus) if pool.gpus else memory / pool.actors
+    return weights <= WEIGHTS_SHARE * own
 
 
 def can_grow(config: ClusterConfig, sizing: Sizing, resources: Mapping[str, float]) -> bool:
@@ -91,22 +139,23 @@ def can_grow(config: ClusterConfig, sizing: Sizing, resources: Mapping[str, floa
         resources: as `measure_machines` returns them.
     """
     try:
-        other = _divide(config, resources)
+        other = _divide(config, resources, sizing.split)
     except ClusterError:  # the cluster has become smaller
         return False
     return sizing.is_exceeded_by(other)
 
 
-def _divide(config: ClusterConfig, resources: Mapping[str, float]) -> Sizing:
+def _divide(config: ClusterConfig, resources: Mapping[str, float], split: Split) -> Sizing:
     return divide_resources(
         config,
         cpus=resources.get("CPU", 1.0),
         gpus=resources.get("GPU", 0.0),
         fetch_cpus=resources.get(FETCH_CPU),
+        split=split,
     )
 
 
-def process_limits(config: ClusterConfig, node_memory: list[float]) -> Limits:
+def process_limits(config: ClusterConfig, node_memory: Sequence[float]) -> Limits:
     """Limits of each stage's worker process.
 
     By default a process may use the memory of the largest node (a head node is often small). A single process
@@ -125,35 +174,45 @@ def process_limits(config: ClusterConfig, node_memory: list[float]) -> Limits:
 
 
 def divide_resources(
-    config: ClusterConfig, *, cpus: float, gpus: float, fetch_cpus: float | None = None
+    config: ClusterConfig,
+    *,
+    cpus: float,
+    gpus: float,
+    fetch_cpus: float | None = None,
+    split: Split | None = None,
 ) -> Sizing:
     """`divide_cluster` for a cluster of so many CPUs and GPUs.
 
     Args:
         fetch_cpus: CPUs of the machines that fetch; None if all do.
+        split: by default both models share actors if the config allows it.
 
     Raises:
         ClusterError: the config requests machines that the cluster does not have.
     """
+    split = Split(fused=config.may_fuse) if split is None else split
     if fetch_cpus == 0:
         labels = describe_labels(config.fetch_labels)
         raise ClusterError(
             f"cluster.fetch_labels: no machine has the labels {labels}; start one with "
             f"`ray start --labels={labels}`, or remove the key"
         )
-    fetch = _divide_fetch_cpus(config, cpus if fetch_cpus is None else fetch_cpus)
-    if fetch_cpus is not None:
-        fetch = replace(fetch, labels=config.fetch_labels)
-    if gpus > 0:
-        caption, filter_ = _divide_gpus(config, gpus)
-    elif config.gpus_per_actor is not None:
+    if not gpus and config.gpus_per_actor is not None:
         raise ClusterError(
             f"cluster.gpus_per_actor is {config.gpus_per_actor:g}, but the cluster has no GPU; "
             "remove the key to run on CPUs"
         )
+    fetch = _divide_fetch_cpus(config, cpus if fetch_cpus is None else fetch_cpus)
+    if fetch_cpus is not None:
+        fetch = replace(fetch, labels=config.fetch_labels)
+    left = cpus * CPU_SHARE - fetch.actors * fetch.cpus
+    if split.fused:
+        caption = filter_ = _share_gpus(config, gpus) if gpus else _share_cpus(config, left)
+    elif gpus:
+        caption, filter_ = _divide_gpus(config, gpus, split.caption_share)
     else:
-        caption, filter_ = _divide_cpus(config, cpus * CPU_SHARE - fetch.actors * fetch.cpus)
-    return Sizing(fetch, caption, filter_, cpus, gpus, fetch_cpus)
+        caption, filter_ = _divide_cpus(config, left, split.caption_share)
+    return Sizing(fetch, caption, filter_, cpus, gpus, fetch_cpus, split=split)
 
 
 def _divide_fetch_cpus(config: ClusterConfig, cpus: float) -> ActorPool:
@@ -162,40 +221,65 @@ def _divide_fetch_cpus(config: ClusterConfig, cpus: float) -> ActorPool:
     return ActorPool(actors, min(FETCH_CPUS, cpus / 8, cpus * FETCH_SHARE / actors), 0.0)
 
 
-def _divide_gpus(config: ClusterConfig, gpus: float) -> tuple[ActorPool, ActorPool]:
+def _share_gpus(config: ClusterConfig, gpus: float) -> ActorPool:
+    """Actors with both models on the GPUs of a cluster."""
+    each = config.gpus_per_actor or min(1.0, gpus)
+    actors = config.actor_range("model").clamp(max(1, int(gpus / each + 1e-9)))
+    if actors * each > gpus + 1e-6:
+        raise ClusterError(
+            f"cluster: {actors} actors with captioner and filter, with {each:g} GPU each, need "
+            f"{actors * each:g} GPUs, the cluster has {gpus:g}; lower {_asking_key(config, 'model')} or "
+            "cluster.gpus_per_actor"
+        )
+    return ActorPool(actors, 0.0, each)
+
+
+def _share_cpus(config: ClusterConfig, cpus: float) -> ActorPool:
+    """Actors with both models on so many CPUs of a cluster without GPUs."""
+    actors = config.actor_range("model").clamp(max(1, round(cpus)))
+    return ActorPool(actors, min(1.0, cpus / actors), 0.0)
+
+
+def _divide_gpus(config: ClusterConfig, gpus: float, caption_share: float) -> tuple[ActorPool, ActorPool]:
     """Captioners and filters on the GPUs of a cluster."""
     each = config.gpus_per_actor or (1.0 if gpus >= 2 else 0.5)
-    slots = max(2, int(gpus / each))
-    captioners, filters = _divide_slots(config, slots, math.ceil(slots * CAPTION_SHARE) if slots > 2 else 1)
+    slots = config.actor_range("model").clamp(max(2, int(gpus / each)))
+    captioners, filters = _divide_slots(config, slots, caption_share)
     requested = (captioners + filters) * each
     if requested > gpus + 1e-6:
+        limiting = ("model",) if config.actor_range("model").min > 1 else ("captioner", "filter")
+        keys = ", ".join(_asking_key(config, stage) for stage in limiting)
         raise ClusterError(
             f"cluster: {captioners} captioners and {filters} filters with {each:g} GPU each need "
-            f"{requested:g} GPUs, the cluster has {gpus:g}; lower {_asking_key(config, 'captioner')}, "
-            f"{_asking_key(config, 'filter')} or cluster.gpus_per_actor"
+            f"{requested:g} GPUs, the cluster has {gpus:g}; lower {keys} or cluster.gpus_per_actor"
         )
     return ActorPool(captioners, 0.0, each), ActorPool(filters, 0.0, each)
 
 
-def _divide_cpus(config: ClusterConfig, cpus: float) -> tuple[ActorPool, ActorPool]:
+def _divide_cpus(config: ClusterConfig, cpus: float, caption_share: float) -> tuple[ActorPool, ActorPool]:
     """Captioners and filters on so many CPUs of a cluster without GPUs."""
-    slots = int(cpus)
     # Of three, one stays idle rather than give one model two actors.
-    captioners, filters = _divide_slots(config, slots if slots > 3 else 2, max(1, slots // 2))
+    slots = config.actor_range("model").clamp(int(cpus) if cpus >= 4 else 2)
+    captioners, filters = _divide_slots(config, slots, caption_share)
     # If the actors requested whole CPUs on a cluster of fewer than four, no CPU would be left for the tasks
     # that read and write, and the chain would wait forever.
     each = min(1.0, cpus / (captioners + filters))
     return ActorPool(captioners, each, 0.0), ActorPool(filters, each, 0.0)
 
 
-def _divide_slots(config: ClusterConfig, slots: int, captioners: int) -> tuple[int, int]:
-    """Captioners and filters in the limits of the config.
+def _divide_slots(config: ClusterConfig, slots: int, caption_share: float) -> tuple[int, int]:
+    """Captioners and filters in the limits of the config, as many as take the same time.
 
     Args:
         slots: actors for which there is room.
-        captioners: how many of them caption if the config sets no limit.
+        caption_share: of captioning in the time of both.
     """
-    captioners = config.actor_range("captioner").clamp(captioners)
+    slots = max(2, slots)
+
+    def seconds(captioners: int) -> float:
+        return max(caption_share / captioners, (1 - caption_share) / (slots - captioners))
+
+    captioners = config.actor_range("captioner").clamp(min(range(slots - 1, 0, -1), key=seconds))
     wanted = max(1, slots - captioners)
     filters = config.actor_range("filter").clamp(wanted)
     if filters != wanted and config.filter_actors is None:

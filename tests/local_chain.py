@@ -2,12 +2,13 @@
 
 import pyarrow as pa
 
-from capfilt.cluster.chain.engine import StageRunner
+from capfilt.cluster.chain.steps import FusedRunner, StageRunner, group_steps
 
 
 def run_local(items, steps):
     """`cluster.chain.engine.run_chain` in this process: each item (one shard) through all steps, in order."""
-    runners = [StageRunner(step) for step in steps]
+    groups = group_steps(steps)
+    runners = [FusedRunner(group) if len(group) > 1 else StageRunner(group[0]) for group in groups]
     for item in items:
         batch = pa.Table.from_pylist([item])
         for runner in runners:

@@ -27,7 +27,7 @@ class IgnoringStatus:
 
 
 class LocalContext(RunContext):
-    def sizing(self):
+    def sizing(self, work=None):
         return divide_resources(self.config.cluster, cpus=2, gpus=0)
 
     def serving_host(self):

@@ -4,7 +4,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from types import SimpleNamespace
 
-from capfilt.cluster.sizing import ActorPool, Sizing
+from capfilt.cluster.sizing import ActorPool, Sizing, Split
 from capfilt.pipeline.nodes.chain import bootstrap_steps, fetch_configs
 from capfilt.pipeline.nodes.context import RunContext
 from capfilt.pipeline.prepare import open_run
@@ -12,7 +12,7 @@ from capfilt.stages.bootstrap.model_source import ModelSource
 from capfilt.stages.manifest.index import build_index
 
 
-def bootstrap_web(config, store, models, engine, *, actors=1, reverse=False):
+def bootstrap_web(config, store, models, engine, *, actors=1, reverse=False, fused=False):
     """Bootstrap the source `web`, from urls to candidates.
 
     Args:
@@ -21,6 +21,7 @@ def bootstrap_web(config, store, models, engine, *, actors=1, reverse=False):
         engine: `run_local` or `run_chain`.
         actors: number of captioners, and of filters.
         reverse: process the last shard first.
+        fused: captioner and filter share their actors.
 
     Returns:
         The index of the manifest, and the rows that the last step has returned.
@@ -28,7 +29,7 @@ def bootstrap_web(config, store, models, engine, *, actors=1, reverse=False):
     index = build_index(config.sources["web"].rows, store / "manifests/web", source="web")
     items = [{"source": "web", "shard": shard} for shard in range(index.shards)]
     share = ActorPool(actors, 0.5, 0.0)
-    sizing = Sizing(ActorPool(1, 0.5, 0.0), share, share, 4, 0)
+    sizing = Sizing(ActorPool(1, 0.5, 0.0), share, share, 4, 0, split=Split(fused=fused))
     run_dir = open_run(config)
     fingerprints = SimpleNamespace(of=lambda node: "f", corpus=lambda source: "c")
     context = RunContext(replace(run_dir, store=store, fingerprints=fingerprints), None, None, None)

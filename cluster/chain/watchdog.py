@@ -1,7 +1,7 @@
 """Terminate a process in which a stage makes no progress or uses too much memory.
 
 Ray has neither limit. A terminated process counts as a process that died: Ray starts it again and retries the
-shard, then in a subprocess (`cluster.chain.engine.StageRunner`).
+shard, then in a subprocess (`cluster.chain.steps.StageRunner`).
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from capfilt.models.checkpoints.load import load_checkpoint
 from capfilt.models.config import Parts, Precision
 from capfilt.models.images.decode import decode_image
 from capfilt.models.images.pixels import to_pixels
+from capfilt.models.images.shared import SharedImage
 from capfilt.models.network.med import MED
 from capfilt.models.network.tokenizer import Tokenizer
 from capfilt.models.precision import uses_bfloat16
@@ -25,8 +26,9 @@ log = logging.getLogger(__name__)
 
 Frames = tuple[bytes, ...]
 """A video: its encoded frames, as many as of every other video of the same call."""
-Images = Sequence[Image.Image | bytes | Frames] | Tensor
-"""Images, encoded images, videos, or uint8 pixels [B, 3, S, S] of the model's image size."""
+Images = Sequence[Image.Image | bytes | Frames | SharedImage] | Tensor
+"""Images, encoded images, videos, encoded images whose pixels are shared, or uint8 pixels [B, 3, S, S] of the
+model's image size."""
 
 DECODING_THREADS = 4
 """Pillow releases the GIL while it decodes and resizes. Four threads are faster than the ViT-B of one GPU."""
@@ -150,7 +152,9 @@ def load_pixel_batches(images: Images, size: int, batch_size: int) -> Iterator[T
             pool.shutdown(cancel_futures=True)
 
 
-def _load_pixels(image: Image.Image | bytes | Frames, size: int) -> Tensor:
+def _load_pixels(image: Image.Image | bytes | Frames | SharedImage, size: int) -> Tensor:
+    if isinstance(image, SharedImage):
+        return image.load(size)
     if isinstance(image, tuple):
         return to_pixels([decode_image(frame) for frame in image], size)[None]
     return to_pixels([image if isinstance(image, Image.Image) else decode_image(image)], size)

@@ -131,7 +131,7 @@ def with_worker_logging(make: Callable[..., T], *, node: str) -> Callable[..., T
 
 
 def shard_log_context(shard: str) -> AbstractContextManager[None]:
-    """`log_context` with a shard (`cluster.chain.engine.Step.log_context`)."""
+    """`log_context` with a shard (`cluster.chain.steps.Step.log_context`)."""
     return log_context(shard=shard)
 
 

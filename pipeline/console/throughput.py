@@ -43,7 +43,9 @@ class StageProcesses:
     long_lived: bool
     """They start once and may load a model, instead of being short tasks."""
     gpus: float = 0.0
-    """GPUs that all of them hold."""
+    """GPUs that all of them hold, unless the stage before holds them."""
+    fused: bool = False
+    """They are the processes of the stage before."""
 
 
 class Throughput:
@@ -111,10 +113,25 @@ class Throughput:
         return "  ".join(parts)
 
     def bottleneck(self) -> str | None:
-        """The stage whose processes were busy for the largest share of the time; None if nothing is known."""
-        busy = {stage.name: self.seconds[stage.name] / stage.processes for stage in self.stages}
-        name = max(busy, key=lambda name: busy[name], default=None)
-        return name if name is not None and busy[name] else None
+        """The stage whose processes were busy for the largest share of the time; of stages that share their
+        processes the slowest. None if nothing is known."""
+
+        def busy(stage: StageProcesses) -> float:
+            return self.seconds[stage.name] / stage.processes
+
+        slowest = max(self._groups(), key=lambda group: sum(map(busy, group)), default=[])
+        stage = max(slowest, key=busy, default=None)
+        return stage.name if stage is not None and busy(stage) else None
+
+    def _groups(self) -> list[list[StageProcesses]]:
+        """The stages of each kind of process."""
+        groups: list[list[StageProcesses]] = []
+        for stage in self.stages:
+            if stage.fused:
+                groups[-1].append(stage)
+            else:
+                groups.append([stage])
+        return groups
 
     def _kept_shares(self) -> list[str]:
         """Share of the judged texts that were kept, by origin; web before synthetic."""
@@ -129,20 +146,21 @@ class Throughput:
         """The queues of the stages with long-lived processes behind the first of these.
 
         Args:
-            waiting: shards that wait before each stage.
+            waiting: shards that wait before each stage with processes of its own.
         """
-        if len(waiting) != len(self.stages):
+        groups = self._groups()
+        if len(waiting) != len(groups):
             return []
         with self._lock:
             found = [
-                Queue(number, stage.processes, self._mean_seconds(stage.name))
-                for stage, number in zip(self.stages, waiting, strict=True)
-                if stage.long_lived
+                Queue(number, group[0].processes, self._mean_seconds(group))
+                for group, number in zip(groups, waiting, strict=True)
+                if group[0].long_lived
             ]
         return found[1:]
 
-    def _mean_seconds(self, stage: str) -> float | None:
-        return self.seconds[stage] / self.shards if self.shards else None
+    def _mean_seconds(self, stages: Sequence[StageProcesses]) -> float | None:
+        return sum(self.seconds[stage.name] for stage in stages) / self.shards if self.shards else None
 
     def is_busy(self, board: Mapping[str, Any]) -> bool:
         """Whether a stage works on a shard, or some of its processes have yet to start.

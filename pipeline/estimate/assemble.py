@@ -18,6 +18,7 @@ from capfilt.pipeline.estimate.nodes import (
     Work,
     bottleneck,
     chain_seconds,
+    fuse_loads,
     node_seconds,
     schedule,
     shared_work,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 FEWEST_SHARDS = 3
 """The first shard of a source also warms processes up. It counts only where fewer others are left."""
 TASK_CPUS = 0.25
-"""CPUs of a task that reads or writes (`cluster.chain.engine.Step`)."""
+"""CPUs of a task that reads or writes (`cluster.chain.steps.Step`)."""
 SECONDS_PER_HOUR = 3600.0
 
 
@@ -136,14 +137,18 @@ def _plan_chain(setting: Setting, node: Node, measured: MeasuredNode) -> Planned
     pools = _pools(setting)
     amounts = {name: (size.shards, size.rows) for name, size in sources.items()}
     busy = {stage: _total(measured.shards, amounts, "seconds", stage) for stage in known}
-    planned_loads = [_load(stage, busy[stage], pools, setting.planned_on) for stage in known]
+    alone = [_load(stage, busy[stage], pools, setting.planned_on) for stage in known]
+    planned_loads = _in_processes(setting, alone)
     # The small run by the same model, without what the first calls of a process take beside: that belongs to
     # what does not grow.
     tried = _amounts(measured.shards)
-    probed_loads = [
-        _load(stage, _total(measured.shards, tried, "seconds", stage), None, setting.probed_on)
-        for stage in known
-    ]
+    probed_loads = _in_processes(
+        setting,
+        [
+            _load(stage, _total(measured.shards, tried, "seconds", stage), None, setting.probed_on)
+            for stage in known
+        ],
+    )
     shards = sum(size.shards for size in sources.values())
     work = Work(
         probed=chain_seconds(probed_loads, len(measured.shards), setting.probed_on.cores),
@@ -162,6 +167,11 @@ def _plan_chain(setting: Setting, node: Node, measured: MeasuredNode) -> Planned
         bytes={kind: interval(_total(measured.shards, amounts, "bytes", kind), 0) for kind in kinds},
         bottleneck=bottleneck(planned_loads, shards),
     )
+
+
+def _in_processes(setting: Setting, loads: list[StageLoad]) -> list[StageLoad]:
+    """The loads of the processes of a chain: captioner and filter may share theirs."""
+    return fuse_loads(loads, ("caption", "filter")) if setting.sizing.split.fused else loads
 
 
 def _amounts(shards: Sequence[MeasuredShard]) -> dict[str, tuple[float, float]]:
@@ -226,7 +236,7 @@ def _held(setting: Setting, node: Node) -> tuple[float, float]:
     if node.kind.streams_shards:
         pools = _pools(setting)
         names = ["fetch"] if not node.kind.judges else ["caption", "filter"]
-        if not config.captions_itself and node.kind.judges:
+        if node.kind.judges and (setting.sizing.split.fused or not config.captions_itself):
             names.remove("caption")
         held = [pools[name] for name in names]
         return sum(p.actors * p.cpus for p in held), sum(p.actors * p.gpus for p in held)

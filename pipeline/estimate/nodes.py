@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from capfilt.pipeline.estimate.spans import Span, add_spans, mean_span
 
@@ -46,6 +46,21 @@ def chain_seconds(stages: Sequence[StageLoad], shards: float, cores: float) -> S
     piped = alone[slowest.name] + waiting
     shared = add_spans(each.busy for each in stages if each.computes) * (1 / max(1.0, cores))
     return max(piped, shared, key=lambda each: each.value)
+
+
+def fuse_loads(stages: Sequence[StageLoad], fused: Sequence[str]) -> list[StageLoad]:
+    """The same with one load for stages that work one after another in the same processes. It has the name of
+    the stage that has most to do.
+
+    Args:
+        fused: names of these stages; those that a chain lacks do not count.
+    """
+    together = [each for each in stages if each.name in fused]
+    if len(together) < 2:
+        return list(stages)
+    most = max(together, key=lambda each: each.busy.value)
+    one = replace(most, busy=add_spans(each.busy for each in together))
+    return [one if each is most else each for each in stages if each is most or each not in together]
 
 
 def bottleneck(stages: Sequence[StageLoad], shards: float) -> str | None:

@@ -109,7 +109,7 @@ def export_shards(
     Raises:
         NodeFailed: some shards fail in every attempt.
     """
-    from capfilt.cluster.chain.engine import Step
+    from capfilt.cluster.chain.steps import Step
     from capfilt.pipeline.console.throughput import Throughput
     from capfilt.pipeline.nodes.chain import ISOLATION
     from capfilt.pipeline.nodes.failures import failure_causes

@@ -40,7 +40,7 @@ class RunMetrics:
         """node -> what was done at the last look."""
         self._repeated: dict[tuple[str, str, str], int] = {}
         """(node, stage, cause) -> the board's count at the last look."""
-        self._stages: dict[str, tuple[str, ...]] = {}
+        self._stages: dict[str, Sequence[StageProcesses]] = {}
         """node -> stages of its chain."""
 
     @classmethod
@@ -100,24 +100,25 @@ class RunMetrics:
         """Set the stages that the chain of a node has now, in their order; none once it has ended."""
         if (receiver := self.receiver) is None:
             return
-        former = [
-            stage for stage in self._stages.get(node, ()) if stage not in {each.name for each in stages}
-        ]
-        for stage in former:
+        former = {each.name for each in self._stages.get(node, ())}
+        for stage in former - {each.name for each in stages}:
             for family in (of.PROCESSES, of.GPUS, of.AT_WORK, of.WAITING):
                 receiver.set(family.name, 0, node=node, stage=stage)
         for each in stages:
             receiver.set(of.PROCESSES.name, each.processes, node=node, stage=each.name)
             receiver.set(of.GPUS.name, each.gpus, node=node, stage=each.name)
-        self._stages[node] = tuple(each.name for each in stages)
+        self._stages[node] = stages
 
     def set_waiting(self, node: str, waiting: Sequence[int]) -> None:
-        """Set how many shards wait before each stage of the node, in their order."""
+        """Set how many shards wait before each stage of the node, in their order; none ever waits before a
+        stage in the processes of the stage before it, which `waiting` leaves out."""
         stages = self._stages.get(node, ())
-        if self.receiver is None or len(stages) != len(waiting):
+        if self.receiver is None or sum(not stage.fused for stage in stages) != len(waiting):
             return
-        for stage, shards in zip(stages, waiting, strict=True):
-            self.receiver.set(of.WAITING.name, shards, node=node, stage=stage)
+        before_processes = iter(waiting)
+        for stage in stages:
+            shards = 0 if stage.fused else next(before_processes)
+            self.receiver.set(of.WAITING.name, shards, node=node, stage=stage.name)
 
     def look(self, progress: Progress) -> None:
         """Take over what the progress display knows, right after it was drawn."""
@@ -141,8 +142,8 @@ class RunMetrics:
     def _set_work(self, node: str, values: Mapping[str, Any]) -> None:
         assert self.receiver is not None
         at_work = values.get("at_work", {})
-        for stage in self._stages.get(node, ()):
-            self.receiver.set(of.AT_WORK.name, at_work.get(stage, 0), node=node, stage=stage)
+        for each in self._stages.get(node, ()):
+            self.receiver.set(of.AT_WORK.name, at_work.get(each.name, 0), node=node, stage=each.name)
         for stage, cause, times in _repeated(values):
             before = self._repeated.get((node, stage, cause), 0)
             # A board that was restarted counts from 0 again.

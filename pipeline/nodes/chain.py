@@ -8,10 +8,11 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 
-from capfilt.cluster.chain.engine import Step
 from capfilt.cluster.chain.isolation import Isolation
 from capfilt.cluster.chain.stage import Stage
+from capfilt.cluster.chain.steps import Step
 from capfilt.cluster.sizing import ActorPool, Sizing
+from capfilt.models.images.shared import SharedPixels
 from capfilt.models.out_of_memory import OutOfMemory
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.console.logs import shard_log_context, with_worker_logging
@@ -116,25 +117,28 @@ def bootstrap_steps(
     steps = [_read_step(context, frozenset(context.config.described_sources))]
     if configs:
         steps.append(_fetch_step(configs, sizing))
+    judge = partial(
+        Filter, context.run_dir.judge_settings(node.round), models["filter"], keep_images=bool(configs)
+    )
     if "captioner" in models:
-        caption = _caption_stage(context, node, models["captioner"])
-        steps.append(_model_step("caption", caption, sizing.caption))
+        generate, seed = context.config.captioner.generate, context.config.run.seed
+        caption = partial(Caption, generate, models["captioner"], seed=seed, round=node.round)
+        steps += model_steps(caption, judge, sizing)
     else:
-        sizing = sizing.without_captioners(context.config.cluster)
-    judge = _filter_stage(context, node, models["filter"], keep_images=bool(configs))
-    steps.append(_model_step("filter", judge, sizing.filter))
+        alone = sizing.without_captioners(context.config.cluster)
+        steps.append(_model_step("filter", judge, alone.filter))
     return [*steps, _write_step(_write_config(context, node, models, configs))]
 
 
-def _caption_stage(context: RunContext, node: Node, model: ModelSource) -> Callable[[], Stage]:
-    config = context.config
-    return partial(Caption, config.captioner.generate, model, seed=config.run.seed, round=node.round)
-
-
-def _filter_stage(
-    context: RunContext, node: Node, model: ModelSource, *, keep_images: bool
-) -> Callable[[], Stage]:
-    return partial(Filter, context.run_dir.judge_settings(node.round), model, keep_images=keep_images)
+def model_steps(caption: partial[Caption], judge: partial[Filter], sizing: Sizing) -> list[Step]:
+    """Captioning and filtering: in processes of their own, or in the same ones, where an image is decoded
+    once for both."""
+    if sizing.split.fused:
+        # One object for both: they are sent to a process together.
+        pixels = SharedPixels()
+        caption, judge = partial(caption, pixels=pixels), partial(judge, pixels=pixels)
+    captioning = _model_step("caption", caption, sizing.caption)
+    return [captioning, replace(_model_step("filter", judge, sizing.filter), fused=sizing.split.fused)]
 
 
 def _write_config(
@@ -206,4 +210,5 @@ def mark_first_steps(steps: Iterable[Step]) -> list[Step]:
 def stage_processes(step: Step, sizing: Sizing) -> StageProcesses:
     """How many processes of a stage can work side by side."""
     number = step.actors or max(1.0, sizing.cpus / step.cpus)
-    return StageProcesses(step.name, number, long_lived=step.actors > 0, gpus=step.actors * step.gpus)
+    gpus = 0.0 if step.fused else step.actors * step.gpus
+    return StageProcesses(step.name, number, long_lived=step.actors > 0, gpus=gpus, fused=step.fused)

@@ -11,12 +11,13 @@ from capfilt.cluster.board import StatusBoard
 from capfilt.cluster.config import ClusterError
 from capfilt.cluster.nodes import driver_address
 from capfilt.cluster.session import is_embedded
-from capfilt.cluster.sizing import Sizing, divide_cluster
+from capfilt.cluster.sizing import ModelLoad, Sizing, divide_cluster
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.console.progress import Progress
 from capfilt.pipeline.console.signals import StopSignal
 from capfilt.pipeline.metrics.run_metrics import RunMetrics
 from capfilt.pipeline.node import Node
+from capfilt.pipeline.rundir.contents.totals import caption_share
 from capfilt.pipeline.rundir.fingerprints import Fingerprints
 from capfilt.pipeline.rundir.ledger import Ledger
 from capfilt.pipeline.rundir.run_dir import RunDir
@@ -25,6 +26,7 @@ from capfilt.stages.storage.artifacts import absolute_address, measure_artifact
 from capfilt.stages.storage.layout import model_folder
 from capfilt.stages.storage.store import Store
 
+CAPTIONER_AND_FILTER: tuple[Role, ...] = ("captioner", "filter")
 LARGE_MODEL_BYTES = 200e6
 """Size of a checkpoint from which on its model is not put on the CPUs of a cluster: BLIP base has 900 MB."""
 
@@ -58,9 +60,26 @@ class RunContext:
     def fingerprints(self) -> Fingerprints:
         return self.run_dir.fingerprints
 
-    def sizing(self) -> Sizing:
-        """How the machines that the cluster has now are divided among the stages."""
-        return divide_cluster(self.config.cluster)
+    def sizing(self, work: str | None = None) -> Sizing:
+        """How the machines that the cluster has now are divided among the stages.
+
+        Args:
+            work: the node, or other work on shards, that they are divided for.
+        """
+        node = self.run_dir.nodes.get(work) if work is not None else None
+        captions = node is not None and node.kind.judges and self.config.captions_itself
+        return divide_cluster(self.config.cluster, self.model_load(node) if node and captions else None)
+
+    def model_load(self, node: Node) -> ModelLoad:
+        """How large the captioner and the filter of a bootstrap are, and how their work compares."""
+        sizes: list[int | None] = []
+        for role in CAPTIONER_AND_FILTER:
+            sizes += [_size_of(member, role) for member in model_of(self, node, role).members]
+        known = [size for size in sizes if size is not None]
+        return ModelLoad(
+            weights=sum(known) if len(known) == len(sizes) else None,
+            caption_share=caption_share(self.ledger, node.sources, node.round),
+        )
 
     def await_resources(self, node: str) -> None:
         """Wait until the cluster has what `cluster.wait_for` asks for.

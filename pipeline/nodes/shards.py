@@ -11,9 +11,10 @@ from typing import Any
 
 import msgspec
 
-from capfilt.cluster.chain.engine import Step, chain_demand, run_chain
+from capfilt.cluster.chain.engine import chain_demand, run_chain
 from capfilt.cluster.chain.lead import is_too_far_ahead
 from capfilt.cluster.chain.resizing import ChainStalled, ClusterShrunk, Resizing, grace, patience
+from capfilt.cluster.chain.steps import Step
 from capfilt.cluster.machines import measure_machines
 from capfilt.cluster.sizing import Sizing, can_grow
 from capfilt.pipeline.console.signals import NodeStopped
@@ -190,7 +191,7 @@ def _run_once(context: RunContext, work: ShardWork, todo: list[Shard], stalls: i
     status, throughput = context.board.for_node(work.name), work.throughput
     config = context.config.cluster
     try:
-        sizing = context.sizing()
+        sizing = context.sizing(work.name)
         chain = mark_first_steps(
             replace(with_step_logging(step, work.name), node_status=status, limits=sizing.limits)
             for step in work.steps(sizing)

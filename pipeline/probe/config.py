@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from capfilt.cluster.config import ActorsConfig, ClusterConfig
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.config.training import TrainSection
 from capfilt.stages.storage.layout import DEFAULT_VERDICTS
@@ -47,7 +48,7 @@ def probe_config(config: Config, steps: int) -> Config:
         "filter": config.filter.model_copy(update=filter_),
         "verdicts": DEFAULT_VERDICTS,
         "export": config.export and config.export.model_copy(update={"out": None}),
-        "cluster": replace(config.cluster, fetch_actors=1, caption_actors=1, filter_actors=1),
+        "cluster": _one_process_each(config.cluster),
     }
     return config.model_copy(update=changes)
 
@@ -55,6 +56,19 @@ def probe_config(config: Config, steps: int) -> Config:
 def probe_folder(config: Config) -> str:
     """Where the small run is made: beside the run directory."""
     return f"{config.run.dir.rstrip('/')}{SUFFIX}"
+
+
+def _one_process_each(cluster: ClusterConfig) -> ClusterConfig:
+    """The same with one process of each stage; captioner and filter share one where they may in the run."""
+    both, each = (1, None) if cluster.may_fuse else (None, 1)
+    return replace(
+        cluster,
+        fetch_actors=1,
+        model_actors=both,
+        caption_actors=each,
+        filter_actors=each,
+        actors=ActorsConfig(),
+    )
 
 
 def _shorten(train: TrainSection | None, steps: int) -> TrainSection | None:

@@ -256,13 +256,16 @@ class Ledger:
         numbers = map(shard_of_record, self.store.list(records_folder(folder), suffix=RECORD_SUFFIX))
         return [number for number in numbers if number is not None]
 
-    def records(self, folder: str) -> Iterator[CommitRecord]:
+    def records(self, folder: str, last: int = 0) -> Iterator[CommitRecord]:
         """The commit records of the shards in `folder`, in the order of the shards.
+
+        Args:
+            last: only so many of the last shards; 0 = of all.
 
         Raises:
             LedgerError: a record is damaged.
         """
-        names = [ShardFiles(folder, shard).record for shard in self.committed_shards(folder)]
+        names = [ShardFiles(folder, shard).record for shard in self.committed_shards(folder)[-last:]]
         if self.store.is_local:
             yield from map(self._read_commit, names)
             return

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import pyarrow as pa
 from annotated_types import Ge
 
+from capfilt.models.images.shared import SharedPixels
 from capfilt.models.tasks.options import CaptionerOptions
 from capfilt.stages.bootstrap.model_source import ModelSource
-from capfilt.stages.rows import CAPTION_TYPE, with_column
+from capfilt.stages.rows import CAPTION_TYPE, shard_name, with_column
+
+if TYPE_CHECKING:
+    from capfilt.models.tasks.placement import Images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +39,22 @@ class Caption:
         seed: seed of the run.
         round: round of the bootstrap. Seed, round, a row's key and the index of the caption determine every
             random draw.
+        pixels: shared with the filter, if that runs in the same process.
     """
 
-    def __init__(self, config: CaptionConfig, model: ModelSource, *, seed: int = 0, round: int = 1) -> None:
+    def __init__(
+        self,
+        config: CaptionConfig,
+        model: ModelSource,
+        *,
+        seed: int = 0,
+        round: int = 1,
+        pixels: SharedPixels | None = None,
+    ) -> None:
         # Imports torch, which only the processes that run the stage need.
         from capfilt.models.tasks.captioner import Captioner
 
-        self.config, self.seed, self.round = config, seed, round
+        self.config, self.seed, self.round, self.pixels = config, seed, round, pixels
         self.captioners = [
             Captioner.from_checkpoint(
                 member.local_checkpoint("captioner"),
@@ -52,6 +65,8 @@ class Caption:
             )
             for member in model.members
         ]
+        if pixels is not None:
+            pixels.add_models(captioner.image_size for captioner in self.captioners)
         # With an only captioner the writer knows which one it is.
         self._names = [member.digest for member in model.members] if model.others else [None]
 
@@ -71,11 +86,14 @@ class Caption:
         active = [i for i, image in enumerate(images) if image is not None]
         captions: list[list[dict[str, object]]] = [[] for _ in images]
         count = self.config.captions_per_image
+        encoded: Images = [images[i] for i in active]
+        if self.pixels is not None and active:
+            encoded = self.pixels.of_shard(shard_name(batch), [images[i] for i in active])
         for number, (captioner, name) in enumerate(zip(self.captioners, self._names, strict=True)):
             if not active or not count:
                 break
             written = captioner.caption(
-                [images[i] for i in active],
+                encoded,
                 [keys[i] for i in active],
                 n=count,
                 first=number * count,

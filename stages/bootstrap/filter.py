@@ -15,14 +15,16 @@ import pyarrow as pa
 from annotated_types import Ge, Le
 
 from capfilt.models.caption_text import MAX_WORDS, normalize_caption
+from capfilt.models.images.shared import SharedPixels
 from capfilt.models.tasks.options import MatcherOptions
 from capfilt.stages.bootstrap.candidates import EMPTY, gather_candidates
 from capfilt.stages.bootstrap.language import LanguageGuesser
 from capfilt.stages.bootstrap.model_source import ModelSource
-from capfilt.stages.rows import CANDIDATE_TYPE, JOINED, with_column, without_images
+from capfilt.stages.rows import CANDIDATE_TYPE, JOINED, shard_name, with_column, without_images
 
 if TYPE_CHECKING:
     from capfilt.models.tasks.ensemble import MatcherEnsemble
+    from capfilt.models.tasks.placement import Images
 
 Threshold = Annotated[float, Ge(0), Le(1)] | Literal["auto"]
 """A probability, or the one that the calibration of the filter suggests."""
@@ -95,12 +97,22 @@ class Filter:
         config: settings of scoring, and the thresholds, none of them automatic.
         model: the filter, or several (`ModelSource.others`), whose scores are averaged.
         keep_images: keep the images, for a writer that writes the corpus in the same pass.
+        pixels: shared with the captioner, if that runs in the same process.
     """
 
-    def __init__(self, config: FilterConfig, model: ModelSource, *, keep_images: bool = False) -> None:
+    def __init__(
+        self,
+        config: FilterConfig,
+        model: ModelSource,
+        *,
+        keep_images: bool = False,
+        pixels: SharedPixels | None = None,
+    ) -> None:
         self._guesser = LanguageGuesser() if config.language else None
-        self.config, self.keep_images = config, keep_images
+        self.config, self.keep_images, self.pixels = config, keep_images, pixels
         self.matcher = load_matcher(config, model)
+        if pixels is not None:
+            pixels.add_models(matcher.image_size for matcher in self.matcher.matchers)
 
     def on_progress(self, callback: Callable[[], None]) -> None:
         """Call `callback` after each micro-batch."""
@@ -123,11 +135,14 @@ class Filter:
             for candidate in chain.from_iterable(candidates):
                 candidate["language"] = self._guesser.guess(candidate["text"])
         active = [i for i, image in enumerate(images) if image is not None]
-        self._judge([images[i] for i in active], [candidates[i] for i in active])
+        encoded: Images = [images[i] for i in active]
+        if self.pixels is not None and active:
+            encoded = self.pixels.of_shard(shard_name(batch), [images[i] for i in active])
+        self._judge(encoded, [candidates[i] for i in active])
         batch = with_column(batch, "candidates", candidates, pa.list_(CANDIDATE_TYPE))
         return batch if self.keep_images else without_images(batch)
 
-    def _judge(self, images: Sequence[bytes], candidates: Sequence[list[dict[str, Any]]]) -> None:
+    def _judge(self, images: Images, candidates: Sequence[list[dict[str, Any]]]) -> None:
         """Set scores and verdicts of the candidates of each image; those without words stay unjudged."""
         judged = [[c for c in of_image if EMPTY not in c["flags"]] for of_image in candidates]
         max_words, thresholds = self.config.max_words, self.config.numbers

@@ -1,13 +1,25 @@
-"""How a cluster's resources are divided among the stages."""
+"""How a cluster's resources are divided among stages whose actors are their own."""
+
+from functools import partial
 
 import pytest
 
 from capfilt.cluster import machines
 from capfilt.cluster import sizing as module
 from capfilt.cluster.chain.watchdog import Limits
-from capfilt.cluster.config import ActorRange, ActorsConfig, ClusterConfig, ClusterError
+from capfilt.cluster.config import ActorRange, ActorsConfig, ClusterError
+from capfilt.cluster.config import ClusterConfig as AnyConfig
 from capfilt.cluster.machines import FETCH_CPU, measure_machines
-from capfilt.cluster.sizing import ActorPool, can_grow, divide_cluster, divide_resources, process_limits
+from capfilt.cluster.sizing import (
+    ActorPool,
+    Split,
+    can_grow,
+    divide_cluster,
+    divide_resources,
+    process_limits,
+)
+
+ClusterConfig = partial(AnyConfig, fuse="never")
 
 
 def requested_cpus(sizing):
@@ -25,7 +37,7 @@ def test_on_cpus_a_quarter_is_left_for_reading_and_writing(cpus):
 
 @pytest.mark.parametrize(
     ("cpus", "fetchers", "captioners", "filters"),
-    [(2, 1, 1, 1), (4, 1, 1, 1), (6, 1, 2, 2), (8, 2, 2, 3), (16, 4, 5, 5), (64, 16, 20, 20)],
+    [(2, 1, 1, 1), (4, 1, 1, 1), (6, 1, 2, 2), (8, 2, 3, 2), (16, 4, 5, 5), (64, 16, 20, 20)],
 )
 def test_actors_on_cpus(cpus, fetchers, captioners, filters):
     sizing = divide_resources(ClusterConfig(), cpus=cpus, gpus=0)
@@ -55,12 +67,25 @@ def test_captioner_and_filter_share_a_single_gpu():
 
 
 @pytest.mark.parametrize(
-    ("gpus", "captioners", "filters"), [(2, 1, 1), (3, 2, 1), (4, 3, 1), (8, 5, 3), (32, 20, 12)]
+    ("gpus", "captioners", "filters"), [(2, 1, 1), (3, 2, 1), (4, 2, 2), (8, 4, 4), (33, 17, 16)]
 )
-def test_all_gpus_are_used_and_most_of_them_caption(gpus, captioners, filters):
+def test_all_gpus_are_used_and_before_any_shard_evenly(gpus, captioners, filters):
     sizing = divide_resources(ClusterConfig(), cpus=128, gpus=gpus)
     assert (sizing.caption.actors, sizing.filter.actors) == (captioners, filters)
     assert sizing.caption.gpus == sizing.filter.gpus == 1.0
+
+
+@pytest.mark.parametrize("gpus", [2, 3, 5, 8, 16])
+@pytest.mark.parametrize("share", [0.01, 0.2, 0.49, 0.6, 0.75, 0.9, 0.99])
+def test_replicas_are_divided_so_that_the_slower_model_is_as_fast_as_possible(gpus, share):
+    sizing = divide_resources(ClusterConfig(), cpus=64, gpus=gpus, split=Split(caption_share=share))
+    captioners, filters = sizing.caption.actors, sizing.filter.actors
+    assert captioners + filters == gpus and min(captioners, filters) >= 1
+    best = min(max(share / n, (1 - share) / (gpus - n)) for n in range(1, gpus))
+    assert max(share / captioners, (1 - share) / filters) == best
+    on_cpus = divide_resources(ClusterConfig(), cpus=16, gpus=0, split=Split(caption_share=share))
+    assert on_cpus.caption.actors + on_cpus.filter.actors == 10
+    assert sizing.split.caption_share == on_cpus.split.caption_share == share
 
 
 def test_the_config_determines_what_it_sets():
@@ -75,12 +100,14 @@ def test_the_config_determines_what_it_sets():
 @pytest.mark.parametrize(
     ("gpus", "actors", "captioners", "filters"),
     [
-        (8, {}, 5, 3),
-        (8, {"captioner": (1, 4)}, 4, 4),
+        (8, {}, 4, 4),
+        (8, {"captioner": (1, 3)}, 3, 5),
         (8, {"captioner": (6, None)}, 6, 2),
         (8, {"captioner": (5, 5)}, 5, 3),
         (8, {"filter": (1, 2)}, 6, 2),
-        (8, {"filter": (4, None)}, 4, 4),
+        (8, {"filter": (5, None)}, 3, 5),
+        (8, {"model": (1, 6)}, 3, 3),
+        (8, {"model": (1, 1)}, 1, 1),  # one of each is the least
         (8, {"filter": (3, 3)}, 5, 3),
         (8, {"captioner": (1, 2), "filter": (1, 3)}, 2, 3),  # three stay free
         (8, {"captioner": (5, None), "filter": (1, 2)}, 6, 2),
@@ -95,6 +122,7 @@ def test_actors_stay_in_the_limits_of_the_config(gpus, actors, captioners, filte
     assert (sizing.caption.actors, sizing.filter.actors) == (captioners, filters)
     alone = sizing.without_captioners(config).filter.actors
     assert alone == min(captioners + filters, config.actors.filter.max or gpus)
+    assert not sizing.split.fused
 
 
 @pytest.mark.parametrize(("low", "high", "fetchers"), [(1, None, 4), (1, 3, 3), (5, None, 5), (4, 4, 4)])
@@ -119,6 +147,9 @@ def test_fewer_actors_than_the_least_are_refused():
     limits = ActorsConfig(captioner=ActorRange(min=3), filter=ActorRange(min=2))
     with pytest.raises(ClusterError, match=line):
         divide_resources(ClusterConfig(actors=limits), cpus=16, gpus=4)
+    line = "3 captioners and 2 filters .* the cluster has 4; lower cluster.model_actors or cluster.gpus_per"
+    with pytest.raises(ClusterError, match=line):
+        divide_resources(ClusterConfig(model_actors=5), cpus=16, gpus=4)
 
 
 def test_limits_that_contradict_each_other_are_refused():
@@ -188,7 +219,7 @@ def test_the_connected_cluster_is_divided(monkeypatch):
     monkeypatch.setattr(machines.ray, "cluster_resources", lambda: {"CPU": 16.0, "GPU": 4.0})
     monkeypatch.setattr(module.ray, "nodes", lambda: nodes)
     sizing = divide_cluster(ClusterConfig())
-    assert (sizing.cpus, sizing.gpus, sizing.caption.actors) == (16.0, 4.0, 3)
+    assert (sizing.cpus, sizing.gpus, sizing.caption.actors) == (16.0, 4.0, 2)
     assert sizing.limits == Limits(stall_seconds=900, memory=8_000_000_000)
 
 
@@ -208,7 +239,7 @@ def test_filters_take_the_place_of_captioners_where_there_are_none(gpus):
     ("config", "resources", "grows"),
     [
         ({}, {"CPU": 64.0, "GPU": 4.0}, False),
-        ({}, {"CPU": 64.0, "GPU": 5.0}, True),
+        ({}, {"CPU": 64.0, "GPU": 5.0}, True),  # one captioner more
         ({}, {"CPU": 64.0, "GPU": 3.0}, False),
         ({}, {"CPU": 256.0, "GPU": 4.0}, True),  # more machines that download
         ({}, {"CPU": 256.0, "GPU": 2.0}, False),  # more of one, fewer of the other
@@ -251,7 +282,7 @@ def test_a_machine_on_its_own_needs_no_labels(monkeypatch):
 def test_machines_that_fetch_determine_the_actors_that_fetch():
     sizing = divide_resources(DOWNLOAD, cpus=128, gpus=8, fetch_cpus=16)
     assert sizing.fetch == ActorPool(4, 0.5, 0.0, {"pool": "download"})
-    assert sizing.caption.actors == 5 and not sizing.caption.labels
+    assert sizing.caption.actors == 4 and not sizing.caption.labels
     assert sizing.resources == {"CPU": 128, "GPU": 8, FETCH_CPU: 16}
     more = {"CPU": 256.0, "GPU": 8.0}
     assert not can_grow(DOWNLOAD, sizing, more | {FETCH_CPU: 16.0})

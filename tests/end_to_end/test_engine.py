@@ -7,8 +7,9 @@ import duckdb
 import pytest
 import torch
 
-from capfilt.cluster.chain.engine import Step, run_chain
+from capfilt.cluster.chain.engine import run_chain
 from capfilt.cluster.chain.isolation import RowsLost
+from capfilt.cluster.chain.steps import Step
 from capfilt.models.checkpoints.load import save_checkpoint
 from capfilt.models.config import MedConfig, TextConfig, VisionConfig
 from capfilt.models.network.med import MED
@@ -82,14 +83,16 @@ def test_random_models_give_various_captions_and_scores(direct):
     assert len(texts) > 50 and max(scores) - min(scores) > 0.2
 
 
-@pytest.mark.parametrize("variant", [{"batch_size": 7}, {"batch_size": 1, "reverse": True}])
+@pytest.mark.parametrize("variant", [{"batch_size": 7, "fused": True}, {"batch_size": 1, "reverse": True}])
 def test_batch_size_and_order_change_nothing(scene, direct, tmp_path, variant):
     rows, scores = candidates(scene, tmp_path, engine=run_local, **variant)
     assert rows == direct[0] and scores == pytest.approx(direct[1], abs=1e-5)
 
 
-def test_ray_with_two_workers_per_stage_gives_the_same_rows(scene, direct, tmp_path, ray_session):
-    rows, scores = candidates(scene, tmp_path, engine=run_chain, actors=2, reverse=True, batch_size=16)
+@pytest.mark.parametrize("fused", [False, True])
+def test_ray_with_two_workers_per_stage_gives_the_same_rows(scene, direct, tmp_path, ray_session, fused):
+    variant = {"actors": 2, "reverse": True, "batch_size": 16, "fused": fused}
+    rows, scores = candidates(scene, tmp_path, engine=run_chain, **variant)
     assert rows == direct[0] and scores == pytest.approx(direct[1], abs=1e-5)
 
 

@@ -7,8 +7,9 @@ import ray
 
 from capfilt.cluster.board import StatusBoard
 from capfilt.cluster.chain import resizing as module
-from capfilt.cluster.chain.engine import Step, chain_demand, run_chain
+from capfilt.cluster.chain.engine import chain_demand, run_chain
 from capfilt.cluster.chain.resizing import Resizing
+from capfilt.cluster.chain.steps import Step
 
 SHARDS, SECONDS = 200, 0.2
 """Ray reads all shards at once; the slow step has work for 40 s."""

@@ -9,6 +9,10 @@ from typing import Any
 
 from capfilt.pipeline.rundir.ledger import Ledger
 from capfilt.stages.shards.records import CandidatesRecord, CommitRecord, CorpusRecord
+from capfilt.stages.storage.layout import candidates_folder
+
+TIMED_SHARDS = 100
+"""Shards of each source that tell how long captioning and filtering take."""
 
 
 @dataclass
@@ -64,6 +68,26 @@ def count_records(ledger: Ledger, folders: Mapping[str, str]) -> dict[str, Any]:
         for record in ledger.records(folder):
             totals.add(record)
     return totals.as_counts()
+
+
+def caption_share(ledger: Ledger, sources: Iterable[str], round: int) -> float | None:
+    """Share of captioning in the seconds of captioner and filter, by the last shards of the latest round that
+    has some.
+
+    Args:
+        round: the round that is being bootstrapped.
+
+    Returns:
+        None if no shard with both is done.
+    """
+    for number in range(round, 0, -1):
+        seconds: Counter[str] = Counter()
+        for source in sources:
+            for record in ledger.records(candidates_folder(number, source), last=TIMED_SHARDS):
+                seconds.update(record.seconds)
+        if seconds["caption"] and seconds["filter"]:
+            return seconds["caption"] / (seconds["caption"] + seconds["filter"])
+    return None
 
 
 def record_bytes(record: CommitRecord) -> dict[str, int]:

@@ -100,3 +100,13 @@ class DiesOnFirstBuilds:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return batch
+
+
+class PoisonedByUrl:
+    """Like `Poisoned`, in a later stage: the url of a row says what it does to the process."""
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        for url, status in zip(batch["url"].to_pylist(), batch["status"].to_pylist(), strict=True):
+            if status == "success":
+                poison(url)
+        return batch

@@ -8,8 +8,14 @@ import pytest
 import ray.data
 
 from capfilt.cluster.chain import engine
-from capfilt.cluster.chain.engine import StageRunner, Step, chain_context, chain_demand, map_remote, run_chain
+from capfilt.cluster.chain import steps as steps_module
+from capfilt.cluster.chain.engine import chain_context, chain_demand, map_remote, run_chain
 from capfilt.cluster.chain.resizing import Demand
+from capfilt.cluster.chain.steps import (
+    StageRunner,
+    Step,
+    run_task,
+)
 from capfilt.cluster.chain.watchdog import Limits
 from capfilt.pipeline.nodes.chain import ISOLATION
 from tests.cluster.chain.poisoned import Poisoned, batch
@@ -117,7 +123,7 @@ def test_only_first_steps_skip_shards_while_the_chain_drains(kind, begins, rows)
     ],
 )
 def test_a_first_step_with_actors_waits_while_the_chain_holds(monkeypatch, actors, orders, left, rows):
-    monkeypatch.setattr(engine, "HOLD_POLL_S", 0)
+    monkeypatch.setattr(steps_module, "HOLD_POLL_S", 0)
     status = RecordingStatus(0)
     status.orders = list(orders)
     step = Step(name="p", make=Poisoned, actors=actors, begins=True, node_status=status)
@@ -299,7 +305,7 @@ def test_actors_and_tasks_have_bounded_retries(executions):
     ]
     list(run_chain([{"shard": 0}], steps))
     (task, of_task), (actor, of_actor) = executions.calls
-    assert task is engine.run_task and of_task["fn_args"] == (steps[0],)
+    assert task is run_task and of_task["fn_args"] == (steps[0],)
     assert actor is StageRunner and of_actor["fn_constructor_args"] == (steps[1],)
     assert "num_gpus" not in of_task and of_actor["num_gpus"] == 0.5
     assert of_actor["compute"].max_size == 2

@@ -3,7 +3,6 @@
 import pyarrow as pa
 import pytest
 
-from capfilt.cluster.chain.engine import StageRunner, Step
 from capfilt.cluster.chain.isolation import (
     BROKEN_STAGE_MIN_ROWS,
     MAX_DEATHS,
@@ -12,6 +11,7 @@ from capfilt.cluster.chain.isolation import (
     RowsLost,
     StageBroken,
 )
+from capfilt.cluster.chain.steps import StageRunner, Step
 from capfilt.models.out_of_memory import OutOfMemory
 from capfilt.pipeline.nodes.chain import ISOLATION
 from capfilt.stages.rows import ROW_SCHEMA, table_of, with_column

@@ -191,7 +191,7 @@ if "CAPFILT_BLIND" in os.environ:
 if FAULT is not None:
     PATCHES |= {
         "capfilt.stages.storage.store": patch_store,
-        "capfilt.cluster.chain.engine": patch_engine,
+        "capfilt.cluster.chain.steps": patch_engine,
         "ray.train.v2._internal.execution.checkpoint.checkpoint_manager": patch_list,
     }
 ROWWISE = {

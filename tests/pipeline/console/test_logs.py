@@ -16,7 +16,7 @@ from ray import cloudpickle
 from rich.console import Console
 from rich.live import Live
 
-from capfilt.cluster.chain.engine import Step
+from capfilt.cluster.chain.steps import Step
 from capfilt.pipeline.console import logs
 from capfilt.pipeline.console.logs import (
     LogSettings,

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from capfilt.cluster.board import MAX_NOTICES, NodeStatus, _StatusActor
-from capfilt.cluster.chain.engine import StageRunner, Step
+from capfilt.cluster.chain.steps import StageRunner, Step
 from capfilt.models.tasks.ensemble import MatcherEnsemble
 from capfilt.models.tasks.micro_batches import MicroBatches
 from capfilt.pipeline.console import progress as progress_module

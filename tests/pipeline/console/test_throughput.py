@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from capfilt.cluster.chain.engine import Step
 from capfilt.cluster.chain.lead import Queue
+from capfilt.cluster.chain.steps import Step
 from capfilt.cluster.config import ClusterConfig
 from capfilt.cluster.sizing import divide_resources
 from capfilt.pipeline.console.throughput import (
@@ -136,10 +136,37 @@ def test_durations(seconds, text):
     assert format_duration(seconds) == text
 
 
+@pytest.mark.parametrize(
+    ("seconds", "bottleneck"),
+    [
+        ({"fetch": 7.1, "caption": 9, "filter": 12}, "fetch"),  # 7.1 s of one process, 21 s of three
+        ({"fetch": 6.9, "caption": 9, "filter": 12}, "filter"),
+        ({"fetch": 6.9, "caption": 12, "filter": 9}, "caption"),
+        ({"read": 30, "fetch": 1, "caption": 2, "filter": 3}, "read"),
+        ({}, None),
+    ],
+)
+def test_stages_that_share_processes_are_one_bottleneck(clock, seconds, bottleneck):
+    found = Throughput(clock)
+    found.stages = [
+        StageProcesses("read", 8, long_lived=False),
+        StageProcesses("fetch", 1, long_lived=True),
+        StageProcesses("caption", 3, long_lived=True),
+        StageProcesses("filter", 3, long_lived=True, fused=True),
+        StageProcesses("write", 8, long_lived=False),
+    ]
+    found.add(shard(**seconds))
+    assert found.bottleneck() == bottleneck
+
+
 def test_processes_of_a_stage():
     sizing = divide_resources(ClusterConfig(), cpus=8, gpus=0)
     step = Step(name="caption", make=SimpleNamespace, actors=3)
     assert stage_processes(step, sizing) == StageProcesses("caption", 3, long_lived=True)
+    step = Step(name="caption", make=SimpleNamespace, actors=3, gpus=0.5)
+    assert stage_processes(step, sizing) == StageProcesses("caption", 3, long_lived=True, gpus=1.5)
+    step = Step(name="filter", make=SimpleNamespace, actors=3, gpus=0.5, fused=True)
+    assert stage_processes(step, sizing) == StageProcesses("filter", 3, long_lived=True, fused=True)
     step = Step(name="read", make=SimpleNamespace, cpus=0.25)
     assert stage_processes(step, sizing) == StageProcesses("read", 32, long_lived=False)
 
@@ -157,3 +184,8 @@ def test_queues_are_those_of_the_long_lived_stages_behind_the_first(throughput):
         throughput.add(FinishedShard(units=1, rows=1, images=1, verdicts={}, seconds={"caption": seconds}))
     assert throughput.queues([1, 2, 3, 4]) == [Queue(3, 4, 2.0)]
     assert throughput.queues([1, 2, 3]) == [], "of a chain that Ray has changed"
+    stages.insert(3, StageProcesses("filter", 4, long_lived=True, fused=True))
+    assert throughput.queues([1, 2, 3, 4]) == [Queue(3, 4, 2.0)]
+    throughput.add(FinishedShard(units=1, rows=1, images=1, verdicts={}, seconds={"caption": 2, "filter": 3}))
+    assert throughput.queues([1, 2, 3, 4]) == [Queue(3, 4, 3.0)], "seconds of both stages"
+    assert throughput.queues([1, 2, 3, 4, 5]) == []

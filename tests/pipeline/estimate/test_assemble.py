@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from capfilt.cluster.config import ActorRange, ActorsConfig, ClusterConfig
 from capfilt.cluster.sizing import divide_resources
 from capfilt.pipeline.config.load import parse_config
 from capfilt.pipeline.estimate.amounts import Setting
@@ -74,7 +75,11 @@ def test_a_chain_takes_its_slowest_stage_and_what_does_not_grow(tmp_path):
     found = shards("web", **law)
     probed = max(7 * 0.5 + 256 * 0.1 + (7 * 0.25 + 256 * 0.02) / 7, 0.5 * (7 * 0.75 + 256 * 0.12))
     # 20 s of starting processes, and the 5 s that each stage needed more for its first shard.
-    run = setting(tmp_path, bootstrap_1=MeasuredNode(seconds=20 + 10 + probed, shards=found))
+    run = setting(
+        tmp_path,
+        lambda data: data.update(cluster={"fuse": "never"}),
+        bootstrap_1=MeasuredNode(seconds=20 + 10 + probed, shards=found),
+    )
     node = planned(run, "bootstrap.1")
     caption, judge = 10 * 0.5 + 10_000 * 0.1, 10 * 0.25 + 10_000 * 0.02
     assert node.stages["caption"].value == pytest.approx(caption, abs=0.1)
@@ -83,6 +88,33 @@ def test_a_chain_takes_its_slowest_stage_and_what_does_not_grow(tmp_path):
     assert node.seconds.value == pytest.approx(30 + caption + judge / 10, abs=0.2)
     assert (node.units, node.unit, node.bottleneck) == (10_000, "rows", "caption")
     assert node.bytes["images"].value == 10_000_000
+
+
+@pytest.mark.parametrize(("fuse", "expected"), [("auto", 10_000 * 0.3 / 40), ("never", 10_000 * 0.2 / 20)])
+def test_captioner_and_filter_that_share_processes_work_one_after_the_other(tmp_path, fuse, expected):
+    many = Machines(cpus=64, gpus=0, cores=64)
+    law = {"fetch": (0, 0.001), "caption": (0, 0.1), "filter": (0, 0.2)}
+    found = shards("web", rows=(64,) * 7, warm=0, **law)
+    config = {"fuse": fuse, "fetch_actors": 16}
+    run = setting(
+        tmp_path,
+        lambda data: data.update(cluster=config),
+        many,
+        bootstrap_1=MeasuredNode(seconds=1000, shards=found),
+    )
+    run.sources["web"] = size(10_000, 1000)
+    node = planned(run, "bootstrap.1")
+    assert (run.sizing.split.fused, node.bottleneck) == (fuse == "auto", "filter")
+    assert run.sizing.filter.actors == (40 if fuse == "auto" else 20)
+    assert {name: round(took.value) for name, took in node.stages.items()} == {
+        "fetch": 10,
+        "caption": 1000,
+        "filter": 2000,
+    }
+    probed = 448 * 0.3 + 448 * 0.001 / 7 if fuse == "auto" else 448 * 0.2 + 448 * 0.101 / 7
+    waiting = 0.01 if fuse == "auto" else 1.01
+    assert node.seconds.value == pytest.approx(1000 - probed + expected + waiting, abs=0.5)
+    assert node.cpus == 40
 
 
 def test_more_processes_share_the_work_of_a_stage(tmp_path):
@@ -196,8 +228,14 @@ def test_small_run_has_the_settings_of_the_run_and_less_to_do(tmp_path):
     assert (small.run.rounds, small.pretrain.steps, small.filter.finetune.steps) == (1, 4, 4)
     assert probe_config(config, 40).pretrain.steps == 6, "not more than the run"
     assert small.controls == ("human_only",) and small.model == config.model
-    assert (small.cluster.fetch_actors, small.cluster.caption_actors, small.cluster.filter_actors) == (
-        1,
-        1,
-        1,
-    )
+    cluster = ClusterConfig(fetch_actors=1, model_actors=1)
+    assert small.cluster == cluster and cluster.may_fuse
+    for given in (
+        {"fuse": "never"},
+        {"caption_actors": 3},
+        {"actors": ActorsConfig(filter=ActorRange(min=2))},
+    ):
+        apart = probe_config(config.model_copy(update={"cluster": ClusterConfig(**given)}), 4).cluster
+        assert apart == ClusterConfig(
+            fuse=given.get("fuse", "auto"), fetch_actors=1, caption_actors=1, filter_actors=1
+        )

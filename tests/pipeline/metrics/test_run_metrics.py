@@ -69,6 +69,17 @@ def test_stages_show_their_processes_gpus_and_queues(scene):
     assert gauge(scene, families.WAITING) == dict(zip(at, (7, 4), strict=True))
 
 
+def test_no_shard_waits_before_a_stage_in_the_processes_of_another(scene):
+    stages = [*STAGES, StageProcesses("filter", 3, True, fused=True), StageProcesses("write", 32, False)]
+    scene.metrics.set_stages("bootstrap.1", stages)
+    scene.metrics.set_waiting("bootstrap.1", (7, 4, 2))
+    expected = {"read": 7, "caption": 4, "filter": 0, "write": 2}
+    assert gauge(scene, families.WAITING) == {("bootstrap.1", name): n for name, n in expected.items()}
+    scene.metrics.set_waiting("bootstrap.1", (1, 2, 3, 4))
+    assert gauge(scene, families.WAITING)["bootstrap.1", "read"] == 7, "of other stages"
+    assert sum(gauge(scene, families.GPUS).values()) == 3
+
+
 def test_a_node_that_has_ended_holds_nothing(scene):
     scene.metrics.begin("bootstrap.1")
     scene.metrics.set_stages("bootstrap.1", STAGES)

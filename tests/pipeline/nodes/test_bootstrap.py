@@ -6,13 +6,17 @@ from types import SimpleNamespace
 
 import pytest
 
+from capfilt.cluster.sizing import ModelLoad
 from capfilt.pipeline.config.load import ConfigError, parse_config
 from capfilt.pipeline.errors import NodeFailed
+from capfilt.pipeline.nodes import context as context_module
 from capfilt.pipeline.nodes.bootstrap import BOOTSTRAP, candidate_summary, run_bootstrap
 from capfilt.pipeline.nodes.context import RunContext
+from capfilt.pipeline.rundir.contents.totals import TIMED_SHARDS
+from capfilt.stages.bootstrap.model_source import ModelSource
 from capfilt.stages.carried.fields import ColumnsError
 from capfilt.stages.manifest.index import build_index
-from capfilt.stages.shards.records import CorpusRecord, RowCounts, encode
+from capfilt.stages.shards.records import CandidatesRecord, CorpusRecord, RowCounts, encode
 from capfilt.stages.storage.layout import index_folder
 from tests.runs import writable
 from tests.tiny import tiny_data
@@ -68,6 +72,62 @@ def test_trained_models_are_those_of_the_round(tmp_path, shards_of):
         assert model.checkpoint == f"{tmp_path}/run/models/{role}.2" and model.tokenizer is None
         assert model.digest == context.fingerprints.of(f"{role}.2")
     assert seen.downloads == [] and seen.fetched is False and seen.folders == {"web": "rounds/2/web"}
+
+
+def test_actors_are_divided_by_the_files_of_both_models_and_by_records(tmp_path, monkeypatch):
+    loads = []
+    monkeypatch.setattr(context_module, "divide_cluster", lambda config, load: loads.append(load))
+    context = context_of(tmp_path, give_checkpoints(tmp_path, "captioner", "filter"), rounds=2)
+
+    def load_of(name):
+        context.sizing(name)
+        return loads[-1]
+
+    sizes = [len((tmp_path / role / "config.json").read_bytes()) for role in ("captioner", "filter")]
+    assert load_of("bootstrap.1") == ModelLoad(weights=sum(sizes))
+    assert load_of("retry") is None is load_of("pretrain.1") and load_of(None) is None
+
+    def commit(round, shard, **seconds):
+        rows = RowCounts(read=0, status={})
+        of_shard = {"source": "web", "shard": shard, "round": round, "fingerprint": "f", "files": ()}
+        record = CandidatesRecord(**of_shard, rows=rows, candidates={}, seconds=seconds)
+        context.store.put(f"records/rounds/{round}/web/{shard:06d}.json", encode(record))
+
+    commit(1, 0, fetch=99.0, caption=3.0, filter=1.0)
+    assert load_of("bootstrap.1") == ModelLoad(weights=sum(sizes), caption_share=0.75)
+    give_models(context, {"captioner.2": 5, "filter.2": 7})
+    assert load_of("bootstrap.2") == ModelLoad(weights=5 + 7, caption_share=0.75)
+    commit(2, 0, caption=1.0, filter=4.0)
+    assert load_of("bootstrap.2").caption_share == 0.2
+    for shard in range(1, TIMED_SHARDS + 1):  # the first one does not count any more
+        commit(2, shard, caption=1.0, filter=1.0)
+    assert load_of("bootstrap.2").caption_share == 0.5
+
+
+def give_models(context, sizes):
+    """Models that the run has trained, by the bytes of their files."""
+    for name, size in sizes.items():
+        context.store.put(f"models/{name}/model.safetensors", b"x" * size)
+
+
+def test_size_of_all_models_of_an_ensemble_counts_and_that_of_the_hub_is_unknown(tmp_path):
+    def change(data):
+        data["captioner"]["ensemble"] = 2
+
+    context = context_of(tmp_path, change)
+    give_models(context, {"captioner.1": 3, "captioner.1.2": 4, "filter.1": 5})
+    assert context.model_load(context.run_dir.nodes["bootstrap.1"]).weights == 12
+
+    def on_hub(data):
+        give_checkpoints(tmp_path, "filter")(data)
+        data["captioner"] |= {"checkpoint": "hf://org/name@0123456789012345678901234567890123456789"}
+
+    context = context_of(tmp_path, on_hub)
+    node = context.run_dir.nodes["bootstrap.1"]
+    sources = {"captioner": ModelSource(checkpoint="hf://org/name"), "filter": ModelSource(checkpoint=".")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(context_module, "model_of", lambda context, node, role: sources[role])
+        assert context.model_load(node).weights is None
 
 
 def test_models_of_an_ensemble_are_used_together(tmp_path, shards_of):

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from capfilt.cluster.chain.engine import Step
 from capfilt.cluster.chain.resizing import ChainStalled, ClusterShrunk
+from capfilt.cluster.chain.steps import Step
 from capfilt.pipeline.config.load import parse_config
 from capfilt.pipeline.console.progress import Progress
 from capfilt.pipeline.console.signals import NodeStopped
@@ -84,7 +84,7 @@ class Passes:
             stop=self.stop,
             progress=SimpleNamespace(say=lambda name, line: self.lines.append(line), board=self.shown),
             metrics=RunMetrics(self.received),
-            sizing=lambda: SimpleNamespace(limits=None, resources={}, cpus=4.0),
+            sizing=lambda name: SimpleNamespace(limits=None, resources={}, cpus=4.0),
             config=parse_config(CONFIG, "test"),
         )
         missing = lambda: [{"source": "web", "shard": shard} for shard in self.left]  # noqa: E731

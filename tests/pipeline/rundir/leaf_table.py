@@ -329,8 +329,10 @@ TABLE = [
         {
             "address": "local",
             "fetch_actors": 1,
+            "model_actors": 1,
             "caption_actors": 1,
             "filter_actors": 1,
+            "fuse": "never",
             "gpus_per_actor": 0.5,
             "segment": 10,
             "stall_seconds": 10,
@@ -344,7 +346,10 @@ TABLE = [
     # Optional sections as a whole.
     ({"": ""}, {"shapes": None, "clipart": None, "export": None}),
     ({"cluster.wait_for": ""}, {"gpus": 2, "cpus": 3, "seconds": 10}),
-    ({f"cluster.actors.{stage}": "" for stage in ("fetch", "captioner", "filter")}, {"min": 2, "max": 3}),
+    (
+        {f"cluster.actors.{stage}": "" for stage in ("fetch", "model", "captioner", "filter")},
+        {"min": 2, "max": 3},
+    ),
     ({"sources.more": "fetch"}, {"fetch": None}),
 ]
 ROWS_OF_TABLE = {

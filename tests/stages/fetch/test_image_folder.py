@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from capfilt.cluster.chain.engine import StageRunner, Step
+from capfilt.cluster.chain.steps import StageRunner, Step
 from capfilt.pipeline.nodes.chain import ISOLATION
 from capfilt.stages.fetch.stage import Fetch
 from capfilt.stages.status import STATUSES

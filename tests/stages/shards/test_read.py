@@ -8,7 +8,7 @@ from functools import partial
 import pyarrow as pa
 import pytest
 
-from capfilt.cluster.chain.engine import StageRunner, Step
+from capfilt.cluster.chain.steps import StageRunner, Step
 from capfilt.pipeline.nodes.chain import ISOLATION
 from capfilt.stages.manifest.config import ManifestConfig
 from capfilt.stages.manifest.index import build_index
