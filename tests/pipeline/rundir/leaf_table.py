@@ -333,6 +333,7 @@ TABLE = [
             "caption_actors": 1,
             "filter_actors": 1,
             "fuse": "never",
+            "fetch_labels": {"pool": "download"},
             "gpus_per_actor": 0.5,
             "segment": 10,
             "stall_seconds": 10,
