@@ -36,6 +36,7 @@ from capfilt.stages.shards.commit import count_verdicts
 from capfilt.stages.shards.records import CandidatesRecord, CommitRecord, encode
 from capfilt.stages.shards.write import encode_parquet
 from capfilt.stages.storage.layout import (
+    DIGITS,
     DUPLICATES,
     SURPLUS,
     candidates_folder,
@@ -54,12 +55,9 @@ LISTED_BELOW_LIMIT = 100
 THREADS = 8
 """Shards that are marked at the same time."""
 COUNTED_SCHEMA = pa.schema(
-    [
-        CORPUS_SCHEMA.field(name)
-        for name in ("source", "shard", "key", "status", "sha256", "phash", "url", "texts")
-    ]
+    [CORPUS_SCHEMA.field(name) for name in ("key", "url", "texts", "status", "sha256", "phash")]
 )
-"""Columns of the corpus from which copies are counted."""
+"""Columns of the corpus from which copies are counted; the key names the shard."""
 _SETTINGS = b"capfilt.duplicates"
 """Key of the Parquet metadata that holds the settings with which the copies were counted."""
 
@@ -67,18 +65,16 @@ _SETTINGS = b"capfilt.duplicates"
 def count_copies(run_dir: RunDir) -> None:
     """Write `duplicates/duplicates.parquet` and `duplicates/surplus.parquet` for the committed web corpus."""
     config, store = run_dir.config, run_dir.store
-    files = (
-        corpus_shard(source, shard).parquet
-        for source in config.of_kind("web")
-        for shard in run_dir.ledger.committed_shards(corpus_folder(source))
-    )
     limit = config.duplicates.max_copies
     with open_database() as sql:
         sql.register("corpus", COUNTED_SCHEMA.empty_table())
-        sql.execute(f"CREATE TABLE images AS {_IMAGES}")
-        for table in iter_tables(store, files, COUNTED_SCHEMA):
-            sql.register("corpus", table)
-            sql.execute(f"INSERT INTO images {_IMAGES}")
+        sql.execute(f"CREATE TABLE images AS {_IMAGES}", {"source": ""})
+        for source in config.of_kind("web"):
+            shards = run_dir.ledger.committed_shards(corpus_folder(source))
+            files = (corpus_shard(source, shard).parquet for shard in shards)
+            for table in iter_tables(store, files, COUNTED_SCHEMA):
+                sql.register("corpus", table)
+                sql.execute(f"INSERT INTO images {_IMAGES}", {"source": source})
         kinds = [_EXACT, _URL] + ([_PERCEPTUAL] if config.duplicates.perceptual else [])
         sql.execute(f"CREATE VIEW hashes AS {' UNION ALL '.join(kinds)}")
         sql.execute(_REPEATED)
@@ -234,7 +230,7 @@ def _counted_by(config: DuplicatesConfig) -> dict[str, Any]:
 
 # Hashes of every stored image. 128 bits of a sha256 are enough to tell all images apart.
 _IMAGES = rf"""
-SELECT source, shard, key,
+SELECT $source::VARCHAR AS source, key[1:{DIGITS}]::BIGINT AS shard, key,
     TRY_CAST('0x' || sha256[1:16] AS UBIGINT) AS high, TRY_CAST('0x' || sha256[17:32] AS UBIGINT) AS low,
     CASE WHEN bit_count(TRY_CAST('0x' || phash AS UBIGINT)) >= {MIN_INFORMATIVE_BITS}
         THEN TRY_CAST('0x' || phash AS UBIGINT) END AS perceptual,

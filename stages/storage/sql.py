@@ -58,17 +58,13 @@ def iter_tables(store: Store, files: Iterable[str], schema: pa.Schema) -> Iterat
     """
 
     def read(name: str) -> pa.Table:
-        if store.is_local:
-            parquet = pq.ParquetFile(store.path(name))
-        elif (data := store.find(name)) is not None:
-            parquet = pq.ParquetFile(pa.py_buffer(data))
-        else:
+        if (data := store.find(name)) is None:
             raise FileNotFoundError(store.address(name))
-        with parquet:
-            present = [name for name in schema.names if name in parquet.schema_arrow.names]
-            table = parquet.read(columns=present, use_threads=False)
+        table = pq.ParquetFile(pa.py_buffer(data)).read(columns=schema.names, use_threads=False)
+        if table.schema.equals(schema):
+            return table
         for field in schema:
-            if field.name not in present:
+            if field.name not in table.column_names:
                 table = table.append_column(field, pa.nulls(table.num_rows, field.type))
         return table.select(schema.names).cast(schema)
 
