@@ -58,6 +58,12 @@ class Exporter:
         self._gauges[name, tuple(labels.items())] = value
         self._record(name, "set", value, labels)
 
+    def forget(self, name: str, **labels: str) -> None:
+        """Let the series of a gauge that have these labels end."""
+        for family, own in list(self._gauges):
+            if family == name and set(labels.items()) <= set(own):
+                del self._gauges[family, own]
+
     def refresh(self) -> None:
         """Set all gauges once more: Ray sends a value to its agent once, and the agent forgets it."""
         for (name, labels), value in list(self._gauges.items()):

@@ -15,6 +15,8 @@ its trace."""
 
 _QUOTED = re.compile(r"^capfilt\.[\w.]+\.(\w+): (.+)$", re.MULTILINE)
 """The last line of the trace of an error of the program."""
+NO_CAUSE = "SystemException"
+"""Ray Data raises every error that no stage has raised from an error of this name, without a message."""
 FIRST_OF_TWO = "The above exception was the direct cause of the following exception"
 """What a trace prints between an error and the error that was raised from it."""
 
@@ -81,7 +83,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         cause = getattr(error, "cause", None) or error.__cause__
         if is_user_error(error):
             return
-        if cause is None or cause is error:
+        if cause is None or cause is error or type(cause).__name__ == NO_CAUSE:
             failures = getattr(error, "worker_failures", None)
             if not failures:
                 return

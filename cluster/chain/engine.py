@@ -15,6 +15,7 @@ from typing import Any
 import ray
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
+from capfilt.cluster.chain.losses import losses_named
 from capfilt.cluster.chain.ray_internals import map_whole_blocks, watch_executions
 from capfilt.cluster.chain.resizing import Demand, Resizing
 from capfilt.cluster.chain.steps import FusedRunner, StageRunner, Step, group_steps, run_task
@@ -52,15 +53,14 @@ def run_chain(
             missing from the results, too.
 
     Raises:
-        ClusterShrunk: nodes were lost, and the remaining ones have no room for all steps.
-        ChainStalled: no task finishes any more.
+        PassEnded: nodes were lost (`MachinesLost`), for good (`ClusterShrunk`), or nothing finishes any more.
     """
     pending = iter(items)
     while (resizing is None or resizing.reason is None) and (part := list(islice(pending, segment))):
         context = chain_context(len(part))
         if resizing is not None:
             watch_executions(context, resizing.look)
-        with DataContext.current(context):
+        with DataContext.current(context), losses_named():
             dataset = ray.data.from_items(part, override_num_blocks=len(part))
             for group in group_steps(steps):
                 dataset = _apply(dataset, group)

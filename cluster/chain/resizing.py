@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import ray
 
+from capfilt.cluster.chain.losses import PassEnded
 from capfilt.cluster.chain.ray_internals import ExecutionState
 from capfilt.cluster.machines import FETCH_CPU
 
@@ -33,11 +34,13 @@ Resources = Mapping[str, float]
 """As `cluster.machines.measure_machines` returns them."""
 
 
-class ClusterShrunk(RuntimeError):
+class ClusterShrunk(PassEnded):
     """The cluster has become too small for the chain that runs on it."""
 
+    kind = "resized"
 
-class ChainStalled(RuntimeError):
+
+class ChainStalled(PassEnded):
     """A chain that fits on its cluster has finished no task for a long time."""
 
 

@@ -6,6 +6,7 @@ Exit codes: 0 everything is done; 1 a node failed, `verify` found a difference, 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import typer
@@ -47,6 +48,8 @@ for family, commands in FAMILIES.items():
 
 def main() -> None:
     """Entry point of the `capfilt` command."""
+    # Once a run has disconnected, a thread that has waited for Ray must not connect, or start a Ray, again.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     try:
         app(prog_name="capfilt")
     finally:

@@ -31,7 +31,7 @@ REPEATED = _counter(
 )
 PASSES = _counter(
     "capfilt_repeated_passes",
-    "Times that a node has started its stages again: resized, failed (shards) or error (of the engine).",
+    "Times that a node has started its stages again: resized, lost (machines), failed (shards) or error.",
     "cause",
 )
 RUNNING = _gauge("capfilt_node_running", "1 while the node runs, 0 once it has ended.")

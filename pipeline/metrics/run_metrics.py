@@ -22,6 +22,9 @@ class Receiver(Protocol):
     def set(self, name: str, value: float, **labels: str) -> None:
         """Set a gauge."""
 
+    def forget(self, name: str, **labels: str) -> None:
+        """Let the series of a gauge that have these labels end."""
+
     def refresh(self) -> None:
         """Export all gauges once more."""
 
@@ -40,6 +43,8 @@ class RunMetrics:
         """node -> what was done at the last look."""
         self._repeated: dict[tuple[str, str, str], int] = {}
         """(node, stage, cause) -> the board's count at the last look."""
+        self._running: set[str] = set()
+        """Nodes that have begun and not ended."""
         self._stages: dict[str, Sequence[StageProcesses]] = {}
         """node -> stages of its chain."""
 
@@ -54,14 +59,18 @@ class RunMetrics:
 
     def begin(self, node: str) -> None:
         """A node starts."""
+        self._running.add(node)
         if self.receiver is not None:
             self.receiver.set(of.RUNNING.name, 1, node=node)
 
     def end(self, node: str) -> None:
-        """A node has ended, in whatever way."""
+        """A node has ended, in whatever way. What its training reported last is no longer shown."""
+        self._running.discard(node)
         if self.receiver is not None:
             self.receiver.set(of.RUNNING.name, 0, node=node)
             self.set_stages(node, ())
+            for family in (of.LOSS, of.SAMPLES):
+                self.receiver.forget(family.name, node=node)
 
     def count_shard(
         self,
@@ -92,7 +101,7 @@ class RunMetrics:
                         receiver.add(of.TEXTS.name, texts, node=node, origin=origin, verdict=verdict)
 
     def count_pass(self, node: str, cause: str) -> None:
-        """Count that a node starts its stages again, for `resized`, `failed` or `error`."""
+        """Count that a node starts its stages again, for `resized`, `lost`, `failed` or `error`."""
         if self.receiver is not None:
             self.receiver.add(of.PASSES.name, 1, node=node, cause=cause)
 
@@ -129,7 +138,8 @@ class RunMetrics:
             self._set_progress(node, unit, done, total)
         for node, values in progress.board.items():
             self._set_work(node, values)
-            self._set_training(node, values)
+            if node in self._running:
+                self._set_training(node, values)
 
     def _set_progress(self, node: str, unit: str, done: int, total: int) -> None:
         assert self.receiver is not None

@@ -13,7 +13,8 @@ import msgspec
 
 from capfilt.cluster.chain.engine import chain_demand, run_chain
 from capfilt.cluster.chain.lead import is_too_far_ahead
-from capfilt.cluster.chain.resizing import ChainStalled, ClusterShrunk, Resizing, grace, patience
+from capfilt.cluster.chain.losses import PassEnded
+from capfilt.cluster.chain.resizing import Resizing, grace, patience
 from capfilt.cluster.chain.steps import Step
 from capfilt.cluster.machines import measure_machines
 from capfilt.cluster.sizing import Sizing, can_grow
@@ -165,20 +166,20 @@ class EndOfPass:
     @property
     def may_be_repeated(self) -> bool:
         """Whether another pass may complete shards although this one has completed none."""
-        return self.resized is not None or isinstance(self.error, ClusterShrunk | ChainStalled)
+        return self.resized is not None or isinstance(self.error, PassEnded)
 
     @property
     def kind(self) -> str:
         """Label of the metric that counts repeated passes."""
-        if self.resized is not None or isinstance(self.error, ClusterShrunk):
-            return "resized"
-        return "failed" if self.error is None else "error"
+        if self.error is None:
+            return "failed" if self.resized is None else "resized"
+        return self.error.kind if isinstance(self.error, PassEnded) else "error"
 
     @property
     def cause(self) -> str:
         """One line."""
         if self.error is not None:
-            return root_cause(self.error)
+            return str(self.error) if isinstance(self.error, PassEnded) else root_cause(self.error)
         return self.resized or "shards failed"
 
 
@@ -188,8 +189,7 @@ def _run_once(context: RunContext, work: ShardWork, todo: list[Shard], stalls: i
     Args:
         stalls: passes before that have completed nothing: each doubles the patience.
     """
-    status, throughput = context.board.for_node(work.name), work.throughput
-    config = context.config.cluster
+    status, throughput, config = context.board.for_node(work.name), work.throughput, context.config.cluster
     try:
         sizing = context.sizing(work.name)
         chain = mark_first_steps(

@@ -3,6 +3,7 @@
 import traceback
 
 import pytest
+from ray.data.exceptions import SystemException
 from ray.exceptions import RayTaskError, UserCodeException
 
 from capfilt.cluster.config import ClusterError
@@ -115,3 +116,13 @@ def test_user_errors_are_those_of_the_program_and_not_wrappers_of_them(kind):
 def test_the_wrapper_of_ray_itself_is_no_user_error():
     wrapper = stage_error(StoreError("cannot write it"))
     assert isinstance(wrapper, StoreError) and not is_user_error(wrapper)
+
+
+def test_the_name_from_which_ray_data_raises_hides_no_error():
+    def fail():
+        raise ValueError("the cluster has no such node") from SystemException()
+
+    with pytest.raises(ValueError) as raised:
+        fail()
+    assert root_cause(raised.value) == "ValueError: the cluster has no such node"
+    assert first_error(raised.value) is raised.value

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import capfilt
+from capfilt.pipeline.cli import app as app_module
 from capfilt.pipeline.cli.app import FAMILIES, app
 from capfilt.pipeline.console import logs
 from tests.tiny import tiny_data, write_config
@@ -146,3 +148,14 @@ def test_cli_starts_without_ray_torch_and_pydantic():
     root = Path(__file__).parents[3]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("given", "value"), [(None, "0"), ("1", "1")])
+def test_a_thread_that_outlives_the_run_starts_no_ray(monkeypatch, given, value):
+    monkeypatch.setenv("RAY_ENABLE_AUTO_CONNECT", "0")  # is restored after the test
+    monkeypatch.delenv("RAY_ENABLE_AUTO_CONNECT")
+    if given is not None:
+        monkeypatch.setenv("RAY_ENABLE_AUTO_CONNECT", given)
+    monkeypatch.setattr(app_module, "app", lambda prog_name: None)
+    app_module.main()
+    assert os.environ["RAY_ENABLE_AUTO_CONNECT"] == value

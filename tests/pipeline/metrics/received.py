@@ -20,6 +20,12 @@ class Received:
         assert KINDS[name] == "gauge" and tuple(labels) == LABELS[name]
         self.last[name, *labels.values()] = value
 
+    def forget(self, name, **labels):
+        positions = [(LABELS[name].index(label), value) for label, value in labels.items()]
+        for key in list(self.last):
+            if key[0] == name and all(key[1 + place] == value for place, value in positions):
+                del self.last[key]
+
     def refresh(self):
         """Nothing is forgotten."""
 

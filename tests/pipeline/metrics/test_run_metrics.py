@@ -111,13 +111,27 @@ def test_trainings_show_their_losses_speed_and_input(scene):
     values = {"step": 5, "total": 9, "loss": 2.5, "lm": 1.5, "samples_per_second": 80.0, "at": 1.0}
     values["epoch_read_mb"] = 1.5
     scene.progress.begin("pretrain.0")
-    scene.board = {"pretrain.0": values}
+    scene.metrics.begin("pretrain.0")
+    scene.board = {"pretrain.0": values, "filter.1": values}
     scene.look()
     losses = {("pretrain.0", "loss"): 2.5, ("pretrain.0", "lm"): 1.5}
     assert gauge(scene, families.LOSS) == losses
     assert gauge(scene, families.SAMPLES) == {("pretrain.0",): 80.0}
     assert gauge(scene, families.READ) == {("pretrain.0",): 1.5e6}
     assert gauge(scene, families.DONE) == {("pretrain.0", "steps"): 5}
+
+
+def test_a_training_that_has_ended_shows_no_losses_and_no_speed(scene):
+    for node in ("captioner.1", "filter.1"):
+        scene.progress.begin(node)
+        scene.metrics.begin(node)
+    values = {"lm": 1.5, "samples_per_second": 80.0}
+    scene.board = {"captioner.1": values, "filter.1": values}
+    scene.look()
+    scene.metrics.end("captioner.1")
+    scene.look()
+    assert gauge(scene, families.LOSS) == {("filter.1", "lm"): 1.5}
+    assert gauge(scene, families.SAMPLES) == {("filter.1",): 80.0}
 
 
 def test_metrics_that_are_not_exported_cost_nothing(scene):
@@ -171,6 +185,16 @@ class TestExporter:
             ("gauge", "running", "1 or 0.", ("run", "node")),
             (0.0, {"run": "r", "node": "fetch"}),
         ]
+
+    def test_forgotten_series_are_not_exported_again(self, calls):
+        exporter = Exporter([GAUGE], {"run": "r"})
+        for node in ("fetch", "report.1"):
+            exporter.set("running", 1, node=node)
+        exporter.forget("running", node="fetch")
+        exporter.forget("other", node="report.1")
+        calls.clear()
+        exporter.refresh()
+        assert calls == [(1.0, {"run": "r", "node": "report.1"})]
 
     def test_errors_are_logged_once_and_never_raised(self, calls, monkeypatch, caplog):
         def refuse(*declaration):

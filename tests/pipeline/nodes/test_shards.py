@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from capfilt.cluster.chain.losses import MachinesLost
 from capfilt.cluster.chain.resizing import ChainStalled, ClusterShrunk
 from capfilt.cluster.chain.steps import Step
 from capfilt.pipeline.config.load import parse_config
@@ -27,6 +28,8 @@ from tests.pipeline.metrics.received import Received
 from tests.runs import writable
 
 SHRUNK, BROKEN = ClusterShrunk("half of the cluster is gone"), RuntimeError("the engine broke down\nat night")
+LOST = MachinesLost("machines or processes were lost (ActorUnavailableError)")
+LOST.__cause__ = RuntimeError("The actor 694a is unavailable")
 CONFIG = {
     "run": {"dir": "r"},
     "sources": {"web": {"kind": "web", "rows": {"manifest": "m.csv"}}},
@@ -114,18 +117,20 @@ def test_pass_that_completes_nothing_is_the_last_one(monkeypatch):
     assert passes.run() == [0, 2] and passes.order == [[0, 1, 2], [0, 2]]
 
 
-@pytest.mark.parametrize("error", [SHRUNK, BROKEN])
+@pytest.mark.parametrize("error", [SHRUNK, LOST, BROKEN])
 def test_error_of_the_engine_is_raised_if_shards_are_left(monkeypatch, error):
     script = [([0], [], error)] + [([], [], error)] * ATTEMPTS
     passes = Passes(monkeypatch, *script)
     with pytest.raises(type(error)):
         passes.run()
-    idle = ATTEMPTS if error is SHRUNK else 1
+    idle = 1 if error is BROKEN else ATTEMPTS
     assert len(passes.order) == 1 + idle
     if error is BROKEN:
         assert passes.lines == ["RuntimeError: at night; continuing with 2 shards"]
+    if error is LOST:
+        assert set(passes.lines) == {f"{LOST}; continuing with 2 shards"}
     (label,) = passes.received.sum("capfilt_repeated_passes")
-    assert label == ("n", "resized" if error is SHRUNK else "error")
+    assert label == ("n", {SHRUNK: "resized", LOST: "lost", BROKEN: "error"}[error])
 
 
 def test_error_of_the_engine_does_not_matter_if_all_shards_are_done(monkeypatch):
