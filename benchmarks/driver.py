@@ -118,6 +118,7 @@ def measure_requests(options: argparse.Namespace) -> dict[str, Any]:
                     server.clear_faults()
                     run_act(options, act, shards)
                     counts[shards][act] = Counter(kind_of(*request) for request in server.requests())
+                    print(json.dumps({"requests": counts[shards][act]}), flush=True)
     finally:
         server.stop()
     acts = [act for act in counts[few] if act not in ("made", "filled")]

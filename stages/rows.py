@@ -13,10 +13,12 @@ from typing import Any
 import pyarrow as pa
 
 from capfilt.stages.status import CRASHED, INTERNAL, PENDING, SUCCESS, one_line
-from capfilt.stages.storage.layout import DIGITS, shard_digits
+from capfilt.stages.storage.layout import shard_digits
 
 ROWS_PER_SHARD_LIMIT = 100_000
 """Most rows of a shard: a key has six digits for the shard and five for the row (img2dataset's layout)."""
+ROW_DIGITS = 5
+"""Digits of a row in a key. Those before them are the shard: more than six from a million shards on."""
 
 SCHEMA_VERSION = 1
 """Version of the corpus and candidate Parquet files; part of every fingerprint."""
@@ -143,12 +145,12 @@ LANGUAGE = pa.field("language", pa.string())
 
 def row_key(shard: int, row: int) -> str:
     """Id of an image in its source, the same in all rounds: six digits of the shard, five of the row."""
-    return f"{shard_digits(shard)}{row:05d}"
+    return f"{shard_digits(shard)}{row:0{ROW_DIGITS}d}"
 
 
 def shard_of_key(key: str) -> int:
     """The shard that contains an image."""
-    return int(key[:DIGITS])
+    return int(key[:-ROW_DIGITS])
 
 
 def table_of(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:

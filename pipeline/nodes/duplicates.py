@@ -31,12 +31,11 @@ from capfilt.stages.bootstrap.duplicates import (
     mark_candidates,
 )
 from capfilt.stages.concurrency import map_ahead
-from capfilt.stages.rows import CORPUS_SCHEMA
+from capfilt.stages.rows import CORPUS_SCHEMA, ROW_DIGITS
 from capfilt.stages.shards.commit import count_verdicts
 from capfilt.stages.shards.records import CandidatesRecord, CommitRecord, encode
 from capfilt.stages.shards.write import encode_parquet
 from capfilt.stages.storage.layout import (
-    DIGITS,
     DUPLICATES,
     SURPLUS,
     candidates_folder,
@@ -230,7 +229,7 @@ def _counted_by(config: DuplicatesConfig) -> dict[str, Any]:
 
 # Hashes of every stored image. 128 bits of a sha256 are enough to tell all images apart.
 _IMAGES = rf"""
-SELECT $source::VARCHAR AS source, key[1:{DIGITS}]::BIGINT AS shard, key,
+SELECT $source::VARCHAR AS source, left(key, -{ROW_DIGITS})::BIGINT AS shard, key,
     TRY_CAST('0x' || sha256[1:16] AS UBIGINT) AS high, TRY_CAST('0x' || sha256[17:32] AS UBIGINT) AS low,
     CASE WHEN bit_count(TRY_CAST('0x' || phash AS UBIGINT)) >= {MIN_INFORMATIVE_BITS}
         THEN TRY_CAST('0x' || phash AS UBIGINT) END AS perceptual,

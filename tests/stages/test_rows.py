@@ -28,7 +28,7 @@ def make_batch(*statuses):
     return table_of(rows, ROW_SCHEMA)
 
 
-@pytest.mark.parametrize("shard", [0, 12, 999_999])
+@pytest.mark.parametrize("shard", [0, 12, 999_999, 1_000_000, 12_345_678])
 def test_a_key_holds_shard_and_row(shard):
     last = row_key(shard, ROWS_PER_SHARD_LIMIT - 1)
     assert last == f"{shard:06d}99999" and shard_of_key(last) == shard

@@ -1,6 +1,7 @@
 """Whole columns are cleaned as single values are: an index is byte for byte the one made row by row."""
 
 import io
+import tarfile
 from itertools import islice
 
 import pyarrow as pa
@@ -13,7 +14,7 @@ from capfilt.stages.manifest.columns import ColumnReader
 from capfilt.stages.manifest.config import ManifestConfig, ManifestError
 from capfilt.stages.manifest.cut import index_table, part_path
 from capfilt.stages.manifest.files import find_files
-from capfilt.stages.manifest.index import build_index
+from capfilt.stages.manifest.index import build_index, read_shard
 from capfilt.stages.manifest.records import read_csv_tables, read_rows
 from capfilt.stages.manifest.survey import choose_carried
 from capfilt.stages.storage.store import Store
@@ -253,3 +254,21 @@ def test_long_lines_are_none_wherever_a_chunk_ends(monkeypatch):
         ):
             expected = list(text.bounded_lines(io.StringIO(data, newline="")))
             assert list(text.LineBlocks(io.StringIO(data, newline=""))) == expected, (chunk, data)
+
+
+def test_a_tar_between_rows_leaves_their_carried_values_to_their_shards(tmp_path):
+    head = "url,caption,score\n"
+    (tmp_path / "a.csv").write_text(head + "u1,a,1\nu2,b,2\nu3,c,3\n")
+    with tarfile.open(tmp_path / "b.tar", "w"):
+        pass
+    (tmp_path / "c.csv").write_text(head + "u4,d,4\n")
+    names = tuple(str(tmp_path / name) for name in ("a.csv", "b.tar", "c.csv"))
+    config = ManifestConfig(
+        manifest=names, shard_size=2, keep_columns=("score",), column_types={"score": "int64"}
+    )
+    store = Store(str(tmp_path / "index"))
+    index = build_index(config, store, source="web")
+    shards = [read_shard(store, shard) for shard in range(index.shards)]
+    assert [shard["url"].to_pylist() for shard in shards] == [["u1", "u2"], [None], ["u3", "u4"]]
+    carried = [[row and row["score"] for row in shard["carried"].to_pylist()] for shard in shards]
+    assert carried == [[1, 2], [None], [3, 4]]

@@ -1,5 +1,6 @@
 """The store on an S3 server that is busy, breaks connections, loses responses, or whose bucket is absent."""
 
+import io
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -14,6 +15,8 @@ from capfilt.stages.manifest.index import build_index
 from capfilt.stages.shards.read import Read, ReadConfig
 from capfilt.stages.shards.write import Write, WriteConfig
 from capfilt.stages.storage import object_store
+from capfilt.stages.storage.listing import file_sizes
+from capfilt.stages.storage.sql import iter_tables
 from capfilt.stages.storage.store import Store, StoreError
 from tests.runs import walk
 from tests.s3_server import ENVIRONMENT, S3Fault
@@ -190,6 +193,22 @@ def test_a_shard_costs_few_requests_and_a_resume_lists_a_thousand_records_at_onc
     s3.clear_faults()
     assert len(Ledger(run_dir).committed_shards("corpus/web")) == 1200
     assert len(s3.requests()) == 2
+
+
+def test_many_small_files_cost_one_request_each(s3, run_dir):
+    for number in range(5):
+        sink = io.BytesIO()
+        pq.write_table(pa.table({"a": [number] * 10, "b": ["x"] * 10}), sink)
+        run_dir.put(f"rows/{number}.parquet", sink.getvalue())
+    s3.inject()
+    schema = pa.schema([("a", pa.int64()), ("c", pa.string())])
+    (table,) = iter_tables(run_dir, [f"rows/{number}.parquet" for number in range(5)], schema)
+    assert table["a"].to_pylist() == [number for number in range(5) for _ in range(10)]
+    assert table["c"].null_count == 50
+    assert [method for method, *_ in s3.requests()] == ["GET"] * 5
+    s3.inject()
+    assert file_sizes(run_dir, "rows").keys() == {f"{number}.parquet" for number in range(5)}
+    assert len(s3.requests()) == 1
 
 
 def test_public_data_are_read_without_credentials(run_dir, s3, monkeypatch):
