@@ -98,5 +98,6 @@ class LocalFeed:
         monkeypatch.setattr(feed, "ray", self.ray)
         self.cutter = feed.WindowCutter()
 
-    def request(self, window, rank):
-        return feed.OpenedWindow(self.cutter.open(feed.Request.of(window), rank))
+    def request(self, window, rank, attempt=1):
+        worker = f"worker {rank} of attempt {attempt}"
+        return feed.OpenedWindow(self.cutter.open(feed.Request.of(window), rank, worker))

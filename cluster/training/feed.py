@@ -23,9 +23,9 @@ MAX_RETRIES = 3
 """Retries of a task whose process died; then the training worker fails. Ray's default is unlimited."""
 MAX_RESTARTS = 20
 """Restarts of the actor. Ray's default is none."""
-MAX_OPEN = 8
-"""Windows that wait for workers to ask for their parts. Workers are one or two windows apart; more have been
-left by workers that were lost. Whoever asks for a window that was dropped has it read again."""
+MAX_OPEN = 64
+"""Windows that wait for workers to ask for their parts. Workers are a few batches apart, which is one window
+unless windows are smaller than batches. Whoever asks for a window that was dropped has it read again."""
 
 
 class Window(Protocol):
@@ -120,7 +120,8 @@ class Feed:
 
     def request(self, window: Window, rank: int) -> OpenedWindow:
         """Ask for a worker's part of a window, without waiting for it."""
-        return OpenedWindow(self._actor.open.remote(Request.of(window), rank))
+        worker = ray.get_runtime_context().get_worker_id()
+        return OpenedWindow(self._actor.open.remote(Request.of(window), rank, worker))
 
     def close(self) -> None:
         """End the actor."""
@@ -149,11 +150,22 @@ class WindowCutter:
         self._cut = ray.remote(**options)(_cut)
         self._open: dict[Hashable, _Entry] = {}
         self._kept: dict[Hashable, ray.ObjectRef] = {}
+        self._workers: dict[int, str] = {}
+        """Rank → id of the worker process."""
 
-    def open(self, request: Request, rank: int) -> tuple[list[int], int, list[ray.ObjectRef]]:
-        """Samples of each item, bytes read for all workers, and references to the parts of one worker."""
+    def open(self, request: Request, rank: int, worker: str) -> tuple[list[int], int, list[ray.ObjectRef]]:
+        """Samples of each item, bytes read for all workers, and references to the parts of one worker.
+
+        Args:
+            rank: of the worker.
+            worker: id of its process.
+        """
+        if self._workers.get(rank, worker) != worker:  # all workers were started again
+            self._open.clear()
+            self._workers.clear()
+        self._workers[rank] = worker
         entry = self._open.get(request.key)
-        if entry is None or rank in entry.taken:  # a worker that asks again was started again
+        if entry is None or rank in entry.taken:  # a worker that asks again begins again
             self._open.pop(request.key, None)
             entry = self._open[request.key] = self._start(request)
         entry.taken.add(rank)

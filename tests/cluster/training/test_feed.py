@@ -65,8 +65,8 @@ def test_each_worker_receives_its_part_and_each_item_is_read_once(feed, workers)
     assert not feed.cutter._open, "windows that all workers have are dropped"
 
 
-def test_a_worker_that_was_started_again_receives_the_same(feed):
-    """The other one is too; what they asked for before is of no use to them."""
+def test_a_worker_that_begins_again_receives_the_same(feed):
+    """The other one does, too; what they asked for before is of no use to them."""
     window = Letters()
     assert letters_of(feed.request(window, 0)) == ["a", "c", "e"]
     assert letters_of(feed.request(window, 0)) == ["a", "c", "e"]
@@ -74,15 +74,30 @@ def test_a_worker_that_was_started_again_receives_the_same(feed):
     assert window.reads == {"ab": 2, "cde": 2, "f": 2} and not feed.cutter._open
 
 
-def test_windows_of_lost_workers_are_dropped(feed):
-    windows = [Letters(number=number) for number in range(module.MAX_OPEN + 2)]
-    for window in windows[:-1]:
+def test_workers_that_were_started_again_receive_the_same_and_free_what_the_former_ones_have_left(feed):
+    windows = [Letters(number=number) for number in range(3)]
+    for window in windows:
+        feed.request(window, 0)
+    feed.request(windows[0], 1)
+    assert len(feed.cutter._open) == 2
+    last = windows[-1]
+    assert letters_of(feed.request(last, 1, attempt=2)) == ["b", "d", "f"], "the first of them to ask"
+    assert letters_of(feed.request(last, 0, attempt=2)) == ["a", "c", "e"]
+    assert last.reads["ab"] == 2 and not feed.cutter._open
+    assert letters_of(feed.request(windows[0], 0, attempt=2)) == ["a", "c", "e"]
+    assert letters_of(feed.request(windows[0], 1, attempt=2)) == ["b", "d", "f"]
+    assert windows[0].reads["ab"] == 2 and not feed.cutter._open
+
+
+def test_few_windows_wait_for_a_worker_that_does_not_ask(feed):
+    windows = [Letters(number=number) for number in range(module.MAX_OPEN + 1)]
+    for window in windows:
         feed.request(window, 0)
     assert len(feed.cutter._open) == module.MAX_OPEN
+    assert letters_of(feed.request(windows[1], 1)) == ["b", "d", "f"]
+    assert windows[1].reads["ab"] == 1
     assert letters_of(feed.request(windows[0], 1)) == ["b", "d", "f"]
     assert windows[0].reads["ab"] == 2, "dropped, so read again"
-    assert letters_of(feed.request(windows[2], 1)) == ["b", "d", "f"]
-    assert windows[2].reads["ab"] == 1
 
 
 def test_a_kept_item_is_read_once_for_all_windows(feed):
