@@ -50,7 +50,9 @@ def test_items_are_worked_on_at_the_same_time():
 
 
 def test_nothing_is_left_at_work_when_the_consumer_stops():
+    before = set(threading.enumerate())
     results = map_ahead(lambda number: number, range(1000), 2)
     next(results)
+    assert set(threading.enumerate()) - before
     results.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
+    assert not set(threading.enumerate()) - before
