@@ -6,6 +6,7 @@ import io
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -29,12 +30,15 @@ class Sizes:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._folders: dict[str, dict[str, int]] = {}
+        self._lock = Lock()
+        """Threads that check shards of one folder wait for its listing."""
 
     def find_fault(self, path: str, file: FileEntry) -> str | None:
         """What is wrong with a file that a record lists, as far as a listing shows it."""
         folder, _, name = path.rpartition("/")
-        if folder not in self._folders:
-            self._folders[folder] = file_sizes(self.store, folder)
+        with self._lock:
+            if folder not in self._folders:
+                self._folders[folder] = file_sizes(self.store, folder)
         size = self._folders[folder].get(name)
         if size is None:
             return f"{file.name} is missing"
