@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -92,7 +93,7 @@ def _report_two(places: tuple[str, str], verdicts: str, names: list[str], overri
     from capfilt.pipeline.prepare import open_run
 
     console = make_console()
-    with UserErrors(), Activity(console) as activity:
+    with UserErrors(), ExitStack() as stack, Activity(console) as activity:
         configs = [load_run_config(place, overrides) for place in places]
         runs = []
         for letter, place, config in zip("AB", places, configs, strict=True):
@@ -103,6 +104,7 @@ def _report_two(places: tuple[str, str], verdicts: str, names: list[str], overri
             if not last:
                 raise ConfigError(f"{place}: no round is bootstrapped yet; finish one with capfilt run")
             runs.append(open_compared(letter, opened, last, verdicts))
+            stack.callback(runs[-1].tables.close)
         activity("comparing")
         found = compare_runs(runs[0], runs[1], names)
         activity.stop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from capfilt.pipeline.comparison.figures import (
@@ -81,7 +82,11 @@ def compare_runs(a: ComparedRun, b: ComparedRun, by: Sequence[str] = ()) -> Comp
     if by:
         for run in (a, b):
             check_properties(by, run.files.schema)
-    found = SharedTexts(a, b)
+    with closing(SharedTexts(a, b)) as found:
+        return _compare(a, b, found, by)
+
+
+def _compare(a: ComparedRun, b: ComparedRun, found: SharedTexts, by: Sequence[str]) -> Comparison:
     images = found.images()
     return Comparison(
         a=a,

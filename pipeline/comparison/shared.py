@@ -87,6 +87,10 @@ class SharedTexts:
             "SEMI JOIN images USING (source, key) WHERE a.kept IS NOT NULL AND b.kept IS NOT NULL"
         )
 
+    def close(self) -> None:
+        """As `RoundTables.close`."""
+        self._sql.close()
+
     def images(self) -> SharedImages:
         """Numbers of images.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
 import pyarrow as pa
@@ -107,7 +108,11 @@ def build_report(inputs: ReportInputs, store: Store) -> RoundMetrics:
         inputs.verdict_files,
         inputs.candidate_schema,
     )
-    out = store / report_folder(inputs.round, inputs.verdicts)
+    with closing(tables):
+        return _write_report(inputs, tables, store / report_folder(inputs.round, inputs.verdicts), store)
+
+
+def _write_report(inputs: ReportInputs, tables: RoundTables, out: Store, store: Store) -> RoundMetrics:
     groups = {name: tables.group_rows(name) for name in inputs.by}
     drift = _compute_drift(inputs, tables)
     report = RoundReport(_compute_metrics(inputs, tables, drift["alarms"]), drift, groups)

@@ -58,6 +58,11 @@ class RoundTables:
             candidate_files, corpus_files, storage_options, verdict_files, candidate_schema
         )
 
+    def close(self) -> None:
+        """End the database and its threads. Those left when Python ends would wait for its lock in vain, and
+        abort the process."""
+        self._sql.close()
+
     def noise_rows(self) -> list[Row]:
         """By source and origin: candidates, judged, kept, dropped, noise_ratio, noise_low, noise_high and
         planted.
