@@ -18,6 +18,7 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from capfilt.cluster.board import StatusBoard
 from capfilt.cluster.config import WorkersConfig
 from capfilt.cluster.training.feed import Feed
+from capfilt.cluster.training.own_feed import OwnFeed
 from capfilt.cluster.training.rescue import recover_checkpoint, write_file_list
 
 POST_INTERVAL_S = 1.0
@@ -71,8 +72,8 @@ class Worker:
     rank: int
     world_size: int
     device: torch.device
-    feed: Feed | None = None
-    """Reads the input of all workers; set by `fit`."""
+    feed: Feed | OwnFeed | None = None
+    """Reads the input; given to every worker that `fit` starts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +97,7 @@ class TrainJob:
     recovered_checkpoint: str | None = None
     """Path of a checkpoint to resume from if Ray Train knows of none; set by `fit`."""
     feed: Feed | None = None
-    """Reads the input of all workers; set by `fit`."""
+    """Reads the input of several workers; set by `fit`."""
 
 
 def fit(job: TrainJob) -> None:
@@ -108,11 +109,12 @@ def fit(job: TrainJob) -> None:
         TrainingStopped: raised by the learner; the training is not retried.
     """
     checkpoint = recover_checkpoint(job.storage_filesystem, f"{job.storage_path}/{job.name}")
-    feed = Feed()
+    feed = Feed() if job.workers.workers > 1 else None
     try:
         _fit(replace(job, recovered_checkpoint=checkpoint, feed=feed))
     finally:
-        feed.close()
+        if feed is not None:
+            feed.close()
 
 
 def _fit(job: TrainJob) -> None:
@@ -172,7 +174,7 @@ def train_loop(config: dict[str, Any]) -> None:
     if device.type == "cpu":
         torch.set_num_threads(max(1, int(job.workers.cpus_per_worker)))
     rank = context.get_world_rank()
-    learner = job.build(Worker(rank, context.get_world_size(), device, job.feed))
+    learner = job.build(Worker(rank, context.get_world_size(), device, job.feed or OwnFeed()))
     _restore(job, learner)
     reporter = _ProgressReporter(job, learner) if rank == 0 else None
     try:

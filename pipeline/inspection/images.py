@@ -24,7 +24,7 @@ from capfilt.stages.storage.layout import ShardFiles, candidates_folder, candida
 from capfilt.stages.storage.sql import open_database, open_parquet
 from capfilt.stages.verdicts.conditions import Columns
 
-KEY = re.compile(r"(?:(?P<source>[^/]+)/)?(?P<key>\d{11})")
+KEY = re.compile(r"(?:(?P<source>[^/]+)/)?(?P<key>\d{11,})")
 """An image as the user names it: its key, or source and key."""
 
 
@@ -65,7 +65,7 @@ def find_key(run_dir: RunDir, text: str) -> list[tuple[str, str]]:
     match = KEY.fullmatch(text)
     if match is None:
         raise ShowError(
-            f"KEY {text}: no key; allowed: eleven digits, after the source if you like: web/00000000012"
+            f"KEY {text}: no key; allowed: eleven digits or more, after the source if you like: web/00000000012"
         )
     sources = [match["source"]] if match["source"] else list(run_dir.config.sources)
     if unknown := [source for source in sources if source not in run_dir.config.sources]:
