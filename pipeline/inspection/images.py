@@ -65,7 +65,7 @@ def find_key(run_dir: RunDir, text: str) -> list[tuple[str, str]]:
     match = KEY.fullmatch(text)
     if match is None:
         raise ShowError(
-            f"KEY {text}: no key; allowed: eleven digits or more, after the source if you like: web/00000000012"
+            f"KEY {text}: no key; allowed: eleven digits or more, also after the source: web/00000000012"
         )
     sources = [match["source"]] if match["source"] else list(run_dir.config.sources)
     if unknown := [source for source in sources if source not in run_dir.config.sources]:

@@ -96,6 +96,8 @@ def test_an_image_that_failed_says_why(made_run):
     [
         (["cat.jpg"], "KEY cat.jpg: no key"),
         (["web/99999999999"], "no image of web has this key"),
+        (["web/100000000000"], "no image of web has this key"),  # of shard 1,000,000
+        (["web/9999999999"], "KEY web/9999999999: no key"),
         (["wob/00000000001"], "the run has no source wob; it has human, web, test, more"),
         (["00000000001", "--where", "kept"], "KEY and --where are given"),
     ],
