@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from benchmarks.parts.results import RESULTS
 from capfilt.pipeline.config.load import load_config
 from capfilt.pipeline.corpora.shapes import make_scene
 from capfilt.pipeline.evaluation.filter_quality import MATCHING, compute_roc_auc
@@ -43,7 +44,6 @@ from capfilt.stages.pairs.parts import ShardRef
 from capfilt.stages.pairs.read import PairsConfig
 from capfilt.stages.storage.layout import model_folder
 
-RESULTS = Path(__file__).parent / "results"
 CONFIG = "configs/quickstart.yaml"
 NODE = "bootstrap.1"
 PARTS = ("all", "common", "rare")

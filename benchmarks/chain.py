@@ -35,9 +35,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from benchmarks.chain_corpus import BareLoop, build_model, make_corpus
-from benchmarks.cpu_meter import CpuMeter
-from benchmarks.model_results import describe_machine, store_report
+from benchmarks.parts.chain_corpus import BareLoop, build_model, make_corpus
+from benchmarks.parts.cpu_meter import CpuMeter
+from benchmarks.parts.results import describe_machine, store_report
 from capfilt.cluster.board import StatusBoard
 from capfilt.cluster.chain.engine import run_chain
 from capfilt.cluster.chain.steps import Step, group_steps

@@ -8,8 +8,8 @@ Each act is a process of its own, as a command of the user is; its seconds inclu
 memory is its peak. The acts are `planned` (from a manifest to the first shard that is handed out), `resumed`
 (the same with all but 1,000 shards done), `handed` (the driver's own work for each shard that comes back),
 `closed` (copies counted and marked, records added up), `verified` (records only) and `status`. Images are
-neither downloaded nor judged, see `benchmarks.driver_run`. The last line is the result as one JSON object,
-which is stored as benchmarks/results/driver.json too.
+neither downloaded nor judged, see `benchmarks.parts.driver_run`. The last line is the result as one JSON
+object, which is stored as benchmarks/results/driver.json too.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.index import peak_memory
+from benchmarks.parts.results import RESULTS
 
-RESULTS = Path(__file__).parent / "results"
 BEGAN = time.time()
 """Once the interpreter has started; the act itself imports the rest."""
 
@@ -174,7 +174,7 @@ class Marks:
 
 def make(options: argparse.Namespace) -> dict[str, Any]:
     """The inputs of the run."""
-    from benchmarks.driver_run import make_inputs
+    from benchmarks.parts.driver_run import make_inputs
 
     make_inputs(options.folder, options.shards)
     return {}
@@ -182,7 +182,7 @@ def make(options: argparse.Namespace) -> dict[str, Any]:
 
 def fill(options: argparse.Namespace) -> dict[str, Any]:
     """The shards that are done before the run is resumed."""
-    from benchmarks.driver_run import make_config, write_records
+    from benchmarks.parts.driver_run import make_config, write_records
     from capfilt.pipeline.prepare import open_run
 
     run_dir = open_run(make_config(options.run_dir, options.folder, options.storage))
@@ -207,7 +207,7 @@ def plan(options: argparse.Namespace) -> dict[str, Any]:
 
 def resume(options: argparse.Namespace) -> dict[str, Any]:
     """The rest of the run; on the way the driver's work for each shard, with shards that are done already."""
-    from benchmarks.driver_run import commit_stubs, make_config
+    from benchmarks.parts.driver_run import commit_stubs, make_config
     from capfilt.pipeline.prepare import open_run
 
     marks = Marks()
@@ -228,7 +228,7 @@ def resume(options: argparse.Namespace) -> dict[str, Any]:
 
 def verify(options: argparse.Namespace) -> dict[str, Any]:
     """Every record against the index and the record of the node."""
-    from benchmarks.driver_run import make_config
+    from benchmarks.parts.driver_run import make_config
     from capfilt.pipeline.maintenance.verify import verify_run
     from capfilt.pipeline.prepare import open_run
 
@@ -243,7 +243,7 @@ def verify(options: argparse.Namespace) -> dict[str, Any]:
 
 def look(options: argparse.Namespace) -> dict[str, Any]:
     """What `capfilt status` reads of a run that is not done."""
-    from benchmarks.driver_run import make_config
+    from benchmarks.parts.driver_run import make_config
     from capfilt.pipeline.inspection.status import read_status
     from capfilt.pipeline.prepare import open_run
 
@@ -260,7 +260,7 @@ def run_node(options: argparse.Namespace, chain: Callable[..., Iterator[dict[str
     """Prepare the run, and run its bootstrap with this chain in place of the one on Ray."""
     from unittest.mock import patch
 
-    from benchmarks.driver_run import make_config
+    from benchmarks.parts.driver_run import make_config
     from capfilt.pipeline.execute import _run_node
     from tests.local_run import local_run
 
@@ -290,7 +290,7 @@ def profiled(act: Callable[[argparse.Namespace], dict[str, Any]]) -> Callable[..
 
 def stream(options: argparse.Namespace) -> dict[str, Any]:
     """The chain on an embedded Ray."""
-    from benchmarks.driver_chain import measure_chain
+    from benchmarks.parts.driver_chain import measure_chain
 
     return measure_chain(options.shards)
 

@@ -11,8 +11,8 @@ For a fair comparison, both sides run in the same process pool, which is warm be
 img2dataset's own pool spends seconds on imports and restarts its processes every five shards, which does not
 count against it. It writes no EXIF, and uses the best of --threads, measured beforehand. capfilt keeps its
 defaults, except that robots.txt and rate limits, which img2dataset does not have, are off; it computes the
-perceptual hash in addition. The server (benchmarks/image_server.py) is a separate process that takes CPU from
-both sides alike; its maximum rate and its CPU time are in the results.
+perceptual hash in addition. The server (benchmarks/parts/image_server.py) is a separate process that takes
+CPU from both sides alike; its maximum rate and its CPU time are in the results.
 
 Prints a line per run, and writes benchmarks/results/fetch-<processes>-processes.json or fetch-memory.json.
 """
@@ -34,7 +34,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from benchmarks.fetch_sides import (
+from benchmarks.parts.fetch_sides import (
     Cost,
     Job,
     make_capfilt_process,
@@ -42,10 +42,9 @@ from benchmarks.fetch_sides import (
     run_capfilt,
     run_img2dataset,
 )
-from benchmarks.image_server import Server, make_images, serve_images, shuffle
+from benchmarks.parts.image_server import Server, make_images, serve_images, shuffle
+from benchmarks.parts.results import RESULTS
 from capfilt.stages.images.decode import DecodeConfig
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:

@@ -24,11 +24,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.blip_models import ModelOptions
 from benchmarks.caption import NUCLEUS, Captioning
 from benchmarks.match import matching
-from benchmarks.model_results import describe_machine
-from benchmarks.sides import Sides
+from benchmarks.parts.blip_models import ModelOptions
+from benchmarks.parts.results import describe_machine
+from benchmarks.parts.sides import Sides
 from benchmarks.training import Variant, make_batch, make_med, make_tokenizer
 from capfilt.models.network.med import MED
 from capfilt.models.training.throughput import peak_flops

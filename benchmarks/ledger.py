@@ -22,11 +22,11 @@ from typing import Any
 
 import fsspec
 
+from benchmarks.parts.results import RESULTS
 from capfilt.pipeline.rundir.ledger import Ledger
 from capfilt.stages.storage.layout import records_folder
 from capfilt.stages.storage.store import Store, encode_json
 
-RESULTS = Path(__file__).parent / "results"
 SOURCE = "corpus/web"
 
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from transformers import BlipForImageTextRetrieval
 
-from benchmarks.blip_models import ModelOptions, add_model_arguments, build_model, model_options
-from benchmarks.sides import Sides, compare, report
+from benchmarks.parts.blip_models import ModelOptions, add_model_arguments, build_model, model_options
+from benchmarks.parts.sides import Sides, compare, report
 from capfilt.models.images.pixels import normalize
 from capfilt.models.tasks.matcher import Matcher
 from capfilt.models.tasks.options import MAX_TOKENS, MatcherOptions

@@ -4,9 +4,9 @@
 
 Both sides are whole processes that start their own Ray, alternate, and get the same server, urls, weights and
 cores. One url in ten is of the kind that a list of the web holds: a page in place of an image, a truncated
-image, no image at all. The other side is benchmarks/pipeline_script.py. The last line is one JSON object with
-`theirs_over_ours`, and for each side its seconds, its peak memory (proportional set size of all its
-processes), and `without_trace`, the rows of which no file of its output says what became of them.
+image, no image at all. The other side is benchmarks/parts/pipeline_script.py. The last line is one JSON
+object with `theirs_over_ours`, and for each side its seconds, its peak memory (proportional set size of all
+its processes), and `without_trace`, the rows of which no file of its output says what became of them.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from transformers import (
     BlipProcessor,
 )
 
-from benchmarks.blip_models import ModelOptions, build_model
-from benchmarks.image_server import addresses, make_images, serve_images
-from benchmarks.model_results import describe_machine, store_report
+from benchmarks.parts.blip_models import ModelOptions, build_model
+from benchmarks.parts.image_server import addresses, make_images, serve_images
+from benchmarks.parts.results import describe_machine, store_report
 
 HOSTS = 20
 IMAGE_SIZE = 384
@@ -117,7 +117,7 @@ def run_theirs(folder: Path, models: Path, port: int) -> tuple[list[str], Path]:
     """The command of the other side, and the folder of its result."""
     out = folder / "out"
     arguments = [folder / "urls.parquet", out, models / "captioner", models / "filter"]
-    return [sys.executable, "-m", "benchmarks.pipeline_script", *map(str, arguments)], out
+    return [sys.executable, "-m", "benchmarks.parts.pipeline_script", *map(str, arguments)], out
 
 
 def count_ours(result: Path) -> Counter[str]:

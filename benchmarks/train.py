@@ -31,7 +31,7 @@ import ray
 import torch
 
 from benchmarks import training
-from benchmarks.model_results import describe_machine, store_report
+from benchmarks.parts.results import describe_machine, store_report
 from capfilt.cluster.config import ClusterConfig
 from capfilt.cluster.session import session
 from capfilt.cluster.training.feed import Feed

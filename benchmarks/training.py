@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.model_results import describe_machine, store_report
+from benchmarks.parts.results import describe_machine, store_report
 from capfilt.models.config import MedConfig, ObjectiveConfig, OptimizerConfig, TextConfig, VisionConfig
 from capfilt.models.network.attention import CrossKV, DecoderCache, ImageRows
 from capfilt.models.network.med import MED

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.parts.results import RESULTS
 from capfilt.pipeline.config.load import dump_config, parse_config
 from capfilt.pipeline.node import NodeResult
 from capfilt.pipeline.rundir.ledger import Ledger
@@ -35,7 +36,6 @@ from capfilt.stages.storage.layout import ShardFiles, candidates_shard, corpus_s
 from capfilt.stages.storage.store import FileEntry, Store
 
 ROOT = Path(__file__).parents[1]
-RESULTS = Path(__file__).parent / "results"
 IMAGES = 1000
 """Images of a shard; each has a web text and a synthetic text."""
 TEXT = "a an the dog cat red blue photo of with on street tree house near two small big old new"

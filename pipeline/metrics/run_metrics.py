@@ -69,7 +69,7 @@ class RunMetrics:
         if self.receiver is not None:
             self.receiver.set(of.RUNNING.name, 0, node=node)
             self.set_stages(node, ())
-            for family in (of.LOSS, of.SAMPLES):
+            for family in (of.LOSS, of.SAMPLES, of.READ):
                 self.receiver.forget(family.name, node=node)
 
     def count_shard(

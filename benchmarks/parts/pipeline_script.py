@@ -1,6 +1,6 @@
 """Captions and scores for a url list as users get them today: img2dataset, then Ray Data with transformers.
 
-    python -m benchmarks.pipeline_script urls.parquet out captioner filter
+    python -m benchmarks.parts.pipeline_script urls.parquet out captioner filter
 
 The other side of `benchmarks.pipeline`. The scored pairs are written to out/scored, as Parquet.
 """

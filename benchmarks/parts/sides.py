@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.model_results import describe_machine, store_report
+from benchmarks.parts.results import describe_machine, store_report
 from capfilt.models.network.med import MED
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.image_server import addresses
+from benchmarks.parts.image_server import addresses
 from capfilt.stages.fetch.config import FetchConfig
 from capfilt.stages.fetch.stage import Fetch
 from capfilt.stages.images.decode import DecodeConfig

@@ -1,4 +1,4 @@
-"""Where the benchmarks of the model store their results, and the description of the machine in them."""
+"""Where benchmarks store their results, and the description of the machine in those of models."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import platform
 from pathlib import Path
 from typing import Any
 
-import torch
-
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent.parent / "results"
 
 
 def describe_machine(device: str) -> dict[str, Any]:
     """Hardware and versions that a measurement depends on."""
+    import torch  # which benchmarks without models do not need
+
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
         "threads": torch.get_num_threads(),
