@@ -5,7 +5,7 @@ Neither Ray nor torch is imported here, so that a mistake is reported within a s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -89,7 +89,7 @@ def hold_run(config: Config, notify: Callable[[str], None]) -> Iterator[RunDir]:
 
 
 def prepare(
-    run_dir: RunDir, *, until: str | None = None, fresh: str | None = None, tell: Tell = tell_nobody
+    run_dir: RunDir, *, until: str | None = None, fresh: Sequence[str] = (), tell: Tell = tell_nobody
 ) -> Prepared:
     """Check that the DAG can run, and bring the run directory into the state from which it runs.
 
@@ -99,7 +99,7 @@ def prepare(
     Args:
         run_dir: as `hold_run` gives it.
         until: run only what this node needs, and the node itself.
-        fresh: first discard this node and all nodes that need it.
+        fresh: first discard these nodes and all nodes that need one of them.
         tell: receives what is done at the moment.
 
     Raises:
@@ -119,8 +119,8 @@ def prepare(
         store.remove_temporaries(folder)
     finish_replacing(run_dir)
     undo_interrupted(run_dir)
-    if fresh is not None:
-        tell(f"removing what {fresh} and later nodes have made")
+    if fresh:
+        tell(f"removing what {', '.join(fresh)} and later nodes have made")
         discard(run_dir, fresh)
     for name, source in config.sources.items():
         check_unchanged(source.rows, store / index_folder(name), f"sources.{name}.rows")
@@ -199,30 +199,32 @@ def check_sources(config: Config) -> None:
         check_manifest(source.rows, f"sources.{name}.rows", with_texts=not is_cut)
 
 
-def discard(run_dir: RunDir, name: str) -> None:
-    """Remove the outputs and records of a node and of all nodes that need it, the last of them first.
+def discard(run_dir: RunDir, names: Sequence[str]) -> None:
+    """Remove the outputs and records of nodes and of all nodes that need one of them, the last of them first.
 
     Args:
-        name: the node. "fetch" stands for the images of all sources, also for those that a bootstrap
+        names: the nodes. "fetch" stands for the images of all sources, also for those that a bootstrap
             downloads.
 
     Raises:
-        UnknownNode: there is no such node.
+        UnknownNode: there is no such node; nothing is removed.
         LeaseError: another process has taken the run directory over.
     """
     nodes = run_dir.nodes
     in_bootstrap = _downloaded_by_bootstrap(run_dir)
-    if name != "fetch" or not in_bootstrap:
-        check_node(nodes, name, "--fresh")
-    names = set(downstream(nodes, name))
-    if name == "fetch" and "join" in nodes:  # the manifest may be another one now
-        names |= set(downstream(nodes, "join"))
-    if name == "fetch" and in_bootstrap:
-        names |= set(downstream(nodes, "bootstrap.1"))
+    for name in names:
+        if name != "fetch" or not in_bootstrap:
+            check_node(nodes, name, "--fresh")
+    roots = set(names)
+    if "fetch" in names and "join" in nodes:  # the manifest may be another one now
+        roots.add("join")
+    if "fetch" in names and in_bootstrap:
+        roots.add("bootstrap.1")
+    discarded = {each for root in roots for each in downstream(nodes, root)}
     first_of_kind = {node.kind: each for each, node in reversed(nodes.items())}
-    for each in reversed([each for each in nodes if each in names]):
+    for each in reversed([each for each in nodes if each in discarded]):
         outputs = nodes[each].outputs
-        if each == "bootstrap.1" and name == "fetch":
+        if each == "bootstrap.1" and "fetch" in names:
             outputs += [folder for source in in_bootstrap for folder in source_folders(source)]
         if first_of_kind[nodes[each].kind] == each:
             outputs += nodes[each].kind.shared_outputs

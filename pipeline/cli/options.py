@@ -27,7 +27,10 @@ SetOption = Annotated[
     ),
 ]
 FreshOption = Annotated[
-    str | None, typer.Option(metavar="NODE", help="Redo this node and every node that depends on it.")
+    list[str] | None,
+    typer.Option(
+        metavar="NODE", help="Redo this node and every node that depends on it. Repeat for several."
+    ),
 ]
 
 

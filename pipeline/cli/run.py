@@ -40,7 +40,7 @@ TargetArgument = Annotated[
 def quickstart(set_: SetOption = None, fresh: FreshOption = None) -> None:
     """Run one whole round on a procedural corpus: about 5 minutes on 2 CPU cores, no network."""
     resume = shell_command(["capfilt", "quickstart"], set_ or [])
-    run_config(_load(QUICKSTART, set_, resume, fresh), resume, fresh=fresh)
+    run_config(_load(QUICKSTART, set_, resume, fresh or []), resume, fresh=fresh or [])
 
 
 def run(
@@ -54,7 +54,7 @@ def run(
     """Run a config, or resume it: finished nodes are skipped, unfinished ones continue."""
     # In a submitted job: the command of the user, who does not see this one.
     resume = os.environ.get(SUBMITTED_BY) or shell_command(["capfilt", "run", config], set_ or [])
-    run_config(_load(config, set_, resume, fresh), resume, until=until, fresh=fresh)
+    run_config(_load(config, set_, resume, fresh or []), resume, until=until, fresh=fresh or [])
 
 
 def check(
@@ -90,7 +90,7 @@ def run_config(
     resume: str,
     *,
     until: str | None = None,
-    fresh: str | None = None,
+    fresh: Sequence[str] = (),
     donors: Sequence[str] = (),
 ) -> None:
     """Run a config's nodes and print the closing block.
@@ -98,7 +98,7 @@ def run_config(
     Args:
         resume: the command that resumes this run, without `--fresh`.
         until: the last node to run; None runs all.
-        fresh: the node to redo, with every node that depends on it.
+        fresh: the nodes to redo, with every node that depends on one of them.
         donors: other run directories, whose done nodes with equal inputs are taken over.
 
     Raises:
@@ -143,15 +143,15 @@ def _take_over(run_dir: RunDir, donors: Sequence[str], tell: Callable[[str], Non
     take_over(run_dir, [RunStore(donor, run_dir.config.run.storage_options) for donor in donors])
 
 
-def _load(path: str, overrides: list[str] | None, resume: str, fresh: str | None) -> Config:
+def _load(path: str, overrides: list[str] | None, resume: str, fresh: Sequence[str]) -> Config:
     from capfilt.pipeline.config.load import load_config
 
     with UserErrors(resume=_with_fresh(resume, fresh)):
         return load_config(path, overrides or [])
 
 
-def _with_fresh(command: str, fresh: str | None) -> str:
-    return command if fresh is None else f"{command} --fresh {shlex.quote(fresh)}"
+def _with_fresh(command: str, fresh: Sequence[str]) -> str:
+    return " ".join([command, *(f"--fresh {shlex.quote(node)}" for node in fresh)])
 
 
 def plan(

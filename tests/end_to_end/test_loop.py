@@ -96,7 +96,7 @@ def test_fresh_repeats_a_node_and_its_dependents_with_the_same_result(finished, 
     config = config.model_copy(update={"run": config.run.model_copy(update={"dir": str(run)})})
     query = f"SELECT key, origin, caption_index, text, kept FROM '{run}/rounds/1/web/*.parquet' ORDER BY ALL"
     before = duckdb.sql(query).fetchall()
-    outcome = run_dag(config, Console(quiet=True), until="bootstrap.1", fresh="bootstrap.1")
+    outcome = run_dag(config, Console(quiet=True), until="bootstrap.1", fresh=["bootstrap.1"])
     assert outcome.done == ["bootstrap.1"]
     assert duckdb.sql(query).fetchall() == before
     assert not (run / "reports/1").exists()

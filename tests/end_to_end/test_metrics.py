@@ -30,6 +30,7 @@ def exported(finished):
     other.count_pass("fetch", "resized")
     other.receiver.set(families.LOSS.name, 2.5, node="pretrain.0", loss="itc")
     other.receiver.set(families.SAMPLES.name, 80.0, node="pretrain.0")
+    other.receiver.set(families.READ.name, 4096.0, node="pretrain.0")
     (node,) = ray.nodes()
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     deadline = time.monotonic() + SECONDS

@@ -95,7 +95,7 @@ def test_changed_manifest_is_refused_until_fetch_is_fresh(data, tmp_path, done):
         "sources.web.rows.manifest: " in (line := refusal(data, ManifestError))
         and "has changed since" in line
     )
-    run_dir = prepared_run(parse_config(data, "c.yaml"), fresh="fetch").run_dir
+    run_dir = prepared_run(parse_config(data, "c.yaml"), fresh=["fetch"]).run_dir
     assert not run_dir.store.exists("manifests/web/index.json")
 
 
@@ -265,10 +265,10 @@ class TestDiscard:
         return {name for name in walk(run_dir.store) if not name.startswith("lease/")}
 
     def test_training_is_removed_with_its_state_and_the_first_one_with_the_vocabulary(self, run_dir):
-        discard(run_dir, "pretrain.1")
+        discard(run_dir, ["pretrain.1"])
         assert not {name for name in self.files(run_dir) if "pretrain.1" in name}
         assert {"models/tokenizer/tokenizer.json", "nodes/captioner.1.json"} <= self.files(run_dir)
-        discard(run_dir, "pretrain.0")
+        discard(run_dir, ["pretrain.0"])
         assert self.files(run_dir) == {
             *(
                 place.format(source)
@@ -278,6 +278,14 @@ class TestDiscard:
             "nodes/fetch.json",
         }
 
+    def test_several_nodes_are_removed_with_what_needs_one_of_them(self, run_dir):
+        before = {name for name in self.files(run_dir) if name.startswith("nodes/")}
+        discard(run_dir, ["filter.1", "captioner.1"])
+        after = {name for name in self.files(run_dir) if name.startswith("nodes/")}
+        gone = {name.removeprefix("nodes/").removesuffix(".json") for name in before - after}
+        assert {"captioner.1", "filter.1", "bootstrap.1", "pretrain.1"} <= gone
+        assert {"nodes/fetch.json", "nodes/pretrain.0.json"} <= after
+
     @pytest.mark.parametrize("without", [(), ("pretrain", "evaluate")])
     def test_fetch_means_the_images_of_all_sources_that_the_nodes_download(self, with_checkpoints, without):
         run_dir = with_checkpoints
@@ -286,7 +294,7 @@ class TestDiscard:
             data = {k: v for k, v in run_dir.config.model_dump().items() if k not in without}
             run_dir = self.finished(type(run_dir.config).model_validate(data))
             assert "fetch" not in run_dir.nodes
-        discard(run_dir, "fetch")
+        discard(run_dir, ["fetch"])
         kept = {name.rsplit("/", 1)[0] for name in self.files(run_dir)}
         not_downloaded = ("human", "test") if without else ()
         expected = {
@@ -296,7 +304,7 @@ class TestDiscard:
         assert not any(folder.startswith(("rounds", "nodes", "records/rounds")) for folder in kept)
 
     def test_bootstrap_is_removed_without_the_images_that_it_downloaded(self, with_checkpoints):
-        discard(with_checkpoints, "bootstrap.1")
+        discard(with_checkpoints, ["bootstrap.1"])
         files = self.files(with_checkpoints)
         assert "records/corpus/web/000000.json" in files
         assert not {f for f in files if f.startswith(("rounds/", "records/rounds/"))}
@@ -304,7 +312,7 @@ class TestDiscard:
     def test_unknown_nodes_are_refused_and_nothing_is_removed(self, run_dir):
         before = self.files(run_dir)
         with pytest.raises(UnknownNode, match=r"--fresh bootstrap\.7: no such node"):
-            discard(run_dir, "bootstrap.7")
+            discard(run_dir, ["captioner.1", "bootstrap.7"])
         assert self.files(run_dir) == before
 
     def test_process_that_has_lost_the_lease_removes_nothing(self, run_dir):
@@ -314,6 +322,6 @@ class TestDiscard:
 
         before = self.files(run_dir)
         with pytest.raises(Killed):
-            discard(replace(run_dir, held=LostLease()), "fetch")
+            discard(replace(run_dir, held=LostLease()), ["fetch"])
         assert self.files(run_dir) == before
         assert json.loads(run_dir.store.read("nodes/fetch.json"))["inputs"] == OLD_INPUTS

@@ -98,7 +98,7 @@ def test_resume_command_repeats_fresh_until_the_old_outputs_are_removed(
     config = str(write_config(tmp_path / "c.yaml", tiny_data(tmp_path)))
     monkeypatch.setattr(place, interrupt)
     with pytest.raises(SystemExit, match="130"):
-        run(config, ["run.seed=1"], None, "fetch")
+        run(config, ["run.seed=1"], None, ["fetch", "filter.1"])
     last = capsys.readouterr().err.splitlines()[-1]
     command = f"interrupted; resume with: capfilt run {config} --set run.seed=1"
-    assert last == (f"{command} --fresh fetch" if place.endswith("discard") else command)
+    assert last == (f"{command} --fresh fetch --fresh filter.1" if place.endswith("discard") else command)

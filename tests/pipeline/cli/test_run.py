@@ -64,7 +64,7 @@ def test_run_ends_with_the_command_to_run_next(tmp_path, config, outcome, until,
     result = call("run", config, "--set", "run.seed=1", "--fresh", "fetch", *options)
     assert result.exit_code == 0, result.output
     assert last_line(result) == f"{label} capfilt run {config} --set run.seed=1"
-    assert outcome.calls == [(str(tmp_path / "run"), {"until": until, "fresh": "fetch"})]
+    assert outcome.calls == [(str(tmp_path / "run"), {"until": until, "fresh": ["fetch"]})]
 
 
 def test_failed_nodes_are_listed_and_exit_with_code_1(config, outcome):
@@ -94,7 +94,7 @@ def test_interrupted_run_exits_with_the_code_of_the_signal(config, outcome, monk
 def test_quickstart_runs_the_shipped_config(outcome):
     result = call("quickstart", "--set", "run.seed=2")
     assert result.exit_code == 0 and last_line(result) == "again capfilt quickstart --set run.seed=2"
-    assert outcome.calls == [("runs/quickstart", {"until": None, "fresh": None})]
+    assert outcome.calls == [("runs/quickstart", {"until": None, "fresh": []})]
 
 
 def test_log_lines_of_a_run_name_it(tmp_path, config, outcome, monkeypatch):

@@ -215,4 +215,4 @@ def test_fresh_fetch_joins_again(tmp_path):
         run_dir.ledger.finish("join", run_dir.fingerprints.inputs("join"), NO_RESULT, 1.0)
         folder.mkdir(parents=True)
         assert prepare(run_dir).state["join"] == "done"
-        assert prepare(run_dir, fresh="fetch").state["join"] == "new" and not folder.exists()
+        assert prepare(run_dir, fresh=["fetch"]).state["join"] == "new" and not folder.exists()
