@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, Literal, TypeVar
 
 import ray
@@ -38,6 +39,8 @@ class _StatusActor:
         """(node, stage, shard) -> claims that were not released."""
         self._started: dict[str, dict[str, int]] = {}
         """node -> stage -> processes that have started."""
+        self._rates: dict[str, dict[str, dict[str, float]]] = {}
+        """node -> stage -> process -> images per second of its model."""
         self._repeated: dict[str, dict[str, dict[str, int]]] = {}
         """node -> stage -> why shards are processed again -> how often."""
         self._draining: set[str] = set()
@@ -61,6 +64,9 @@ class _StatusActor:
         board = {node: dict(values) for node, values in self._latest.items()}
         for node, started in self._started.items():
             board.setdefault(node, {})["started"] = dict(started)
+        for node, rates in self._rates.items():
+            means = {stage: fmean(of_stage.values()) for stage, of_stage in rates.items()}
+            board.setdefault(node, {})["rates"] = means
         for node, repeated in self._repeated.items():
             board.setdefault(node, {})["repeated"] = {s: dict(causes) for s, causes in repeated.items()}
         for node, stage, _ in self._claims:
@@ -71,6 +77,9 @@ class _StatusActor:
     def report_start(self, node: str, stage: str) -> None:
         started = self._started.setdefault(node, {})
         started[stage] = started.get(stage, 0) + 1
+
+    def report_rate(self, node: str, stage: str, process: str, rate: float) -> None:
+        self._rates.setdefault(node, {}).setdefault(stage, {})[process] = rate
 
     def add_notice(self, node: str, line: str) -> None:
         lines = self._latest.setdefault(node, {}).setdefault("notices", [])
@@ -131,7 +140,8 @@ class StatusBoard:
 
         They are: what was posted, with the time "at" of the last post; "notices", the lines of
         `NodeStatus.add_notice`; "started", {stage: processes that have started}; "at_work", {stage:
-        shards that it works on}; and "repeated", {stage: {"error": attempts that have raised, "death":
+        shards that it works on}; "rates", {stage: images per second of its model alone, the mean of its
+        processes}; and "repeated", {stage: {"error": attempts that have raised, "death":
         attempts after a process that died with the shard}}.
         """
         if self._pending is None:
@@ -186,6 +196,11 @@ class NodeStatus:
     def report_start(self, stage: str) -> None:
         """Report that a long-lived process of a stage is ready to work; does not wait."""
         self.actor.report_start.remote(self.node, stage)
+
+    def report_rate(self, stage: str, rate: float) -> None:
+        """Report how many images per second the model of a stage processes in this process; does not wait."""
+        process = ray.get_runtime_context().get_worker_id()
+        self.actor.report_rate.remote(self.node, stage, process, rate)
 
     def post(self, **values: Any) -> None:
         """Update the latest values of the node; does not wait."""

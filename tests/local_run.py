@@ -23,7 +23,8 @@ class IgnoringStatus:
     def _ignore(self, *_, **__):
         pass
 
-    release = report_failure = report_start = post = add_notice = set_draining = set_holding = _ignore
+    release = report_failure = report_start = report_rate = post = _ignore
+    add_notice = set_draining = set_holding = _ignore
 
 
 class LocalContext(RunContext):

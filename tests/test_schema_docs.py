@@ -146,7 +146,7 @@ def test_keys_of_metrics(report):
     for key, model in (("funnel", Funnel), ("stages", StageTime)):
         (inside,) = nested("reports/1/metrics.json", key)
         names = {name: str(field.annotation) for name, field in model.model_fields.items()}
-        kinds = {"<class 'int'>": "integer", "<class 'float'>": "number"}
+        kinds = {"<class 'int'>": "integer", "<class 'float'>": "number", "float | None": "number or null"}
         assert inside == {name: kinds.get(kind, "string") for name, kind in names.items()}
     (inside,) = nested("reports/1/metrics.json", "validation")
     assert inside == {k: json_name(kind) for k, kind in typing.get_type_hints(ValidationResult).items()}

@@ -48,6 +48,14 @@ class SendsNotices(Protocol):
 
 
 @runtime_checkable
+class HasRate(Protocol):
+    """A stage with a model, which knows how fast the model alone is."""
+
+    def rate(self) -> float | None:
+        """Images per second of the model on its device; None while it is unknown."""
+
+
+@runtime_checkable
 class HasShardwisePart(Protocol):
     """A reader or writer whose work on single rows is a separate stage (`Step.rowwise`).
 

@@ -16,7 +16,7 @@ import ray
 
 from capfilt.cluster.board import NodeStatus
 from capfilt.cluster.chain.isolation import Isolation, RowIsolator, call_checked
-from capfilt.cluster.chain.stage import HasShardwisePart, SendsNotices, Stage
+from capfilt.cluster.chain.stage import HasRate, HasShardwisePart, SendsNotices, Stage
 from capfilt.cluster.chain.subprocess_stage import SubprocessStage
 from capfilt.cluster.chain.watchdog import Limits, Watchdog
 
@@ -101,6 +101,7 @@ class StageRunner:
             raise
         if not out.num_rows:
             return out
+        self._report_rate()
         seconds = pa.array([time.perf_counter() - start] * out.num_rows, type=pa.float32())
         return out.append_column(f"seconds_{self.step.name}", seconds)
 
@@ -175,6 +176,11 @@ class StageRunner:
             shard = None if self.step.isolation is None else self.step.isolation.shard_name(batch)
             cause = f"{self.step.name}: {type(error).__name__}: {line}"
             self.step.node_status.report_failure(cause, shard=shard, stage=self.step.name)
+
+    def _report_rate(self) -> None:
+        status = self.step.node_status
+        if isinstance(self.stage, HasRate) and status is not None and (rate := self.stage.rate()) is not None:
+            status.report_rate(self.step.name, rate)
 
     def _report_limit_exceeded(self, cause: str) -> None:
         if self.step.node_status is not None:

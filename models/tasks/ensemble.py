@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from capfilt.models.tasks.matcher import Matcher, Score
+from capfilt.models.tasks.model_rate import combine_rates
 from capfilt.models.tasks.placement import Images
 
 
@@ -28,6 +29,10 @@ class MatcherEnsemble:
         """Call `callback` with a line when a filter halves its batch size for lack of memory."""
         for matcher in self.matchers:
             matcher.batches.on_notice = callback
+
+    def rate(self) -> float | None:
+        """Images per second of all filters, one after another; None before the first micro-batch."""
+        return combine_rates(matcher.batches.rate for matcher in self.matchers)
 
     def match(
         self, images: Images, texts: Sequence[Sequence[str]], compared: Sequence[int] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
@@ -10,6 +11,7 @@ from typing import TypeVar
 import torch
 
 from capfilt.models.out_of_memory import OutOfMemory
+from capfilt.models.tasks.model_rate import ModelRate
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,8 @@ class MicroBatches:
         self.size, self.unit = size, unit
         self.done = 0
         """How much is done, set by a function that counts something else than calls for `on_progress`."""
+        self.rate = ModelRate()
+        """Of functions that return a list with one result for each image."""
         self.on_progress: Callable[[], None] = lambda: None
         self.on_notice: Callable[[str], None] = log.warning
 
@@ -68,6 +72,7 @@ class MicroBatches:
         size_before = self.size
         while True:
             tried = min(self.size, limit)
+            start = time.perf_counter()
             try:
                 result = function(tried)
             except Exception as error:
@@ -77,6 +82,8 @@ class MicroBatches:
                     self.size = size_before  # a failure at every size is no reason to keep the smallest
                     raise self._out_of_memory() from error
             else:
+                if isinstance(result, list):
+                    self.rate.add(len(result), time.perf_counter() - start)
                 self.on_progress()
                 return result
             # Outside the except block, whose traceback keeps the tensors of the failed call alive.

@@ -94,7 +94,7 @@ def summary_block(
     parts: list[RenderableType] = []
     if metrics is not None:
         parts += [_row_counts(metrics), _noise_ratios(metrics)]
-        parts += [*_calibration(metrics), *_filter_quality(metrics)]
+        parts += [*_calibration(metrics), *_filter_quality(metrics), *_efficiency(metrics)]
         parts += [field_line("alarm", alarm, style="bold red") for alarm in metrics.alarms]
         parts += _score_table("retrieval (R@k, %)", metrics.retrieval, RETRIEVAL_COLUMNS)
         parts += _score_table("captions (%)", metrics.caption, CAPTION_COLUMNS)
@@ -165,6 +165,18 @@ def _filter_quality(metrics: RoundMetrics) -> list[Text]:
     text.append(f", precision {_fraction(quality.precision)}, recall {_fraction(quality.recall)}")
     text.append(" at finding the planted noise")
     return [text]
+
+
+def _efficiency(metrics: RoundMetrics) -> list[Text]:
+    """Speed of each stage with a model, relative to the model alone."""
+    measured = [each for each in metrics.stages if each.efficiency is not None]
+    if not measured:
+        return []
+    shares = (
+        f"{each.stage} {_fraction(each.efficiency)} of {each.model_images_per_second:,.1f} images/s"
+        for each in measured
+    )
+    return [field_line("efficiency", ", ".join(shares))]
 
 
 def _score_table(

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from capfilt.cluster.chain.lead import Queue
+from capfilt.pipeline.metrics.efficiency import EfficiencyMeter
+from capfilt.pipeline.metrics.processes import StageProcesses, group_processes
 
 WINDOW_SECONDS = 120.0
 """Finished shards of this long ago and less make up the present speed, …"""
@@ -33,21 +35,6 @@ class FinishedShard:
     """{stage: seconds that a process of the stage worked on the shard}."""
 
 
-@dataclass(frozen=True)
-class StageProcesses:
-    """The processes of one stage of a chain."""
-
-    name: str
-    processes: float
-    """How many can work side by side."""
-    long_lived: bool
-    """They start once and may load a model, instead of being short tasks."""
-    gpus: float = 0.0
-    """GPUs that all of them hold, unless the stage before holds them."""
-    fused: bool = False
-    """They are the processes of the stage before."""
-
-
 class Throughput:
     """Numbers of a chain of stages since the command began.
 
@@ -55,11 +42,11 @@ class Throughput:
         clock: gives the time in seconds.
     """
 
-    stages: Sequence[StageProcesses] = ()
-    """The stages of the chain in their order; set when the chain is made."""
-
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
+        self.stages: Sequence[StageProcesses] = ()
+        """The stages of the chain in their order."""
+        self.efficiency = EfficiencyMeter(clock)
         self._lock = threading.Lock()
         """The thread of the node adds while the main thread describes."""
         self.shards = self.rows = self.images = 0
@@ -71,9 +58,16 @@ class Throughput:
         self._recent: deque[tuple[float, FinishedShard]] = deque()
         """The last shards, with the time at which they were finished."""
 
+    def begin_pass(self, stages: Sequence[StageProcesses]) -> None:
+        """A pass over shards starts, with these stages."""
+        with self._lock:
+            self.stages = stages
+            self.efficiency.begin_pass(stages)
+
     def add(self, shard: FinishedShard) -> None:
         """Count a finished shard."""
         with self._lock:
+            self.efficiency.add(shard.images)
             now = self.clock()
             self.shards += 1
             self.rows += shard.rows
@@ -119,19 +113,9 @@ class Throughput:
         def busy(stage: StageProcesses) -> float:
             return self.seconds[stage.name] / stage.processes
 
-        slowest = max(self._groups(), key=lambda group: sum(map(busy, group)), default=[])
+        slowest = max(group_processes(self.stages), key=lambda group: sum(map(busy, group)), default=[])
         stage = max(slowest, key=busy, default=None)
         return stage.name if stage is not None and busy(stage) else None
-
-    def _groups(self) -> list[list[StageProcesses]]:
-        """The stages of each kind of process."""
-        groups: list[list[StageProcesses]] = []
-        for stage in self.stages:
-            if stage.fused:
-                groups[-1].append(stage)
-            else:
-                groups.append([stage])
-        return groups
 
     def _kept_shares(self) -> list[str]:
         """Share of the judged texts that were kept, by origin; web before synthetic."""
@@ -148,7 +132,7 @@ class Throughput:
         Args:
             waiting: shards that wait before each stage with processes of its own.
         """
-        groups = self._groups()
+        groups = group_processes(self.stages)
         if len(waiting) != len(groups):
             return []
         with self._lock:

@@ -42,6 +42,11 @@ PROCESSES = _gauge("capfilt_stage_processes", "Processes of a stage that can wor
 GPUS = _gauge("capfilt_stage_gpus", "GPUs that the processes of a stage hold.", "stage")
 AT_WORK = _gauge("capfilt_stage_shards_at_work", "Shards that a stage works on.", "stage")
 WAITING = _gauge("capfilt_stage_shards_waiting", "Shards that wait before a stage.", "stage")
+EFFICIENCY = _gauge(
+    "capfilt_stage_efficiency",
+    "Images per second, divided by those of the models of all processes alone, since the command began.",
+    "stage",
+)
 LOSS = _gauge("capfilt_training_loss", "Loss of the last step that was reported.", "loss")
 SAMPLES = _gauge("capfilt_training_samples_per_second", "Samples per second since the training began.")
 READ = _gauge(
@@ -64,6 +69,7 @@ FAMILIES = (
     GPUS,
     AT_WORK,
     WAITING,
+    EFFICIENCY,
     LOSS,
     SAMPLES,
     READ,

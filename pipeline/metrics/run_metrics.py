@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 from capfilt.cluster.metrics import Exporter
 from capfilt.pipeline.console.progress import Progress
-from capfilt.pipeline.console.throughput import StageProcesses
 from capfilt.pipeline.metrics import families as of
+from capfilt.pipeline.metrics.efficiency import StageEfficiency
+from capfilt.pipeline.metrics.processes import StageProcesses
 from capfilt.stages.shards.records import CandidatesRecord, CommitRecord
 
 
@@ -64,12 +65,12 @@ class RunMetrics:
             self.receiver.set(of.RUNNING.name, 1, node=node)
 
     def end(self, node: str) -> None:
-        """A node has ended, in whatever way. What its training reported last is no longer shown."""
+        """A node has ended, in whatever way. Its last losses and speeds are no longer shown."""
         self._running.discard(node)
         if self.receiver is not None:
             self.receiver.set(of.RUNNING.name, 0, node=node)
             self.set_stages(node, ())
-            for family in (of.LOSS, of.SAMPLES, of.READ):
+            for family in (of.LOSS, of.SAMPLES, of.READ, of.EFFICIENCY):
                 self.receiver.forget(family.name, node=node)
 
     def count_shard(
@@ -128,6 +129,12 @@ class RunMetrics:
         for stage in stages:
             shards = 0 if stage.fused else next(before_processes)
             self.receiver.set(of.WAITING.name, shards, node=node, stage=stage.name)
+
+    def set_efficiency(self, node: str, stages: Mapping[str, StageEfficiency]) -> None:
+        """Set how close stages come to their models alone."""
+        if self.receiver is not None:
+            for name, found in stages.items():
+                self.receiver.set(of.EFFICIENCY.name, found.efficiency, node=node, stage=name)
 
     def look(self, progress: Progress) -> None:
         """Take over what the progress display knows, right after it was drawn."""

@@ -132,11 +132,15 @@ def run_bootstrap(context: RunContext, node: Node) -> NodeResult:
     folders = {source: candidates_folder(node.round, source) for source in node.sources}
     with ExitStack() as stack:
         configs = fetch_configs(context.config, downloaded_here, stack, context.serving_host())
-        run_shards(context, node, partial(bootstrap_steps, context, node, models, configs), folders)
+        efficiency = run_shards(
+            context, node, partial(bootstrap_steps, context, node, models, configs), folders
+        )
     totals = Totals(node.sources)
     mark_round(context, node, fetched=bool(downloaded_here), on_record=totals.add)
     counts = totals.as_counts()
     counts["bytes"] |= count_bytes(context.ledger, {name: corpus_folder(name) for name in downloaded_here})
+    if efficiency:
+        counts["efficiency"] = {stage: found.model_dump() for stage, found in efficiency.items()}
     for source in node.sources:
         check_failed_fraction(context.config, source, counts["by_source"][source])
     return NodeResult(

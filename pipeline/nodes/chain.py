@@ -16,8 +16,8 @@ from capfilt.models.images.shared import SharedPixels
 from capfilt.models.out_of_memory import OutOfMemory
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.console.logs import shard_log_context, with_worker_logging
-from capfilt.pipeline.console.throughput import StageProcesses
 from capfilt.pipeline.corpora.serve import LOOPBACK, serve_folder
+from capfilt.pipeline.metrics.processes import StageProcesses
 from capfilt.pipeline.node import Node
 from capfilt.pipeline.nodes.context import RunContext
 from capfilt.stages.bootstrap.caption import Caption

@@ -21,6 +21,7 @@ from capfilt.pipeline.console.commands import (
     resume_command,
 )
 from capfilt.pipeline.evaluation.groups import check_properties
+from capfilt.pipeline.metrics.efficiency import StageEfficiency
 from capfilt.pipeline.node import Node, NodeKind, NodeResult, ValidationResult, member_names
 from capfilt.pipeline.rundir.contents.round_files import find_round_files
 from capfilt.pipeline.rundir.ledger import NodeRecord
@@ -121,7 +122,7 @@ def write_report(
             verdict_files=files.verdicts,
             rejudge=rejudge_example(place),
             web_sources=config.of_kind("web"),
-            stages=sum_stage_times(_records(run_dir, round_)),
+            stages=sum_stage_times(_records(run_dir, round_), _efficiency(run_dir, round_)),
             origin=describe_origin(store),
             query=duckdb_command(noise_ratio_query(place, round_, verdicts)) if round_ else "",
             previous=read_previous_reports(store, round_, verdicts),
@@ -178,6 +179,13 @@ def _records_of_nodes(run_dir: RunDir, round_: int) -> dict[str, NodeRecord]:
 def collect_validations(records: Mapping[str, NodeRecord]) -> dict[str, ValidationResult]:
     """{node: how its training was validated}, of the nodes that say so."""
     return {name: each.validation for name, each in records.items() if each.validation is not UNSET}
+
+
+def _efficiency(run_dir: RunDir, round_: int) -> dict[str, StageEfficiency]:
+    """What the bootstrap of the round has measured; {} where it measured nothing."""
+    record = run_dir.ledger.node(f"bootstrap.{round_}")
+    found = {} if record is None else record.counts.get("efficiency", {})
+    return {stage: StageEfficiency.model_validate(values) for stage, values in found.items()}
 
 
 def _records(run_dir: RunDir, round_: int) -> Iterator[CommitRecord]:

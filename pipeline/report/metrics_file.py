@@ -57,6 +57,10 @@ class StageTime(BaseModel):
     """Rows with status success."""
     seconds: float
     """Seconds of the processes that did the work, added up."""
+    efficiency: float | None = None
+    """Of a stage with a model, see `StageEfficiency`; None if the last command processed too few shards."""
+    model_images_per_second: float | None = None
+    """Images per second of the model alone, in one process; None likewise."""
 
     @property
     def images_per_second(self) -> float | None:

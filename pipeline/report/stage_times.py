@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
+from capfilt.pipeline.metrics.efficiency import StageEfficiency
 from capfilt.pipeline.report.metrics_file import Kind, StageTime
 from capfilt.stages.shards.records import CandidatesRecord, CommitRecord
 from capfilt.stages.status import SUCCESS
@@ -13,8 +14,13 @@ DOWNLOAD_STAGES = ("read", "fetch")
 in the corpus and in the candidates; each is counted once."""
 
 
-def sum_stage_times(records: Iterable[CommitRecord]) -> list[StageTime]:
+def sum_stage_times(
+    records: Iterable[CommitRecord], efficiency: Mapping[str, StageEfficiency] | None = None
+) -> list[StageTime]:
     """Sum the seconds of each stage over the records of the corpus and of a round.
+
+    Args:
+        efficiency: of stages of the round, as its bootstrap measured it.
 
     Returns:
         First the stages of the corpus, then those of the candidates, each in the order of the work.
@@ -27,10 +33,18 @@ def sum_stage_times(records: Iterable[CommitRecord]) -> list[StageTime]:
             shards, total, spent = sums.get((kind, stage), (0, 0, 0.0))
             sums[kind, stage] = (shards + 1, total + images, spent + seconds)
     ordered = sorted(sums.items(), key=lambda item: (item[0][0] != "corpus", _place(item[0][1])))
-    return [
+    times = [
         StageTime(kind=kind, stage=stage, shards=shards, images=images, seconds=round(seconds, 3))
         for (kind, stage), (shards, images, seconds) in ordered
     ]
+    return [_with_efficiency(each, (efficiency or {}).get(each.stage)) for each in times]
+
+
+def _with_efficiency(time: StageTime, found: StageEfficiency | None) -> StageTime:
+    if found is None:
+        return time
+    values = {"efficiency": found.efficiency, "model_images_per_second": found.images_per_second}
+    return time.model_copy(update=values)
 
 
 def _own_seconds(record: CommitRecord) -> dict[str, float]:

@@ -10,6 +10,7 @@ import pyarrow as pa
 from annotated_types import Ge
 
 from capfilt.models.images.shared import SharedPixels
+from capfilt.models.tasks.model_rate import combine_rates
 from capfilt.models.tasks.options import CaptionerOptions
 from capfilt.stages.bootstrap.model_source import ModelSource
 from capfilt.stages.rows import CAPTION_TYPE, shard_name, with_column
@@ -79,6 +80,10 @@ class Caption:
         """Call `callback` with a line when the batch size is halved for lack of memory."""
         for captioner in self.captioners:
             captioner.batches.on_notice = callback
+
+    def rate(self) -> float | None:
+        """Images per second of the captioners alone; None before the first micro-batch."""
+        return combine_rates(captioner.batches.rate for captioner in self.captioners)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """The same rows with the column `captions`."""

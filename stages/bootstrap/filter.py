@@ -122,6 +122,10 @@ class Filter:
         """Call `callback` with a line when the batch size is halved for lack of memory."""
         self.matcher.on_notice(callback)
 
+    def rate(self) -> float | None:
+        """Images per second of the filters alone; None before the first micro-batch."""
+        return self.matcher.rate()
+
     def __call__(self, batch: pa.Table) -> pa.Table:
         """The same rows with the column `candidates`."""
         images = batch["image"].to_pylist()

@@ -41,6 +41,13 @@ def test_stages_show_what_they_work_on_and_which_processes_started(actor):
     assert actor.read()["n"]["at_work"] == {"caption": 2} and actor.read()["n"]["total"] == 5
 
 
+def test_rate_of_a_stage_is_the_mean_of_its_processes_last_ones(actor):
+    for process, rate in (("a", 9.0), ("a", 2.0), ("b", 4.0)):
+        actor.report_rate("n", "caption", process, rate)
+    actor.report_rate("n", "filter", "a", 7.0)
+    assert actor.read() == {"n": {"rates": {"caption": 3.0, "filter": 7.0}}}
+
+
 def test_shards_that_are_processed_again_are_counted_by_stage_and_cause(actor):
     """A process that is ended for its memory has died: its next attempt counts, not its report."""
     actor.report_failure("n", "caption: the worker process used 2 GB", None, None)

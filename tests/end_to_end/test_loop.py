@@ -67,6 +67,18 @@ def test_filter_is_calibrated_on_held_out_images_and_web_texts_are_judged_by_wha
     assert sorted(used) == [("synthetic", 0.5, True), ("web", pytest.approx(found["threshold"]), True)]
 
 
+def test_the_bootstrap_measures_how_close_it_comes_to_its_models_alone(finished):
+    run, _, _ = finished
+    measured = json.loads((run / "nodes/bootstrap.1.json").read_text())["counts"]["efficiency"]
+    assert set(measured) == {"caption", "filter"}
+    assert measured["caption"]["efficiency"] == measured["filter"]["efficiency"] > 0, "they share processes"
+    stages = json.loads((run / "reports/1/metrics.json").read_text())["stages"]
+    shown = {each["stage"]: each["efficiency"] for each in stages if each["efficiency"] is not None}
+    assert shown == {stage: each["efficiency"] for stage, each in measured.items()}
+    rates = {each["stage"]: each["model_images_per_second"] for each in stages}
+    assert rates["caption"] == measured["caption"]["images_per_second"] > 1
+
+
 def test_captioner_and_filter_start_from_the_last_med(finished):
     run, _, _ = finished
     for name in ("captioner.1", "filter.1"):

@@ -29,6 +29,7 @@ def exported(finished):
     other.receiver.add(families.REPEATED.name, 2, node="fetch", stage="fetch", cause="death")
     other.count_pass("fetch", "resized")
     other.receiver.set(families.LOSS.name, 2.5, node="pretrain.0", loss="itc")
+    other.receiver.set(families.EFFICIENCY.name, 0.9, node="bootstrap.1", stage="caption")
     other.receiver.set(families.SAMPLES.name, 80.0, node="pretrain.0")
     other.receiver.set(families.READ.name, 4096.0, node="pretrain.0")
     (node,) = ray.nodes()

@@ -235,8 +235,11 @@ def read_comparable(path: Path) -> Any:
     return path.read_bytes()
 
 
+TIMES = ("seconds", "stage_seconds", "efficiency")
+
+
 def strip_times(value: Any) -> Any:
-    """JSON without the keys that hold seconds."""
+    """JSON without the keys that hold times."""
     if isinstance(value, dict):
-        return {k: strip_times(v) for k, v in value.items() if k not in ("seconds", "stage_seconds")}
+        return {k: strip_times(v) for k, v in value.items() if k not in TIMES}
     return [strip_times(v) for v in value] if isinstance(value, list) else value

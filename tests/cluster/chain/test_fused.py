@@ -34,6 +34,9 @@ class Board(IgnoringStatus):
     def report_start(self, stage):
         self.calls.append(f"start {stage}")
 
+    def report_rate(self, stage, rate):
+        self.calls.append(f"rate of {stage}: {rate}")
+
     def report_failure(self, cause, *, shard=None, stage=None, wait=False):
         self.calls.append(f"failure of {stage}")
 
@@ -77,6 +80,24 @@ def test_each_step_claims_the_shard_and_releases_it():
     ]
     assert out["length"].to_pylist() == [1]
     assert out.column_names[-2:] == ["seconds_caption", "seconds_filter"]
+
+
+class Rated(Poisoned):
+    """Knows its rate after the first shard."""
+
+    known = None
+
+    def rate(self):
+        before, self.known = self.known, 4.5
+        return before
+
+
+def test_rates_are_reported_once_they_are_known():
+    board = Board()
+    runner = FusedRunner(steps(board, second=Rated))
+    for _ in range(2):
+        runner(rows(("a", "b")))
+    assert [call for call in board.calls if "rate" in call] == ["rate of filter: 4.5"]
 
 
 def test_rows_that_kill_are_blamed_on_the_step_that_they_kill():

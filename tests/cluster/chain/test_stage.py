@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 
-from capfilt.cluster.chain.stage import HasShardwisePart, ReportsProgress, SendsNotices
+from capfilt.cluster.chain.stage import HasRate, HasShardwisePart, ReportsProgress, SendsNotices
 from capfilt.stages.bootstrap.caption import Caption
 from capfilt.stages.bootstrap.filter import Filter
 from capfilt.stages.fetch.by_source import FetchBySource
@@ -17,8 +17,8 @@ STAGES = {
     Read: (HasShardwisePart,),
     Unpack: (),
     FetchBySource: (ReportsProgress,),
-    Caption: (ReportsProgress, SendsNotices),
-    Filter: (ReportsProgress, SendsNotices),
+    Caption: (HasRate, ReportsProgress, SendsNotices),
+    Filter: (HasRate, ReportsProgress, SendsNotices),
     Pack: (),
     Write: (HasShardwisePart,),
     StageRetried: (HasShardwisePart,),
@@ -28,6 +28,7 @@ STAGES = {
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.__name__)
 def test_a_stage_implements_these_protocols(stage):
     made = stage.__new__(stage)
-    implemented = [p for p in (HasShardwisePart, ReportsProgress, SendsNotices) if isinstance(made, p)]
+    protocols = (HasShardwisePart, HasRate, ReportsProgress, SendsNotices)
+    implemented = [p for p in protocols if isinstance(made, p)]
     assert implemented == list(STAGES[stage])
     assert list(inspect.signature(stage.__call__).parameters) == ["self", "batch"]

@@ -49,6 +49,19 @@ def test_noise_ratio_is_beside_the_planted_one() -> None:
     assert " ".join(words(lines, "filter")).startswith("filter AUC 0.9100, precision -, recall 0.5000")
 
 
+def test_efficiency_is_shown_of_the_stages_that_have_one() -> None:
+    measured = {"efficiency": 0.93456, "model_images_per_second": 41.26}
+    common = {"kind": "candidates", "shards": 9, "images": 90, "seconds": 5.0}
+    stages = [
+        {"stage": "read", **common},
+        *({"stage": s, **common, **measured} for s in ("caption", "filter")),
+    ]
+    share = "0.9346 of 41.3 images/s"
+    found = " ".join(words(shown(METRICS | {"stages": stages}), "efficiency"))
+    assert found == f"efficiency caption {share}, filter {share}"
+    assert not [line for line in shown(METRICS | {"stages": stages[:1]}) if "efficiency" in line]
+
+
 def test_last_model_is_compared_with_the_first() -> None:
     lines = shown(METRICS)
     models = [line.split() for line in lines if line.strip().startswith("pretrain")]

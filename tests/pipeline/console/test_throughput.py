@@ -12,10 +12,10 @@ from capfilt.pipeline.console.throughput import (
     MIN_SHARDS,
     WINDOW_SECONDS,
     FinishedShard,
-    StageProcesses,
     Throughput,
     format_duration,
 )
+from capfilt.pipeline.metrics.processes import StageProcesses
 from capfilt.pipeline.nodes.shards import stage_processes
 
 STAGES = [
@@ -40,7 +40,7 @@ def clock():
 @pytest.fixture
 def throughput(clock):
     throughput = Throughput(clock)
-    throughput.stages = STAGES
+    throughput.begin_pass(STAGES)
     return throughput
 
 
@@ -148,13 +148,14 @@ def test_durations(seconds, text):
 )
 def test_stages_that_share_processes_are_one_bottleneck(clock, seconds, bottleneck):
     found = Throughput(clock)
-    found.stages = [
+    stages = [
         StageProcesses("read", 8, long_lived=False),
         StageProcesses("fetch", 1, long_lived=True),
         StageProcesses("caption", 3, long_lived=True),
         StageProcesses("filter", 3, long_lived=True, fused=True),
         StageProcesses("write", 8, long_lived=False),
     ]
+    found.begin_pass(stages)
     found.add(shard(**seconds))
     assert found.bottleneck() == bottleneck
 
@@ -178,7 +179,7 @@ def test_queues_are_those_of_the_long_lived_stages_behind_the_first(throughput):
         StageProcesses("caption", 4, long_lived=True),
         StageProcesses("write", 8, long_lived=False),
     ]
-    throughput.stages = stages
+    throughput.begin_pass(stages)
     assert throughput.queues([1, 2, 3, 4]) == [Queue(3, 4, None)]
     for seconds in (1.0, 3.0):
         throughput.add(FinishedShard(units=1, rows=1, images=1, verdicts={}, seconds={"caption": seconds}))

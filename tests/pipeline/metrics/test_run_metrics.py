@@ -9,8 +9,9 @@ from rich.console import Console
 from capfilt.cluster import metrics as module
 from capfilt.cluster.metrics import Exporter, Family
 from capfilt.pipeline.console.progress import Progress
-from capfilt.pipeline.console.throughput import StageProcesses
 from capfilt.pipeline.metrics import families
+from capfilt.pipeline.metrics.efficiency import StageEfficiency
+from capfilt.pipeline.metrics.processes import StageProcesses
 from capfilt.pipeline.metrics.run_metrics import RunMetrics
 from tests.pipeline.metrics.received import Received
 
@@ -53,6 +54,15 @@ def test_progress_has_a_time_that_stands_still_while_nothing_is_done(scene):
     assert gauge(scene, families.PROGRESS_AT) == {("bootstrap.1",): 1003.0}
     assert gauge(scene, families.DONE) == {("bootstrap.1", "shards"): 21}
     assert gauge(scene, families.ALL) == {("bootstrap.1", "shards"): 500}
+
+
+def test_efficiency_is_shown_until_the_node_ends(scene):
+    scene.metrics.begin("bootstrap.1")
+    measured = StageEfficiency(processes=3, images_per_second=9.0, efficiency=0.75)
+    scene.metrics.set_efficiency("bootstrap.1", {"caption": measured})
+    assert gauge(scene, families.EFFICIENCY) == {("bootstrap.1", "caption"): 0.75}
+    scene.metrics.end("bootstrap.1")
+    assert gauge(scene, families.EFFICIENCY) == {}
 
 
 def test_stages_show_their_processes_gpus_and_queues(scene):

@@ -112,7 +112,15 @@ def report_inputs(run: Path) -> ReportInputs:
         web_sources=("a", "b"),
         stages=[
             StageTime(kind="corpus", stage="fetch", shards=2, images=7, seconds=0.5),
-            StageTime(kind="candidates", stage="filter", shards=2, images=7, seconds=0.0),
+            StageTime(
+                kind="candidates",
+                stage="filter",
+                shards=2,
+                images=7,
+                seconds=0.0,
+                efficiency=0.93,
+                model_images_per_second=41.26,
+            ),
         ],
         origin={"written": "2026-01-02 03:04 UTC", "command": "capfilt run config.yaml"},
         query='duckdb -c "SELECT 1 < 2"',

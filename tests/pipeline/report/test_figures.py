@@ -235,8 +235,8 @@ def test_tiles(page: Page, corpus: list[Row], candidates: list[Row]) -> None:
 
 def test_stages_and_nodes_are_those_of_the_inputs(page: Page) -> None:
     assert [tuple(row.values()) for row in page.table("Speed of the stages")] == [
-        ("corpus", "fetch", "14", "0.5", "7", "2"),
-        ("candidates", "filter", "–", "0.0", "7", "2"),
+        ("corpus", "fetch", "14", "–", "–", "0.5", "7", "2"),
+        ("candidates", "filter", "–", "41.3", "93.0 %", "0.0", "7", "2"),
     ]
     assert [tuple(row.values()) for row in page.table("Time of the nodes")] == [
         ("pretrain.0", "1 min 01 s"),

@@ -37,7 +37,17 @@ METRICS = RoundMetrics(
     seconds={"fetch": 2.5},
     validation={"filter.1": ValidationResult(pairs=7, best_step=50, steps=[50, 100], losses=[1.5, 2.0])},
     funnel=Funnel(rows=9, stored=7, different=6, kept_images=4, kept_pairs=5),
-    stages=[StageTime(kind="corpus", stage="fetch", shards=1, images=7, seconds=2.0)],
+    stages=[
+        StageTime(
+            kind="candidates",
+            stage="filter",
+            shards=1,
+            images=7,
+            seconds=2.0,
+            efficiency=0.9,
+            model_images_per_second=4.0,
+        )
+    ],
     alarms=["The filter keeps 95.0% of the captions."],
 )
 
@@ -72,7 +82,17 @@ def test_metrics_are_read_as_they_were_written(tmp_path: Path) -> None:
         "seconds": {"fetch": 2.5},
         "validation": {"filter.1": {"pairs": 7, "best_step": 50, "steps": [50, 100], "losses": [1.5, 2.0]}},
         "funnel": {"rows": 9, "stored": 7, "different": 6, "kept_images": 4, "kept_pairs": 5},
-        "stages": [{"kind": "corpus", "stage": "fetch", "shards": 1, "images": 7, "seconds": 2.0}],
+        "stages": [
+            {
+                "kind": "candidates",
+                "stage": "filter",
+                "shards": 1,
+                "images": 7,
+                "seconds": 2.0,
+                "efficiency": 0.9,
+                "model_images_per_second": 4.0,
+            }
+        ],
         "alarms": ["The filter keeps 95.0% of the captions."],
     }
 

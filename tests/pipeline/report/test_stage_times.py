@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from capfilt.pipeline.metrics.efficiency import StageEfficiency
 from capfilt.pipeline.report.stage_times import sum_stage_times
 from capfilt.stages.shards.records import CandidatesRecord, CommitRecord, CorpusRecord, RowCounts
 
@@ -21,6 +22,13 @@ def record(seconds: dict[str, float], *, images: int = 90, failed: int = 10, rou
 
 def rows(records: list[CommitRecord]) -> list[tuple[str, str, int, int, float]]:
     return [(t.kind, t.stage, t.shards, t.images, t.seconds) for t in sum_stage_times(records)]
+
+
+def test_stages_with_a_model_have_the_efficiency_that_the_bootstrap_measured() -> None:
+    records = [record({"read": 1.0, "caption": 5.0, "write": 1.0}, round=1)]
+    measured = {"caption": StageEfficiency(processes=2, images_per_second=18.5, efficiency=0.9)}
+    found = {t.stage: (t.efficiency, t.model_images_per_second) for t in sum_stage_times(records, measured)}
+    assert found == {"read": (None, None), "caption": (0.9, 18.5), "write": (None, None)}
 
 
 def test_seconds_and_images_are_summed_by_stage_in_the_order_of_the_work() -> None:
