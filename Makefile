@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart tables-quick test pytest test-all test-alerts install install-dev check fix clean
+.PHONY: quickstart tables-quick bench test pytest test-all test-alerts install install-dev check fix clean
 
 quickstart: install
 	$(BIN)/capfilt quickstart
@@ -11,6 +11,14 @@ quickstart: install
 # A small form of every table, seed 0: minutes, and figures that decide nothing.
 tables-quick: install
 	$(BIN)/capfilt ablate configs/tables-quick.yaml --table all --seeds 0
+
+# A small form of every benchmark that needs no GPU, one after another; run it on an idle machine.
+BENCHMARKS := "caption --batch-size 8 --repeats 3" "match --batch-size 8 --repeats 3" "chain --images 800" \
+	"pipeline --images 60 --repeats 1" "fetch --urls 600 --repeats 3" "train --shards 8 --steps 3" \
+	"index --rows 500000 --csv-rows 200000 --repeats 2" "driver --shards 5000"
+bench: install-dev
+	@for benchmark in $(BENCHMARKS); do echo "== $$benchmark"; \
+	BENCHMARK_RESULTS=build/benchmarks $(BIN)/python -m benchmarks.$$benchmark || exit 1; done
 
 # Two processes; all that starts Ray in one of them (tests/conftest.py). Meanwhile lint and types.
 test: install-dev

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from benchmarks.parts.results import RESULTS
+from benchmarks.parts.results import store_report
 from capfilt.pipeline.config.load import load_config
 from capfilt.pipeline.corpora.shapes import make_scene
 from capfilt.pipeline.evaluation.filter_quality import MATCHING, compute_roc_auc
@@ -57,8 +57,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/calibration"))
     options = parser.parse_args()
     rows = [measure(float(noise), options.folder) for noise in options.noise.split(",")]
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "calibration.json").write_text(json.dumps(rows, indent=1) + "\n")
+    store_report("calibration", rows)
     print(json.dumps(summarize(rows)))
 
 

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.index import peak_memory
-from benchmarks.parts.results import RESULTS
+from benchmarks.parts.results import read_report, store_report
 
 BEGAN = time.time()
 """Once the interpreter has started; the act itself imports the rest."""
@@ -49,10 +49,7 @@ def main() -> None:
         found["s3"] = measure_requests(options)
     if options.chain:
         found["chain"] = run_act(options, "chain", options.chain)
-    RESULTS.mkdir(exist_ok=True)
-    target = RESULTS / "driver.json"
-    before = json.loads(target.read_text()) if target.exists() else {}
-    target.write_text(json.dumps(before | found, indent=1) + "\n")
+    store_report("driver", read_report("driver") | found)
     print(json.dumps(found))
 
 

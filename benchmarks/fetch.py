@@ -15,6 +15,7 @@ perceptual hash in addition. The server (benchmarks/parts/image_server.py) is a 
 CPU from both sides alike; its maximum rate and its CPU time are in the results.
 
 Prints a line per run, and writes benchmarks/results/fetch-<processes>-processes.json or fetch-memory.json.
+The last line is one JSON object, with `ratio` to img2dataset.
 """
 
 from __future__ import annotations
@@ -43,22 +44,21 @@ from benchmarks.parts.fetch_sides import (
     run_img2dataset,
 )
 from benchmarks.parts.image_server import Server, make_images, serve_images, shuffle
-from benchmarks.parts.results import RESULTS
+from benchmarks.parts.results import store_report
 from capfilt.stages.images.decode import DecodeConfig
 
 
 def main() -> None:
     """Measure, and write the results."""
     options = parse_options()
-    RESULTS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         if options.memory:
-            report, target = measure_memory(options, Path(folder)), "fetch-memory.json"
+            report, target = measure_memory(options, Path(folder)), "fetch-memory"
         else:
-            report, target = compare(options, Path(folder)), f"fetch-{options.processes}-processes.json"
+            report, target = compare(options, Path(folder)), f"fetch-{options.processes}-processes"
     results = {"options": vars(options), "machine": describe_machine(), **report}
-    (RESULTS / target).write_text(json.dumps(results, indent=2) + "\n")
-    print(f"results are in benchmarks/results/{target}")
+    store_report(target, results)
+    print(json.dumps({name: value for name, value in report.items() if name not in ("runs", "tuning")}))
 
 
 def parse_options() -> argparse.Namespace:

@@ -22,7 +22,7 @@ from typing import Any
 
 import fsspec
 
-from benchmarks.parts.results import RESULTS
+from benchmarks.parts.results import store_report
 from capfilt.pipeline.rundir.ledger import Ledger
 from capfilt.stages.storage.layout import records_folder
 from capfilt.stages.storage.store import Store, encode_json
@@ -50,8 +50,7 @@ def main() -> None:
         "python": platform.python_version(),
         "fsspec": version("fsspec"),
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "ledger.json").write_text(json.dumps(found, indent=1) + "\n")
+    store_report("ledger", found)
     print(json.dumps({"seconds": median, "times_faster": ratio}))
 
 

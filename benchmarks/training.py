@@ -12,6 +12,7 @@ benchmarks/results/training-<device>-<size>-<pixels>.json.
 from __future__ import annotations
 
 import argparse
+import json
 import copy
 import statistics
 import time
@@ -109,6 +110,7 @@ def main() -> None:
         print(format_line(name, result))
     print(f"shared keys and values: {ratio:.2f} x; largest relative difference of a gradient {agreement:.1e}")
     store_report(f"training-{options.device}-{options.size}-{image_size}", report)
+    print(json.dumps({"ratio": ratio, "agreement": agreement, "results": results}))
 
 
 def parse_options() -> argparse.Namespace:

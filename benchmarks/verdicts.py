@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.parts.results import RESULTS
+from benchmarks.parts.results import store_report
 from capfilt.pipeline.config.load import dump_config, parse_config
 from capfilt.pipeline.node import NodeResult
 from capfilt.pipeline.rundir.ledger import Ledger
@@ -69,8 +69,7 @@ def main() -> None:
         "duckdb": version("duckdb"),
         "pyarrow": version("pyarrow"),
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "verdicts.json").write_text(json.dumps(found, indent=1) + "\n")
+    store_report("verdicts", found)
     print(json.dumps({"candidates": options.candidates, "commands": measured}))
 
 

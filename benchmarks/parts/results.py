@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent.parent / "results"
+FOLDER = "BENCHMARK_RESULTS"
+"""Environment variable with another folder than benchmarks/results, for runs that decide nothing."""
 
 
 def describe_machine(device: str) -> dict[str, Any]:
@@ -22,9 +24,20 @@ def describe_machine(device: str) -> dict[str, Any]:
     }
 
 
-def store_report(name: str, report: dict[str, Any]) -> None:
+def store_report(name: str, report: Any) -> None:
     """Write benchmarks/results/<name>.json and print its path."""
-    RESULTS.mkdir(exist_ok=True)
-    target = RESULTS / f"{name}.json"
+    target = _file(name)
+    target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(report, indent=2) + "\n")
     print(f"stored in {target.relative_to(Path.cwd()) if target.is_relative_to(Path.cwd()) else target}")
+
+
+def read_report(name: str) -> dict[str, Any]:
+    """What is stored under this name; {} if nothing is."""
+    found: dict[str, Any] = json.loads(_file(name).read_text()) if _file(name).exists() else {}
+    return found
+
+
+def _file(name: str) -> Path:
+    folder = os.environ.get(FOLDER) or Path(__file__).parent.parent / "results"
+    return Path(folder) / f"{name}.json"
