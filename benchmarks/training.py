@@ -12,8 +12,8 @@ benchmarks/results/training-<device>-<size>-<pixels>.json.
 from __future__ import annotations
 
 import argparse
-import json
 import copy
+import json
 import statistics
 import time
 from typing import Any
