@@ -1,19 +1,22 @@
 """The parts of Ray Data without a public form that a chain needs; nothing else of capfilt uses any.
 
-There are three: a map whose task takes a whole block on a GPU (the public `map_batches` requires a batch size
+There are four: a map whose task takes a whole block on a GPU (the public `map_batches` requires a batch size
 there, which merges neighboring blocks as soon as a shard has fewer rows), a callback while an execution runs,
-and the state of the execution that it sees. `tests/end_to_end/test_ray_internals.py` holds each against the
-installed Ray.
+the state of the execution that it sees, and the end of its actors when it fails.
+`tests/end_to_end/test_ray_internals.py` holds each against the installed Ray.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import ray
 from ray.data import DataContext, Dataset
 from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ def map_whole_blocks(dataset: Dataset, function: Any, **options: Any) -> Dataset
 
 
 def watch_executions(context: DataContext, watch: Watch) -> None:
-    """Let the executions of a context's datasets call `watch`, on the driver."""
+    """Let the executions of a context's datasets call `watch`, on the driver, and kill the actors of one that
+    fails."""
     context.custom_execution_callback_classes = [_CallbackFactory(watch)]
 
 
@@ -54,9 +58,36 @@ def read_state(executor: Any) -> ExecutionState:
     )
 
 
+class _Executor(StreamingExecutor):  # type: ignore[misc]
+    """An executor whose actors do not outlive a failure.
+
+    Ray Data drops its handles of them. An actor then ends only once it has done all tasks that it was given,
+    and holds its GPU until then: for ever if it hangs, or if the input of a task was lost with the actor that
+    made it. The next pass would wait for its GPU.
+    """
+
+    def shutdown(self, force: bool, exception: Exception | None = None) -> None:
+        """Called by Ray with the error when the execution has failed."""
+        doomed = [] if exception is None else _actors(self)
+        super().shutdown(force, exception)
+        for actor in doomed:
+            with suppress(ray.exceptions.RayError):  # it has died already
+                ray.kill(actor)
+
+
+def _actors(executor: Any) -> list[Any]:
+    """The actors of an execution, also those that have not started."""
+    pools = [operator._actor_pool for operator in executor._topology if hasattr(operator, "_actor_pool")]
+    return [actor for pool in pools for actor in (*pool._running_actors, *pool._pending_actors.values())]
+
+
 class _Callback(ExecutionCallback):  # type: ignore[misc]
     def __init__(self, watch: Watch) -> None:
         self.watch = watch
+
+    def before_execution_starts(self, executor: Any) -> None:
+        """Ray calls this with the executor, whose class it does not let us choose."""
+        executor.__class__ = _Executor
 
     def on_execution_step(self, executor: Any) -> None:
         """Ray calls this several times a second."""

@@ -15,6 +15,10 @@ CAPFILT_POISON is JSON: {stage: {key of a row: "raise" | "kill" | "segv" | "hang
 processes such a row in that stage fails in this way.
 
 CAPFILT_BLIND is a folder that the stores of a process do not find, as on a node that does not mount it.
+
+CAPFILT_PACE is JSON: {"trace": a path, "seconds": {stage: seconds}, "until": a path}. Each stage takes so
+much longer for a shard, until the last file exists, and appends a JSON line to the trace when it begins a
+shard and when it has finished it.
 """
 
 import errno
@@ -31,6 +35,7 @@ from pathlib import Path
 
 FAULT = json.loads(os.environ.get("CAPFILT_FAULT", "null"))
 POISON = json.loads(os.environ.get("CAPFILT_POISON", "{}"))
+PACE = json.loads(os.environ.get("CAPFILT_PACE", "null"))
 
 
 def reach(point):
@@ -130,6 +135,34 @@ def patch_engine(module):
     module.StageRunner.__call__ = call
 
 
+def patch_pace(module):
+    """Trace what the stages do, and let them take longer."""
+    original = module.StageRunner._run
+
+    def run(self, batch):
+        stage = self.step.name
+        if stage == "read":  # its input has no rows of a shard
+            return original(self, batch)
+        shard = batch["shard"][0].as_py()
+        trace(stage, shard, "begin")
+        if not os.path.exists(PACE["until"]):
+            time.sleep(PACE["seconds"].get(stage, 0))
+        result = original(self, batch)
+        trace(stage, shard, "end")
+        return result
+
+    module.StageRunner._run = run
+
+
+def trace(stage, shard, event):
+    import ray
+
+    node = ray.get_runtime_context().get_node_id()
+    line = json.dumps({"time": time.time(), "node": node, "stage": stage, "shard": shard, "event": event})
+    with open(PACE["trace"], "a") as stream:  # one write of a short line is atomic
+        stream.write(line + "\n")
+
+
 def patch_list(module):
     """Add a point at which half of Ray Train's list of checkpoints is written."""
     original = module.CheckpointManager._write_state_to_storage
@@ -194,6 +227,8 @@ if FAULT is not None:
         "capfilt.cluster.chain.steps": patch_engine,
         "ray.train.v2._internal.execution.checkpoint.checkpoint_manager": patch_list,
     }
+if PACE is not None:
+    PATCHES["capfilt.cluster.chain.steps"] = patch_pace
 ROWWISE = {
     "read": ("shards.read", "Unpack"),
     "fetch": ("fetch.stage", "Fetch"),
