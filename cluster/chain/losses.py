@@ -19,12 +19,17 @@ class PassEnded(RuntimeError):
 
     kind = "error"
     """Label of the metric that counts repeated passes."""
+    settle_seconds = 0.0
+    """Time before the next pass is sized."""
 
 
 class MachinesLost(PassEnded):
     """Machines or processes of a pass were lost, and with them more than its engine repeats."""
 
     kind = "lost"
+    settle_seconds = 15.0
+    """Ray counts the resources of a lost machine for some seconds more. A pass that is sized with them waits
+    for actors that never start."""
 
 
 @contextmanager

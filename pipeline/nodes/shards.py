@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -151,6 +152,7 @@ def stream_shards(context: RunContext, work: ShardWork) -> list[Shard]:
         if left and idle_passes < ATTEMPTS and not context.stop.requested:
             context.progress.say(work.name, f"{ended.cause[:200]}; continuing with {len(left)} shards")
             context.metrics.count_pass(work.name, ended.kind)
+            time.sleep(ended.settle_seconds)
     if left and ended.error is not None:
         raise ended.error
     return left
@@ -169,6 +171,11 @@ class EndOfPass:
     def may_be_repeated(self) -> bool:
         """Whether another pass may complete shards although this one has completed none."""
         return self.resized is not None or isinstance(self.error, PassEnded)
+
+    @property
+    def settle_seconds(self) -> float:
+        """Time before the next pass is sized."""
+        return self.error.settle_seconds if isinstance(self.error, PassEnded) else 0.0
 
     @property
     def kind(self) -> str:

@@ -51,11 +51,12 @@ class Passes:
         self.script, self.order, self.lines, self.patience = list(script), [], [], []
         self.draining, self.holding, self.shown = [], [], {}
         self.received = Received()
-        self.stages, self.waiting = [], []
+        self.stages, self.waiting, self.slept = [], [], []
         self.left, self.failed = list(range(shards_in_all)), set()
         self.stop = SimpleNamespace(requested=stop_after == 0)
         self.stop_after = stop_after
         monkeypatch.setattr(shards, "run_chain", self.run_chain)
+        monkeypatch.setattr(shards.time, "sleep", self.slept.append)
 
     def run_chain(self, items, steps, *, segment, name, resizing):
         self.patience.append(resizing.patience())
@@ -127,6 +128,8 @@ def test_error_of_the_engine_is_raised_if_shards_are_left(monkeypatch, error):
     assert len(passes.order) == 1 + idle
     if error is BROKEN:
         assert passes.lines == ["RuntimeError: at night; continuing with 2 shards"]
+    wait = MachinesLost.settle_seconds if error is LOST else 0
+    assert set(passes.slept) == {wait} and (wait > 0) == (error is LOST), "until Ray knows what is left"
     if error is LOST:
         assert set(passes.lines) == {f"{LOST}; continuing with 2 shards"}
     (label,) = passes.received.sum("capfilt_repeated_passes")
