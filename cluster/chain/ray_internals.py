@@ -8,8 +8,8 @@ the state of the execution that it sees, and the end of its actors when it fails
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ import ray
 from ray.data import DataContext, Dataset
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data._internal.execution.streaming_executor import StreamingExecutor
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,10 @@ class _Executor(StreamingExecutor):  # type: ignore[misc]
         doomed = [] if exception is None else _actors(self)
         super().shutdown(force, exception)
         for actor in doomed:
-            with suppress(ray.exceptions.RayError):  # it has died already
+            try:
                 ray.kill(actor)
+            except Exception:  # must not take the place of the error that ended the execution
+                log.warning("an actor of an execution that failed could not be killed", exc_info=True)
 
 
 def _actors(executor: Any) -> list[Any]:

@@ -12,6 +12,9 @@ from tests.faults.harness import chain_data, find_differences, start, wait_for_e
 from tests.tiny import write_config
 
 SHARDS = 90
+MOST_REPEATED = 12
+"""Shards that may be captioned again: of each of the three GPUs that are lost, what it was given and what it
+had captioned but nobody had written."""
 
 
 def elastic_data(folder, models, **cluster):
@@ -73,9 +76,11 @@ def test_a_run_waits_for_machines_uses_later_ones_and_loses_half_of_them_twice(m
                 os.killpg(output.process.pid, signal.SIGKILL)
         assert code == 0, output.text
         captioned = Counter(event["shard"] for event in cluster.events("caption", "begin"))
-        say(f"captioned more than once: {sum(captioned.values()) - SHARDS}")
+        repeated = sum(captioned.values()) - SHARDS
+        say(f"captioned more than once: {repeated}")
     assert find_differences(tmp_path / "run", undisturbed) == []
     assert output.count("; continuing with ") == 3, output.text
     assert sorted(captioned) == list(range(SHARDS))
+    assert repeated <= MOST_REPEATED
     assert {event["node"] for event in cluster.events("fetch", "begin")} == {cluster.head.node_id}
     assert cluster.events("caption", "begin", [cluster.head]) == []
