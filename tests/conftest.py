@@ -37,23 +37,20 @@ def pytest_runtest_setup(item):
 def pytest_xdist_make_scheduler(config, log):
     """Distribute tests over two processes (`-n 2`).
 
-    Tests that start Ray wait much of their time, so the end-to-end ones run in one process and the others in
-    the other one at the same time, followed by what starts no Ray. More than two Rays would disturb each
-    other. The tests of any other file run in one process, so that its fixtures are made once. (The groups of
+    All tests that start Ray run in one process, since embedded Rays that run side by side disturb each other.
+    Of the others, the tests of a file run in one process, so that its fixtures are made once. (The groups of
     pytest-xdist itself have no effect under pytest 9.2.)
     """
     from xdist.scheduler import LoadScopeScheduling
 
     config.option.loadscopereorder = False
 
-    class TwoRays(LoadScopeScheduling):
+    class OneRay(LoadScopeScheduling):
         def _split_scope(self, nodeid):
             file = nodeid.partition("::")[0]
-            if not file.startswith(RAY_FOLDERS):
-                return file
-            return RAY_FOLDERS[0] if file.startswith(RAY_FOLDERS[0]) else "other tests with Ray"
+            return "ray" if file.startswith(RAY_FOLDERS) else file
 
-    return TwoRays(config, log)
+    return OneRay(config, log)
 
 
 @pytest.fixture(scope="session")

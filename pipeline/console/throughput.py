@@ -9,9 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from capfilt.cluster.chain.efficiency import EfficiencyMeter, StageProcesses, group_processes
 from capfilt.cluster.chain.lead import Queue
-from capfilt.pipeline.metrics.efficiency import EfficiencyMeter
-from capfilt.pipeline.metrics.processes import StageProcesses, group_processes
 
 WINDOW_SECONDS = 120.0
 """Finished shards of this long ago and less make up the present speed, …"""

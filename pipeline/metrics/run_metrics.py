@@ -6,11 +6,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+from capfilt.cluster.chain.efficiency import StageEfficiency, StageProcesses
 from capfilt.cluster.metrics import Exporter
 from capfilt.pipeline.console.progress import Progress
 from capfilt.pipeline.metrics import families as of
-from capfilt.pipeline.metrics.efficiency import StageEfficiency
-from capfilt.pipeline.metrics.processes import StageProcesses
 from capfilt.stages.shards.records import CandidatesRecord, CommitRecord
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from contextlib import ExitStack
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -140,7 +141,7 @@ def run_bootstrap(context: RunContext, node: Node) -> NodeResult:
     counts = totals.as_counts()
     counts["bytes"] |= count_bytes(context.ledger, {name: corpus_folder(name) for name in downloaded_here})
     if efficiency:
-        counts["efficiency"] = {stage: found.model_dump() for stage, found in efficiency.items()}
+        counts["efficiency"] = {stage: asdict(found) for stage, found in efficiency.items()}
     for source in node.sources:
         check_failed_fraction(context.config, source, counts["by_source"][source])
     return NodeResult(

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 
+from capfilt.cluster.chain.efficiency import StageProcesses
 from capfilt.cluster.chain.isolation import Isolation
 from capfilt.cluster.chain.stage import Stage
 from capfilt.cluster.chain.steps import Step
@@ -17,7 +18,6 @@ from capfilt.models.out_of_memory import OutOfMemory
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.console.logs import shard_log_context, with_worker_logging
 from capfilt.pipeline.corpora.serve import LOOPBACK, serve_folder
-from capfilt.pipeline.metrics.processes import StageProcesses
 from capfilt.pipeline.node import Node
 from capfilt.pipeline.nodes.context import RunContext
 from capfilt.stages.bootstrap.caption import Caption

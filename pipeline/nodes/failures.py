@@ -1,10 +1,12 @@
-"""Messages for the user when a node, its shards or too many of its rows fail."""
+"""The end of a pass, and messages for the user when a node, its shards or too many of its rows fail."""
 
 from __future__ import annotations
 
 import traceback
 from collections import Counter
+from dataclasses import dataclass
 
+from capfilt.cluster.chain.losses import PassEnded
 from capfilt.models.disk_errors import ADVICE, disk_error_number
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.errors import NodeFailed, first_error, is_user_error, quoted_user_error, root_cause
@@ -70,3 +72,37 @@ def check_failed_fraction(config: Config, source: str, status: dict[str, int]) -
         f"source {source}: {failed} of {rows} rows failed ({worst}), more than run.max_failed_fraction = "
         f"{limit:g} allows; {advice}, or raise the limit"
     )
+
+
+@dataclass(frozen=True)
+class EndOfPass:
+    """Why a pass over the missing shards has ended."""
+
+    error: Exception | None = None
+    """The error of the engine, None if it has not failed."""
+    resized: str | None = None
+    """How the cluster has changed, if the pass ended for that."""
+
+    @property
+    def may_be_repeated(self) -> bool:
+        """Whether another pass may complete shards although this one has completed none."""
+        return self.resized is not None or isinstance(self.error, PassEnded)
+
+    @property
+    def settle_seconds(self) -> float:
+        """Time before the next pass is sized."""
+        return self.error.settle_seconds if isinstance(self.error, PassEnded) else 0.0
+
+    @property
+    def kind(self) -> str:
+        """Label of the metric that counts repeated passes."""
+        if self.error is None:
+            return "failed" if self.resized is None else "resized"
+        return self.error.kind if isinstance(self.error, PassEnded) else "error"
+
+    @property
+    def cause(self) -> str:
+        """One line."""
+        if self.error is not None:
+            return str(self.error) if isinstance(self.error, PassEnded) else root_cause(self.error)
+        return self.resized or "shards failed"

@@ -10,9 +10,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from msgspec import UNSET
 
 from capfilt import __version__
+from capfilt.cluster.chain.efficiency import StageEfficiency
 from capfilt.pipeline.config.schema import Config
 from capfilt.pipeline.console.commands import (
     duckdb_command,
@@ -21,7 +23,6 @@ from capfilt.pipeline.console.commands import (
     resume_command,
 )
 from capfilt.pipeline.evaluation.groups import check_properties
-from capfilt.pipeline.metrics.efficiency import StageEfficiency
 from capfilt.pipeline.node import Node, NodeKind, NodeResult, ValidationResult, member_names
 from capfilt.pipeline.rundir.contents.round_files import find_round_files
 from capfilt.pipeline.rundir.ledger import NodeRecord
@@ -185,7 +186,7 @@ def _efficiency(run_dir: RunDir, round_: int) -> dict[str, StageEfficiency]:
     """What the bootstrap of the round has measured; {} where it measured nothing."""
     record = run_dir.ledger.node(f"bootstrap.{round_}")
     found = {} if record is None else record.counts.get("efficiency", {})
-    return {stage: StageEfficiency.model_validate(values) for stage, values in found.items()}
+    return {stage: msgspec.convert(values, StageEfficiency) for stage, values in found.items()}
 
 
 def _records(run_dir: RunDir, round_: int) -> Iterator[CommitRecord]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from capfilt.pipeline.metrics.efficiency import StageEfficiency
+from capfilt.cluster.chain.efficiency import StageEfficiency
 from capfilt.pipeline.report.metrics_file import Kind, StageTime
 from capfilt.stages.shards.records import CandidatesRecord, CommitRecord
 from capfilt.stages.status import SUCCESS

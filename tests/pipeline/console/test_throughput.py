@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from capfilt.cluster.chain.efficiency import StageProcesses
 from capfilt.cluster.chain.lead import Queue
 from capfilt.cluster.chain.steps import Step
 from capfilt.cluster.config import ClusterConfig
@@ -15,7 +16,6 @@ from capfilt.pipeline.console.throughput import (
     Throughput,
     format_duration,
 )
-from capfilt.pipeline.metrics.processes import StageProcesses
 from capfilt.pipeline.nodes.shards import stage_processes
 
 STAGES = [

@@ -70,7 +70,7 @@ def test_a_damaged_index_is_named_and_removed_in_place(older):
 
 
 def test_its_images_can_be_fetched_afresh(older):
-    discard(older.run_dir, "fetch")
+    discard(older.run_dir, ["fetch"])
     assert walk(older.store) == ["config.yaml"]
 
 

@@ -7,11 +7,10 @@ import pytest
 from rich.console import Console
 
 from capfilt.cluster import metrics as module
+from capfilt.cluster.chain.efficiency import StageEfficiency, StageProcesses
 from capfilt.cluster.metrics import Exporter, Family
 from capfilt.pipeline.console.progress import Progress
 from capfilt.pipeline.metrics import families
-from capfilt.pipeline.metrics.efficiency import StageEfficiency
-from capfilt.pipeline.metrics.processes import StageProcesses
 from capfilt.pipeline.metrics.run_metrics import RunMetrics
 from tests.pipeline.metrics.received import Received
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from capfilt.pipeline.config.load import parse_config
 from capfilt.pipeline.errors import NodeFailed
-from capfilt.pipeline.nodes import shard_progress, shards
+from capfilt.pipeline.nodes import shards
 from capfilt.pipeline.nodes.fetch import run_fetch
 from tests.local_chain import run_local
 from tests.local_run import local_run
@@ -69,8 +69,8 @@ def test_node_fails_above_the_limit_after_the_last_shard_and_a_higher_limit_resu
 
 
 def test_node_ends_early_if_most_rows_fail(fetch, monkeypatch):
-    monkeypatch.setattr(shard_progress, "EARLY_ROWS", 6)
-    monkeypatch.setattr(shard_progress, "EARLY_SHARE", 0.0)
+    monkeypatch.setattr(shards, "EARLY_ROWS", 6)
+    monkeypatch.setattr(shards, "EARLY_SHARE", 0.0)
     with pytest.raises(NodeFailed, match=r"source web: 3 of 6 rows failed"):
         fetch(0.4)
     with pytest.raises(NodeFailed, match=r"source web: all 6 rows failed"):  # the other six rows

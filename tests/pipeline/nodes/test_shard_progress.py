@@ -10,8 +10,7 @@ from capfilt.pipeline.errors import NodeFailed
 from capfilt.pipeline.metrics.run_metrics import RunMetrics
 from capfilt.pipeline.node import Node
 from capfilt.pipeline.nodes.bootstrap import BOOTSTRAP
-from capfilt.pipeline.nodes.shard_progress import ShardProgress
-from capfilt.pipeline.nodes.shards import describe_source_without_texts
+from capfilt.pipeline.nodes.shards import ShardProgress, describe_source_without_texts
 from capfilt.stages.manifest.index import Index, build_index
 from capfilt.stages.shards.records import CandidatesRecord, CorpusRecord, RowCounts
 from capfilt.stages.storage.store import Store

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from capfilt.pipeline.metrics.efficiency import StageEfficiency
+from capfilt.cluster.chain.efficiency import StageEfficiency
 from capfilt.pipeline.report.stage_times import sum_stage_times
 from capfilt.stages.shards.records import CandidatesRecord, CommitRecord, CorpusRecord, RowCounts
 

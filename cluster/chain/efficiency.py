@@ -1,4 +1,4 @@
-"""Speed of the stages with models in a chain, relative to their models alone."""
+"""The processes of a chain, and its speed relative to that of its models alone."""
 
 from __future__ import annotations
 
@@ -6,16 +6,38 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-
-from pydantic import BaseModel, ConfigDict
-
-from capfilt.pipeline.metrics.processes import StageProcesses, group_processes
+from dataclasses import dataclass
 
 
-class StageEfficiency(BaseModel):
+@dataclass(frozen=True)
+class StageProcesses:
+    """The processes of one stage of a chain."""
+
+    name: str
+    processes: float
+    """How many can work side by side."""
+    long_lived: bool
+    """They start once and may load a model, instead of being short tasks."""
+    gpus: float = 0.0
+    """GPUs that all of them hold, unless the stage before holds them."""
+    fused: bool = False
+    """They are the processes of the stage before."""
+
+
+def group_processes(stages: Sequence[StageProcesses]) -> list[list[StageProcesses]]:
+    """The stages of each kind of process, in their order."""
+    groups: list[list[StageProcesses]] = []
+    for stage in stages:
+        if stage.fused:
+            groups[-1].append(stage)
+        else:
+            groups.append([stage])
+    return groups
+
+
+@dataclass(frozen=True)
+class StageEfficiency:
     """How close a stage comes to what its model would do alone."""
-
-    model_config = ConfigDict(frozen=True)
 
     processes: float
     """Processes of the stage at the end."""

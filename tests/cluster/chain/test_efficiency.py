@@ -2,8 +2,7 @@
 
 import pytest
 
-from capfilt.pipeline.metrics.efficiency import EfficiencyMeter, StageEfficiency
-from capfilt.pipeline.metrics.processes import StageProcesses
+from capfilt.cluster.chain.efficiency import EfficiencyMeter, StageEfficiency, StageProcesses
 
 READ = StageProcesses("read", 8, long_lived=False)
 CAPTION = StageProcesses("caption", 2, long_lived=True)
