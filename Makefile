@@ -14,7 +14,7 @@ tables-quick: install
 
 # A small form of every benchmark that needs no GPU, one after another; run it on an idle machine.
 BENCHMARKS := "caption --batch-size 8 --repeats 3" "match --batch-size 8 --repeats 3" "chain --images 800" \
-	"pipeline --images 60 --repeats 1" "fetch --urls 600 --repeats 3" "train --shards 8 --steps 3" \
+	"pipeline --images 60 --repeats 1" "fetch --urls 1000 --repeats 3" "train --shards 8 --steps 3" \
 	"index --rows 500000 --csv-rows 200000 --repeats 2" "driver --shards 5000"
 bench: install-dev
 	@for benchmark in $(BENCHMARKS); do echo "== $$benchmark"; \

@@ -172,11 +172,9 @@ def _efficiency(metrics: RoundMetrics) -> list[Text]:
     measured = [each for each in metrics.stages if each.efficiency is not None]
     if not measured:
         return []
-    shares = (
-        f"{each.stage} {_fraction(each.efficiency)} of {each.model_images_per_second:,.1f} images/s"
-        for each in measured
-    )
-    return [field_line("efficiency", ", ".join(shares))]
+    shares = ", ".join(f"{each.stage} {_fraction(each.efficiency)}" for each in measured)
+    alone = ", ".join(f"{each.stage} {each.model_images_per_second:,.1f}" for each in measured)
+    return [field_line("efficiency", f"{shares} (models alone: {alone} images/s)")]
 
 
 def _score_table(

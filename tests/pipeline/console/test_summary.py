@@ -56,9 +56,9 @@ def test_efficiency_is_shown_of_the_stages_that_have_one() -> None:
         {"stage": "read", **common},
         *({"stage": s, **common, **measured} for s in ("caption", "filter")),
     ]
-    share = "0.9346 of 41.3 images/s"
+    alone = "models alone: caption 41.3, filter 41.3 images/s"
     found = " ".join(words(shown(METRICS | {"stages": stages}), "efficiency"))
-    assert found == f"efficiency caption {share}, filter {share}"
+    assert found == f"efficiency caption 0.9346, filter 0.9346 ({alone})"
     assert not [line for line in shown(METRICS | {"stages": stages[:1]}) if "efficiency" in line]
 
 
