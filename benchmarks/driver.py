@@ -59,6 +59,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--shards", type=int, default=100_000)
     parser.add_argument("--s3", type=int, nargs=2, metavar="SHARDS", help="Two sizes, to count requests.")
     parser.add_argument("--chain", type=int, metavar="SHARDS", help="Shards for the chain on Ray.")
+    parser.add_argument("--repeats", type=int, default=3, help="Of the chain on Ray, and of Ray Data alone.")
     parser.add_argument("--folder", help="Where the run is made, and kept; default: a temporary folder.")
     parser.add_argument("--act", choices=list(ACTS), help=argparse.SUPPRESS)
     parser.add_argument("--profile", help="Write a profile of the acts to this folder.")
@@ -140,7 +141,7 @@ def kind_of(method: str, path: str, query: str) -> str:
 def run_act(options: argparse.Namespace, act: str, shards: int) -> dict[str, Any]:
     """Run an act in a process of its own; returns what it has found."""
     words = ["--act", act, "--shards", str(shards), "--left", str(options.left)]
-    words += ["--storage", json.dumps(options.storage)]
+    words += ["--repeats", str(options.repeats), "--storage", json.dumps(options.storage)]
     for name in ("folder", "run_dir", "profile"):
         if getattr(options, name):
             words += [f"--{name.replace('_', '-')}", getattr(options, name)]
@@ -289,7 +290,7 @@ def stream(options: argparse.Namespace) -> dict[str, Any]:
     """The chain on an embedded Ray."""
     from benchmarks.parts.driver_chain import measure_chain
 
-    return measure_chain(options.shards)
+    return measure_chain(options.shards, options.repeats)
 
 
 ACTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {

@@ -1,18 +1,22 @@
-"""The engine of a chain by itself: real steps on an embedded Ray, with stages that do nothing."""
+"""The engine of a chain by itself: real steps on an embedded Ray, with stages that do nothing; and Ray Data
+without it."""
 
 from __future__ import annotations
 
 import resource
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any
 
 import pyarrow as pa
 import ray
+from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
 from benchmarks.index import peak_memory
 from capfilt.cluster.board import StatusBoard
-from capfilt.cluster.chain.engine import run_chain
+from capfilt.cluster.chain.engine import chain_context, run_chain
 from capfilt.cluster.chain.steps import Step
 from capfilt.cluster.config import ClusterConfig
 from capfilt.cluster.session import session
@@ -22,6 +26,9 @@ from capfilt.stages.shards.write import WRITTEN_SCHEMA
 from capfilt.stages.status import PENDING
 
 ROWS = 10
+ACTORS = ("fetch", "caption", "filter")
+"""Steps on actors."""
+PER_SHARD = ("milliseconds_per_shard", "driver_cpu_milliseconds_per_shard")
 WARM_UP = 200
 """Shards before the clock starts: Ray starts its processes meanwhile."""
 
@@ -50,43 +57,88 @@ class WriteNothing:
         return table_of([row], WRITTEN_SCHEMA)
 
 
-def measure_chain(shards: int) -> dict[str, Any]:
-    """Time for each shard from the first one after `WARM_UP` to the last, time of the driver's CPU, and the
-    memory by which the driver grows. All shards are one execution of Ray Data.
+def measure_chain(shards: int, repeats: int) -> dict[str, Any]:
+    """The chain of a bootstrap which downloads, tasks that read and write, and an actor each that fetches,
+    captions and filters; in turn with Ray Data alone, which passes the same tables through as many operators.
 
-    The chain is that of a bootstrap which downloads: tasks that read and write, and an actor each that
-    fetches, captions and filters.
+    Returns:
+        `ours` and `ray_data` (medians, see `measure_execution`), and `ours_beyond_ray_data`, the median
+        difference of two executions in succession, in milliseconds a shard.
     """
+    items = [{"source": "web", "shard": shard} for shard in range(WARM_UP + shards)]
+    found: dict[str, list[dict[str, float]]] = {"ours": [], "ray_data": []}
     with session(ClusterConfig()):
-        status = StatusBoard().for_node("bootstrap.1")
-        chain = [
-            Step(name="read", make=ReadNothing, kind="read", isolation=ISOLATION),
-            *(
-                Step(name=name, make=PassOn, actors=1, cpus=0.25, isolation=ISOLATION)
-                for name in ("fetch", "caption", "filter")
-            ),
-            Step(name="write", make=WriteNothing, kind="write", isolation=ISOLATION),
-        ]
-        steps = mark_first_steps(with_status(step, status) for step in chain)
-        items = [{"source": "web", "shard": shard} for shard in range(WARM_UP + shards)]
-        began = Moment.now()
-        warm = began
-        first = 0.0
-        for seen, _ in enumerate(run_chain(items, steps, segment=len(items)), 1):
-            if seen == 1:
-                first = time.perf_counter() - began.wall
-            if seen == WARM_UP:
-                warm = Moment.now()
-        end = Moment.now()
-        assert seen == len(items), "every shard came back"
-        return {
-            "shards": shards,
-            "ray": ray.__version__,
-            "milliseconds_per_shard": round((end.wall - warm.wall) / shards * 1e3, 3),
-            "driver_cpu_milliseconds_per_shard": round((end.cpu - warm.cpu) / shards * 1e3, 3),
-            "driver_kb_per_shard": round((end.memory - warm.memory) / shards * 1e6, 1),
-            "seconds_to_first_shard": round(first, 1),
-        }
+        steps = chain_steps()
+        for _ in range(repeats):
+            found["ours"].append(measure_execution(run_chain(items, steps, segment=len(items)), len(items)))
+            found["ray_data"].append(measure_execution(run_ray_data(items), len(items)))
+    return {
+        "shards": shards,
+        "repeats": repeats,
+        "ray": ray.__version__,
+        **{side: median_of(runs) for side, runs in found.items()},
+        "ours_beyond_ray_data": median_of(
+            [
+                {name: ours[name] - theirs[name] for name in PER_SHARD}
+                for ours, theirs in zip(found["ours"], found["ray_data"], strict=True)
+            ]
+        ),
+    }
+
+
+def chain_steps() -> list[Step]:
+    """The steps, as the driver of a run makes them."""
+    status = StatusBoard().for_node("bootstrap.1")
+    chain = [
+        Step(name="read", make=ReadNothing, kind="read", isolation=ISOLATION),
+        *(Step(name=name, make=PassOn, actors=1, cpus=0.25, isolation=ISOLATION) for name in ACTORS),
+        Step(name="write", make=WriteNothing, kind="write", isolation=ISOLATION),
+    ]
+    return mark_first_steps(with_status(step, status) for step in chain)
+
+
+def run_ray_data(items: list[dict[str, Any]]) -> Iterator[Any]:
+    """The stages without anything of ours around them, with the settings of the chain."""
+    options: dict[str, Any] = {
+        "batch_size": None,
+        "batch_format": "pyarrow",
+        "num_cpus": Step(name="", make=PassOn).cpus,
+    }
+    with DataContext.current(chain_context(len(items))):
+        dataset = ray.data.from_items(items, override_num_blocks=len(items))
+        dataset = dataset.map_batches(ReadNothing(), compute=TaskPoolStrategy(), **options)
+        for _ in ACTORS:
+            dataset = dataset.map_batches(PassOn, compute=ActorPoolStrategy(size=1), **options)
+        dataset = dataset.map_batches(WriteNothing(), compute=TaskPoolStrategy(), **options)
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            yield from batch.to_pylist()
+
+
+def measure_execution(results: Iterable[Any], shards: int) -> dict[str, float]:
+    """Time for each shard from the first one after `WARM_UP` to the last, time of the driver's CPU, and the
+    memory by which the driver grows, of one execution of Ray Data."""
+    began = warm = Moment.now()
+    first = 0.0
+    seen = 0
+    for seen, _ in enumerate(results, 1):
+        if seen == 1:
+            first = time.perf_counter() - began.wall
+        if seen == WARM_UP:
+            warm = Moment.now()
+    end = Moment.now()
+    assert seen == shards, "every shard came back"
+    timed = shards - WARM_UP
+    return {
+        "milliseconds_per_shard": (end.wall - warm.wall) / timed * 1e3,
+        "driver_cpu_milliseconds_per_shard": (end.cpu - warm.cpu) / timed * 1e3,
+        "driver_kb_per_shard": (end.memory - warm.memory) / timed * 1e6,
+        "seconds_to_first_shard": first,
+    }
+
+
+def median_of(runs: list[dict[str, float]]) -> dict[str, float]:
+    """The median of each figure."""
+    return {name: round(median(run[name] for run in runs), 2) for name in runs[0]}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -177,14 +177,20 @@ def mark_round(
     context.progress.describe(node.name, "marking surplus copies of images")
     copies, affected = SurplusCopies.read(store), set(surplus_texts(store))
 
-    def mark(record: CommitRecord) -> tuple[CommitRecord, bool]:
-        assert isinstance(record, CandidatesRecord), "the folder holds candidates"
-        is_affected = (record.source, record.shard) in affected or record.duplicates
-        marked = mark_shard(run_dir, record, copies) if is_affected and not context.stop.requested else None
+    def take_affected() -> Iterator[CandidatesRecord]:
+        for record in records:
+            assert isinstance(record, CandidatesRecord), "the folder holds candidates"
+            if (record.source, record.shard) in affected or record.duplicates:
+                yield record
+            else:
+                on_record(record)
+
+    def mark(record: CandidatesRecord) -> tuple[CandidatesRecord, bool]:
+        marked = None if context.stop.requested else mark_shard(run_dir, record, copies)
         return marked or record, marked is not None
 
     changed = 0
-    for record, has_changed in map_ahead(mark, records, THREADS):
+    for record, has_changed in map_ahead(mark, take_affected(), THREADS):
         on_record(record)
         changed += has_changed
     if context.stop.requested:

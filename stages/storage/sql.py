@@ -6,6 +6,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import duckdb
@@ -22,8 +23,11 @@ from capfilt.stages.storage.store import Store
 
 MEMORY = "4GB"
 """Memory that DuckDB uses before it spills to disk."""
-LOCAL_THREADS, REMOTE_THREADS = 4, 32
-"""Files that `iter_tables` reads at the same time."""
+LOCAL_THREADS, REMOTE_THREADS = min(4, os.cpu_count() or 1), 32
+"""Threads of `iter_tables`."""
+LOCAL_FILES, REMOTE_FILES = 8, 1
+"""Files that a thread reads for one turn: handing a file to a thread takes as long as reading a small one
+from a disk."""
 TABLE_ROWS = 100_000
 """Rows that it gives at a time, if there are as many."""
 
@@ -68,17 +72,24 @@ def iter_tables(store: Store, files: Iterable[str], schema: pa.Schema) -> Iterat
                 table = table.append_column(field, pa.nulls(table.num_rows, field.type))
         return table.select(schema.names).cast(schema)
 
-    threads = LOCAL_THREADS if store.is_local else REMOTE_THREADS
+    threads, size = (LOCAL_THREADS, LOCAL_FILES) if store.is_local else (REMOTE_THREADS, REMOTE_FILES)
+    names = iter(files)
+    turns = iter(lambda: [*islice(names, size)], [])
     held: list[pa.Table] = []
     rows = 0
-    for table in map_ahead(read, files, threads):
+    for table in map_ahead(lambda turn: _join([read(name) for name in turn]), turns, threads):
         held.append(table)
         rows += table.num_rows
         if rows >= TABLE_ROWS:
-            yield pa.concat_tables(held)
+            yield _join(held)
             held, rows = [], 0
     if held:
-        yield pa.concat_tables(held)
+        yield _join(held)
+
+
+def _join(tables: list[pa.Table]) -> pa.Table:
+    """The rows of several tables in one chunk: DuckDB takes five times as long for chunks of ten rows."""
+    return pa.concat_tables(tables).combine_chunks()
 
 
 def open_database() -> duckdb.DuckDBPyConnection:

@@ -42,6 +42,7 @@ def test_a_database_spills_to_the_temporary_folder_and_removes_its_files(tmp_pat
 @pytest.mark.parametrize("is_local", [True, False])
 def test_many_files_are_read_a_few_at_a_time(tmp_path, monkeypatch, is_local):
     monkeypatch.setattr("capfilt.stages.storage.sql.TABLE_ROWS", 4)
+    monkeypatch.setattr("capfilt.stages.storage.sql.LOCAL_FILES", 2)
     store = Store(str(tmp_path)) if is_local else Store(f"memory://{tmp_path.name}")
     for number in range(10):
         sink = io.BytesIO()
@@ -52,6 +53,7 @@ def test_many_files_are_read_a_few_at_a_time(tmp_path, monkeypatch, is_local):
     store.put("10.parquet", sink.getvalue())
     tables = list(iter_tables(store, [f"{n}.parquet" for n in range(11)], SCHEMA))
     assert [table.num_rows for table in tables] == [4, 4, 4, 4, 4, 1]
+    assert all(column.num_chunks == 1 for table in tables for column in table.columns)
     rows = [(n, "x") for number in range(10) for n in (number, None)]
     assert [tuple(row.values()) for row in pa.concat_tables(tables).to_pylist()] == [*rows, (None, "only b")]
     assert list(iter_tables(store, [], SCHEMA)) == []
