@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import ray
 
@@ -11,21 +11,40 @@ from capfilt.cluster.session import is_embedded
 
 FETCH_CPU = "CPU of machines that fetch"
 """CPUs of the machines with `cluster.fetch_labels`; beside Ray's names, and only on a cluster with labels."""
+LEAVING = "machines that leave"
+"""Machines that are still at work and will be taken away; beside Ray's names, and only if there are any."""
 
 
 def measure_machines(config: ClusterConfig) -> dict[str, float]:
-    """Resources of all machines that are alive, under Ray's names and `FETCH_CPU`.
+    """Resources of all machines that are alive and stay, under Ray's names, `FETCH_CPU` and `LEAVING`.
 
     A Ray instance that is started in this process has no labels: the machine does everything.
     """
     resources = dict(ray.cluster_resources())
-    if config.fetch_labels and not is_embedded(config):
+    if is_embedded(config):
+        return resources
+    notified = notified_machines()
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    leaving = [node for node in alive if node["NodeID"] in notified]
+    for node in leaving:
+        for name, amount in node["Resources"].items():
+            resources[name] = resources.get(name, 0.0) - amount
+    if leaving:
+        resources[LEAVING] = float(len(leaving))
+    if config.fetch_labels:
         resources[FETCH_CPU] = sum(
             node["Resources"].get("CPU", 0.0)
-            for node in ray.nodes()
-            if node["Alive"] and has_labels(node["Labels"], config.fetch_labels)
+            for node in alive
+            if node not in leaving and has_labels(node["Labels"], config.fetch_labels)
         )
     return resources
+
+
+def notified_machines() -> Collection[str]:
+    """Ids of the machines of which Ray knows that they will be taken away, such as spot machines with a
+    notice of their preemption. Ray gives them no new work; `ray.nodes()` does not tell them apart."""
+    found: Collection[str] = ray._private.state.state.get_draining_nodes()
+    return found
 
 
 def has_labels(labels: Mapping[str, str], wanted: Mapping[str, str]) -> bool:

@@ -16,7 +16,7 @@ from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
 from benchmarks.index import peak_memory
 from capfilt.cluster.board import StatusBoard
-from capfilt.cluster.chain.engine import chain_context, run_chain
+from capfilt.cluster.chain.engine import MAX_RESTARTS, MAX_TASK_RETRIES, chain_context, run_chain
 from capfilt.cluster.chain.steps import Step
 from capfilt.cluster.config import ClusterConfig
 from capfilt.cluster.session import session
@@ -26,8 +26,8 @@ from capfilt.stages.shards.write import WRITTEN_SCHEMA
 from capfilt.stages.status import PENDING
 
 ROWS = 10
-ACTORS = ("fetch", "caption", "filter")
-"""Steps on actors."""
+ACTORS = ("fetch", "models")
+"""Operators on actors."""
 PER_SHARD = ("milliseconds_per_shard", "driver_cpu_milliseconds_per_shard")
 WARM_UP = 200
 """Shards before the clock starts: Ray starts its processes meanwhile."""
@@ -35,6 +35,10 @@ WARM_UP = 200
 
 class ReadNothing:
     """Gives rows without reading any."""
+
+    def shardwise(self, batch: pa.Table) -> pa.Table:
+        """The part of the reader that is not row by row."""
+        return self(batch)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         item = batch.to_pylist()[0]
@@ -52,14 +56,19 @@ class PassOn:
 class WriteNothing:
     """Gives the summary of a shard."""
 
+    def shardwise(self, batch: pa.Table) -> pa.Table:
+        """The part of the writer that is not row by row."""
+        return self(batch)
+
     def __call__(self, batch: pa.Table) -> pa.Table:
         row = {"source": batch["source"][0].as_py(), "shard": batch["shard"][0].as_py(), "records": "{}"}
         return table_of([row], WRITTEN_SCHEMA)
 
 
 def measure_chain(shards: int, repeats: int) -> dict[str, Any]:
-    """The chain of a bootstrap which downloads, tasks that read and write, and an actor each that fetches,
-    captions and filters; in turn with Ray Data alone, which passes the same tables through as many operators.
+    """The chain of a bootstrap which downloads, in turn with Ray Data alone, which passes the same tables
+    through as many operators: tasks that read and write, an actor that fetches, and one that captions and
+    filters.
 
     Returns:
         `ours` and `ray_data` (medians, see `measure_execution`), and `ours_beyond_ray_data`, the median
@@ -89,27 +98,31 @@ def measure_chain(shards: int, repeats: int) -> dict[str, Any]:
 def chain_steps() -> list[Step]:
     """The steps, as the driver of a run makes them."""
     status = StatusBoard().for_node("bootstrap.1")
+    of_row: dict[str, Any] = {"rowwise": PassOn, "isolation": ISOLATION}
+    on_actor: dict[str, Any] = {"make": PassOn, "actors": 1, "cpus": 0.25, "isolation": ISOLATION}
     chain = [
-        Step(name="read", make=ReadNothing, kind="read", isolation=ISOLATION),
-        *(Step(name=name, make=PassOn, actors=1, cpus=0.25, isolation=ISOLATION) for name in ACTORS),
-        Step(name="write", make=WriteNothing, kind="write", isolation=ISOLATION),
+        Step(name="read", make=ReadNothing, kind="read", **of_row),
+        Step(name="fetch", **on_actor),
+        Step(name="caption", **on_actor),
+        Step(name="filter", fused=True, **on_actor),
+        Step(name="write", make=WriteNothing, kind="write", **of_row),
     ]
     return mark_first_steps(with_status(step, status) for step in chain)
 
 
 def run_ray_data(items: list[dict[str, Any]]) -> Iterator[Any]:
-    """The stages without anything of ours around them, with the settings of the chain."""
-    options: dict[str, Any] = {
-        "batch_size": None,
-        "batch_format": "pyarrow",
-        "num_cpus": Step(name="", make=PassOn).cpus,
-    }
+    """The stages without anything of ours around them, with the settings of the chain. The retries also keep
+    Ray Data from joining the reader and the first actor."""
+    common = {"batch_size": None, "batch_format": "pyarrow", "num_cpus": Step(name="", make=PassOn).cpus}
+    task: dict[str, Any] = common | {"compute": TaskPoolStrategy(), "max_retries": MAX_TASK_RETRIES}
+    restarts = {"max_restarts": MAX_RESTARTS, "max_task_retries": MAX_TASK_RETRIES}
     with DataContext.current(chain_context(len(items))):
         dataset = ray.data.from_items(items, override_num_blocks=len(items))
-        dataset = dataset.map_batches(ReadNothing(), compute=TaskPoolStrategy(), **options)
+        dataset = dataset.map_batches(ReadNothing(), **task)
         for _ in ACTORS:
-            dataset = dataset.map_batches(PassOn, compute=ActorPoolStrategy(size=1), **options)
-        dataset = dataset.map_batches(WriteNothing(), compute=TaskPoolStrategy(), **options)
+            pool: dict[str, Any] = common | restarts | {"compute": ActorPoolStrategy(size=1)}
+            dataset = dataset.map_batches(PassOn, **pool)
+        dataset = dataset.map_batches(WriteNothing(), **task)
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             yield from batch.to_pylist()
 

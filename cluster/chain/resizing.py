@@ -15,13 +15,14 @@ import ray
 
 from capfilt.cluster.chain.losses import PassEnded
 from capfilt.cluster.chain.ray_internals import ExecutionState
-from capfilt.cluster.machines import FETCH_CPU
+from capfilt.cluster.machines import FETCH_CPU, LEAVING
 
 CHECK_INTERVAL_S = 2.0
 """Seconds between two checks of the cluster's resources."""
 SETTLE_S = 30.0
 """Seconds for which a cluster has to be larger, or too small, before a pass drains: nodes join one after
-another, and a lost one may be replaced."""
+another, and a lost one may be replaced. Nobody waits when nodes have been told that they will be taken away:
+they have half a minute or two to finish their shards."""
 GRACE_S = 60.0
 """Seconds without a finished task after which a chain that no longer fits is stopped; longer if a shard takes
 longer: what the remaining actors have begun is to be finished."""
@@ -140,7 +141,7 @@ class Resizing:
         self._consider_draining(now, resources, too_small)
         idle = now - self._progress_at
         if too_small and idle >= self.grace():
-            raise ClusterShrunk(f"{_describe(resources)} left, {self._needs()}")
+            raise ClusterShrunk(self._describe_lack(resources))
         if not too_small and idle >= self.patience():
             raise ChainStalled(f"no task of the chain has finished for {idle / 60:.0f} minutes")
 
@@ -150,8 +151,9 @@ class Resizing:
         self._larger_since = (self._larger_since or now) if larger else None
         if self.reason is not None:
             return
-        if self._small_since is not None and now - self._small_since >= SETTLE_S:
-            self._start_draining(f"{_describe(resources)} left, {self._needs()}")
+        settle = 0.0 if resources.get(LEAVING) else SETTLE_S
+        if self._small_since is not None and now - self._small_since >= settle:
+            self._start_draining(self._describe_lack(resources))
         elif (
             self._larger_since is not None
             and now - self._larger_since >= SETTLE_S
@@ -163,8 +165,11 @@ class Resizing:
         self.reason = reason
         self.drain()
 
-    def _needs(self) -> str:
-        return f"the actors of the chain need {self.demand.cpus:g} CPUs and {self.demand.gpus:g} GPUs"
+    def _describe_lack(self, resources: Resources) -> str:
+        leaving = resources.get(LEAVING)
+        note = f" (without the machines that will be taken away: {leaving:g})" if leaving else ""
+        needs = f"the actors of the chain need {self.demand.cpus:g} CPUs and {self.demand.gpus:g} GPUs"
+        return f"{_describe(resources)} left{note}, {needs}"
 
 
 def _describe(resources: Resources) -> str:

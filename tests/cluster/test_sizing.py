@@ -9,7 +9,7 @@ from capfilt.cluster import sizing as module
 from capfilt.cluster.chain.watchdog import Limits
 from capfilt.cluster.config import ActorRange, ActorsConfig, ClusterError
 from capfilt.cluster.config import ClusterConfig as AnyConfig
-from capfilt.cluster.machines import FETCH_CPU, measure_machines
+from capfilt.cluster.machines import FETCH_CPU, LEAVING, measure_machines
 from capfilt.cluster.sizing import (
     ActorPool,
     Split,
@@ -257,19 +257,44 @@ def test_a_chain_grows_with_the_cluster(config, resources, grows):
 DOWNLOAD = ClusterConfig(address="head:6379", fetch_labels={"pool": "download"})
 
 
+def show_machines(monkeypatch, alive=(True, True, True), notified=()):
+    """A cluster of three machines, of which the second and the third fetch."""
+    labels = [{"pool": "gpu"}, {"pool": "download", "zone": "a"}, {"pool": "download"}]
+    nodes = [
+        {"NodeID": name, "Alive": lives, "Labels": own, "Resources": {"CPU": cpus} if lives else {}}
+        for name, lives, own, cpus in zip("abc", alive, labels, (16.0, 8.0, 4.0), strict=True)
+    ]
+    monkeypatch.setattr(machines.ray, "cluster_resources", lambda: {"CPU": 28.0})
+    monkeypatch.setattr(machines.ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(machines, "notified_machines", lambda: notified)
+
+
 @pytest.mark.parametrize(
     ("alive", "cpus"), [((True, True, True), 12.0), ((True, False, True), 4.0), ((True, False, False), 0.0)]
 )
 def test_cpus_of_the_machines_that_fetch_are_counted(monkeypatch, alive, cpus):
-    labels = [{"pool": "gpu"}, {"pool": "download", "zone": "a"}, {"pool": "download"}]
-    nodes = [
-        {"Alive": lives, "Labels": own, "Resources": {"CPU": number} if lives else {}}
-        for lives, own, number in zip(alive, labels, (16.0, 8.0, 4.0), strict=True)
-    ]
-    monkeypatch.setattr(machines.ray, "cluster_resources", lambda: {"CPU": 28.0})
-    monkeypatch.setattr(machines.ray, "nodes", lambda: nodes)
+    show_machines(monkeypatch, alive)
     assert measure_machines(DOWNLOAD) == {"CPU": 28.0, FETCH_CPU: cpus}
     assert measure_machines(ClusterConfig(address="head:6379")) == {"CPU": 28.0}
+
+
+@pytest.mark.parametrize(
+    ("notified", "expected"),
+    [
+        ({"a"}, {"CPU": 12.0, LEAVING: 1.0, FETCH_CPU: 12.0}),
+        ({"a", "b"}, {"CPU": 4.0, LEAVING: 2.0, FETCH_CPU: 4.0}),
+        ({"gone"}, {"CPU": 28.0, FETCH_CPU: 12.0}),
+    ],
+)
+def test_machines_that_leave_are_not_counted(monkeypatch, notified, expected):
+    show_machines(monkeypatch, notified=notified)
+    assert measure_machines(DOWNLOAD) == expected
+
+
+def test_a_machine_that_left_is_not_subtracted_again(monkeypatch):
+    show_machines(monkeypatch, (False, True, True), {"a", "b"})
+    monkeypatch.setattr(machines.ray, "cluster_resources", lambda: {"CPU": 12.0})
+    assert measure_machines(DOWNLOAD) == {"CPU": 4.0, LEAVING: 1.0, FETCH_CPU: 4.0}
 
 
 def test_a_machine_on_its_own_needs_no_labels(monkeypatch):

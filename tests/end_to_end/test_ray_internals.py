@@ -9,6 +9,7 @@ import ray
 
 from capfilt.cluster.chain.losses import PassEnded
 from capfilt.cluster.chain.ray_internals import map_whole_blocks, watch_executions
+from capfilt.cluster.machines import notified_machines
 
 SIZES = [5, 1, 3, 8, 2, 1]
 
@@ -34,6 +35,11 @@ def test_blocks_are_mapped_whole_and_the_watch_sees_them(ray_session):
     assert max(state.finished for state in seen) <= 2 * len(SIZES)
     finished = [state.finished for state in seen]
     assert finished == sorted(finished) and seen[0].waiting[0] <= len(SIZES)
+
+
+def test_no_machine_is_about_to_be_taken_away(ray_session):
+    """`tests/faults/test_elastic.py` has a cluster with one that is."""
+    assert list(notified_machines()) == []
 
 
 def wait_for_cpus(condition, seconds=30.0):

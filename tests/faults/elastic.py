@@ -13,7 +13,9 @@ from types import TracebackType
 from typing import Any
 
 from ray._private.services import node_ip_address_from_perspective
+from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
+from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
 from tests.faults.harness import inject_pythonpath
 
@@ -74,6 +76,16 @@ class ElasticCluster:
         """Kill all processes of nodes at once, as when machines are taken back without notice."""
         for node in nodes:
             self._cluster.remove_node(node, allow_graceful=False)
+
+    def give_notice(self, nodes: list[Any], seconds: int) -> None:
+        """Tell Ray that nodes will be taken away after so many seconds, as the agent on a spot machine does.
+        Nothing ends them."""
+        client = GcsClient(address=self._cluster.address)
+        preemption = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        deadline = int((time.time() + seconds) * 1000)
+        for node in nodes:
+            accepted, refusal = client.drain_node(node.node_id, preemption, "taken back", deadline)
+            assert accepted, refusal
 
     def speed_up(self) -> None:
         """Let the stages take no longer than they need."""

@@ -17,7 +17,7 @@ from capfilt.cluster.chain.resizing import (
     grace,
     patience,
 )
-from capfilt.cluster.machines import FETCH_CPU
+from capfilt.cluster.machines import FETCH_CPU, LEAVING
 
 EIGHT, FOUR = {"CPU": 8.0}, {"CPU": 4.0}
 CHAIN = Demand(cpus=6.0, gpus=0.0)
@@ -81,6 +81,18 @@ def test_a_replacement_in_time_saves_the_pass():
     assert saved.drained == 0
     saved.check((65, 10, FOUR))
     assert saved.drained == 1
+
+
+def test_a_pass_drains_at_once_for_machines_that_leave():
+    warned = Pass()
+    warned.check((0, 5, EIGHT), (10, 6, EIGHT | {LEAVING: 1.0}))
+    assert warned.drained == 0, "what stays suffices"
+    warned.check((12, 7, FOUR | {LEAVING: 1.0}))
+    assert warned.drained == 1
+    assert warned.state.reason == (
+        "the cluster has 4 CPUs and 0 GPUs left (without the machines that will be taken away: 1), "
+        "the actors of the chain need 6 CPUs and 0 GPUs"
+    )
 
 
 def test_a_chain_that_no_longer_fits_and_finishes_nothing_is_stopped():
