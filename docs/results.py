@@ -40,7 +40,8 @@ colored shapes and learns too little here: at 20 and 40 % the filter finds the n
 and 0.53, it drops nine of ten web texts, and every model retrieves 1 to 7 %. The tables decide nothing
 either way; they would need an image encoder that knows pictures, which no package registry has.
 """,
-    "tables-quick": """The tables that no folder above has, as `make tables-quick` makes them in 20 minutes (all tables; 2 CPU
+    "tables-quick": """\
+The tables that no folder above has, as `make tables-quick` makes them (all tables: 20 minutes on 2 CPU
 cores): 300 human and 1,000 web images, 80 steps. So short a pretraining knows next to nothing about the web:
 human pairs only do better than all others, the filter cannot tell noise from matching texts, and the
 threshold that is calibrated with it keeps every text. **These figures say that the tables can be made, and
