@@ -41,8 +41,8 @@ def measure_machines(config: ClusterConfig) -> dict[str, float]:
 
 
 def notified_machines() -> Collection[str]:
-    """Ids of the machines of which Ray knows that they will be taken away, such as spot machines with a
-    notice of their preemption. Ray gives them no new work; `ray.nodes()` does not tell them apart."""
+    """Ids of the machines that Ray is draining, such as spot machines with a preemption notice. Ray schedules
+    no new work there; `ray.nodes()` does not say which ones they are."""
     found: Collection[str] = ray._private.state.state.get_draining_nodes()
     return found
 

@@ -113,7 +113,7 @@ def chain_steps() -> list[Step]:
 def run_ray_data(items: list[dict[str, Any]]) -> Iterator[Any]:
     """The stages without anything of ours around them, with the settings of the chain. The retries also keep
     Ray Data from joining the reader and the first actor."""
-    common = {"batch_size": None, "batch_format": "pyarrow", "num_cpus": Step(name="", make=PassOn).cpus}
+    common = {"batch_size": None, "batch_format": "pyarrow", "num_cpus": Step.cpus}
     task: dict[str, Any] = common | {"compute": TaskPoolStrategy(), "max_retries": MAX_TASK_RETRIES}
     restarts = {"max_restarts": MAX_RESTARTS, "max_task_retries": MAX_TASK_RETRIES}
     with DataContext.current(chain_context(len(items))):
