@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from capfilt.stages.carried.fields import CarriedField, ColumnsError, has_extras
 from capfilt.stages.carried.values import ShardValues, widest_column
 from capfilt.stages.concurrency import map_ahead
+from capfilt.stages.manifest.arrow.leaves import leaf_paths
 from capfilt.stages.manifest.arrow.values import count_characters
 from capfilt.stages.manifest.columns import ColumnReader
 from capfilt.stages.manifest.config import ManifestError
@@ -38,6 +39,9 @@ SHARDS_PER_PART = 1000
 """Row groups per index file: its footer stays at about 1 MB, and 400 M rows make 400 files."""
 PART_LIMIT = 1 << 30
 """Bytes of a file of an index with carried columns, which is built in memory."""
+UNIQUE_COLUMNS = ("url", "texts")
+"""Columns whose values do not repeat within a shard: a dictionary would take a third of the time of writing,
+and make the file larger."""
 FOOTERS = 16
 """Footers of Parquet files that are read at the same time."""
 PARTS, WIDE_PARTS = 4, 2
@@ -142,7 +146,8 @@ def write_part(tables: Iterable[pa.Table], number: int, index_dir: Store, sectio
                 f"{widest_column(table[CARRIED])!r}, or set a smaller {section}.shard_size"
             )
 
-    with pq.ParquetWriter(sink, first.schema, compression="zstd") as writer:
+    repeated = leaf_paths(field for field in first.schema if field.name not in UNIQUE_COLUMNS)
+    with pq.ParquetWriter(sink, first.schema, compression="zstd", use_dictionary=repeated) as writer:
         for _ in map_ahead(write, chain([first], tables), 1):
             pass
     return index_dir.put(part_path(number), sink.getvalue())

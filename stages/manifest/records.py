@@ -105,16 +105,31 @@ def read_csv_tables(file: ManifestFile, reader: ColumnReader, section: str) -> I
         columns = reader.columns(dict.fromkeys(known))
         places = [None if name is None else names.index(name) for name in columns]
         for _, records in chain(first, blocks):
-            url, caption, truth = (_field(records, place) for place in places)
+            url, caption, truth = _fields(records, places, len(names))
             empty = [pa.nulls(len(records), field.type) for field in INDEX_SCHEMA][3:]
             yield pa.Table.from_arrays([url, clean_text_lists(caption), truth, *empty], schema=INDEX_SCHEMA)
 
 
-def _field(records: Sequence[Sequence[str]], place: int | None) -> pa.Array:
-    """One field of every record, null where the record has fewer."""
-    if place is None:
-        return pa.nulls(len(records), pa.string())
-    values = [fields[place] if place < len(fields) else None for fields in records]
+def _fields(records: Sequence[Sequence[str]], places: Sequence[int | None], width: int) -> list[pa.Array]:
+    """Some fields of every record, null where a record has fewer, or where the place is None.
+
+    Args:
+        width: fields of most records.
+    """
+    # All fields of complete records at once, which takes a third of the time.
+    columns = list(zip(*records, strict=True)) if set(map(len, records)) == {width} else None
+
+    def read(place: int | None) -> pa.Array:
+        if place is None:
+            return pa.nulls(len(records), pa.string())
+        if columns is not None:
+            return _make_array(columns[place])
+        return _make_array([fields[place] if place < len(fields) else None for fields in records])
+
+    return [read(place) for place in places]
+
+
+def _make_array(values: Sequence[str | None]) -> pa.Array:
     try:
         return pa.array(values, pa.string())
     except UnicodeEncodeError:

@@ -210,7 +210,8 @@ class LineBlocks:
             elif len(last) > LINE_LIMIT:
                 lines.append(None)
                 self._skip_line()
-            self._lines = [None if is_too_long(line) else line for line in lines]
+            has_long = len(text) >= LINE_LIMIT
+            self._lines = [None if is_too_long(line) else line for line in lines] if has_long else lines
         if not self._lines and self._rest:
             self._lines, self._rest = [None if is_too_long(self._rest) else self._rest], ""
         return bool(self._lines)

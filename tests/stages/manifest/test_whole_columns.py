@@ -51,11 +51,22 @@ def parts_by_row(config, shards_per_part):
     parts = {}
     for start in range(0, len(tables), shards_per_part):
         sink = io.BytesIO()
-        with pq.ParquetWriter(sink, tables[0].schema, compression="zstd") as writer:
+        repeated = [
+            path for path in leaf_names(tables[0].schema) if path.split(".")[0] not in ("url", "texts")
+        ]
+        with pq.ParquetWriter(sink, tables[0].schema, compression="zstd", use_dictionary=repeated) as writer:
             for table in tables[start : start + shards_per_part]:
                 writer.write_table(table, row_group_size=table.num_rows)
         parts[part_path(start // shards_per_part)] = sink.getvalue()
     return parts
+
+
+def leaf_names(schema):
+    """Paths of the leaves of a schema, as Parquet itself has them."""
+    sink = io.BytesIO()
+    pq.write_table(schema.empty_table(), sink)
+    leaves = pq.ParquetFile(sink).schema
+    return [leaves.column(number).path for number in range(len(leaves))]
 
 
 def check_index(tmp_path, monkeypatch, shards_per_part=3, **settings):
@@ -123,6 +134,23 @@ def test_truths_and_carried_columns(tmp_path, monkeypatch, truth, keep):
     pq.write_table(pa.table(columns), tmp_path / "b.parquet")
     rows = check_index(tmp_path, monkeypatch, truth_column="truth", keep_columns=keep)
     assert keep == () or [row["carried"]["score"] for row in rows] == [1, None, 3, 4, 5, 6] * 2
+
+
+def test_only_values_that_repeat_have_a_dictionary(tmp_path):
+    columns = {"url": URLS["string"], "text": CAPTIONS["lists"], "truth": TRUTHS["strings"]}
+    columns["score"] = pa.array([1.0, 1, 1, 1, 1, 1])
+    columns["tags"] = pa.array([["a", "b"]] * 6)
+    columns["size"] = pa.array([{"w": 1, "names": ["x"]}] * 6)
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    store = Store(str(tmp_path / "index"))
+    config = ManifestConfig(manifest=str(tmp_path / "a.parquet"), truth_column="truth", keep_columns="all")
+    build_index(config, store, source="web")
+    group = pq.read_metadata(tmp_path / "index" / part_path(0)).row_group(0)
+    leaves = [group.column(number) for number in range(group.num_columns)]
+    with_dictionary = [leaf.path_in_schema for leaf in leaves if "RLE_DICTIONARY" in leaf.encodings]
+    plain = [leaf.path_in_schema for leaf in leaves if leaf.path_in_schema not in with_dictionary]
+    assert plain == ["url", "texts.list.element"]
+    assert {"truth", "carried.tags.list.element", "carried.size.names.list.element"} <= set(with_dictionary)
 
 
 def test_hashes_and_captions_from_elsewhere(tmp_path, monkeypatch):
