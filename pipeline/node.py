@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from capfilt.pipeline.evaluation.calibration import Calibration
+from capfilt.pipeline.evaluation.calibration.result import Calibration
 
 if TYPE_CHECKING:
     from capfilt.pipeline.config.schema import Config

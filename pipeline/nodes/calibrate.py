@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from capfilt.pipeline.errors import NodeFailed
-from capfilt.pipeline.evaluation.calibration import Calibration
+from capfilt.pipeline.evaluation.calibration.result import Calibration
 from capfilt.pipeline.node import Node, NodeKind, NodeResult
 from capfilt.stages.pairs.parts import ShardRef
 from capfilt.stages.pairs.read import PairsConfig
@@ -40,7 +40,7 @@ def run_calibrate(context: RunContext, node: Node) -> NodeResult:
     """Score a sample of the web texts with their own and with other images."""
     from capfilt.cluster.chain.engine import map_remote
     from capfilt.pipeline.console.logs import with_worker_logging
-    from capfilt.pipeline.evaluation.swapped import FEWEST_PAIRS, CalibrationTask, calibrate_timed
+    from capfilt.pipeline.evaluation.calibration.swapped import FEWEST_PAIRS, CalibrationTask, calibrate_timed
     from capfilt.pipeline.nodes.context import model_of
     from capfilt.pipeline.nodes.duplicates import ensure_counted
 

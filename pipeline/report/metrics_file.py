@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from capfilt.pipeline.evaluation.calibration import Calibration
+from capfilt.pipeline.evaluation.calibration.result import Calibration
 from capfilt.pipeline.evaluation.filter_quality import FilterQuality
 from capfilt.pipeline.node import ValidationResult
 from capfilt.stages.errors import UserError

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from capfilt.pipeline.evaluation.calibration import Calibration
+from capfilt.pipeline.evaluation.calibration.result import Calibration
 from capfilt.pipeline.node import NodeResult, TaskResult, ValidationResult
 from capfilt.pipeline.rundir.changes import Given, describe_change
 from capfilt.stages.concurrency import map_ahead

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from capfilt.pipeline.config.schema import Config
-from capfilt.pipeline.evaluation.calibration import Calibration
+from capfilt.pipeline.evaluation.calibration.result import Calibration
 from capfilt.pipeline.node import Node
 from capfilt.pipeline.rundir.fingerprints import Fingerprints
 from capfilt.pipeline.rundir.lease import Lease

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from capfilt.pipeline.evaluation.calibration import Calibration, NoiseEstimate
+from capfilt.pipeline.evaluation.calibration.result import Calibration, NoiseEstimate
 from capfilt.pipeline.evaluation.filter_quality import FilterQuality
 from capfilt.pipeline.node import ValidationResult
 from capfilt.pipeline.report.metrics_file import (

@@ -1,4 +1,4 @@
-"""What the calibration of a filter has found: see `pipeline.evaluation.ranks`. Does not import numpy."""
+"""What the calibration of a filter has found. Does not import numpy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Calibration:
     """What a calibration has found about the web texts of a round."""
 
     all: NoiseEstimate
-    """Over all web sources."""
+    """Share of the texts that are unrelated to their image, over all web sources."""
     threshold: float
     """Suggested threshold of the ITM probability."""
     keeps_matching: float
@@ -32,3 +32,6 @@ class Calibration:
     """Share of noise texts that it keeps."""
     by_source: dict[str, NoiseEstimate] = field(default_factory=dict)
     """By web source."""
+    details: NoiseEstimate | None = None
+    """Share of the texts that are about their image, but wrong in a detail; they are not part of `all`. None
+    if the filter finds too few wrong words, and in calibrations of earlier versions."""

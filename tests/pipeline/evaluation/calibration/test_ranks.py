@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from capfilt.pipeline.evaluation.ranks import (
+from capfilt.pipeline.evaluation.calibration.ranks import (
     THRESHOLDS,
     PairScores,
     calibrate,

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from capfilt.pipeline.evaluation.swapped import (
+from capfilt.pipeline.evaluation.calibration.swapped import (
     OTHERS,
     CalibrationTask,
     calibrate_filter,
@@ -125,7 +125,7 @@ def test_every_text_is_scored_with_its_own_and_sixteen_other_images():
 @pytest.mark.parametrize(("pairs", "estimated"), [(63, False), (64, True)])
 def test_too_few_texts_give_no_estimate(task, monkeypatch, pairs, estimated):
     monkeypatch.setattr(
-        "capfilt.pipeline.evaluation.swapped.load_matcher", lambda judge, model: FakeMatcher()
+        "capfilt.pipeline.evaluation.calibration.swapped.load_matcher", lambda judge, model: FakeMatcher()
     )
     found = calibrate_filter(replace(task, shards=task.shards[:12], size=pairs))
     assert (found is not None) == estimated

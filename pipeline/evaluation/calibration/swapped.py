@@ -6,15 +6,16 @@ import hashlib
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from capfilt.cluster.board import NodeStatus
 from capfilt.models.caption_text import normalize_caption
-from capfilt.pipeline.evaluation.calibration import Calibration
-from capfilt.pipeline.evaluation.ranks import PairScores, calibrate
+from capfilt.pipeline.evaluation.calibration.details import DetailHits, estimate_details, find_details
+from capfilt.pipeline.evaluation.calibration.ranks import PairScores, calibrate, rank_own_image
+from capfilt.pipeline.evaluation.calibration.result import Calibration
 from capfilt.stages.bootstrap.filter import FilterConfig, load_matcher
 from capfilt.stages.bootstrap.model_source import ModelSource
 from capfilt.stages.pairs.hold_out import is_held_out
@@ -70,7 +71,9 @@ def calibrate_timed(task: CalibrationTask) -> tuple[Calibration | None, int, flo
     start = time.monotonic()
     scores = score_sample(task, matcher, sample)
     found = calibrate(scores, [row["source"] for row in sample])
-    return found, len(sample), time.monotonic() - start
+    ranks = rank_own_image(scores.itc_own, scores.itc_others)
+    details = estimate_details(find_sample_details(task, matcher, sample), ranks, OTHERS)
+    return replace(found, details=details), len(sample), time.monotonic() - start
 
 
 def sample_pairs(task: CalibrationTask) -> list[dict[str, Any]]:
@@ -107,8 +110,16 @@ def _eligible(task: CalibrationTask, shard: ShardRef) -> Iterator[dict[str, Any]
 
 def score_sample(task: CalibrationTask, matcher: Any, sample: Sequence[dict[str, Any]]) -> PairScores:
     """Score the texts of a sample with their own and with other images."""
-    texts = [normalize_caption(row["texts"][0], task.judge.max_words) for row in sample]
-    return score_swapped(matcher, [row["image"] for row in sample], texts)
+    return score_swapped(matcher, [row["image"] for row in sample], _normalized_texts(task, sample))
+
+
+def find_sample_details(task: CalibrationTask, matcher: Any, sample: Sequence[dict[str, Any]]) -> DetailHits:
+    """Which texts of a sample seem to be wrong in a detail."""
+    return find_details(matcher, [row["image"] for row in sample], _normalized_texts(task, sample))
+
+
+def _normalized_texts(task: CalibrationTask, sample: Sequence[dict[str, Any]]) -> list[str]:
+    return [normalize_caption(row["texts"][0], task.judge.max_words) for row in sample]
 
 
 def load_filter(task: CalibrationTask) -> Any:

@@ -1,4 +1,4 @@
-"""Calibration of a filter without known truth: how much of the web texts is noise, and where to cut.
+"""How much of the web texts is unrelated to its image, and where to cut.
 
 The raw noise ratio counts what the filter drops at a threshold, so it depends on the threshold and on how
 strict the filter is. The calibration compares each web text with its own image and with other images. For a
@@ -10,7 +10,7 @@ lambda = 0.25), whatever the language, the length or the style of the texts.
 The texts behind those ranks are noise, and their scores with other images are what noise scores: boilerplate
 fits many images a little, and where noise is mostly boilerplate the threshold has to be higher.
 
-A text that is wrong in a detail still ranks its image first and counts as matching.
+A text that is wrong in a detail still ranks its image first and counts as matching here (see `details`).
 
 Shapes: n pairs, K other images per text.
 """
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from capfilt.pipeline.evaluation.calibration import Calibration, NoiseEstimate
+from capfilt.pipeline.evaluation.calibration.result import Calibration, NoiseEstimate
 from capfilt.pipeline.evaluation.intervals import wilson_interval
 
 MATCHING_RANKS = 0.25
@@ -63,7 +63,7 @@ def calibrate(scores: PairScores, sources: Sequence[str]) -> Calibration:
     others = scores.itc_others.shape[1]
     names = np.array(sources)
     found = estimate_noise(ranks, others)
-    is_noise = ranks >= _first_noise_rank(others)
+    is_noise = ranks >= first_noise_rank(others)
     swapped_noise = scores.itm_others[is_noise] if is_noise.any() else scores.itm_others
     own, swapped = (
         np.array([(of >= threshold).mean() for threshold in THRESHOLDS])
@@ -99,7 +99,7 @@ def estimate_noise(ranks: np.ndarray, others: int) -> NoiseEstimate:
         ranks: rank of the own image, 0 to K, of n > 0 texts.
         others: K.
     """
-    first = _first_noise_rank(others)
+    first = first_noise_rank(others)
     share = (others + 1 - first) / (others + 1)  # of the ranks, which noise reaches equally often
     reached = int((ranks >= first).sum())
     interval = wilson_interval(reached, len(ranks))
@@ -108,6 +108,6 @@ def estimate_noise(ranks: np.ndarray, others: int) -> NoiseEstimate:
     return NoiseEstimate(len(ranks), noise, low, high)
 
 
-def _first_noise_rank(others: int) -> int:
+def first_noise_rank(others: int) -> int:
     """The first of the ranks 0 to `others` that no matching text has."""
     return int(np.ceil(MATCHING_RANKS * (others + 1)))
