@@ -190,9 +190,9 @@ class CalibrateSection(Section):
     """Calibration of the filter, without known truth, on a sample of the web texts."""
 
     pairs: Annotated[int, Field(ge=0)] = 2000
-    """Texts of the sample, each scored with its own image and with 16 others; 0: no calibration. There is
-    none either while a filter comes from a model that was pretrained on all web images (see
-    `pretrain.hold_out`)."""
+    """Texts of the sample, each scored with its own image, with 16 others, and with a word replaced; 0: no
+    calibration. There is none either while a filter comes from a model that was pretrained on all web images
+    (see `pretrain.hold_out`)."""
 
 
 class FilterSection(Section):

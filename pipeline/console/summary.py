@@ -146,9 +146,14 @@ def _calibration(metrics: RoundMetrics) -> list[Text]:
     found = metrics.calibration
     if found is None:
         return []
-    noise = found.all
-    estimate = Text.assemble(_label("calibrated"), "web ", (_fraction(noise.noise), "bold"))
-    estimate.append(f" noise, {_fraction(noise.low)} to {_fraction(noise.high)}, from {noise.pairs:,} texts")
+    shares = [(found.all, "unrelated")]
+    if found.details is not None:
+        shares.append((found.details, "wrong in a detail"))
+    estimate = Text.assemble(_label("calibrated"), "web ")
+    for share, kind in shares:
+        estimate.append(_fraction(share.noise), style="bold")
+        estimate.append(f" {kind} ({_fraction(share.low)} to {_fraction(share.high)}), ")
+    estimate.append(f"from {found.all.pairs:,} texts")
     suggestion = Text.assemble(_label("threshold"), "suggested ", (f"{found.threshold:g}", "bold"))
     suggestion.append(
         f": would keep about {found.keeps_matching:.0%} of the matching web texts and "

@@ -37,7 +37,7 @@ def _inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
 
 
 def run_calibrate(context: RunContext, node: Node) -> NodeResult:
-    """Score a sample of the web texts with their own and with other images."""
+    """Score a sample of the web texts with their own and with other images, and with a word replaced."""
     from capfilt.cluster.chain.engine import map_remote
     from capfilt.pipeline.console.logs import with_worker_logging
     from capfilt.pipeline.evaluation.calibration.swapped import FEWEST_PAIRS, CalibrationTask, calibrate_timed
@@ -80,12 +80,12 @@ def run_calibrate(context: RunContext, node: Node) -> NodeResult:
 
 
 def describe_calibration(found: Calibration) -> str:
-    """One line: the estimate, its interval and the suggested threshold."""
-    estimate = found.all
-    return (
-        f"noise of the web texts {estimate.noise:.3f} ({estimate.low:.3f} to {estimate.high:.3f}), "
-        f"suggested threshold {found.threshold:g}"
-    )
+    """One line: the estimates, their intervals and the suggested threshold."""
+    shares = [(found.all, "unrelated")]
+    if found.details is not None:
+        shares.append((found.details, "wrong in a detail"))
+    noise = ", ".join(f"{each.noise:.3f} {kind} ({each.low:.3f} to {each.high:.3f})" for each, kind in shares)
+    return f"web texts: {noise}, suggested threshold {found.threshold:g}"
 
 
 CALIBRATE = NodeKind("calibrate", outputs=_outputs, inputs=_inputs, run=run_calibrate)

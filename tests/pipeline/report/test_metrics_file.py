@@ -19,6 +19,7 @@ from capfilt.pipeline.report.metrics_file import (
 from capfilt.stages.storage.store import Store
 
 ESTIMATE = NoiseEstimate(pairs=100, noise=0.5, low=0.4, high=0.6)
+DETAILS = NoiseEstimate(100, 0.04, 0.01, 0.07)
 METRICS = RoundMetrics(
     round=2,
     counts={"success": 7, "http_404": 2},
@@ -27,7 +28,9 @@ METRICS = RoundMetrics(
     noise_ratio_by_captioner={"a": {"recap": 0.25}},
     planted_noise=0.25,
     filter=FilterQuality(auc=0.75, precision=None, recall=0.5),
-    calibration=Calibration(ESTIMATE, 0.12, keeps_matching=0.9, keeps_noise=0.1, by_source={"a": ESTIMATE}),
+    calibration=Calibration(
+        ESTIMATE, 0.12, keeps_matching=0.9, keeps_noise=0.1, by_source={"a": ESTIMATE}, details=DETAILS
+    ),
     retrieval={"pretrain.0": {"tr@1": 12.5}},
     caption={"pretrain.0": {"cider": 31.0}},
     retrieval_by_source={"rare": {"pretrain.0": {"tr@1": 2.5}}},
@@ -72,6 +75,7 @@ def test_metrics_are_read_as_they_were_written(tmp_path: Path) -> None:
             "keeps_matching": 0.9,
             "keeps_noise": 0.1,
             "by_source": {"a": {"pairs": 100, "noise": 0.5, "low": 0.4, "high": 0.6}},
+            "details": {"pairs": 100, "noise": 0.04, "low": 0.01, "high": 0.07},
         },
         "retrieval": {"pretrain.0": {"tr@1": 12.5}},
         "caption": {"pretrain.0": {"cider": 31.0}},

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from capfilt.pipeline.evaluation.calibration import substitutes, swapped
 from capfilt.pipeline.evaluation.calibration.swapped import (
     OTHERS,
     CalibrationTask,
@@ -132,3 +133,28 @@ def test_too_few_texts_give_no_estimate(task, monkeypatch, pairs, estimated):
     if found is not None:
         assert found.all.pairs == pairs and set(found.by_source) == {"a"}
         assert np.isfinite([found.all.noise, found.threshold, found.keeps_matching, found.keeps_noise]).all()
+
+
+def test_a_calibration_says_how_many_texts_are_wrong_in_a_detail(task, monkeypatch):
+    """Texts name the number of their image; those of images 1, 11, 21 and 31 name the wrong one."""
+
+    class NumberMatcher(FakeMatcher):
+        def match(self, images, texts):
+            return [
+                [score_number(image[-1], text) for text in of_image]
+                for image, of_image in zip(images, texts, strict=True)
+            ]
+
+    def score_number(number, text):
+        is_right = text.split()[1] == f"{number + 1 if number % 10 == 1 else number},"
+        return SimpleNamespace(itm_prob=0.9 if is_right else 0.01, itc_sim=float(f" {number}," in text))
+
+    monkeypatch.setattr(swapped, "load_matcher", lambda judge, model: NumberMatcher())
+    monkeypatch.setattr(substitutes, "PER_PLACE", ROWS)  # every number
+    monkeypatch.setattr(substitutes, "PER_TEXT", 4 * ROWS)
+    found = calibrate_filter(replace(task, size=385))
+    assert found is not None and found.details is not None
+    wrong = [row["image"][-1] % 10 == 1 for row in sample_pairs(replace(task, size=385))]
+    assert found.details.pairs == found.all.pairs == len(wrong)
+    assert found.all.noise < 0.02
+    assert found.details.noise == pytest.approx(np.mean(wrong), abs=0.02)
