@@ -1,6 +1,7 @@
-"""Write docs/results.md from the tables of ablations: `python docs/results.py FOLDER…`.
+"""Bring tables of ablations into docs/results.md: `python docs/results.py FOLDER…`.
 
-Each folder is the run.dir of a `capfilt ablate`. Every figure of the page comes from its `tables/*.parquet`.
+Each folder is the run.dir of a `capfilt ablate`. Its tables replace those of the same folder on the page; all
+others stay, since some take hours. Every figure comes from a `tables/*.parquet`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from capfilt.pipeline.ablation.page import load_summaries  # noqa: E402
 from capfilt.pipeline.ablation.tables import TABLES  # noqa: E402
 from capfilt.stages.storage.store import Store  # noqa: E402
 
+MISSING = "Not measured"
 COMMAND = "capfilt ablate configs/long-tail.yaml"
 INTRODUCTION = """\
 # Results
@@ -40,43 +42,49 @@ colored shapes and learns too little here: at 20 and 40 % the filter finds the n
 and 0.53, it drops nine of ten web texts, and every model retrieves 1 to 7 %. The tables decide nothing
 either way; they would need an image encoder that knows pictures, which no package registry has.
 """,
-    "tables-quick": """\
-The tables that no folder above has, as `make tables-quick` makes them (all tables: 20 minutes on 2 CPU
-cores): 300 human and 1,000 web images, 80 steps. So short a pretraining knows next to nothing about the web:
-human pairs only do better than all others, the filter cannot tell noise from matching texts, and the
-threshold that is calibrated with it keeps every text. **These figures say that the tables can be made, and
-nothing about the method.**
-""",
 }
 """What is to be said of the tables of a folder, by its name."""
-SMALL_FORMS = ("tables-quick",)
-"""Folders of which only the tables are shown that no folder before them has."""
 
 PLACES = re.compile(r" --set [\w.]+=data/\S+")
 """Options of a command that only say where the corpus is: the figures do not depend on it."""
 
 
-def render_page(folders: Sequence[str]) -> str:
-    """The page of the tables in these folders; a table that none of them has is named with its command."""
-    parts, found = [INTRODUCTION], set()
+Sections = dict[str, dict[str, str]]
+"""{folder: {title of a table: its section}}"""
+
+
+def render_page(folders: Sequence[str], page: str = "") -> str:
+    """A page with its tables and those of the folders; a table that is nowhere is named with its command."""
+    sections = read_sections(page)
     for folder in folders:
         summaries = load_summaries(Store(folder))
         if not summaries:
             raise SystemExit(f"error: {folder}: has no tables; make them with capfilt ablate")
-        if (name := Path(folder).name) in SMALL_FORMS:
-            summaries = [summary for summary in summaries if summary.name not in found]
-        parts.append(f"## {name}\n")
-        parts += [NOTES[name]] if name in NOTES else []
-        parts += [render_summary(summary) for summary in summaries]
-        found |= {summary.name for summary in summaries}
-    missing = [name for name in TABLES if name not in found]
+        of_folder = sections.setdefault(Path(folder).name, {})
+        of_folder |= {each.table.title: PLACES.sub("", render_summary(each)) for each in summaries}
+    parts = [INTRODUCTION]
+    for folder, tables in sections.items():
+        parts += [f"## {folder}\n", *([NOTES[folder]] if folder in NOTES else [])]
+        parts += [tables[table.title] for table in TABLES.values() if table.title in tables]
+    found = {title for tables in sections.values() for title in tables}
+    missing = [name for name, table in TABLES.items() if table.title not in found]
     if missing:
-        parts.append("## Not measured\n")
-        parts.append(
-            "\n".join(f"* {TABLES[name].title}: `{COMMAND} --table {name}`" for name in missing) + "\n"
-        )
-    return PLACES.sub("", "\n".join(parts))
+        lines = [f"* {TABLES[name].title}: `{COMMAND} --table {name}`" for name in missing]
+        parts += [f"## {MISSING}\n", "\n".join(lines) + "\n"]
+    return "\n".join(parts)
+
+
+def read_sections(page: str) -> Sections:
+    """The tables of a page."""
+    sections: Sections = {}
+    for block in page.split("\n## ")[1:]:
+        folder, *tables = block.split("\n### ")
+        name = folder.partition("\n")[0]
+        if name != MISSING:
+            sections[name] = {each.partition("\n")[0]: f"### {each.strip()}\n" for each in tables}
+    return sections
 
 
 if __name__ == "__main__":
-    (ROOT / "docs/results.md").write_text(render_page(sys.argv[1:]), encoding="utf-8")
+    path = ROOT / "docs/results.md"
+    path.write_text(render_page(sys.argv[1:], path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -107,6 +107,20 @@ def test_the_page_of_results_has_the_measured_tables_and_names_the_others(tmp_pa
         render_page([str(tmp_path / "empty")])
 
 
+def test_new_tables_replace_those_of_their_folder_and_the_others_stay(tmp_path):
+    render_page = runpy.run_path(str(ROOT / "docs/results.py"))["render_page"]
+    write_table(Store(str(tmp_path / "mine")))
+    page = render_page([str(tmp_path / "mine")])
+    assert render_page([], page) == page
+    older = page.replace("| 55.0 ± 7.1 |", "| 1.0 |").replace("## mine", "## theirs")
+    changed = page.replace("| 55.0 ± 7.1 |", "| 2.0 |")
+    both = older.partition("## Not measured")[0] + "## mine" + changed.partition("## mine")[2]
+    again = render_page([str(tmp_path / "mine")], both)
+    assert "| 1.0 |" in again and "| 2.0 |" not in again and "| 55.0 ± 7.1 |" in again
+    assert again.index("## theirs") < again.index("## mine") < again.index("## Not measured")
+    assert again.count("### ") == 2, "one of each folder"
+
+
 def test_commands_of_the_page_leave_out_where_the_corpus_was():
     places = runpy.run_path(str(ROOT / "docs/results.py"))["PLACES"]
     command = (
