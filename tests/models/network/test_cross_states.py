@@ -6,7 +6,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from capfilt.models.config import MedConfig, TextConfig, VisionConfig
-from capfilt.models.network.attention import DecoderCache, fewest_operations, select_images
+from capfilt.models.network.attention import (
+    WIDE_HEAD,
+    DecoderCache,
+    ImageRows,
+    fewest_operations,
+    select_images,
+)
 from capfilt.models.network.med import MED, Questions
 
 TEXT = TextConfig(vocab_size=40, width=32, depth=2, heads=4, ffn=48, max_positions=16)
@@ -83,6 +89,25 @@ def test_the_choice_is_that_with_fewer_operations(med, count):
 def test_many_tokens_attend_to_keys_and_values(med, states):
     few, many = (med.cross_inputs(states, "encoder", tokens=t) for t in (1, 1000))
     assert [len(layer) for layer in few] == [1, 1] and [len(layer) for layer in many] == [2, 2]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("width", [WIDE_HEAD - 8, WIDE_HEAD, 768])
+@pytest.mark.parametrize("index", [[0, 0, 1], [1, 0], [1, 1]], ids=str)
+def test_wide_heads_attend_as_others_do(dtype, width, index):
+    random = torch.Generator().manual_seed(width)
+    query = torch.randn(len(index), 5, 1, width, generator=random)
+    states = torch.randn(2, 1, 37, width, generator=random)
+    mask = torch.arange(37)[None] < torch.tensor([[37], [20]])
+    for mask_BN in (None, mask):
+        rows = ImageRows.plan(torch.tensor(index), len(index), 2, torch.device("cpu"), mask_BN)
+        found = rows.attend(query.to(dtype), states.to(dtype), states.to(dtype), 0.0)
+        scores = query.to(dtype).double()[:, :, 0] @ states.to(dtype).double()[index, 0].mT / width**0.5
+        if mask_BN is not None:
+            scores = scores.masked_fill(~mask[index][:, None], -torch.inf)
+        expected = scores.softmax(-1) @ states.to(dtype).double()[index, 0]
+        tolerance = 0.03 if dtype == torch.bfloat16 else 1e-5
+        torch.testing.assert_close(found[:, :, 0].double(), expected, atol=tolerance, rtol=0.02)
 
 
 def test_selected_images_stay_shared_between_layers(med, states):
