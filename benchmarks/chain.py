@@ -3,12 +3,15 @@
     python -m benchmarks.chain                          # a tiny model, 2,000 images of shapes
     python -m benchmarks.chain --size base --images 200 --shard 20
     python -m benchmarks.chain --fuse never             # captioner and filter in actors of their own
+    python -m benchmarks.chain --actors 1               # one core for the models, the others for the chain
 
 The chain is read → caption → filter → write, from stored images to committed candidates, as Ray runs it on
 this machine. The other side is what no chain can beat: as many processes as the slowest stage has actors,
 each with its models loaded and the rows of the shards in memory, calling the stage. Both work on the same
 shards, in turn. The start of the actors counts on neither side: no shard is read before all have loaded their
-models. That of the processes in which Ray reads and writes does count.
+models. That of the processes in which Ray reads and writes does count. Without a GPU there are as many actors
+as CPUs, which the other stages and Ray need, too. With `--actors 1` the models have one core for themselves
+on both sides, as they have a GPU.
 
 `busy` is the share of the time in which the actors of the slowest stage worked on shards, `slowdown` the time
 that they took for a shard relative to the bare loop: efficiency = busy / slowdown. `cpu` is the processor
@@ -174,6 +177,11 @@ def main() -> None:
         tables = make_corpus(store, Path(folder), options.images, options.shard)
         checkpoint = build_model(Path(folder) / "model", options.size)
         sizing = divide_cluster(ClusterConfig(fuse=options.fuse))
+        if options.actors is not None:
+            caption, judge = (
+                replace(pool, actors=options.actors) for pool in (sizing.caption, sizing.filter)
+            )
+            sizing = replace(sizing, caption=caption, filter=judge)
         chain = Chain(store, checkpoint, len(tables), options)
         rounds = []
         for number in range(1, options.repeats + 1):
@@ -184,6 +192,7 @@ def main() -> None:
     result = {"options": vars(options), "actors": sizing.caption.actors, **median}
     machine = describe_machine("cuda" if sizing.gpus else "cpu")
     name = f"chain-{options.size}" + ("" if sizing.split.fused else "-separate")
+    name += "" if options.actors is None else f"-{options.actors}-actor"
     store_report(name, {**result, "machine": machine, "rounds": [asdict(each) for each in rounds]})
     print(json.dumps(result))
 
@@ -197,6 +206,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=8, help="most tokens of a caption")
     parser.add_argument("--fuse", choices=["auto", "never"], default="auto")
+    parser.add_argument(
+        "--actors", type=int, help="processes with models; as the chain is sized if not given"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     return parser.parse_args()
 
