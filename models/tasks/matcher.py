@@ -117,7 +117,7 @@ class Matcher(TaskModel[MatcherOptions]):
         image_of_text = torch.tensor([row for row, image_texts in enumerate(texts) for _ in image_texts])
         ids, mask = self.tokenizer.encode([text for image_texts in texts for text in image_texts], MAX_TOKENS)
         cross = self.med.cross_inputs(states, "encoder", tokens=int(mask.sum()) / len(states))
-        order = mask.sum(1).argsort(stable=True)  # texts of similar length share a pass, which avoids padding
+        order = _spread_over_images(mask.sum(1), image_of_text)
         scores = torch.empty(len(ids), 2, device=weight.device)
         text_features = torch.empty(len(ids), features.shape[1], device=weight.device)
         for rows in order.split(size):
@@ -144,6 +144,28 @@ class Matcher(TaskModel[MatcherOptions]):
         ids[:, 0] = self.itm_id
         matched = self.med.match(ids, mask, cross, image_index=image_of_text).softmax(-1)[:, 1]
         return torch.stack([matched, cosine], dim=1), text_features
+
+
+def _spread_over_images(lengths: Tensor, image_of_text: Tensor) -> Tensor:
+    """Order the texts of a batch so that those of a pass have similar lengths, which avoids padding, and
+    different images, which avoids empty slots (`ImageRows`): the shortest text of each image first, then the
+    second shortest of each.
+
+    Args:
+        lengths: of the texts, [M].
+        image_of_text: the image of each, [M].
+
+    Returns:
+        Numbers of the texts, [M].
+    """
+    by_length = lengths.argsort(stable=True)
+    images = image_of_text[by_length]
+    by_image = images.argsort(stable=True)
+    counts = torch.bincount(images)
+    first = counts.cumsum(0) - counts
+    rank = torch.empty_like(by_image)  # of a text among those of its image
+    rank[by_image] = torch.arange(len(images)) - first[images[by_image]]
+    return by_length[rank.argsort(stable=True)]
 
 
 def _compare_texts(features: Tensor, counts: Sequence[int], compared: Sequence[int]) -> list[float | None]:

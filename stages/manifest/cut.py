@@ -18,6 +18,7 @@ from capfilt.stages.carried.fields import CarriedField, ColumnsError, has_extras
 from capfilt.stages.carried.values import ShardValues, widest_column
 from capfilt.stages.concurrency import map_ahead
 from capfilt.stages.manifest.arrow.leaves import leaf_paths
+from capfilt.stages.manifest.arrow.tables import join_equal
 from capfilt.stages.manifest.arrow.values import count_characters
 from capfilt.stages.manifest.columns import ColumnReader
 from capfilt.stages.manifest.config import ManifestError
@@ -42,6 +43,9 @@ PART_LIMIT = 1 << 30
 UNIQUE_COLUMNS = ("url", "texts")
 """Columns whose values do not repeat within a shard: a dictionary would take a third of the time of writing,
 and make the file larger."""
+JOINED_BYTES = 1 << 20
+"""Tables with fewer bytes are written together: one by one, each would wait several times for the
+interpreter, which the next ones keep busy."""
 FOOTERS = 16
 """Footers of Parquet files that are read at the same time."""
 PARTS, WIDE_PARTS = 4, 2
@@ -137,8 +141,9 @@ def write_part(tables: Iterable[pa.Table], number: int, index_dir: Store, sectio
     sink, tables = io.BytesIO(), iter(tables)
     first = next(tables)
 
-    def write(table: pa.Table) -> None:
-        writer.write_table(table, row_group_size=table.num_rows)
+    def write(joined: tuple[pa.Table, int]) -> None:
+        table, rows = joined
+        writer.write_table(table, row_group_size=rows)
         if CARRIED in table.column_names and sink.tell() > PART_LIMIT:
             raise ColumnsError(
                 f"{section}.keep_columns: the rows of {SHARDS_PER_PART:,} shards have more than "
@@ -148,7 +153,7 @@ def write_part(tables: Iterable[pa.Table], number: int, index_dir: Store, sectio
 
     repeated = leaf_paths(field for field in first.schema if field.name not in UNIQUE_COLUMNS)
     with pq.ParquetWriter(sink, first.schema, compression="zstd", use_dictionary=repeated) as writer:
-        for _ in map_ahead(write, chain([first], tables), 1):
+        for _ in map_ahead(write, join_equal(chain([first], tables), JOINED_BYTES), 1):
             pass
     return index_dir.put(part_path(number), sink.getvalue())
 

@@ -60,7 +60,7 @@ def iter_csv_blocks(
     counted = _CountedLines(lines)
     records = _Records(counted, columns, url_column)
     while (block := records.read_block(lines)) is not None:
-        found = [fields for fields in block if fields]
+        found = block if all(block) else [fields for fields in block if fields]
         if found and not names:
             names, *found = found
         if found:

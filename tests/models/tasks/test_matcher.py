@@ -7,9 +7,10 @@ import torch
 
 from capfilt.models.checkpoints.load import save_checkpoint
 from capfilt.models.images.pixels import normalize
+from capfilt.models.network.attention import ImageRows
 from capfilt.models.network.tokenizer import DEC, ENC
 from capfilt.models.out_of_memory import OutOfMemory
-from capfilt.models.tasks.matcher import Matcher
+from capfilt.models.tasks.matcher import Matcher, _spread_over_images
 from capfilt.models.tasks.options import MatcherOptions
 from tests.models.blip_oracle import SIZE, hf_captioner, hf_matcher, med_of, random_pixels, tiny_tokenizer
 
@@ -111,6 +112,36 @@ def test_texts_of_similar_length_share_a_pass_to_avoid_padding(hf):
     matcher.med.match = watched
     matcher.match(random_pixels(16), [["dog", "dog " * 18]] * 16)
     assert sum(tokens) == 16 * 3 + 16 * 20
+
+
+def test_texts_of_a_pass_belong_to_different_images_so_that_no_slots_are_empty(hf, monkeypatch):
+    """Long texts of two images only: by length alone, a pass would have two slots for each of four images."""
+    matcher, planned = make_matcher(med_of(hf), batch_size=4), []
+    plan = ImageRows.plan.__func__
+
+    def watched(cls, index, texts, images, *rest):
+        rows = plan(cls, index, texts, images, *rest)
+        planned.append((texts, rows.slots * images))
+        return rows
+
+    monkeypatch.setattr(ImageRows, "plan", classmethod(watched))
+    long, short = ["dog " * 9, "dog " * 8], ["a", "dog"]
+    matcher.match(random_pixels(4), [long, long, short, short])
+    assert planned == [(4, 4), (4, 4)]
+
+
+@pytest.mark.parametrize("counts", [[3, 3, 3], [1, 4, 0, 2], [5], [1]], ids=str)
+def test_passes_take_the_shortest_text_of_each_image_first(counts):
+    images = torch.tensor([image for image, count in enumerate(counts) for _ in range(count)])
+    lengths = torch.randint(3, 9, (len(images),), generator=torch.Generator().manual_seed(5))
+    order = _spread_over_images(lengths, images)
+    by_image = {n: sorted(lengths[images == n].tolist()) for n in range(len(counts))}
+    expected = [
+        sorted(of_image[rank] for of_image in by_image.values() if rank < len(of_image))
+        for rank in range(max(counts))
+    ]
+    assert lengths[order].tolist() == [length for of_rank in expected for length in of_rank]
+    assert sorted(order.tolist()) == list(range(len(images)))
 
 
 def test_no_images_or_no_texts_give_no_scores(med, pixels):
