@@ -12,10 +12,13 @@ def join_equal(tables: Iterable[pa.Table], least_bytes: int) -> Iterator[tuple[p
     held: list[pa.Table] = []
     size = 0
     for table in tables:
-        if held and (size >= least_bytes or table.num_rows != held[0].num_rows):
+        if held and table.num_rows != held[0].num_rows:
             yield pa.concat_tables(held), held[0].num_rows
             held, size = [], 0
         held.append(table)
         size += table.nbytes
+        if size >= least_bytes:  # at once, as the next one may be large, too
+            yield pa.concat_tables(held), held[0].num_rows
+            held, size = [], 0
     if held:
         yield pa.concat_tables(held), held[0].num_rows
