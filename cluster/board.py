@@ -64,9 +64,8 @@ class _StatusActor:
         board = {node: dict(values) for node, values in self._latest.items()}
         for node, started in self._started.items():
             board.setdefault(node, {})["started"] = dict(started)
-        for node, rates in self._rates.items():
-            means = {stage: fmean(of_stage.values()) for stage, of_stage in rates.items()}
-            board.setdefault(node, {})["rates"] = means
+        for node in self._rates:
+            board.setdefault(node, {})["rates"] = self.rates(node)
         for node, repeated in self._repeated.items():
             board.setdefault(node, {})["repeated"] = {s: dict(causes) for s, causes in repeated.items()}
         for node, stage, _ in self._claims:
@@ -94,6 +93,10 @@ class _StatusActor:
         causes = self._causes.setdefault(node, {})
         if cause in causes or len(causes) < MAX_CAUSES:
             causes[cause] = causes.get(cause, 0) + 1
+
+    def rates(self, node: str) -> dict[str, float]:
+        rates = self._rates.get(node, {})
+        return {stage: fmean(of_stage.values()) for stage, of_stage in rates.items()}
 
     def failures(self, node: str) -> dict[str, int]:
         return self._causes.get(node, {})
@@ -154,6 +157,10 @@ class StatusBoard:
     def for_node(self, node: str) -> NodeStatus:
         """The board as seen by the stages of one node."""
         return NodeStatus(self._actor, node)
+
+    def rates(self, node: str) -> dict[str, float]:
+        """ "rates" of `read`, as they are now: the last read may be older than the end of a short chain."""
+        return self._get(self._actor.rates.remote(node), {})
 
     def failures(self, node: str) -> dict[str, int]:
         """{cause: number of reports} for the failed attempts of a node."""

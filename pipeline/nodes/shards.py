@@ -113,13 +113,7 @@ def run_shards(
             f"{node.name}: {len(missing)} of {shards} shards failed in every attempt (first: {first}); "
             f"{failure_causes(context, node.name)}; the same command retries only these"
         )
-    return progress.throughput.efficiency.measure(model_rates(context, node.name))
-
-
-def model_rates(context: RunContext, node: str) -> dict[str, float]:
-    """{stage: images per second of its model alone in one process}, as the stages have reported so far."""
-    rates: dict[str, float] = context.progress.board.get(node, {}).get("rates", {})
-    return rates
+    return progress.throughput.efficiency.measure(context.board.rates(node.name))
 
 
 def describe_source_without_texts(context: RunContext, source: str, index: Index) -> str:
@@ -187,7 +181,8 @@ def _run_once(context: RunContext, work: ShardWork, todo: list[Shard], stalls: i
 
         def watch_queues(waiting: Sequence[int]) -> None:
             context.metrics.set_waiting(work.name, waiting)
-            efficiency = throughput.efficiency.measure(model_rates(context, work.name))
+            rates = context.progress.board.get(work.name, {}).get("rates", {})
+            efficiency = throughput.efficiency.measure(rates)
             context.metrics.set_efficiency(work.name, efficiency)
             status.set_holding(is_too_far_ahead(throughput.queues(waiting)))
 

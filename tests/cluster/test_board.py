@@ -46,6 +46,7 @@ def test_rate_of_a_stage_is_the_mean_of_its_processes_last_ones(actor):
         actor.report_rate("n", "caption", process, rate)
     actor.report_rate("n", "filter", "a", 7.0)
     assert actor.read() == {"n": {"rates": {"caption": 3.0, "filter": 7.0}}}
+    assert actor.rates("n") == {"caption": 3.0, "filter": 7.0} and actor.rates("other") == {}
 
 
 def test_shards_that_are_processed_again_are_counted_by_stage_and_cause(actor):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from capfilt.cluster.chain.efficiency import EfficiencyMeter
 from capfilt.cluster.chain.losses import MachinesLost
 from capfilt.cluster.chain.resizing import ChainStalled, ClusterShrunk
 from capfilt.cluster.chain.steps import Step
@@ -250,7 +251,9 @@ class TestRunShards:
             rows = {"manifest": str(tmp_path / "urls.csv"), "shard_size": 2}
             data["sources"] = {"web": {"kind": "web", "rows": rows}}
             run_dir = writable(parse_config(data, "test"))
-            board = SimpleNamespace(failures=lambda name: {"a cause": 1})
+            board = SimpleNamespace(
+                failures=lambda name: {"a cause": 1}, rates={"bootstrap.1": {"caption": 2.0}}.__getitem__
+            )
             progress = Progress(Console(quiet=True))
             progress.begin("bootstrap.1")
             context = SimpleNamespace(
@@ -265,13 +268,20 @@ class TestRunShards:
             )
             left = [{"source": "web", "shard": shard} for shard in range(completed, 2)]
             monkeypatch.setattr(shards, "stream_shards", lambda context, work: left)
-            run_shards(context, run_dir.nodes["bootstrap.1"], lambda sizing: [], {"web": "rounds/1/web"})
+            return run_shards(
+                context, run_dir.nodes["bootstrap.1"], lambda sizing: [], {"web": "rounds/1/web"}
+            )
 
         return call
 
     @pytest.mark.parametrize("stop", [False, True])
     def test_node_is_done_if_no_shard_is_left_even_if_the_run_stops(self, run, stop):
         run(2, stop=stop)
+
+    def test_efficiency_is_measured_with_the_rates_at_the_end(self, run, monkeypatch):
+        """The board that is shown was read before the end: after a short chain it has no rates yet."""
+        monkeypatch.setattr(EfficiencyMeter, "measure", lambda meter, rates: rates)
+        assert run(2) == {"caption": 2.0}
 
     def test_node_is_stopped_if_shards_are_left_and_the_run_stops(self, run):
         with pytest.raises(NodeStopped, match=r"^1 of 2 shards are done$"):
