@@ -39,7 +39,10 @@ def local_run(config):
     """Prepare a run of the config, and return the context that its nodes work with."""
     prepared = prepared_run(config)
     board = SimpleNamespace(
-        for_node=lambda node: IgnoringStatus(), failures=lambda node: {}, failed_shards=lambda node: set()
+        for_node=lambda node: IgnoringStatus(),
+        failures=lambda node: {},
+        failed_shards=lambda node: set(),
+        rates=lambda node: {},
     )
     stop = StopSignal(prepared.run_dir.store, 0, print)
     return LocalContext(prepared.run_dir, Progress(Console(quiet=True)), board, stop)
