@@ -40,9 +40,9 @@ SHARDS_PER_PART = 1000
 """Row groups per index file: its footer stays at about 1 MB, and 400 M rows make 400 files."""
 PART_LIMIT = 1 << 30
 """Bytes of a file of an index with carried columns, which is built in memory."""
-UNIQUE_COLUMNS = ("url", "texts")
-"""Columns whose values do not repeat within a shard: a dictionary would take a third of the time of writing,
-and make the file larger."""
+UNIQUE_COLUMN = "url"
+"""Its values do not repeat within a shard: a dictionary would only take time and room. Texts keep theirs: one
+long text that stands in every row would be written as often, which takes memory."""
 JOINED_BYTES = 1 << 20
 """Tables with fewer bytes are written together: one by one, each would wait several times for the
 interpreter, which the next ones keep busy."""
@@ -151,7 +151,7 @@ def write_part(tables: Iterable[pa.Table], number: int, index_dir: Store, sectio
                 f"{widest_column(table[CARRIED])!r}, or set a smaller {section}.shard_size"
             )
 
-    repeated = leaf_paths(field for field in first.schema if field.name not in UNIQUE_COLUMNS)
+    repeated = leaf_paths(field for field in first.schema if field.name != UNIQUE_COLUMN)
     with pq.ParquetWriter(sink, first.schema, compression="zstd", use_dictionary=repeated) as writer:
         for _ in map_ahead(write, join_equal(chain([first], tables), JOINED_BYTES), 1):
             pass

@@ -17,6 +17,7 @@ def join_equal(tables: Iterable[pa.Table], least_bytes: int) -> Iterator[tuple[p
             held, size = [], 0
         held.append(table)
         size += table.nbytes
+        del table  # not in memory while the next one is made
         if size >= least_bytes:  # at once, as the next one may be large, too
             yield pa.concat_tables(held), held[0].num_rows
             held, size = [], 0
