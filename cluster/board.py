@@ -159,7 +159,7 @@ class StatusBoard:
         return NodeStatus(self._actor, node)
 
     def rates(self, node: str) -> dict[str, float]:
-        """ "rates" of `read`, as they are now: the last read may be older than the end of a short chain."""
+        """The "rates" of `read` as they are now: the last read may be older than the end of a short chain."""
         return self._get(self._actor.rates.remote(node), {})
 
     def failures(self, node: str) -> dict[str, int]:

@@ -146,11 +146,8 @@ def _calibration(metrics: RoundMetrics) -> list[Text]:
     found = metrics.calibration
     if found is None:
         return []
-    shares = [(found.all, "unrelated")]
-    if found.details is not None:
-        shares.append((found.details, "wrong in a detail"))
     estimate = Text.assemble(_label("calibrated"), "web ")
-    for share, kind in shares:
+    for kind, share in found.shares:
         estimate.append(_fraction(share.noise), style="bold")
         estimate.append(f" {kind} ({_fraction(share.low)} to {_fraction(share.high)}), ")
     estimate.append(f"from {found.all.pairs:,} texts")

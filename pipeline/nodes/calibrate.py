@@ -81,10 +81,9 @@ def run_calibrate(context: RunContext, node: Node) -> NodeResult:
 
 def describe_calibration(found: Calibration) -> str:
     """One line: the estimates, their intervals and the suggested threshold."""
-    shares = [(found.all, "unrelated")]
-    if found.details is not None:
-        shares.append((found.details, "wrong in a detail"))
-    noise = ", ".join(f"{each.noise:.3f} {kind} ({each.low:.3f} to {each.high:.3f})" for each, kind in shares)
+    noise = ", ".join(
+        f"{share.noise:.3f} {kind} ({share.low:.3f} to {share.high:.3f})" for kind, share in found.shares
+    )
     return f"web texts: {noise}, suggested threshold {found.threshold:g}"
 
 

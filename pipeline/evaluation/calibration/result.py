@@ -35,3 +35,9 @@ class Calibration:
     details: NoiseEstimate | None = None
     """Share of the texts that are about their image, but wrong in a detail; they are not part of `all`. None
     if the filter finds too few wrong words, and in calibrations of earlier versions."""
+
+    @property
+    def shares(self) -> list[tuple[str, NoiseEstimate]]:
+        """The kinds of noise that were estimated, with their shares."""
+        found = [("unrelated", self.all)]
+        return found if self.details is None else [*found, ("wrong in a detail", self.details)]
