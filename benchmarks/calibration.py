@@ -29,11 +29,10 @@ from benchmarks.parts.results import store_report
 from capfilt.pipeline.config.load import load_config
 from capfilt.pipeline.corpora.shapes import make_scene
 from capfilt.pipeline.evaluation.calibration.details import estimate_details
-from capfilt.pipeline.evaluation.calibration.ranks import estimate_noise, rank_own_image
+from capfilt.pipeline.evaluation.calibration.ranks import estimate_noise
 from capfilt.pipeline.evaluation.calibration.swapped import (
     OTHERS,
     CalibrationTask,
-    find_sample_details,
     load_filter,
     sample_pairs,
     score_sample,
@@ -158,8 +157,7 @@ def compare_parts(run_dir: Any, texts: dict[str, Any]) -> dict[str, Any]:
     )
     sample, matcher = sample_pairs(task), load_filter(task)
     scores = score_sample(task, matcher, sample)
-    hits = find_sample_details(task, matcher, sample)
-    ranks = rank_own_image(scores.itc_own, scores.itc_others)
+    hits, ranks = scores.hits, scores.ranks
     matching = np.array([texts["truth"][row["key"]] in MATCHING for row in sample])
     detail = np.array([texts["truth"][row["key"]] == "partial" for row in sample])
     rows = [

@@ -3,10 +3,13 @@
     python -m benchmarks.pipeline --size base --images 96 --repeats 1
 
 Both sides are whole processes that start their own Ray, alternate, and get the same server, urls, weights and
-cores. One url in ten is of the kind that a list of the web holds: a page in place of an image, a truncated
-image, no image at all. The other side is benchmarks/parts/pipeline_script.py. The last line is one JSON
-object with `theirs_over_ours`, and for each side its seconds, its peak memory (proportional set size of all
-its processes), and `without_trace`, the rows of which no file of its output says what became of them.
+cores. Both cut the list into shards of `--shard` images, so that both keep all cores busy as they do with a
+long list. Our side leaves out the calibration of the filter, of which the script has nothing.
+
+One url in ten is of the kind that a list of the web holds: a page in place of an image, a truncated image, no
+image at all. The other side is benchmarks/parts/pipeline_script.py. The last line is one JSON object with
+`theirs_over_ours`, and for each side its seconds, its peak memory (proportional set size of all its
+processes), and `without_trace`, the rows of which no file of its output says what became of them.
 """
 
 from __future__ import annotations
@@ -83,11 +86,12 @@ def build_models(size: str, folder: Path) -> None:
         BlipProcessor(images, words).save_pretrained(folder / name)
 
 
-def write_config(folder: Path, models: Path, port: int) -> Path:
+def write_config(folder: Path, models: Path, shard: int) -> Path:
     """The config of our side."""
+    rows = {"manifest": str(folder / "urls.parquet"), "shard_size": shard}
     config = {
         "run": {"dir": str(folder / "run"), "name": "pipeline"},
-        "sources": {"web": {"kind": "web", "rows": {"manifest": str(folder / "urls.parquet")}}},
+        "sources": {"web": {"kind": "web", "rows": rows}},
         "fetch": {
             "allow_private": addresses(HOSTS),
             "per_host_per_second": None,
@@ -100,6 +104,7 @@ def write_config(folder: Path, models: Path, port: int) -> Path:
         "filter": {
             "checkpoint": str(models / "filter"),
             "judge": {"itm_token": "cls", "precision": "bfloat16"},
+            "calibrate": {"pairs": 0},
         },
     }
     path = folder / "config.yaml"
@@ -107,16 +112,16 @@ def write_config(folder: Path, models: Path, port: int) -> Path:
     return path
 
 
-def run_ours(folder: Path, models: Path, port: int) -> tuple[list[str], Path]:
+def run_ours(folder: Path, models: Path, shard: int) -> tuple[list[str], Path]:
     """The command of our side, and the folder of its result."""
-    config = write_config(folder, models, port)
+    config = write_config(folder, models, shard)
     return [sys.executable, "-m", "pipeline", "run", str(config)], folder / "run"
 
 
-def run_theirs(folder: Path, models: Path, port: int) -> tuple[list[str], Path]:
+def run_theirs(folder: Path, models: Path, shard: int) -> tuple[list[str], Path]:
     """The command of the other side, and the folder of its result."""
     out = folder / "out"
-    arguments = [folder / "urls.parquet", out, models / "captioner", models / "filter"]
+    arguments = [folder / "urls.parquet", out, models / "captioner", models / "filter", shard]
     return [sys.executable, "-m", "benchmarks.parts.pipeline_script", *map(str, arguments)], out
 
 
@@ -181,6 +186,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--size", choices=["tiny", "base"], default="base")
     parser.add_argument("--images", type=int, default=96, help="urls of the list")
+    parser.add_argument("--shard", type=int, default=16, help="images of a shard")
     parser.add_argument("--repeats", type=int, default=1, help="alternating runs of both sides")
     options = parser.parse_args()
     sides = {"ours": (run_ours, count_ours), "theirs": (run_theirs, count_theirs)}
@@ -196,7 +202,7 @@ def main() -> None:
                 folder = models / f"{name}-{repeat}"
                 folder.mkdir()
                 pq.write_table(pa.table({"url": urls, "caption": texts}), folder / "urls.parquet")
-                command, result = prepare(folder, models, server.port)
+                command, result = prepare(folder, models, options.shard)
                 found = measure(command, folder / "log")
                 rows = count(result)
                 runs[name].append(

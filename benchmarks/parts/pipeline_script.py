@@ -1,6 +1,6 @@
 """Captions and scores for a url list as users get them today: img2dataset, then Ray Data with transformers.
 
-    python -m benchmarks.parts.pipeline_script urls.parquet out captioner filter
+    python -m benchmarks.parts.pipeline_script urls.parquet out captioner filter 100
 
 The other side of `benchmarks.pipeline`. The scored pairs are written to out/scored, as Parquet.
 """
@@ -60,12 +60,12 @@ class Filter:
 
 
 def main() -> None:
-    urls, out, captioner, matcher = sys.argv[1:]
+    urls, out, captioner, matcher, shard = sys.argv[1:]
     download(
         url_list=urls, input_format="parquet", url_col="url", caption_col="caption",
         output_format="webdataset", output_folder=f"{out}/images", processes_count=PROCESSES,
         thread_count=THREADS, image_size=SIZE, resize_mode="keep_ratio", resize_only_if_bigger=True,
-        number_sample_per_shard=100, retries=2,
+        number_sample_per_shard=int(shard), retries=2,
     )  # fmt: skip
     ray.init("local", num_cpus=PROCESSES)
     pairs = ray.data.read_webdataset(f"{out}/images", file_extensions=["tar"], decoder=None)

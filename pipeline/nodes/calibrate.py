@@ -38,7 +38,7 @@ def _inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
 
 def run_calibrate(context: RunContext, node: Node) -> NodeResult:
     """Score a sample of the web texts with their own and with other images, and with a word replaced."""
-    from capfilt.cluster.chain.engine import map_remote
+    from capfilt.cluster.chain.engine import map_remote, resources_of_call
     from capfilt.pipeline.console.logs import with_worker_logging
     from capfilt.pipeline.evaluation.calibration.swapped import FEWEST_PAIRS, CalibrationTask, calibrate_timed
     from capfilt.pipeline.nodes.context import model_of
@@ -65,9 +65,8 @@ def run_calibrate(context: RunContext, node: Node) -> NodeResult:
     context.progress.describe(node.name, f"scoring up to {task.size:,} texts with other images")
     sizing = context.sizing()
     context.check_device({"filter": task.model}, sizing)
-    gpus = min(1.0, sizing.gpus)
     work = with_worker_logging(calibrate_timed, node=node.name)
-    ((found, texts, seconds),) = map_remote(work, [task], cpus=1.0, gpus=gpus)
+    ((found, texts, seconds),) = map_remote(work, [task], **resources_of_call(sizing, 1))
     if found is None:
         if config.filter.judge.is_automatic:
             raise NodeFailed(

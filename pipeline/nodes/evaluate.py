@@ -44,7 +44,7 @@ def evaluate_models(context: RunContext, node: Node) -> tuple[dict[str, dict[str
     Returns:
         {model: {"retrieval": …, "caption": …}}, and {model: seconds} without the loading of the model.
     """
-    from capfilt.cluster.chain.engine import map_remote
+    from capfilt.cluster.chain.engine import map_remote, resources_of_call
     from capfilt.pipeline.console.logs import with_worker_logging
     from capfilt.pipeline.evaluation.pretrained import EvaluationTask, evaluate_timed
 
@@ -72,9 +72,9 @@ def evaluate_models(context: RunContext, node: Node) -> tuple[dict[str, dict[str
     addresses = {name: context.store.address(model_folder(name)) for name in names}
     models = {f"model {n}": ModelSource(checkpoint=a, run_dir=context.store) for n, a in addresses.items()}
     context.check_device(models, sizing)
-    gpus = min(1.0, sizing.gpus)
     work = with_worker_logging(evaluate_timed, node=node.name)
-    found = dict(zip(names, map_remote(work, tasks, cpus=1.0, gpus=gpus), strict=True))
+    results = map_remote(work, tasks, **resources_of_call(sizing, len(tasks)))
+    found = dict(zip(names, results, strict=True))
     seconds = {name: round(spent, 3) for name, (_, spent) in found.items()}
     return {name: result for name, (result, _) in found.items()}, seconds
 

@@ -59,7 +59,7 @@ def _digest(data: bytes) -> str:
 
 def run_evaluate_task(context: RunContext, node: Node) -> NodeResult:
     """Evaluate the start and the finetuned model of a task on its test samples."""
-    from capfilt.cluster.chain.engine import map_remote
+    from capfilt.cluster.chain.engine import map_remote, resources_of_call
     from capfilt.pipeline.console.logs import with_worker_logging
     from capfilt.pipeline.tasks.predict import predict
 
@@ -71,8 +71,8 @@ def run_evaluate_task(context: RunContext, node: Node) -> NodeResult:
     addresses = {name: of_model[0].checkpoint for name, of_model in jobs.items()}
     models = {f"model {n}": ModelSource(checkpoint=a, run_dir=context.store) for n, a in addresses.items()}
     context.check_device(models, sizing)
-    gpus = min(1.0, sizing.gpus)
-    found = iter(map_remote(with_worker_logging(predict, node=node.name), flat, cpus=1.0, gpus=gpus))
+    work = with_worker_logging(predict, node=node.name)
+    found = iter(map_remote(work, flat, **resources_of_call(sizing, len(flat))))
     rows = {name: [row for _ in of_model for row in next(found)] for name, of_model in jobs.items()}
     figures = {name: compute_figures(kind, of_model) for name, of_model in rows.items()}
     start, *finetuned = jobs

@@ -41,13 +41,41 @@ RESAMPLES = 400
 
 
 @dataclass(frozen=True)
+class Variants:
+    """Texts with one word replaced."""
+
+    of_texts: list[list[str]]
+    """Of each text of the sample; none if none of its words has a substitute."""
+    planted: list[str]
+    """One of them for each text, which makes it wrong in a detail; the text itself if it has none."""
+    of_planted: list[list[str]]
+    """Of each of these."""
+
+
+@dataclass(frozen=True)
+class FirstScores:
+    """What is known of n texts before their variants are scored."""
+
+    own: np.ndarray
+    """ITM probabilities with the own image, [n]."""
+    swapped: np.ndarray
+    """With another image, [n]."""
+    planted: np.ndarray
+    """Of the planted texts with the own image, [n]."""
+    other_image: np.ndarray
+    """The number of the other image of each text, [n]."""
+    is_noise: np.ndarray
+    """Whether a text is noise by its rank, bool [n]."""
+
+
+@dataclass(frozen=True)
 class DetailHits:
     """Which texts are hits, bool [n] each."""
 
     own: np.ndarray
     """With their own image."""
     swapped: np.ndarray
-    """With another image."""
+    """With another image; only of texts that are noise by their rank, no other is looked at."""
     planted: np.ndarray
     """With their own image and one word replaced; a text without variants is no hit."""
 
@@ -56,42 +84,71 @@ class DetailHits:
         return DetailHits(self.own[places], self.swapped[places], self.planted[places])
 
 
-def find_details(matcher: Any, images: Sequence[bytes], texts: Sequence[str]) -> DetailHits:
-    """Score texts and their variants with their own image and with another one.
+def make_variants(texts: Sequence[str]) -> Variants:
+    """The variants of a sample's texts; the same ones each time.
 
     Args:
-        matcher: a `models.tasks.matcher.Matcher` or an ensemble of them.
-        images: n encoded images, n > 1.
-        texts: the text of each, normalized.
+        texts: normalized.
     """
     substitutes = find_substitutes(texts)
     variants = [vary_text(text, substitutes) for text in texts]
     planted = [Random(text).choice(of_text or [text]) for text, of_text in zip(texts, variants, strict=True)]
-    of_planted = [vary_text(text, substitutes) for text in planted]
-    order = np.random.default_rng(0).permutation(len(texts))
-    other = np.empty_like(order)  # the image that takes the place of each text's own
-    other[order] = np.roll(order, 1)
-    swapped = np.argsort(other)  # the text that each image is scored with in place of its own
-    groups = [
-        ([texts[i], *variants[i]], [texts[j], *variants[j]], [planted[i], *of_planted[i]])
-        for i, j in enumerate(swapped.tolist())
-    ]
-    scored = matcher.match(images, [[text for group in of_image for text in group] for of_image in groups])
-    hits = np.zeros((3, len(texts)), dtype=bool)
-    for i, (of_image, scores) in enumerate(zip(groups, scored, strict=True)):
-        found = iter([score.itm_prob for score in scores])
-        own, other_text, changed = (_is_hit([next(found) for _ in group]) for group in of_image)
-        hits[0, i], hits[1, swapped[i]], hits[2, i] = own, other_text, changed and bool(variants[i])
-    return DetailHits(*hits)
+    return Variants(variants, planted, [vary_text(text, substitutes) for text in planted])
 
 
-def _is_hit(probabilities: Sequence[float]) -> bool:
-    """Whether one of the variants shows that the text is wrong in a detail.
+@dataclass(frozen=True)
+class _Question:
+    """Whether a text is a hit."""
+
+    text: int
+    """Number of the text."""
+    score: float
+    """Its ITM probability."""
+    variants: Sequence[str]
+    answers: np.ndarray
+    """Where the answer belongs, bool [n]."""
+
+
+def find_details(matcher: Any, images: Sequence[bytes], variants: Variants, first: FirstScores) -> DetailHits:
+    """Score the variants of the texts that the filter calls unmatched; other texts are no hits.
 
     Args:
-        probabilities: of the text, then of its variants.
+        matcher: a `models.tasks.matcher.Matcher` or an ensemble of them.
+        images: n encoded images; only those with such texts are read.
+        variants: of the text of each.
+        first: scores of the same texts.
     """
-    text, best = probabilities[0], max(probabilities)
+    count = len(images)
+    hits = DetailHits(*np.zeros((3, count), dtype=bool))
+    own_image, every = np.arange(count), np.ones(count, dtype=bool)
+    asked: list[list[_Question]] = [[] for _ in images]
+    for answers, scores, of_texts, image_of, is_asked in (
+        (hits.own, first.own, variants.of_texts, own_image, every),
+        (hits.swapped, first.swapped, variants.of_texts, first.other_image, first.is_noise),
+        (hits.planted, first.planted, variants.of_planted, own_image, every),
+    ):
+        for text in np.flatnonzero(is_asked & (scores < MATCHED)).tolist():
+            if of_texts[text]:
+                question = _Question(text, float(scores[text]), of_texts[text], answers)
+                asked[image_of[text]].append(question)
+    chosen = [number for number, questions in enumerate(asked) if questions]
+    of_images = [[text for question in asked[number] for text in question.variants] for number in chosen]
+    scored = matcher.match([images[number] for number in chosen], of_images)
+    for number, of_image in zip(chosen, scored, strict=True):
+        found = iter([score.itm_prob for score in of_image])
+        for question in asked[number]:
+            best = max(next(found) for _ in question.variants)
+            question.answers[question.text] = _is_hit(question.score, best)
+    return hits
+
+
+def _is_hit(text: float, best: float) -> bool:
+    """Whether the variants of a text show that it is wrong in a detail.
+
+    Args:
+        text: its ITM probability.
+        best: the highest one of its variants.
+    """
     return text < MATCHED <= best and best * (1 - text) >= ODDS * text * (1 - best)
 
 

@@ -13,8 +13,19 @@ import numpy as np
 
 from capfilt.cluster.board import NodeStatus
 from capfilt.models.caption_text import normalize_caption
-from capfilt.pipeline.evaluation.calibration.details import DetailHits, estimate_details, find_details
-from capfilt.pipeline.evaluation.calibration.ranks import PairScores, calibrate, rank_own_image
+from capfilt.pipeline.evaluation.calibration.details import (
+    DetailHits,
+    FirstScores,
+    estimate_details,
+    find_details,
+    make_variants,
+)
+from capfilt.pipeline.evaluation.calibration.ranks import (
+    PairScores,
+    calibrate,
+    first_noise_rank,
+    rank_own_image,
+)
 from capfilt.pipeline.evaluation.calibration.result import Calibration
 from capfilt.stages.bootstrap.filter import FilterConfig, load_matcher
 from capfilt.stages.bootstrap.model_source import ModelSource
@@ -70,9 +81,8 @@ def calibrate_timed(task: CalibrationTask) -> tuple[Calibration | None, int, flo
     matcher = load_filter(task)
     start = time.monotonic()
     scores = score_sample(task, matcher, sample)
-    found = calibrate(scores, [row["source"] for row in sample])
-    ranks = rank_own_image(scores.itc_own, scores.itc_others)
-    details = estimate_details(find_sample_details(task, matcher, sample), ranks, OTHERS)
+    found = calibrate(scores.pairs, [row["source"] for row in sample])
+    details = estimate_details(scores.hits, scores.ranks, OTHERS)
     return replace(found, details=details), len(sample), time.monotonic() - start
 
 
@@ -108,18 +118,33 @@ def _eligible(task: CalibrationTask, shard: ShardRef) -> Iterator[dict[str, Any]
             yield row
 
 
-def score_sample(task: CalibrationTask, matcher: Any, sample: Sequence[dict[str, Any]]) -> PairScores:
-    """Score the texts of a sample with their own and with other images."""
-    return score_swapped(matcher, [row["image"] for row in sample], _normalized_texts(task, sample))
+@dataclass(frozen=True)
+class SampleScores:
+    """What a calibration measures of a sample of n texts."""
+
+    pairs: PairScores
+    """Scores with their own and with other images."""
+    ranks: np.ndarray
+    """Ranks of their own images, [n]."""
+    hits: DetailHits
+    """Which of them seem to be wrong in a detail."""
 
 
-def find_sample_details(task: CalibrationTask, matcher: Any, sample: Sequence[dict[str, Any]]) -> DetailHits:
-    """Which texts of a sample seem to be wrong in a detail."""
-    return find_details(matcher, [row["image"] for row in sample], _normalized_texts(task, sample))
-
-
-def _normalized_texts(task: CalibrationTask, sample: Sequence[dict[str, Any]]) -> list[str]:
-    return [normalize_caption(row["texts"][0], task.judge.max_words) for row in sample]
+def score_sample(task: CalibrationTask, matcher: Any, sample: Sequence[dict[str, Any]]) -> SampleScores:
+    """Score the texts of a sample with their own and with other images, then with words replaced."""
+    images = [row["image"] for row in sample]
+    texts = [normalize_caption(row["texts"][0], task.judge.max_words) for row in sample]
+    variants = make_variants(texts)
+    pairs, planted = score_swapped(matcher, images, texts, variants.planted)
+    ranks = rank_own_image(pairs.itc_own, pairs.itc_others)
+    first = FirstScores(
+        own=pairs.itm_own,
+        swapped=pairs.itm_others[:, 0],
+        planted=planted,
+        other_image=_images_of_texts(len(texts))[:, 1],
+        is_noise=ranks >= first_noise_rank(OTHERS),
+    )
+    return SampleScores(pairs, ranks, find_details(matcher, images, variants, first))
 
 
 def load_filter(task: CalibrationTask) -> Any:
@@ -129,7 +154,9 @@ def load_filter(task: CalibrationTask) -> Any:
     return matcher
 
 
-def score_swapped(matcher: Any, images: Sequence[bytes], texts: Sequence[str]) -> PairScores:
+def score_swapped(
+    matcher: Any, images: Sequence[bytes], texts: Sequence[str], planted: Sequence[str]
+) -> tuple[PairScores, np.ndarray]:
     """Score each text with its own image and with `OTHERS` other images.
 
     Every image is encoded once and gets equally many texts: its own and those of the `OTHERS` images that
@@ -139,21 +166,36 @@ def score_swapped(matcher: Any, images: Sequence[bytes], texts: Sequence[str]) -
         matcher: a `models.tasks.matcher.Matcher` or an ensemble of them.
         images: n encoded images, n > `OTHERS`.
         texts: the text of each, normalized.
+        planted: another text for each image, which is scored with it alone.
+
+    Returns:
+        (the scores of the texts, the ITM probabilities of the others [n]).
     """
-    count = len(images)
-    order = np.random.default_rng(0).permutation(count)
-    place = np.argsort(order)
+    image_of = _images_of_texts(len(images))
     shifts = np.arange(OTHERS + 1)
-    text_of = order[(place[:, None] + shifts) % count]  # [n, 1 + K]: the texts of an image, its own first
-    scored = matcher.match(images, [[texts[i] for i in of_image] for of_image in text_of.tolist()])
+    text_of = np.empty_like(image_of)  # [n, 1 + K]: the texts of an image, its own first
+    text_of[image_of, shifts] = np.arange(len(images))[:, None]
+    groups = [
+        [*(texts[i] for i in of_image), other]
+        for of_image, other in zip(text_of.tolist(), planted, strict=True)
+    ]
+    scored = matcher.match(images, groups)
     itm, itc = (
         np.array([[getattr(score, name) for score in of_image] for of_image in scored])
         for name in ("itm_prob", "itc_sim")
     )
-    itc -= itc[:, 1:].mean(axis=1, keepdims=True)
-    image_of = order[(place[:, None] - shifts) % count]  # [n, 1 + K]: the images of a text, its own first
+    itm, itc, itm_planted = itm[:, :-1], itc[:, :-1], itm[:, -1]
+    itc = itc - itc[:, 1:].mean(axis=1, keepdims=True)
     itm, itc = itm[image_of, shifts], itc[image_of, shifts]
-    return PairScores(itm[:, 0], itm[:, 1:], itc[:, 0], itc[:, 1:])
+    return PairScores(itm[:, 0], itm[:, 1:], itc[:, 0], itc[:, 1:]), itm_planted
+
+
+def _images_of_texts(count: int) -> np.ndarray:
+    """The images that each of `count` texts is scored with, [count, 1 + `OTHERS`]: its own first, then those
+    before it in a fixed random order."""
+    order = np.random.default_rng(0).permutation(count)
+    place = np.argsort(order)
+    return np.asarray(order[(place[:, None] - np.arange(OTHERS + 1)) % count])
 
 
 def _digest(name: str) -> bytes:

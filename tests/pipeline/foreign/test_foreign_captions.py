@@ -13,7 +13,7 @@ from capfilt.pipeline.config.load import ConfigError, load_config, parse_config
 from capfilt.pipeline.plan import plan
 from capfilt.pipeline.prepare import hold_run, prepare
 from capfilt.stages.foreign.config import CandidatesError
-from tests.local_chain import map_local, run_local
+from tests.local_chain import call_local, map_local, run_local
 from tests.local_run import local_run
 from tests.models.tiny_med import TOKENIZER, build
 from tests.runs import NO_RESULT, prepared_run
@@ -68,6 +68,7 @@ def judged(tmp_path_factory):
             "capfilt.pipeline.nodes.shards.run_chain", lambda todo, chain, **_: run_local(todo, chain)
         )
         patch.setattr("capfilt.cluster.chain.engine.map_remote", map_local)
+        patch.setattr("capfilt.cluster.chain.engine.resources_of_call", call_local)
         context = local_run(config)
         said = []
         patch.setattr(context.progress, "say", lambda node, line: said.append(line))

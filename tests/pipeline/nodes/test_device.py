@@ -15,6 +15,7 @@ from capfilt.pipeline.nodes import train
 from capfilt.pipeline.nodes.evaluate import evaluate_models
 from capfilt.stages.bootstrap.model_source import ModelSource
 from capfilt.stages.storage.layout import model_folder
+from tests.local_chain import call_local
 from tests.pipeline.nodes.test_bootstrap import context_of
 
 LARGE = 200_000_001
@@ -92,6 +93,7 @@ def test_large_models_are_not_evaluated_on_the_cpus_of_a_cluster(
     monkeypatch.setattr(
         "capfilt.cluster.chain.engine.map_remote", lambda work, tasks, **_: [({}, 1.0) for _ in tasks]
     )
+    monkeypatch.setattr("capfilt.cluster.chain.engine.resources_of_call", call_local)
     nodes = {"pretrain.0": SimpleNamespace(kind=SimpleNamespace(trains="pretrain"))}
     context.run_dir.nodes.update(nodes)
     folder = Path(context.store.path(model_folder("pretrain.0")))

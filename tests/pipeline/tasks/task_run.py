@@ -13,7 +13,7 @@ from capfilt.pipeline.config.load import parse_config
 from capfilt.pipeline.corpora.shapes import ShapesConfig, make_shapes
 from capfilt.pipeline.tasks import inputs
 from capfilt.pipeline.training import learner as training
-from tests.local_chain import map_local
+from tests.local_chain import call_local, map_local
 from tests.local_feed import request_local
 from tests.local_run import local_run
 
@@ -127,6 +127,7 @@ class LocalTasks:
         # Without the process that opens checkpoints beforehand, which imports torch again.
         monkeypatch.setattr(inputs, "check_checkpoints", lambda openings: [None] * len(openings))
         monkeypatch.setattr(engine, "map_remote", map_local)
+        monkeypatch.setattr(engine, "resources_of_call", call_local)
 
     def fit(self, job):
         learner = job.build(Worker(0, 1, torch.device("cpu")))

@@ -9,11 +9,13 @@ import pytest
 from capfilt.pipeline.evaluation.calibration.details import (
     ODDS,
     DetailHits,
+    FirstScores,
     estimate_details,
     find_details,
+    make_variants,
 )
 
-OTHERS = 16
+OTHERS, FIRST_NOISE_RANK = 16, 5
 COLORS = ("red", "blue", "green", "pink")
 THINGS = ("ring", "box", "star", "disc")
 
@@ -31,6 +33,19 @@ class FakeMatcher:
             [SimpleNamespace(itm_prob=self.probability(image, text)) for text in of_image]
             for image, of_image in zip(images, texts, strict=True)
         ]
+
+
+def find(matcher, images, texts, ranks=None):
+    """The hits of texts, each also with the image before its own."""
+    variants, score = make_variants(texts), matcher.probability
+    first = FirstScores(
+        own=np.array([score(*pair) for pair in zip(images, texts, strict=True)]),
+        swapped=np.array([score(images[n - 1], text) for n, text in enumerate(texts)]),
+        planted=np.array([score(*pair) for pair in zip(images, variants.planted, strict=True)]),
+        other_image=np.roll(np.arange(len(images)), 1),
+        is_noise=np.ones(len(images), dtype=bool) if ranks is None else ranks >= FIRST_NOISE_RANK,
+    )
+    return find_details(matcher, images, variants, first)
 
 
 def make_pairs(random, count, unrelated, wrong):
@@ -68,7 +83,7 @@ def know_all(image, text):
 @pytest.mark.parametrize(("unrelated", "wrong"), [(0.0, 0.0), (0.0, 0.2), (0.4, 0.1), (0.7, 0.05)])
 def test_planted_shares_come_out(unrelated, wrong):
     images, texts, ranks = make_pairs(Random(1), 1500, unrelated, wrong)
-    found = estimate_details(find_details(FakeMatcher(know_all), images, texts), ranks, OTHERS)
+    found = estimate_details(find(FakeMatcher(know_all), images, texts, ranks), ranks, OTHERS)
     assert found.pairs == 1500
     assert found.noise == pytest.approx(wrong, abs=0.02)
     assert found.low <= wrong <= found.high and found.high - found.low < 0.07
@@ -82,7 +97,7 @@ def test_a_filter_that_overlooks_details_gives_the_same_share():
         return 0.9 if image.decode() == text or is_overlooked else 0.05
 
     images, texts, ranks = make_pairs(Random(2), 1500, 0.3, 0.15)
-    hits = find_details(FakeMatcher(overlook), images, texts)
+    hits = find(FakeMatcher(overlook), images, texts, ranks)
     assert hits.planted.mean() < 0.45
     assert estimate_details(hits, ranks, OTHERS).noise == pytest.approx(0.15, abs=0.03)
 
@@ -94,7 +109,7 @@ def differ(image, text):
 @pytest.mark.parametrize("probability", [0.05, 0.9])
 def test_a_filter_that_cannot_tell_gives_no_estimate(probability):
     images, texts, ranks = make_pairs(Random(3), 200, 0.3, 0.1)
-    hits = find_details(FakeMatcher(lambda image, text: probability), images, texts)
+    hits = find(FakeMatcher(lambda image, text: probability), images, texts)
     assert not (hits.own.any() or hits.swapped.any() or hits.planted.any())
     assert estimate_details(hits, ranks, OTHERS) is None
 
@@ -102,8 +117,8 @@ def test_a_filter_that_cannot_tell_gives_no_estimate(probability):
 def test_texts_without_variants_are_no_hits():
     images, texts = [b"one", b"two"], ["x y", "z w v"]
     matcher = FakeMatcher(know_all)
-    hits = find_details(matcher, images, texts)
-    assert [texts for _, texts in matcher.asked] == [["x y", "z w v", "x y"], ["z w v", "x y", "z w v"]]
+    hits = find(matcher, images, texts)
+    assert not matcher.asked, "there is nothing to ask"
     assert not (hits.own.any() or hits.swapped.any() or hits.planted.any())
 
 
@@ -128,25 +143,32 @@ def test_what_a_hit_is(text, variant, hit):
     texts = ["a red ring", "a blue ring"]
     probabilities = {"a red ring": text, "a blue ring": variant}
     images = [b"1", b"2"]
-    hits = find_details(
-        FakeMatcher(lambda image, said: probabilities[said] if image == b"1" else 0.0), images, texts
-    )
+    hits = find(FakeMatcher(lambda image, said: probabilities[said] if image == b"1" else 0.0), images, texts)
     assert hits.own.tolist() == [hit, False]
     # The second text is scored with the first image: a hit if the first one is that much better.
     other = variant < 0.5 <= text and text * (1 - variant) >= ODDS * variant * (1 - text)
     assert hits.swapped.tolist() == [False, other]
 
 
-def test_each_text_is_scored_with_its_own_image_and_with_one_other():
-    images, texts, _ = make_pairs(Random(4), 50, 0.0, 0.0)
+def test_only_what_can_be_a_hit_is_scored():
+    """The filter calls every second one of eight texts matched; the last four are noise by their rank."""
+    images, texts, _ = make_pairs(Random(4), 8, 0.0, 0.0)
     images = [f"{n} {image.decode()}".encode() for n, image in enumerate(images)]
     texts = [f"{n} {n} {text}" for n, text in enumerate(texts)]  # numbers that have no substitutes
-    matcher = FakeMatcher(lambda image, text: 0.1)
-    find_details(matcher, images, texts)
-    assert [image for image, _ in matcher.asked] == images, "each image is encoded once"
-    for n, text in enumerate(texts):
-        places = [place for place, (_, asked) in enumerate(matcher.asked) if text in asked]
-        assert n in places and len(places) == 2
+    ranks = np.repeat([FIRST_NOISE_RANK - 1.0, FIRST_NOISE_RANK], 4)
+
+    def know_even(image, text):
+        return 0.9 if int(text.split()[0]) % 2 == 0 else 0.1
+
+    matcher = FakeMatcher(know_even)
+    find(matcher, images, texts, ranks)
+    assert len({image for image, _ in matcher.asked}) == len(matcher.asked), "an image is encoded once more"
+    asked = {int(image.split()[0]): sorted({int(text[0]) for text in of}) for image, of in matcher.asked}
+    assert asked == {1: [1], 3: [3], 4: [5], 5: [5], 6: [7], 7: [7]}
+    counts = {int(image.split()[0]): len(of) for image, of in matcher.asked}
+    variants = make_variants(texts)
+    for n in (1, 3, 5, 7):
+        assert counts[n] == len(variants.of_texts[n]) + len(variants.of_planted[n])
 
 
 def hits_of(count, own, swapped, planted):

@@ -104,7 +104,9 @@ class FakeMatcher:
 def test_every_text_is_scored_with_its_own_and_sixteen_other_images():
     images, texts = [bytes([n]) for n in range(30)], [f"text {n}" for n in range(30)]
     matcher = FakeMatcher()
-    scores = score_swapped(matcher, images, texts)
+    planted = [f"planted {n}" for n in range(30)]
+    scores, itm_planted = score_swapped(matcher, images, texts, planted)
+    assert itm_planted.tolist() == [fake_score(*pair).itm_prob for pair in zip(images, planted, strict=True)]
     assert matcher.images == 30, "each image is encoded once"
     by_probability = [
         {fake_score(image, text).itm_prob: j for j, image in enumerate(images)} for text in texts
