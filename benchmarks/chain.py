@@ -61,6 +61,7 @@ from capfilt.stages.storage.layout import candidates_shard
 from capfilt.stages.storage.store import Store
 
 NODE = "chain"
+SHARD = 100
 POLL_S = 0.01
 
 
@@ -193,6 +194,7 @@ def main() -> None:
     machine = describe_machine("cuda" if sizing.gpus else "cpu")
     name = f"chain-{options.size}" + ("" if sizing.split.fused else "-separate")
     name += "" if options.actors is None else f"-{options.actors}-actor"
+    name += "" if options.shard == SHARD else f"-shards-of-{options.shard}"
     store_report(name, {**result, "machine": machine, "rounds": [asdict(each) for each in rounds]})
     print(json.dumps(result))
 
@@ -202,7 +204,7 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--size", choices=["tiny", "base"], default="tiny")
     parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--shard", type=int, default=100, help="images of a shard")
+    parser.add_argument("--shard", type=int, default=SHARD, help="images of a shard")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=8, help="most tokens of a caption")
     parser.add_argument("--fuse", choices=["auto", "never"], default="auto")
