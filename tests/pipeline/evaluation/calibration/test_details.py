@@ -171,6 +171,25 @@ def test_only_what_can_be_a_hit_is_scored():
         assert counts[n] == len(variants.of_texts[n]) + len(variants.of_planted[n])
 
 
+def test_hits_are_those_of_scoring_every_variant():
+    images, texts, ranks = make_pairs(Random(5), 80, 0.4, 0.1)
+
+    def probability(image, text):
+        return Random(f"{image!r}{text}").random()
+
+    def is_hit(image, text, variants):
+        own, best = probability(image, text), max((probability(image, v) for v in variants), default=0.0)
+        return own < 0.5 <= best and best / (1 - best) >= ODDS * own / (1 - own)
+
+    hits, variants = find(FakeMatcher(probability), images, texts, ranks), make_variants(texts)
+    for n, (image, text) in enumerate(zip(images, texts, strict=True)):
+        assert hits.own[n] == is_hit(image, text, variants.of_texts[n])
+        assert hits.planted[n] == is_hit(image, variants.planted[n], variants.of_planted[n])
+        is_noise = ranks[n] >= FIRST_NOISE_RANK
+        assert hits.swapped[n] == (is_noise and is_hit(images[n - 1], text, variants.of_texts[n]))
+    assert all(0 < of.sum() < 80 for of in (hits.own, hits.swapped, hits.planted))
+
+
 def hits_of(count, own, swapped, planted):
     """Hits of these shares, the swapped ones among the first half of the texts."""
 
