@@ -23,6 +23,9 @@ CAPTION_SHARE = 0.5
 most of their time."""
 CPU_SHARE = 0.75
 """Share of the CPUs that actors may request; the rest stays free for tasks that read and write."""
+MOST_CPUS_PER_CALL = 8
+"""CPUs that a call of a model may request where there is no GPU; more of them on one machine may be long in
+coming where other programs share the cluster."""
 WEIGHTS_SHARE = 0.5
 """Share of an actor's memory that the weights of fused models may take; the rest is for what they compute."""
 
@@ -213,6 +216,11 @@ def divide_resources(
     else:
         caption, filter_ = _divide_cpus(config, left, split.caption_share)
     return Sizing(fetch, caption, filter_, cpus, gpus, fetch_cpus, split=split)
+
+
+def cpus_per_call(cpus: float, at_once: int = 1) -> float:
+    """CPUs that each of several calls of a model requests on a machine with `cpus` and without a GPU."""
+    return float(min(MOST_CPUS_PER_CALL, max(1, int(CPU_SHARE * cpus / max(1, at_once)))))
 
 
 def _divide_fetch_cpus(config: ClusterConfig, cpus: float) -> ActorPool:

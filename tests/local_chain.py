@@ -17,10 +17,10 @@ def run_local(items, steps):
 
 
 def map_local(function, items, *, cpus, gpus):
-    """`cluster.chain.engine.map_remote` in this process."""
+    """`cluster.remote.map_remote` in this process."""
     return [function(item) for item in items]
 
 
 def call_local(sizing, calls):
-    """`cluster.chain.engine.resources_of_call` without Ray."""
+    """`cluster.remote.resources_of_call` without Ray."""
     return {"cpus": 1.0, "gpus": 0.0}

@@ -8,9 +8,7 @@ is to retry a crashing task forever.
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -22,15 +20,11 @@ from capfilt.cluster.chain.ray_internals import map_whole_blocks, watch_executio
 from capfilt.cluster.chain.resizing import Demand, Resizing
 from capfilt.cluster.chain.steps import FusedRunner, StageRunner, Step, group_steps, run_task
 from capfilt.cluster.config import ClusterConfig
-from capfilt.cluster.sizing import CPU_SHARE, Sizing
 
 MAX_RESTARTS = 20
 """Restarts of an actor over the lifetime of a chain. Ray's default is unlimited."""
 MAX_TASK_RETRIES = 3
 """Retries of a task whose process died; then its shard is reported as failed. Ray's default is unlimited."""
-MOST_CPUS_PER_CALL = 8
-"""CPUs that a call of a model may request where there is no GPU; more of them on one machine may be long in
-coming where other programs share the cluster."""
 NO_PROGRESS_S = 6 * 3600
 """Seconds without a finished shard after which Ray ends an execution: half an hour, its default, is too short
 for a large shard. It is for processes that never start; `Resizing` ends an execution that has stalled."""
@@ -127,44 +121,3 @@ def _apply(dataset: ray.data.Dataset, group: tuple[Step, ...]) -> ray.data.Datas
         max_retries=MAX_TASK_RETRIES,
         **common,
     )
-
-
-def map_remote(
-    function: Callable[[Any], Any], items: Sequence[Any], *, cpus: float, gpus: float
-) -> list[Any]:
-    """`[function(item) for item in items]`, with each call in a process of its own on the cluster.
-
-    Args:
-        function: picklable.
-        items: picklable.
-        cpus, gpus: requested by each call (`resources_of_call`).
-
-    Raises:
-        ray.exceptions.RayTaskError: with the function's own error inside.
-    """
-    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=MAX_TASK_RETRIES)(_call_with_threads)
-    return list(ray.get([remote.remote(function, item) for item in items]))
-
-
-def resources_of_call(sizing: Sizing, calls: int) -> dict[str, float]:
-    """What each of several calls of a model that run side by side requests (`map_remote`).
-
-    Without a GPU these are several CPUs, as far as the smallest machine has them for all of its calls: torch
-    has as many threads as its process requests CPUs.
-    """
-    if sizing.gpus:
-        return {"cpus": 1.0, "gpus": min(1.0, sizing.gpus)}
-    machines = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
-    machines = [cpus for cpus in machines if cpus >= 1] or [1.0]
-    at_once = -(-calls // len(machines))
-    cpus = int(CPU_SHARE * min(machines) / max(1, at_once))
-    return {"cpus": float(min(MOST_CPUS_PER_CALL, max(1, cpus))), "gpus": 0.0}
-
-
-def _call_with_threads(function: Callable[[Any], Any], item: Any) -> Any:
-    """`function(item)` with as many threads of torch as Ray has set for this call: a process that an earlier
-    call has used keeps those of that call."""
-    torch, threads = sys.modules.get("torch"), os.environ.get("OMP_NUM_THREADS", "")
-    if torch is not None and threads.isdecimal():
-        torch.set_num_threads(int(threads))
-    return function(item)

@@ -226,6 +226,8 @@ def _load(stage: str, busy: Span, pools: Mapping[str, ActorPool] | None, machine
 
 def _held(setting: Setting, node: Node) -> tuple[float, float]:
     """CPUs and GPUs that a node holds."""
+    from capfilt.cluster.sizing import cpus_per_call
+
     config, machines = setting.config, setting.planned_on
     whole = min(1.0, machines.gpus)
     if node.kind.trains:
@@ -240,4 +242,6 @@ def _held(setting: Setting, node: Node) -> tuple[float, float]:
             names.remove("caption")
         held = [pools[name] for name in names]
         return sum(p.actors * p.cpus for p in held), sum(p.actors * p.gpus for p in held)
-    return (1.0, whole) if node.kind.name in ("evaluate", "calibrate") else (1.0, 0.0)
+    if node.kind.name not in ("evaluate", "calibrate"):
+        return 1.0, 0.0
+    return (1.0, whole) if whole else (min(cpus_per_call(machines.cpus), machines.cores), 0.0)

@@ -38,7 +38,7 @@ def _inputs(fingerprints: Fingerprints, node: Node) -> dict[str, Any]:
 
 def run_calibrate(context: RunContext, node: Node) -> NodeResult:
     """Score a sample of the web texts with their own and with other images, and with a word replaced."""
-    from capfilt.cluster.chain.engine import map_remote, resources_of_call
+    from capfilt.cluster.remote import map_remote, resources_of_call
     from capfilt.pipeline.console.logs import with_worker_logging
     from capfilt.pipeline.evaluation.calibration.swapped import FEWEST_PAIRS, CalibrationTask, calibrate_timed
     from capfilt.pipeline.nodes.context import model_of

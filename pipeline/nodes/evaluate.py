@@ -44,7 +44,7 @@ def evaluate_models(context: RunContext, node: Node) -> tuple[dict[str, dict[str
     Returns:
         {model: {"retrieval": …, "caption": …}}, and {model: seconds} without the loading of the model.
     """
-    from capfilt.cluster.chain.engine import map_remote, resources_of_call
+    from capfilt.cluster.remote import map_remote, resources_of_call
     from capfilt.pipeline.console.logs import with_worker_logging
     from capfilt.pipeline.evaluation.pretrained import EvaluationTask, evaluate_timed
 

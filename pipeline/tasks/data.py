@@ -142,7 +142,7 @@ def _jobs(
 
 
 def _write_split(context: RunContext, node: Node, jobs: list[ShardJob]) -> SplitRecord:
-    from capfilt.cluster.chain.engine import map_remote
+    from capfilt.cluster.remote import map_remote
     from capfilt.pipeline.console.logs import with_worker_logging
 
     results: list[ShardResult] = []

@@ -59,7 +59,7 @@ def _digest(data: bytes) -> str:
 
 def run_evaluate_task(context: RunContext, node: Node) -> NodeResult:
     """Evaluate the start and the finetuned model of a task on its test samples."""
-    from capfilt.cluster.chain.engine import map_remote, resources_of_call
+    from capfilt.cluster.remote import map_remote, resources_of_call
     from capfilt.pipeline.console.logs import with_worker_logging
     from capfilt.pipeline.tasks.predict import predict
 

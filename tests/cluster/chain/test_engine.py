@@ -6,15 +6,12 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pytest
 import ray.data
-import torch
 
 from capfilt.cluster.chain import engine
 from capfilt.cluster.chain import steps as steps_module
 from capfilt.cluster.chain.engine import (
     chain_context,
     chain_demand,
-    map_remote,
-    resources_of_call,
     run_chain,
 )
 from capfilt.cluster.chain.resizing import Demand
@@ -24,8 +21,6 @@ from capfilt.cluster.chain.steps import (
     run_task,
 )
 from capfilt.cluster.chain.watchdog import Limits
-from capfilt.cluster.config import ClusterConfig
-from capfilt.cluster.sizing import divide_resources
 from capfilt.pipeline.nodes.chain import ISOLATION
 from tests.cluster.chain.poisoned import Poisoned, batch
 
@@ -329,64 +324,3 @@ def test_actors_are_placed_by_their_labels(executions):
     list(run_chain([{"shard": 0}], steps))
     (_, of_task), (_, of_actor) = executions.calls
     assert "label_selector" not in of_task and of_actor["label_selector"] == labels
-
-
-def test_map_remote_requests_resources_for_each_call(monkeypatch):
-    requested = {}
-
-    def remote(**options):
-        requested.update(options)
-        return lambda function: SimpleNamespace(remote=function)
-
-    monkeypatch.setattr(engine.ray, "remote", remote)
-    monkeypatch.setattr(engine.ray, "get", list)
-    assert map_remote(len, ["a", "bcd"], cpus=2.0, gpus=0.5) == [1, 3]
-    assert (requested["num_cpus"], requested["num_gpus"]) == (2.0, 0.5)
-
-
-@pytest.mark.parametrize(
-    ("machines", "calls", "cpus"),
-    [
-        ([3], 1, 2),
-        ([2], 1, 1),
-        ([8], 1, 6),
-        ([8], 2, 3),
-        ([8], 3, 2),
-        ([8], 100, 1),
-        ([10], 1, 7),
-        ([11], 1, 8),
-        ([64], 1, 8),
-        ([64], 7, 6),
-        ([16, 4], 1, 3),
-        ([16, 4], 2, 3),
-        ([16, 4], 3, 1),
-        ([0, 8], 1, 6),
-        ([0], 1, 1),
-        ([], 1, 1),
-    ],
-)
-def test_a_call_without_gpu_gets_its_part_of_the_smallest_machine(monkeypatch, machines, calls, cpus):
-    nodes = [{"Alive": True, "Resources": {"CPU": float(number)} if number else {}} for number in machines]
-    dead = {"Alive": False, "Resources": {"CPU": 1.0}}
-    monkeypatch.setattr(engine.ray, "nodes", lambda: [*nodes, dead])
-    sizing = divide_resources(ClusterConfig(), cpus=3, gpus=0)
-    assert resources_of_call(sizing, calls) == {"cpus": float(cpus), "gpus": 0.0}
-
-
-@pytest.mark.parametrize(("gpus", "requested"), [(0.5, 0.5), (1, 1.0), (8, 1.0)])
-def test_a_call_requests_a_gpu_where_there_is_one(gpus, requested):
-    sizing = divide_resources(ClusterConfig(), cpus=16, gpus=gpus)
-    assert resources_of_call(sizing, 1) == {"cpus": 1.0, "gpus": requested}
-
-
-@pytest.mark.parametrize(("variable", "threads"), [("3", 3), ("1", 1), ("", 2), ("4,2", 2)])
-def test_torch_has_the_threads_that_ray_sets_also_in_a_process_that_was_used_before(
-    monkeypatch, variable, threads
-):
-    monkeypatch.setenv("OMP_NUM_THREADS", variable)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        assert engine._call_with_threads(lambda _: torch.get_num_threads(), None) == threads
-    finally:
-        torch.set_num_threads(before)

@@ -67,8 +67,8 @@ def judged(tmp_path_factory):
         patch.setattr(
             "capfilt.pipeline.nodes.shards.run_chain", lambda todo, chain, **_: run_local(todo, chain)
         )
-        patch.setattr("capfilt.cluster.chain.engine.map_remote", map_local)
-        patch.setattr("capfilt.cluster.chain.engine.resources_of_call", call_local)
+        patch.setattr("capfilt.cluster.remote.map_remote", map_local)
+        patch.setattr("capfilt.cluster.remote.resources_of_call", call_local)
         context = local_run(config)
         said = []
         patch.setattr(context.progress, "say", lambda node, line: said.append(line))

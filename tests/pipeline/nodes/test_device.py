@@ -91,9 +91,9 @@ def test_large_models_are_not_evaluated_on_the_cpus_of_a_cluster(
     context = replace(context, progress=Progress(Console(quiet=True)), board=board)
     monkeypatch.setattr(type(context), "sizing", lambda self: sizing)
     monkeypatch.setattr(
-        "capfilt.cluster.chain.engine.map_remote", lambda work, tasks, **_: [({}, 1.0) for _ in tasks]
+        "capfilt.cluster.remote.map_remote", lambda work, tasks, **_: [({}, 1.0) for _ in tasks]
     )
-    monkeypatch.setattr("capfilt.cluster.chain.engine.resources_of_call", call_local)
+    monkeypatch.setattr("capfilt.cluster.remote.resources_of_call", call_local)
     nodes = {"pretrain.0": SimpleNamespace(kind=SimpleNamespace(trains="pretrain"))}
     context.run_dir.nodes.update(nodes)
     folder = Path(context.store.path(model_folder("pretrain.0")))

@@ -2,7 +2,7 @@
 
 import torch
 
-from capfilt.cluster.chain import engine
+from capfilt.cluster import remote
 from capfilt.cluster.training import trainer
 from capfilt.cluster.training.trainer import Worker
 from capfilt.models.checkpoints.load import save_checkpoint
@@ -126,8 +126,8 @@ class LocalTasks:
         monkeypatch.setattr(trainer, "fit", self.fit)
         # Without the process that opens checkpoints beforehand, which imports torch again.
         monkeypatch.setattr(inputs, "check_checkpoints", lambda openings: [None] * len(openings))
-        monkeypatch.setattr(engine, "map_remote", map_local)
-        monkeypatch.setattr(engine, "resources_of_call", call_local)
+        monkeypatch.setattr(remote, "map_remote", map_local)
+        monkeypatch.setattr(remote, "resources_of_call", call_local)
 
     def fit(self, job):
         learner = job.build(Worker(0, 1, torch.device("cpu")))

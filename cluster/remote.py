@@ -1,0 +1,57 @@
+"""Calls of a function on the cluster, such as evaluations of several models, each in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+
+from capfilt.cluster.sizing import Sizing, cpus_per_call
+
+MAX_RETRIES = 3
+"""Retries of a call whose process died. Ray's default is unlimited."""
+
+
+def map_remote(
+    function: Callable[[Any], Any], items: Sequence[Any], *, cpus: float, gpus: float
+) -> list[Any]:
+    """`[function(item) for item in items]`, with each call in a process of its own on the cluster.
+
+    Args:
+        function: picklable.
+        items: picklable.
+        cpus, gpus: requested by each call (`resources_of_call`).
+
+    Raises:
+        ray.exceptions.RayTaskError: with the function's own error inside.
+    """
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=MAX_RETRIES)(_call_with_threads)
+    return list(ray.get([remote.remote(function, item) for item in items]))
+
+
+def resources_of_call(sizing: Sizing, calls: int) -> dict[str, float]:
+    """What each of several calls of a model that run side by side requests (`map_remote`).
+
+    Without a GPU these are several CPUs, as far as the smallest machine has them for all of its calls: torch
+    has as many threads as its process requests CPUs.
+    """
+    if sizing.gpus:
+        return {"cpus": 1.0, "gpus": min(1.0, sizing.gpus)}
+    machines = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+    machines = [cpus for cpus in machines if cpus >= 1] or [1.0]
+    cpus = cpus_per_call(min(machines), at_once=-(-calls // len(machines)))
+    if len(machines) == 1:  # this one, of which Ray may believe that it has more
+        cpus = min(cpus, float(len(os.sched_getaffinity(0))))
+    return {"cpus": cpus, "gpus": 0.0}
+
+
+def _call_with_threads(function: Callable[[Any], Any], item: Any) -> Any:
+    """`function(item)` with as many threads of torch as Ray has set for this call: a process that an earlier
+    call has used keeps those of that call."""
+    torch, threads = sys.modules.get("torch"), os.environ.get("OMP_NUM_THREADS", "")
+    if torch is not None and threads.isdecimal():
+        torch.set_num_threads(int(threads))
+    return function(item)
