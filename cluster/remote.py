@@ -43,7 +43,7 @@ def resources_of_call(sizing: Sizing, calls: int) -> dict[str, float]:
     machines = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
     machines = [cpus for cpus in machines if cpus >= 1] or [1.0]
     cpus = cpus_per_call(min(machines), at_once=-(-calls // len(machines)))
-    if len(machines) == 1:  # this one, of which Ray may believe that it has more
+    if len(machines) == 1:  # an embedded Ray has more CPUs than a small machine
         cpus = min(cpus, float(len(os.sched_getaffinity(0))))
     return {"cpus": cpus, "gpus": 0.0}
 

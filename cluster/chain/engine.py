@@ -25,6 +25,7 @@ MAX_RESTARTS = 20
 """Restarts of an actor over the lifetime of a chain. Ray's default is unlimited."""
 MAX_TASK_RETRIES = 3
 """Retries of a task whose process died; then its shard is reported as failed. Ray's default is unlimited."""
+
 NO_PROGRESS_S = 6 * 3600
 """Seconds without a finished shard after which Ray ends an execution: half an hour, its default, is too short
 for a large shard. It is for processes that never start; `Resizing` ends an execution that has stalled."""

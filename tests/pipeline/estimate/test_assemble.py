@@ -182,6 +182,7 @@ def test_evaluation_grows_with_the_images(tmp_path):
     run = setting(tmp_path, evaluate_1=MeasuredNode(seconds=14, parts=parts, units=128))
     node = planned(run, "evaluate.1")
     assert node.units == 500 and node.seconds.value == pytest.approx(4 + 10 * 500 / 128, abs=0.05)
+    assert (node.cpus, node.gpus) == (2, 0), "of three quarters of four, as many as there are cores"
     limited = setting(
         tmp_path,
         lambda data: data["evaluate"].update(limit=64),
