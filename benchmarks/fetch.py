@@ -147,7 +147,8 @@ def measure(
     before = server.read_stats()
     seconds, cpu_seconds = side(job, options.processes)
     after = server.read_stats()
-    found = pq.read_table([str(p) for p in sorted(folder.rglob("0*.parquet")) if p.parent.name != "index"])
+    tables = [str(p) for p in sorted(folder.rglob("0*.parquet")) if "manifests" not in p.parts]
+    found = pq.read_table(tables)
     stored = found["status"].to_pylist().count("success")
     assert stored == found.num_rows == count, f"only {stored} of {count} images are stored in {folder}"
     return {

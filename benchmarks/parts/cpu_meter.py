@@ -48,15 +48,19 @@ def cpu_seconds() -> dict[int, tuple[str, float]]:
                 fields = (entry / "stat").read_text().rpartition(")")[2].split()
                 parents[int(entry.name)] = int(fields[1])
                 seconds[int(entry.name)] = (int(fields[11]) + int(fields[12])) / TICKS
-    return {pid: (_kind(pid), used) for pid, used in seconds.items() if _is_descendant(pid, parents)}
+    found = {pid: (_kind(pid), used) for pid, used in seconds.items() if _is_descendant(pid, parents)}
+    return {pid: (kind, used) for pid, (kind, used) in found.items() if kind is not None}
 
 
-def _kind(pid: int) -> str:
+def _kind(pid: int) -> str | None:
+    """What a process is; None if it has ended and only its parent has not noticed."""
     if pid == os.getpid():
         return "driver"
     command = ""
     with suppress(OSError):
         command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode(errors="replace")
+    if not command:
+        return None
     if command.startswith("ray::MapWorker"):
         return "actors"
     return "tasks" if command.startswith("ray::") else "ray"
