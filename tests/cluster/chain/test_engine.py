@@ -9,11 +9,7 @@ import ray.data
 
 from capfilt.cluster.chain import engine
 from capfilt.cluster.chain import steps as steps_module
-from capfilt.cluster.chain.engine import (
-    chain_context,
-    chain_demand,
-    run_chain,
-)
+from capfilt.cluster.chain.engine import chain_context, chain_demand, run_chain
 from capfilt.cluster.chain.resizing import Demand
 from capfilt.cluster.chain.steps import (
     StageRunner,
