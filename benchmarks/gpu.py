@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -27,16 +29,27 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.caption import NUCLEUS, Captioning
 from benchmarks.match import matching
 from benchmarks.parts.blip_models import ModelOptions
+from benchmarks.parts.image_server import make_images
 from benchmarks.parts.results import describe_machine
 from benchmarks.parts.sides import Sides
 from benchmarks.training import Variant, make_batch, make_med, make_tokenizer
 from capfilt.models.network.med import MED
+from capfilt.models.tasks.placement import (
+    DECODING_THREADS,
+    MOST_DECODING_THREADS,
+    decoding_threads,
+    load_pixel_batches,
+)
 from capfilt.models.training.throughput import peak_flops
 
 TEXTS_PER_IMAGE = 2
 LARGEST_OF_TRANSFORMERS = 256
 """Images per batch; transformers repeats the image for each text, and takes long for more."""
 KERNELS = 15
+PHOTOS, PHOTO_SIDES = 32, (400, 800)
+"""Different JPEGs, and their longer sides in pixels, for the measurement of the decoding."""
+FED_BATCHES = 4
+"""Batches of a call that decodes its images: the first one is decoded while the device waits."""
 
 
 class Report:
@@ -80,6 +93,8 @@ def main() -> None:
                 if batch_size == options.batch_sizes[0]:
                     report.add(f"profile: {name}, {size}, batch {batch_size}", 15, partial(kernels, sides))
         report.add(f"training step, {size}", 40, partial(training, options, size))
+    for size in options.sizes:
+        report.add(f"one caption from JPEGs, {size}", 30, partial(feeding, options, size))
     print(json.dumps(report.document))
 
 
@@ -93,6 +108,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--image-size", type=int, default=384)
     parser.add_argument("--training-batch-size", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--price-per-gpu-hour", type=float, default=2.5, help="turns rates into costs")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args()
 
@@ -146,20 +162,60 @@ def compiled_encoder(med: MED) -> Iterator[None]:
 
 
 def rates(sides: Sides, options: argparse.Namespace, batch_size: int, names: list[str]) -> dict[str, Any]:
-    """Images per second of each side, and the share of the device's peak that our operations take."""
+    """Images per second of each side, what a million images cost at the stated price of the device, and the
+    share of its peak that our operations take."""
     seconds = sides.measure(names, options.repeats)
     with FlopCounterMode(display=False) as counter:
         sides.ours()
+    per_second = {name: batch_size / statistics.median(values) for name, values in seconds.items()}
+    per_million = options.price_per_gpu_hour / 3600 * 1e6
     result = {
-        "images_per_second": {
-            name: batch_size / statistics.median(values) for name, values in seconds.items()
-        },
+        "images_per_second": per_second,
+        "price_per_million_images": {name: per_million / rate for name, rate in per_second.items()},
         "gflop_per_image": counter.get_total_flops() / batch_size / 1e9,
         "seconds": seconds,
     }
     peak = peak_flops(torch.device(options.device), bfloat16=True)
     flops_per_second = counter.get_total_flops() / statistics.median(seconds["ours"])
     return result | ({"mfu": flops_per_second / peak} if peak else {})
+
+
+def feeding(options: argparse.Namespace, size: str) -> dict[str, Any]:
+    """Images per second of one caption from pixels in memory, and from JPEGs that some threads decode
+    meanwhile; and of these threads alone."""
+    batch_size = options.batch_sizes[0]
+    model = ModelOptions(
+        size=size, image_size=options.image_size, device=options.device, precision="bfloat16"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        captioner = Captioning(model, batch_size, Path(folder)).captioner(NUCLEUS)
+    photos = make_images(PHOTOS, PHOTO_SIDES)
+    files = [photos[number % PHOTOS] for number in range(FED_BATCHES * batch_size)]
+    keys = [str(number) for number in range(len(files))]
+    pixels = torch.cat(list(load_pixel_batches(files, options.image_size, batch_size)))
+
+    def decode(threads: int) -> None:
+        deque(load_pixel_batches(files, options.image_size, batch_size, threads=threads), maxlen=0)
+
+    def caption(images: Any, threads: int) -> None:
+        captioner.pixel_batches = lambda images, size: load_pixel_batches(  # type: ignore[method-assign]
+            images, captioner.image_size, size, threads=threads
+        )
+        captioner.caption(images, keys)
+
+    cases: dict[str, Callable[[], None]] = {"pixels": partial(caption, pixels, 1)}
+    for threads in sorted({DECODING_THREADS, decoding_threads(captioner.med), MOST_DECODING_THREADS}):
+        cases[f"{threads} threads"] = partial(caption, files, threads)
+        cases[f"{threads} threads, decoding alone"] = partial(decode, threads)
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for repeat in range(options.repeats + 1):
+        for name, run in cases.items():
+            start = time.perf_counter()
+            run()  # ends with the texts on the host
+            if repeat:
+                seconds[name].append(time.perf_counter() - start)
+    rates = {name: len(files) / statistics.median(values) for name, values in seconds.items()}
+    return {"images_per_second": rates, "cores": len(os.sched_getaffinity(0)), "seconds": seconds}
 
 
 def kernels(sides: Sides) -> dict[str, Any]:

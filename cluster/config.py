@@ -94,7 +94,7 @@ class ClusterConfig:
     limits the number of captioners or filters. `never`: they always have actors of their own."""
     model_actors: Annotated[int, Ge(1)] | None = None
     """Actors that hold models (`actors.model`); default: one per GPU, or per CPU that the other stages
-    leave."""
+    leave, and at most one per shard."""
     caption_actors: Annotated[int, Ge(1)] | None = None
     """Captioner replicas in actors of their own. By default, replicas of both models are divided so that both
     take the same time: by the seconds of shards that are done, and evenly before the first one."""

@@ -40,6 +40,12 @@ def measure_machines(config: ClusterConfig) -> dict[str, float]:
     return resources
 
 
+def machine_cpus() -> list[float]:
+    """CPUs of each machine that has at least one; [1.0] if there is none."""
+    cpus = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+    return [each for each in cpus if each >= 1] or [1.0]
+
+
 def notified_machines() -> Collection[str]:
     """Ids of the machines that Ray is draining, such as spot machines with a preemption notice. Ray schedules
     no new work there; `ray.nodes()` does not say which ones they are."""

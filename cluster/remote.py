@@ -9,7 +9,8 @@ from typing import Any
 
 import ray
 
-from capfilt.cluster.sizing import Sizing, cpus_per_call
+from capfilt.cluster.sizing import Sizing
+from capfilt.cluster.threads import cpus_of_each
 
 MAX_RETRIES = 3
 """Retries of a call whose process died. Ray's default is unlimited."""
@@ -35,17 +36,11 @@ def map_remote(
 def resources_of_call(sizing: Sizing, calls: int) -> dict[str, float]:
     """What each of several calls of a model that run side by side requests (`map_remote`).
 
-    Without a GPU these are several CPUs, as far as the smallest machine has them for all of its calls: torch
-    has as many threads as its process requests CPUs.
+    Without a GPU these are several CPUs, as far as the smallest machine has them for all of its calls.
     """
     if sizing.gpus:
         return {"cpus": 1.0, "gpus": min(1.0, sizing.gpus)}
-    machines = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
-    machines = [cpus for cpus in machines if cpus >= 1] or [1.0]
-    cpus = cpus_per_call(min(machines), at_once=-(-calls // len(machines)))
-    if len(machines) == 1:  # an embedded Ray has more CPUs than a small machine
-        cpus = min(cpus, float(len(os.sched_getaffinity(0))))
-    return {"cpus": cpus, "gpus": 0.0}
+    return {"cpus": cpus_of_each(calls), "gpus": 0.0}
 
 
 def _call_with_threads(function: Callable[[Any], Any], item: Any) -> Any:

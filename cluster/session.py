@@ -106,6 +106,9 @@ def _start_embedded(config: ClusterConfig) -> None:
     # A starting process mostly waits for the disk, so more processes than cores may start at once. Ray prints
     # a warning at four times this number of processes.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
+    # Idle processes that Ray keeps. By default they are as many as there are free CPUs, of which actors leave
+    # hardly any on a small machine: tasks that run every few seconds would start their processes again.
+    os.environ.setdefault("RAY_num_workers_soft_limit", "8")
     # Interval at which Ray Train polls its workers; the default of 2 s adds up over short trainings.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     start = partial(

@@ -11,6 +11,7 @@ from capfilt.cluster.chain.watchdog import Limits
 from capfilt.cluster.config import FIXED_ACTORS, ClusterConfig, ClusterError
 from capfilt.cluster.machines import FETCH_CPU, describe_labels, measure_machines
 from capfilt.cluster.nodes import smallest_gpu_memory
+from capfilt.cluster.threads import CPU_SHARE, MOST_CPUS, cpus_of_each
 
 CPUS_PER_FETCH_ACTOR = 4
 """CPUs of the cluster for each actor that fetches."""
@@ -21,11 +22,6 @@ FETCH_SHARE = 0.25
 CAPTION_SHARE = 0.5
 """Share of captioning in the time of both models before any shard tells. Both encode each image, which takes
 most of their time."""
-CPU_SHARE = 0.75
-"""Share of the CPUs that actors may request; the rest stays free for tasks that read and write."""
-MOST_CPUS_PER_CALL = 8
-"""CPUs that a call of a model may request where there is no GPU; more of them on one machine may be long in
-coming where other programs share the cluster."""
 WEIGHTS_SHARE = 0.5
 """Share of an actor's memory that the weights of fused models may take; the rest is for what they compute."""
 
@@ -59,6 +55,11 @@ class Split:
     """Both are in the same actors."""
     caption_share: float = CAPTION_SHARE
     """Share of captioning in the time of both models, by which actors of their own are divided."""
+    shards: int | None = None
+    """Shards of the node, of which an actor has one at a time: of fused actors there are no more than shards.
+    None: unknown, or more than any cluster has actors for."""
+    most_cpus: int = MOST_CPUS
+    """CPUs that one actor may request, because one machine has to have them."""
 
 
 @dataclass(frozen=True)
@@ -100,11 +101,14 @@ class Sizing:
         return replace(self, filter=replace(self.filter, actors=actors))
 
 
-def divide_cluster(config: ClusterConfig, models: ModelLoad | None = None) -> Sizing:
+def divide_cluster(
+    config: ClusterConfig, models: ModelLoad | None = None, shards: int | None = None
+) -> Sizing:
     """Divide the connected cluster among the stages.
 
     Args:
         models: the models of a chain that captions.
+        shards: of the node, also those that are done, so that a run that is resumed has the same sizing.
 
     Raises:
         ClusterError: the config requests machines that the cluster does not have.
@@ -113,11 +117,14 @@ def divide_cluster(config: ClusterConfig, models: ModelLoad | None = None) -> Si
     resources = measure_machines(config)
     node_memory = [node["Resources"]["memory"] for node in ray.nodes() if "memory" in node["Resources"]]
     share = CAPTION_SHARE if models.caption_share is None else models.caption_share
-    sizing = _divide(config, resources, Split(fused=config.may_fuse, caption_share=share))
+    split = Split(fused=config.may_fuse, caption_share=share, shards=shards)
+    if shards is not None:
+        split = replace(split, most_cpus=int(cpus_of_each(shards)))
+    sizing = _divide(config, resources, split)
     if sizing.split.fused and models.weights is not None:
         memory = smallest_gpu_memory() if sizing.gpus else sum(node_memory) or None
         if not fits_together(models.weights, sizing.caption, memory):
-            sizing = _divide(config, resources, Split(caption_share=share))
+            sizing = _divide(config, resources, replace(split, fused=False))
     return replace(sizing, limits=process_limits(config, node_memory))
 
 
@@ -210,17 +217,12 @@ def divide_resources(
         fetch = replace(fetch, labels=config.fetch_labels)
     left = cpus * CPU_SHARE - fetch.actors * fetch.cpus
     if split.fused:
-        caption = filter_ = _share_gpus(config, gpus) if gpus else _share_cpus(config, left)
+        caption = filter_ = _share_gpus(config, gpus, split) if gpus else _share_cpus(config, left, split)
     elif gpus:
         caption, filter_ = _divide_gpus(config, gpus, split.caption_share)
     else:
         caption, filter_ = _divide_cpus(config, left, split.caption_share)
     return Sizing(fetch, caption, filter_, cpus, gpus, fetch_cpus, split=split)
-
-
-def cpus_per_call(cpus: float, at_once: int = 1) -> float:
-    """CPUs that each of several calls of a model requests on a machine with `cpus` and without a GPU."""
-    return float(min(MOST_CPUS_PER_CALL, max(1, int(CPU_SHARE * cpus / max(1, at_once)))))
 
 
 def _divide_fetch_cpus(config: ClusterConfig, cpus: float) -> ActorPool:
@@ -229,10 +231,10 @@ def _divide_fetch_cpus(config: ClusterConfig, cpus: float) -> ActorPool:
     return ActorPool(actors, min(FETCH_CPUS, cpus / 8, cpus * FETCH_SHARE / actors), 0.0)
 
 
-def _share_gpus(config: ClusterConfig, gpus: float) -> ActorPool:
+def _share_gpus(config: ClusterConfig, gpus: float, split: Split) -> ActorPool:
     """Actors with both models on the GPUs of a cluster."""
     each = config.gpus_per_actor or min(1.0, gpus)
-    actors = config.actor_range("model").clamp(max(1, int(gpus / each + 1e-9)))
+    actors = _limit(max(1, int(gpus / each + 1e-9)), config, split)
     if actors * each > gpus + 1e-6:
         raise ClusterError(
             f"cluster: {actors} actors with captioner and filter, with {each:g} GPU each, need "
@@ -242,10 +244,19 @@ def _share_gpus(config: ClusterConfig, gpus: float) -> ActorPool:
     return ActorPool(actors, 0.0, each)
 
 
-def _share_cpus(config: ClusterConfig, cpus: float) -> ActorPool:
-    """Actors with both models on so many CPUs of a cluster without GPUs."""
-    actors = config.actor_range("model").clamp(max(1, round(cpus)))
-    return ActorPool(actors, min(1.0, cpus / actors), 0.0)
+def _share_cpus(config: ClusterConfig, cpus: float, split: Split) -> ActorPool:
+    """Actors with both models on so many CPUs of a cluster without GPUs. Where there are fewer shards than
+    CPUs, each actor has several."""
+    wanted = config.actor_range("model").clamp(max(1, round(cpus)))
+    actors = _limit(wanted, config, split)
+    each = min(wanted // actors, split.most_cpus, int(cpus / actors))
+    return ActorPool(actors, float(each) if each > 1 else min(1.0, cpus / actors), 0.0)
+
+
+def _limit(actors: int, config: ClusterConfig, split: Split) -> int:
+    """So many fused actors, in the limits of the config and at most one for each shard."""
+    most = actors if split.shards is None else min(actors, max(1, split.shards))
+    return config.actor_range("model").clamp(most)
 
 
 def _divide_gpus(config: ClusterConfig, gpus: float, caption_share: float) -> tuple[ActorPool, ActorPool]:

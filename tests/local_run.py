@@ -28,7 +28,7 @@ class IgnoringStatus:
 
 
 class LocalContext(RunContext):
-    def sizing(self, work=None):
+    def sizing(self, work=None, shards=None):
         return divide_resources(self.config.cluster, cpus=2, gpus=0)
 
     def serving_host(self):

@@ -23,7 +23,7 @@ from capfilt.models.network.med import MED, Questions
 from capfilt.models.network.tokenizer import Tokenizer
 from capfilt.models.tasks.micro_batches import MicroBatches
 from capfilt.models.tasks.options import MAX_TOKENS, AnswererOptions
-from capfilt.models.tasks.placement import Images, TaskModel, load_pixel_batches
+from capfilt.models.tasks.placement import Images, TaskModel
 
 SEQUENCES_PER_PASS = 256
 """Answers that are scored together, which bounds the memory of their logits."""
@@ -91,7 +91,7 @@ class Answerer(TaskModel[AnswererOptions]):
         if len(questions) != len(images):
             raise ValueError(f"{len(images)} images but {len(questions)} questions: pass one per image")
         answers: list[Answer] = []
-        for pixels in load_pixel_batches(images, self.image_size, self.batches.size):
+        for pixels in self.pixel_batches(images, self.batches.size):
             texts = questions[len(answers) : len(answers) + len(pixels)]
             answers += self.batches.run(partial(self._answer_slice, pixels, texts, work), len(pixels))
         return answers

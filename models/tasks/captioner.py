@@ -17,7 +17,7 @@ from capfilt.models.network.med import MED
 from capfilt.models.network.tokenizer import Tokenizer
 from capfilt.models.tasks.micro_batches import MicroBatches
 from capfilt.models.tasks.options import CaptionerOptions
-from capfilt.models.tasks.placement import Images, TaskModel, load_pixel_batches
+from capfilt.models.tasks.placement import Images, TaskModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ class Captioner(TaskModel[CaptionerOptions]):
         if len(keys) != len(images):
             raise ValueError(f"{len(images)} images but {len(keys)} keys: pass one key per image")
         captions: list[list[Caption]] = []
-        for pixels in load_pixel_batches(images, self.image_size, self.batches.size):
+        for pixels in self.pixel_batches(images, self.batches.size):
             batch_keys = keys[len(captions) : len(captions) + len(pixels)]
             seeds = [[sequence_seed(run_seed, round, key, first + i) for i in range(n)] for key in batch_keys]
             captions += self.batches.run(partial(self._caption_slice, pixels, seeds), len(pixels))

@@ -25,7 +25,7 @@ from capfilt.models.network.med import MED
 from capfilt.models.network.tokenizer import Tokenizer
 from capfilt.models.tasks.micro_batches import MicroBatches
 from capfilt.models.tasks.options import DialogOptions
-from capfilt.models.tasks.placement import Images, TaskModel, load_pixel_batches
+from capfilt.models.tasks.placement import Images, TaskModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class DialogRanker(TaskModel[DialogOptions]):
                 f"{len(images)} images, {len(captions)} captions and {len(turns)} dialogs: pass one per image"
             )
         found: list[list[list[float]]] = []
-        for pixels in load_pixel_batches(images, self.image_size, self.batches.size):
+        for pixels in self.pixel_batches(images, self.batches.size):
             states = self.batches.run(partial(self._encode, pixels), len(pixels))
             for of_image in states:
                 found.append(self._score_image(of_image, captions[len(found)], turns[len(found)]))

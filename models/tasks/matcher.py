@@ -15,7 +15,7 @@ from capfilt.models.network.med import MED
 from capfilt.models.network.tokenizer import Tokenizer
 from capfilt.models.tasks.micro_batches import MicroBatches
 from capfilt.models.tasks.options import MAX_TOKENS, MatcherOptions
-from capfilt.models.tasks.placement import Images, TaskModel, load_pixel_batches
+from capfilt.models.tasks.placement import Images, TaskModel
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Matcher(TaskModel[MatcherOptions]):
         selected = images[with_texts] if isinstance(images, Tensor) else [images[i] for i in with_texts]
         scores: list[list[Score]] = [[] for _ in texts]
         done = 0
-        for pixels in load_pixel_batches(selected, self.image_size, self.batches.size):
+        for pixels in self.pixel_batches(selected, self.batches.size):
             rows = with_texts[done : done + len(pixels)]
             batch_scores = self._score_batch(pixels, [texts[i] for i in rows], [compared[i] for i in rows])
             for i, image_scores in zip(rows, batch_scores, strict=True):

@@ -15,7 +15,7 @@ from capfilt.models.network.med import MED
 from capfilt.models.network.tokenizer import Tokenizer
 from capfilt.models.tasks.micro_batches import MicroBatches
 from capfilt.models.tasks.options import STATEMENT_TOKENS, JudgeOptions
-from capfilt.models.tasks.placement import TaskModel, load_pixel_batches
+from capfilt.models.tasks.placement import TaskModel
 
 ImagePair = tuple[Image.Image | bytes, Image.Image | bytes]
 
@@ -55,7 +55,7 @@ class PairJudge(TaskModel[JudgeOptions]):
         # The images of a pair are neighbors, and a batch has whole pairs.
         images = [image for pair in pairs for image in pair]
         found: list[float] = []
-        for pixels in load_pixel_batches(images, self.image_size, 2 * self.batches.size):
+        for pixels in self.pixel_batches(images, 2 * self.batches.size):
             texts = sentences[len(found) : len(found) + len(pixels) // 2]
             found += self.batches.run(partial(self._judge_slice, pixels, texts), len(texts))
         return found

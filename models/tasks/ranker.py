@@ -23,7 +23,7 @@ from capfilt.models.network.med import MED
 from capfilt.models.network.tokenizer import Tokenizer
 from capfilt.models.tasks.micro_batches import MicroBatches
 from capfilt.models.tasks.options import MAX_TOKENS, MatcherOptions
-from capfilt.models.tasks.placement import Images, TaskModel, load_pixel_batches
+from capfilt.models.tasks.placement import Images, TaskModel
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Ranker(TaskModel[MatcherOptions]):
         """
         ranked: list[list[Ranked]] = []
         limit = len(candidates) if top is None else top
-        for pixels in load_pixel_batches(images, self.image_size, self.batches.size):
+        for pixels in self.pixel_batches(images, self.batches.size):
             work = partial(self._rank_slice, pixels, candidates, k, limit)
             ranked += self.batches.run(work, len(pixels))
         return ranked
@@ -139,7 +139,7 @@ class Ranker(TaskModel[MatcherOptions]):
     def similarities(self, images: Images, candidates: Candidates) -> Tensor:
         """Cosine similarities of the ITC features, float32 [B, C] on the host."""
         found: list[Tensor] = []
-        for pixels in load_pixel_batches(images, self.image_size, self.batches.size):
+        for pixels in self.pixel_batches(images, self.batches.size):
             found += self.batches.run(partial(self._compare_slice, pixels, candidates), len(pixels))
         return torch.stack(found) if found else torch.empty(0, len(candidates))
 
@@ -150,7 +150,7 @@ class Ranker(TaskModel[MatcherOptions]):
             pairs: bool [B, C], the wanted pairs.
         """
         found: list[Tensor] = []
-        for pixels in load_pixel_batches(images, self.image_size, self.batches.size):
+        for pixels in self.pixel_batches(images, self.batches.size):
             wanted = pairs[len(found) : len(found) + len(pixels)]
             found += self.batches.run(partial(self._match_slice, pixels, candidates, wanted), len(pixels))
         return torch.stack(found) if found else torch.empty(0, len(candidates))

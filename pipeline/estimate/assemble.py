@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -134,7 +136,7 @@ def _plan_chain(setting: Setting, node: Node, measured: MeasuredNode) -> Planned
     sources = {name: setting.sources[name] for name in node.sources}
     stages = sorted({stage for shard in measured.shards for stage in shard.seconds})
     known = [stage for stage in stages if stage not in setting.unknown_stages]
-    pools = _pools(setting)
+    pools = _pools(setting, node)
     amounts = {name: (size.shards, size.rows) for name, size in sources.items()}
     busy = {stage: _total(measured.shards, amounts, "seconds", stage) for stage in known}
     alone = [_load(stage, busy[stage], pools, setting.planned_on) for stage in known]
@@ -149,7 +151,7 @@ def _plan_chain(setting: Setting, node: Node, measured: MeasuredNode) -> Planned
             for stage in known
         ],
     )
-    shards = sum(size.shards for size in sources.values())
+    shards = _shards(setting, node)
     work = Work(
         probed=chain_seconds(probed_loads, len(measured.shards), setting.probed_on.cores),
         planned=chain_seconds(planned_loads, shards, setting.planned_on.cores),
@@ -167,6 +169,11 @@ def _plan_chain(setting: Setting, node: Node, measured: MeasuredNode) -> Planned
         bytes={kind: interval(_total(measured.shards, amounts, "bytes", kind), 0) for kind in kinds},
         bottleneck=bottleneck(planned_loads, shards),
     )
+
+
+def _shards(setting: Setting, node: Node) -> float:
+    """Shards of a node."""
+    return sum(setting.sources[name].shards for name in node.sources)
 
 
 def _in_processes(setting: Setting, loads: list[StageLoad]) -> list[StageLoad]:
@@ -208,8 +215,13 @@ def _fit(shards: Sequence[MeasuredShard], what: str, name: str) -> ShardCost:
     return fit_cost([(shard.rows, float(getattr(shard, what).get(name, 0))) for shard in used])
 
 
-def _pools(setting: Setting) -> dict[str, ActorPool]:
-    sizing = setting.sizing
+def _pools(setting: Setting, node: Node) -> dict[str, ActorPool]:
+    """The actors of a node that works on shards."""
+    from capfilt.cluster.sizing import divide_resources
+
+    machines, config = setting.planned_on, setting.config.cluster
+    split = dataclasses.replace(setting.sizing.split, shards=math.ceil(_shards(setting, node)))
+    sizing = divide_resources(config, cpus=machines.cpus, gpus=machines.gpus, split=split)
     if not setting.config.captions_itself:
         sizing = sizing.without_captioners(setting.config.cluster)
     return {"fetch": sizing.fetch, "caption": sizing.caption, "filter": sizing.filter}
@@ -220,13 +232,16 @@ def _load(stage: str, busy: Span, pools: Mapping[str, ActorPool] | None, machine
     if stage not in ("fetch", "caption", "filter"):
         return StageLoad(name=stage, busy=busy, processes=max(1.0, machines.cpus / TASK_CPUS))
     on_gpu = machines.gpus > 0 and stage != "fetch"
-    processes = 1 if pools is None else pools[stage].actors
-    return StageLoad(name=stage, busy=busy, processes=processes, computes=stage != "fetch" and not on_gpu)
+    computes = stage != "fetch" and not on_gpu
+    if pools is None:
+        return StageLoad(name=stage, busy=busy, processes=1, computes=computes)
+    threads = max(1, int(pools[stage].cpus)) if computes else 1
+    return StageLoad(name=stage, busy=busy, processes=pools[stage].actors, threads=threads, computes=computes)
 
 
 def _held(setting: Setting, node: Node) -> tuple[float, float]:
     """CPUs and GPUs that a node holds."""
-    from capfilt.cluster.sizing import cpus_per_call
+    from capfilt.cluster.threads import cpus_per_call
 
     config, machines = setting.config, setting.planned_on
     whole = min(1.0, machines.gpus)
@@ -236,7 +251,7 @@ def _held(setting: Setting, node: Node) -> tuple[float, float]:
         each = whole if workers.gpus_per_worker is None else workers.gpus_per_worker
         return workers.workers * workers.cpus_per_worker, workers.workers * each
     if node.kind.streams_shards:
-        pools = _pools(setting)
+        pools = _pools(setting, node)
         names = ["fetch"] if not node.kind.judges else ["caption", "filter"]
         if node.kind.judges and (setting.sizing.split.fused or not config.captions_itself):
             names.remove("caption")

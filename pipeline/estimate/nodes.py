@@ -24,15 +24,21 @@ class StageLoad:
     """Seconds that its processes work, summed over them."""
     processes: float
     """How many can work side by side."""
+    threads: int = 1
+    """Of each, which divide the work of a shard."""
     computes: bool = True
     """It keeps a core busy, instead of a GPU or the network."""
+
+    def at_once(self, shards: float) -> float:
+        """Threads of the processes that have a shard."""
+        return max(1.0, min(self.processes, shards)) * self.threads
 
 
 def chain_seconds(stages: Sequence[StageLoad], shards: float, cores: float) -> Span:
     """Time of a chain of stages that work side by side on different shards.
 
-    The slowest stage determines it: its work, divided among as many processes as have a shard. One shard
-    passes the other stages while that stage waits. Stages that compute also share the cores.
+    The slowest stage determines it: its work, divided among the threads of as many processes as have a
+    shard. One shard passes the other stages while that stage waits. Stages that compute also share the cores.
 
     Args:
         shards: of the node.
@@ -40,9 +46,9 @@ def chain_seconds(stages: Sequence[StageLoad], shards: float, cores: float) -> S
     """
     if not stages or not shards:
         return Span(0.0)
-    alone = {each.name: each.busy * (1 / max(1.0, min(each.processes, shards))) for each in stages}
+    alone = {each.name: each.busy * (1 / each.at_once(shards)) for each in stages}
     slowest = max(stages, key=lambda each: alone[each.name].value)
-    waiting = add_spans(each.busy * (1 / shards) for each in stages if each is not slowest)
+    waiting = add_spans(each.busy * (1 / shards / each.threads) for each in stages if each is not slowest)
     piped = alone[slowest.name] + waiting
     shared = add_spans(each.busy for each in stages if each.computes) * (1 / max(1.0, cores))
     return max(piped, shared, key=lambda each: each.value)
@@ -65,7 +71,7 @@ def fuse_loads(stages: Sequence[StageLoad], fused: Sequence[str]) -> list[StageL
 
 def bottleneck(stages: Sequence[StageLoad], shards: float) -> str | None:
     """The stage of a chain whose processes have most to do; None without stages."""
-    load = {each.name: each.busy.value / max(1.0, min(each.processes, shards)) for each in stages}
+    load = {each.name: each.busy.value / each.at_once(shards) for each in stages}
     return max(load, key=lambda name: load[name], default=None)
 
 

@@ -85,12 +85,13 @@ def measure_retrieval(
     med: MED, tokenizer: Tokenizer, held_out: HeldOutImages, protocol: Protocol
 ) -> dict[str, float]:
     """Recalls of a model that is prepared for inference; see `models.tasks.retrieval.evaluate_retrieval`."""
-    from capfilt.models.tasks.placement import load_pixel_batches
+    from capfilt.models.tasks.placement import decoding_threads, load_pixel_batches
     from capfilt.models.tasks.retrieval import RetrievalOptions, RetrievalSet, evaluate_retrieval
 
     batch_size = protocol.caption.batch_size
+    size, threads = med.config.vision.image_size, decoding_threads(med)
     data = RetrievalSet(
-        pixel_batches=load_pixel_batches(held_out.images, med.config.vision.image_size, batch_size),
+        pixel_batches=load_pixel_batches(held_out.images, size, batch_size, threads=threads),
         texts=[text for of_image in held_out.texts for text in of_image],
         image_of_text=[i for i, of_image in enumerate(held_out.texts) for _ in of_image],
         groups=held_out.by_source,

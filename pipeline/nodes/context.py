@@ -60,15 +60,17 @@ class RunContext:
     def fingerprints(self) -> Fingerprints:
         return self.run_dir.fingerprints
 
-    def sizing(self, work: str | None = None) -> Sizing:
+    def sizing(self, work: str | None = None, shards: int | None = None) -> Sizing:
         """How the machines that the cluster has now are divided among the stages.
 
         Args:
             work: the node, or other work on shards, that they are divided for.
+            shards: of that work, also those that are done.
         """
         node = self.run_dir.nodes.get(work) if work is not None else None
         captions = node is not None and node.kind.judges and self.config.captions_itself
-        return divide_cluster(self.config.cluster, self.model_load(node) if node and captions else None)
+        load = self.model_load(node) if node and captions else None
+        return divide_cluster(self.config.cluster, load, shards)
 
     def model_load(self, node: Node) -> ModelLoad:
         """How large the captioner and the filter of a bootstrap are, and how their work compares."""

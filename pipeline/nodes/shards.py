@@ -65,6 +65,8 @@ class ShardWork:
     """Receives what the chain returns for a shard."""
     throughput: Throughput
     """Learns which stages the chain has; `on_result` adds finished shards to it."""
+    shards: int | None = None
+    """Number of all shards, also of those that are done; None: not counted."""
 
 
 def run_shards(
@@ -94,7 +96,8 @@ def run_shards(
             context.progress.say(node.name, notice)
     progress = ShardProgress(context, node, indexes, folders)
     missing_now = partial(missing_shards, context, indexes, folders)
-    work = ShardWork(node.name, steps, missing_now, progress, progress.throughput)
+    shards = sum(index.shards for index in indexes.values())
+    work = ShardWork(node.name, steps, missing_now, progress, progress.throughput, shards)
     missing = stream_shards(context, work)
     context.progress.describe(node.name, "all shards are done; reading their records")
     if not missing:
@@ -104,7 +107,6 @@ def run_shards(
         context.progress.say(node.name, describe_source_without_texts(context, source, indexes[source]))
     for source in filter(progress.unfit.get, progress.unfit):
         context.progress.say(node.name, describe_unfit(progress.unfit[source], source))
-    shards = sum(index.shards for index in indexes.values())
     if missing and context.stop.requested:
         raise NodeStopped(f"{shards - len(missing)} of {shards} shards are done")
     if missing:
@@ -168,7 +170,7 @@ def _run_once(context: RunContext, work: ShardWork, todo: list[Shard], stalls: i
     """
     status, throughput, config = context.board.for_node(work.name), work.throughput, context.config.cluster
     try:
-        sizing = context.sizing(work.name)
+        sizing = context.sizing(work.name, work.shards)
         chain = mark_first_steps(
             replace(with_step_logging(step, work.name), node_status=status, limits=sizing.limits)
             for step in work.steps(sizing)

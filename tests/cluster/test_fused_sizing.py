@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from capfilt.cluster import machines, nodes
+from capfilt.cluster import machines, nodes, threads
 from capfilt.cluster import sizing as module
 from capfilt.cluster.config import ActorRange, ActorsConfig, ClusterConfig, ClusterError
 from capfilt.cluster.sizing import (
@@ -57,6 +57,52 @@ def test_actors_with_both_models_on_cpus(cpus, actors, each):
     assert requested <= 0.75 * cpus, "a quarter is left for tasks that read and write"
     given = divide_resources(ClusterConfig(model_actors=10), cpus=cpus, gpus=0)
     assert given.caption.actors == 10 and given.caption.cpus * 10 <= 0.75 * cpus
+
+
+@pytest.mark.parametrize(
+    ("cpus", "shards", "actors", "each"),
+    [
+        (16, None, 10, 1.0),
+        (16, 11, 10, 1.0),
+        (16, 10, 10, 1.0),
+        (16, 6, 6, 1.0),
+        (16, 5, 5, 2.0),
+        (16, 4, 4, 2.0),
+        (16, 3, 3, 3.0),
+        (16, 1, 1, 8.0),
+        (64, 1, 1, 8.0),
+        (16, 0, 1, 8.0),
+        (4, 1, 1, 2.0),
+        (2, 1, 1, 1.0),
+        (1, 1, 1, 0.625),
+    ],
+)
+def test_actors_on_cpus_have_several_where_there_are_few_shards(cpus, shards, actors, each):
+    sizing = divide_resources(ClusterConfig(), cpus=cpus, gpus=0, split=Split(fused=True, shards=shards))
+    assert sizing.caption == sizing.filter == ActorPool(actors, each, 0.0)
+    assert sizing.fetch.actors * sizing.fetch.cpus + actors * each <= 0.75 * cpus
+    assert not can_grow(ClusterConfig(), sizing, sizing.resources), "a pass would end at once"
+
+
+def test_an_actor_has_no_more_cpus_than_a_machine():
+    split = Split(fused=True, shards=1, most_cpus=3)
+    assert divide_resources(ClusterConfig(), cpus=64, gpus=0, split=split).caption == ActorPool(1, 3.0, 0.0)
+
+
+@pytest.mark.parametrize(("shards", "actors"), [(None, 4), (5, 4), (4, 4), (3, 3), (1, 1), (0, 1)])
+def test_there_is_no_gpu_actor_without_a_shard(shards, actors):
+    split = Split(fused=True, shards=shards)
+    sizing = divide_resources(ClusterConfig(), cpus=16, gpus=4, split=split)
+    assert sizing.caption == sizing.filter == ActorPool(actors, 0.0, 1.0)
+    assert not can_grow(ClusterConfig(), sizing, {"CPU": 16.0, "GPU": 4.0}), "a pass would end at once"
+
+
+@pytest.mark.parametrize("config", [{"model_actors": 3}, {"actors": limits(model=(3, None))}])
+def test_numbers_of_the_config_count_also_where_there_are_fewer_shards(config):
+    for gpus, pool in ((0, ActorPool(3, 1.0, 0.0)), (4, ActorPool(3, 0.0, 1.0))):
+        split = Split(fused=True, shards=1)
+        sizing = divide_resources(ClusterConfig(**config), cpus=6, gpus=gpus, split=split)
+        assert sizing.caption == pool
 
 
 def test_more_gpus_than_the_cluster_has_are_refused():
@@ -154,6 +200,26 @@ def test_models_that_do_not_fit_beside_each_other_have_actors_of_their_own(
         assert (sizing.caption.actors, sizing.filter.actors) == (3, 1), "by the seconds of shards"
     assert sizing.limits.memory == 24 * GIB
     assert not divide_cluster(ClusterConfig(fuse="never"), ModelLoad(weights=1)).split.fused
+
+
+@pytest.mark.parametrize(
+    ("machines", "shards", "pool"),
+    [
+        ([16], 1, (1, 8.0)),
+        ([16], 3, (3, 3.0)),
+        ([8, 8], 1, (1, 6.0)),
+        ([12, 4], 2, (2, 3.0)),
+        ([4] * 4, 9, (9, 1.0)),
+    ],
+)
+def test_the_smallest_machine_has_the_cpus_of_its_actors(cluster, monkeypatch, machines, shards, pool):
+    cluster(0.0)
+    nodes = [{"Alive": True, "Resources": {"CPU": float(cpus)}} for cpus in machines]
+    monkeypatch.setattr(module.ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: set(range(64)))
+    sizing = divide_cluster(ClusterConfig(), shards=shards)
+    assert (sizing.caption.actors, sizing.caption.cpus) == pool
+    assert not can_grow(ClusterConfig(), sizing, sizing.resources)
 
 
 def test_before_the_first_shard_separate_actors_are_divided_evenly(cluster):

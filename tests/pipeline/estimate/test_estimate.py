@@ -77,6 +77,22 @@ def test_stages_that_compute_share_the_cores():
     assert chain_seconds(stages, 100, cores=2).value == 90
 
 
+def test_threads_of_a_process_divide_the_work_of_a_shard():
+    stages = [
+        StageLoad(name="caption", busy=Span(60.0), processes=2, threads=3),
+        StageLoad(name="read", busy=Span(12.0), processes=2),
+    ]
+    assert chain_seconds(stages, 2, cores=8).value == 60 / 2 / 3 + 12 / 2
+    assert chain_seconds(stages, 1, cores=8).value == 60 / 3 + 12
+    assert chain_seconds(stages, 2, cores=4).value == (60 + 12) / 4, (
+        "no more threads work than there are cores"
+    )
+    assert (
+        bottleneck(stages, 2),
+        bottleneck([stages[0], StageLoad(name="x", busy=Span(21.0), processes=2)], 2),
+    ) == ("caption", "x")
+
+
 def test_what_does_not_grow_is_the_rest_of_the_small_run():
     work = training_work([0.5, 0.5], 40, Span(1000))
     assert node_seconds(30.0, work) == Span(10 + 500)

@@ -77,7 +77,7 @@ def retry(partial_run, monkeypatch):
     monkeypatch.setattr("capfilt.pipeline.maintenance.retry.session", lambda config: nullcontext())
     monkeypatch.setattr("capfilt.pipeline.maintenance.retry.count_nodes", lambda: 1)
     monkeypatch.setattr("capfilt.pipeline.maintenance.retry.StatusBoard", Board)
-    monkeypatch.setattr("capfilt.pipeline.nodes.context.RunContext.sizing", lambda self, work: SIZING)
+    monkeypatch.setattr("capfilt.pipeline.nodes.context.RunContext.sizing", lambda self, *_: SIZING)
 
     def call(*classes, out=None):
         console = Console(file=out or io.StringIO(), width=200)
@@ -166,7 +166,7 @@ def test_chain_is_built_again_for_a_cluster_that_has_shrunk(partial_run, retry, 
     for name in LATE_IMAGES:
         partial_run.draw(name)
     sizes = iter([4.0, 1.0])
-    resize = lambda self, work: divide_resources(self.config.cluster, cpus=next(sizes), gpus=0.0)  # noqa: E731
+    resize = lambda self, *_: divide_resources(self.config.cluster, cpus=next(sizes), gpus=0.0)  # noqa: E731
     monkeypatch.setattr("capfilt.pipeline.nodes.context.RunContext.sizing", resize)
     demands = []
 

@@ -76,7 +76,7 @@ def test_trained_models_are_those_of_the_round(tmp_path, shards_of):
 
 def test_actors_are_divided_by_the_files_of_both_models_and_by_records(tmp_path, monkeypatch):
     loads = []
-    monkeypatch.setattr(context_module, "divide_cluster", lambda config, load: loads.append(load))
+    monkeypatch.setattr(context_module, "divide_cluster", lambda config, load, shards: loads.append(load))
     context = context_of(tmp_path, give_checkpoints(tmp_path, "captioner", "filter"), rounds=2)
 
     def load_of(name):

@@ -52,7 +52,7 @@ class Passes:
         self.script, self.order, self.lines, self.patience = list(script), [], [], []
         self.draining, self.holding, self.shown = [], [], {}
         self.received = Received()
-        self.stages, self.waiting, self.slept = [], [], []
+        self.stages, self.waiting, self.slept, self.sized_for = [], [], [], []
         self.left, self.failed = list(range(shards_in_all)), set()
         self.stop = SimpleNamespace(requested=stop_after == 0)
         self.stop_after = stop_after
@@ -76,6 +76,10 @@ class Passes:
         elif error is not None:
             raise error
 
+    def sizing(self, name, shards):
+        self.sized_for.append((name, shards))
+        return SimpleNamespace(limits=None, resources={}, cpus=4.0)
+
     def run(self):
         """The shards that are left."""
         board = SimpleNamespace(
@@ -89,12 +93,13 @@ class Passes:
             stop=self.stop,
             progress=SimpleNamespace(say=lambda name, line: self.lines.append(line), board=self.shown),
             metrics=RunMetrics(self.received),
-            sizing=lambda name: SimpleNamespace(limits=None, resources={}, cpus=4.0),
+            sizing=self.sizing,
             config=parse_config(CONFIG, "test"),
         )
         missing = lambda: [{"source": "web", "shard": shard} for shard in self.left]  # noqa: E731
         self.results = []
-        work = ShardWork("n", lambda sizing: self.stages, missing, self.results.append, Throughput())
+        stages = lambda sizing: self.stages  # noqa: E731
+        work = ShardWork("n", stages, missing, self.results.append, Throughput(), shards=7)
         return [each["shard"] for each in stream_shards(context, work)]
 
 
@@ -112,6 +117,7 @@ def test_passes_are_repeated_while_they_complete_shards(monkeypatch):
     assert passes.run() == [] and len(passes.order) == 5
     assert passes.lines[0] == "shards failed; continuing with 4 shards"
     assert passes.received.sum("capfilt_repeated_passes") == {("n", "failed"): 4}
+    assert passes.sized_for == [("n", 7)] * 5, "also of shards that are done: a resumed run is sized alike"
 
 
 def test_pass_that_completes_nothing_is_the_last_one(monkeypatch):
@@ -244,6 +250,7 @@ class TestRunShards:
     @pytest.fixture
     def run(self, tmp_path, monkeypatch):
         """Runs the fetch node over two shards of the source "web"; the engine completes the first ones."""
+        self.works = []
         (tmp_path / "urls.csv").write_text("url,caption\na,a\nb,b\nc,c\n")
 
         def call(completed, *, stop=False):
@@ -267,7 +274,9 @@ class TestRunShards:
                 stop=SimpleNamespace(requested=stop),
             )
             left = [{"source": "web", "shard": shard} for shard in range(completed, 2)]
-            monkeypatch.setattr(shards, "stream_shards", lambda context, work: left)
+            monkeypatch.setattr(
+                shards, "stream_shards", lambda context, work: self.works.append(work) or left
+            )
             return run_shards(
                 context, run_dir.nodes["bootstrap.1"], lambda sizing: [], {"web": "rounds/1/web"}
             )
@@ -277,6 +286,7 @@ class TestRunShards:
     @pytest.mark.parametrize("stop", [False, True])
     def test_node_is_done_if_no_shard_is_left_even_if_the_run_stops(self, run, stop):
         run(2, stop=stop)
+        assert [work.shards for work in self.works] == [2]
 
     def test_efficiency_is_measured_with_the_rates_at_the_end(self, run, monkeypatch):
         """The board that is shown was read before the end: after a short chain it has no rates yet."""
