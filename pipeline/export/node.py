@@ -125,8 +125,10 @@ def export_shards(
     def count(result: dict[str, Any]) -> None:
         nonlocal done
         done += 1
+        spent = stage_seconds_of(result)
+        context.metrics.count_shard(name, [], {}, spent)
         if seconds is not None:
-            seconds.update(stage_seconds_of(result))
+            seconds.update(spent)
         progress.advance(name, done)
 
     make = partial(ExportShard, plan.config)

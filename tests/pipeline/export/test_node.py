@@ -1,5 +1,6 @@
 """The node `export.<round>`: planned if the config asks for it, and resumable like the command."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from capfilt.pipeline.console.progress import Progress
 from capfilt.pipeline.console.signals import StopSignal
 from capfilt.pipeline.errors import NodeFailed
 from capfilt.pipeline.export.node import check_seen_by_nodes
+from capfilt.pipeline.metrics.run_metrics import RunMetrics
 from capfilt.pipeline.plan import plan
 from capfilt.stages.export.shard import ExportShard
 from capfilt.stages.storage.layout import node_record
@@ -17,6 +19,7 @@ from capfilt.stages.storage.store import Store, StoreError
 from tests.local_chain import run_local
 from tests.local_run import IgnoringStatus, LocalContext
 from tests.pipeline.export.exported_run import export, make_run
+from tests.pipeline.metrics.received import Received
 from tests.runs import walk
 from tests.tiny import tiny_data
 
@@ -57,9 +60,15 @@ def test_a_config_without_the_section_has_no_such_node(tmp_path):
 @pytest.mark.parametrize("form", ["webdataset", "parquet"])
 def test_the_node_exports_into_the_run_directory_as_the_command_does(tmp_path, context_of, form):
     run_dir = make_run(tmp_path, export={"to": form, "human": True})
-    node = run_dir.nodes["export.1"]
-    result = node.kind.run(context_of(run_dir), node)
+    node, received = run_dir.nodes["export.1"], Received()
+    result = node.kind.run(replace(context_of(run_dir), metrics=RunMetrics(received)), node)
     assert result.outputs == ("exports/1",)
+    # Tables without images are written by the driver itself.
+    shards = [name for name in walk(run_dir.store, "exports/1") if name.endswith(".tar")]
+    assert len(shards) == (5 if form == "webdataset" else 0)
+    assert received.sum("capfilt_shards") == ({("export.1",): 5} if shards else {})
+    spent = {stage: seconds for (_, stage), seconds in received.sum("capfilt_stage_seconds").items()}
+    assert spent == pytest.approx(result.counts["stage_seconds"], abs=1e-3)
     export(run_dir, tmp_path / "out", form, human=True)
     assert content(run_dir.store, "exports/1") == content(Store(str(tmp_path / "out")))
     assert result.counts["images"] > 0 and set(result.counts["pairs"]) == {"human", "synthetic", "web"}
