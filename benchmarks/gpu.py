@@ -31,12 +31,13 @@ from benchmarks.match import matching
 from benchmarks.parts.blip_models import ModelOptions
 from benchmarks.parts.image_server import make_images
 from benchmarks.parts.results import describe_machine
-from benchmarks.parts.sides import Sides
+from benchmarks.parts.sides import Sides, measure_in_turn
 from benchmarks.training import Variant, make_batch, make_med, make_tokenizer
 from capfilt.models.network.med import MED
 from capfilt.models.tasks.placement import (
     DECODING_THREADS,
     MOST_DECODING_THREADS,
+    Images,
     decoding_threads,
     load_pixel_batches,
 )
@@ -197,25 +198,22 @@ def feeding(options: argparse.Namespace, size: str) -> dict[str, Any]:
     def decode(threads: int) -> None:
         deque(load_pixel_batches(files, options.image_size, batch_size, threads=threads), maxlen=0)
 
-    def caption(images: Any, threads: int) -> None:
-        captioner.pixel_batches = lambda images, size: load_pixel_batches(  # type: ignore[method-assign]
-            images, captioner.image_size, size, threads=threads
-        )
+    def caption(images: Images, threads: int) -> None:
+        captioner.pixel_batches = partial(_load_batches, captioner.image_size, threads)  # type: ignore[method-assign]
         captioner.caption(images, keys)
 
     cases: dict[str, Callable[[], None]] = {"pixels": partial(caption, pixels, 1)}
     for threads in sorted({DECODING_THREADS, decoding_threads(captioner.med), MOST_DECODING_THREADS}):
         cases[f"{threads} threads"] = partial(caption, files, threads)
         cases[f"{threads} threads, decoding alone"] = partial(decode, threads)
-    seconds: dict[str, list[float]] = {name: [] for name in cases}
-    for repeat in range(options.repeats + 1):
-        for name, run in cases.items():
-            start = time.perf_counter()
-            run()  # ends with the texts on the host
-            if repeat:
-                seconds[name].append(time.perf_counter() - start)
-    rates = {name: len(files) / statistics.median(values) for name, values in seconds.items()}
-    return {"images_per_second": rates, "cores": len(os.sched_getaffinity(0)), "seconds": seconds}
+    seconds = measure_in_turn(cases, options.repeats)
+    per_second = {name: len(files) / statistics.median(values) for name, values in seconds.items()}
+    return {"images_per_second": per_second, "cores": len(os.sched_getaffinity(0)), "seconds": seconds}
+
+
+def _load_batches(side: int, threads: int, images: Images, batch_size: int) -> Iterator[torch.Tensor]:
+    """In place of `TaskModel.pixel_batches`."""
+    return load_pixel_batches(images, side, batch_size, threads=threads)
 
 
 def kernels(sides: Sides) -> dict[str, Any]:

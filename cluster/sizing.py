@@ -56,8 +56,8 @@ class Split:
     caption_share: float = CAPTION_SHARE
     """Share of captioning in the time of both models, by which actors of their own are divided."""
     shards: int | None = None
-    """Shards of the node, of which an actor has one at a time: of fused actors there are no more than shards.
-    None: unknown, or more than any cluster has actors for."""
+    """Shards of the node. An actor works on one at a time, so there are no more fused actors than shards.
+    None: unknown; then their number is not limited."""
     most_cpus: int = MOST_CPUS
     """CPUs that one actor may request, because one machine has to have them."""
 

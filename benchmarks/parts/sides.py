@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,23 +28,29 @@ class Sides:
 
     def measure(self, names: Sequence[str], repeats: int) -> dict[str, list[float]]:
         """Seconds of each of these sides in alternating runs, after one that is not counted."""
-        seconds: dict[str, list[float]] = {name: [] for name in names}
-        for repeat in range(repeats + 1):
-            for name in names:
-                elapsed = self._seconds_of(getattr(self, name))
-                if repeat:
-                    seconds[name].append(elapsed)
-        return seconds
+        return measure_in_turn({name: getattr(self, name) for name in names}, repeats)
 
-    def _seconds_of(self, function: Callable[[], Any]) -> float:
-        on_gpu = next(self.med.parameters()).is_cuda
-        if on_gpu:
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        function()
-        if on_gpu:
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
+
+def measure_in_turn(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each function in alternating runs, after one that is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for repeat in range(repeats + 1):
+        for name, function in functions.items():
+            elapsed = _seconds_of(function)
+            if repeat:
+                seconds[name].append(elapsed)
+    return seconds
+
+
+def _seconds_of(function: Callable[[], Any]) -> float:
+    on_gpu = torch.cuda.is_initialized()
+    if on_gpu:
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    function()
+    if on_gpu:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def compare(sides: Sides, repeats: int) -> dict[str, Any]:

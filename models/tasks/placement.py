@@ -32,7 +32,7 @@ Images = Sequence[Image.Image | bytes | Frames | SharedImage] | Tensor
 model's image size."""
 
 DECODING_THREADS, MOST_DECODING_THREADS = 4, 16
-"""Threads that decode images: for a model on CPUs, and at most for one on a GPU. Pillow releases the GIL
+"""Threads that decode images: for a model on CPUs, and the most for a model on a GPU. Pillow releases the GIL
 while it decodes and resizes."""
 
 

@@ -231,8 +231,7 @@ def _load(stage: str, busy: Span, pools: Mapping[str, ActorPool] | None, machine
     """What a stage has to do; without pools, in the small run, which has one process of each."""
     if stage not in ("fetch", "caption", "filter"):
         return StageLoad(name=stage, busy=busy, processes=max(1.0, machines.cpus / TASK_CPUS))
-    on_gpu = machines.gpus > 0 and stage != "fetch"
-    computes = stage != "fetch" and not on_gpu
+    computes = stage != "fetch" and not machines.gpus
     if pools is None:
         return StageLoad(name=stage, busy=busy, processes=1, computes=computes)
     threads = max(1, int(pools[stage].cpus)) if computes else 1

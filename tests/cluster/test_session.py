@@ -35,11 +35,14 @@ class FakeRay:
         self.shutdowns += 1
 
 
+IDLE_PROCESSES = "RAY_num_workers_soft_limit"
+
+
 @pytest.fixture
 def connect(monkeypatch):
     """Enter a session on a fake Ray."""
     ours = ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_BACKEND_LOG_LEVEL", *TOKEN_VARIABLES)
-    for name in ours:
+    for name in (*ours, IDLE_PROCESSES):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "environ", dict(os.environ))  # a start sets variables of Ray
     levels = {name: logging.getLogger(name).level for name in ("ray", "ray.train", "ray.data")}
@@ -73,6 +76,9 @@ def test_without_a_cluster_ray_starts_in_this_process(connect, monkeypatch, addr
     assert options["object_store_memory"] == 1_500_000_000
     assert options["include_dashboard"] is False
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert os.environ[IDLE_PROCESSES] == "8"
+    connect(FakeRay(), {IDLE_PROCESSES: "3"}, address=address)
+    assert os.environ[IDLE_PROCESSES] == "3", "what the user sets stays"
 
 
 def test_a_ray_started_here_has_a_token_of_its_own_and_leaves_none_behind(connect):

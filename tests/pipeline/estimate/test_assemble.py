@@ -117,6 +117,20 @@ def test_captioner_and_filter_that_share_processes_work_one_after_the_other(tmp_
     assert node.cpus == 40
 
 
+@pytest.mark.parametrize(
+    ("number", "threads", "cpus"),
+    [(1, 8, 8.0), (5, 2, 10.0), (10, 1, 10.0)],  # ten CPUs are for the models, and an actor has at most eight
+)
+def test_a_run_of_few_shards_has_fewer_processes_with_more_threads(tmp_path, number, threads, cpus):
+    many = Machines(cpus=16, gpus=0, cores=16)
+    found = shards("web", rows=(64,) * 7, warm=0, caption=(0, 0.1))
+    run = setting(tmp_path, machines=many, bootstrap_1=MeasuredNode(seconds=100, shards=found))
+    run.sources["web"] = size(10_000, number)
+    node = planned(run, "bootstrap.1")
+    assert node.seconds.value == pytest.approx(100 - 44.8 + 1000 / (number * threads), abs=0.5)
+    assert node.cpus == cpus
+
+
 def test_more_processes_share_the_work_of_a_stage(tmp_path):
     many = Machines(cpus=64, gpus=0, cores=64)
     run = setting(
